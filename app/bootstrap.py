@@ -1,0 +1,220 @@
+"""Wires stores to services: the one place where a process is put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import sqlalchemy as sa
+import structlog
+from celery import Celery
+from redis import Redis, RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.config import Config
+from app.services.admin_catalog import CatalogAdmin
+from app.services.admin_demo import DemoSeed
+from app.services.admin_wallets import WalletAdmin
+from app.services.catalog_snapshot import CatalogSnapshot
+from app.services.end import Doorbell, EndService
+from app.services.gate import Gate
+from app.services.holds import HoldService
+from app.services.postgres_access import PostgresAccess
+from app.services.posting import PostingService
+from app.services.settle import SettleService
+from app.services.start import StartService
+from app.services.wallet_changes import WalletChanges
+from app.services.wallet_loader import WalletLoader
+from app.services.watcher import Watcher
+from app.stores.postgres.engine import create_engine
+from app.stores.postgres.settlement import RetryPolicy
+from app.stores.queue import CeleryDoorbell, create_celery
+from app.stores.redis.client import create_client
+from app.stores.redis.wallet_cache import WalletCache
+
+log = structlog.get_logger(__name__)
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass
+class Container:
+    """Everything a process may use, made when it is first asked for."""
+
+    config: Config
+    # A serving process has a watcher, which opens gates again.
+    is_watched: bool = False
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        return create_engine(self.config)
+
+    @cached_property
+    def redis_client(self) -> Redis:
+        return create_client(self.config)
+
+    @cached_property
+    def celery(self) -> Celery:
+        return create_celery(self.config)
+
+    @cached_property
+    def postgres_gate(self) -> Gate:
+        return Gate("postgres", is_watched=self.is_watched)
+
+    @cached_property
+    def redis_gate(self) -> Gate:
+        return Gate("redis", is_watched=self.is_watched)
+
+    @cached_property
+    def postgres(self) -> PostgresAccess:
+        return PostgresAccess(self.engine, self.postgres_gate)
+
+    @cached_property
+    def cache(self) -> WalletCache:
+        return WalletCache(self.redis_client, record_seconds=self.config.idempotency_cache_seconds)
+
+    @cached_property
+    def catalog(self) -> CatalogSnapshot:
+        return CatalogSnapshot(self.engine)
+
+    @cached_property
+    def loader(self) -> WalletLoader:
+        return WalletLoader(self.postgres, self.cache)
+
+    @cached_property
+    def doorbell(self) -> Doorbell:
+        return CeleryDoorbell(self.celery)
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        return Watcher(
+            catalog=self.catalog,
+            client=self.redis_client,
+            postgres=self.postgres_gate,
+            redis=self.redis_gate,
+        )
+
+    @cached_property
+    def holds(self) -> HoldService:
+        return HoldService(
+            postgres=self.postgres,
+            catalog=self.catalog,
+            cache=self.cache,
+            loader=self.loader,
+            redis=self.redis_gate,
+        )
+
+    @cached_property
+    def start(self) -> StartService:
+        return StartService(
+            postgres=self.postgres,
+            catalog=self.catalog,
+            cache=self.cache,
+            loader=self.loader,
+            redis=self.redis_gate,
+            hold_seconds_default=self.config.hold_seconds_default,
+            timeout_seconds=self._request_seconds,
+        )
+
+    @cached_property
+    def end(self) -> EndService:
+        return EndService(
+            postgres=self.postgres,
+            catalog=self.catalog,
+            cache=self.cache,
+            loader=self.loader,
+            holds=self.holds,
+            redis=self.redis_gate,
+            doorbell=self.doorbell,
+            timeout_seconds=self._request_seconds,
+        )
+
+    @cached_property
+    def settlement(self) -> SettleService:
+        return SettleService(
+            postgres=self.postgres,
+            cache=self.cache,
+            loader=self.loader,
+            policy=RetryPolicy(
+                attempts_max=self.config.retry_attempts_max,
+                base_seconds=self.config.retry_base_seconds,
+                cap_seconds=self.config.retry_cap_seconds,
+            ),
+            batch_size=self.config.settle_batch_size,
+        )
+
+    @cached_property
+    def catalog_admin(self) -> CatalogAdmin:
+        return CatalogAdmin(postgres=self.postgres, snapshot=self.catalog)
+
+    @cached_property
+    def wallet_changes(self) -> WalletChanges:
+        return WalletChanges(postgres=self.postgres, cache=self.cache, redis=self.redis_gate)
+
+    @cached_property
+    def wallet_admin(self) -> WalletAdmin:
+        return WalletAdmin(
+            postgres=self.postgres,
+            cache=self.cache,
+            redis=self.redis_gate,
+            changes=self.wallet_changes,
+            doorbell=self.doorbell,
+        )
+
+    @cached_property
+    def postings(self) -> PostingService:
+        return PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+
+    @cached_property
+    def demo(self) -> DemoSeed:
+        return DemoSeed(
+            is_local=self.config.is_local,
+            catalog=self.catalog_admin,
+            wallets=self.wallet_admin,
+            postings=self.postings,
+        )
+
+    @property
+    def _request_seconds(self) -> float:
+        """After this long a request stops waiting: both stores have had their time."""
+        return (2 * self.config.database_timeout_ms + self.config.redis_timeout_ms) / 1000
+
+
+def wait_for_postgres(engine: sa.Engine) -> None:
+    """Return once Postgres answers, saying what is waited for."""
+
+    def ask() -> None:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    _wait("DATABASE_URL", ask)
+
+
+def wait_for_catalog(container: Container) -> None:
+    """Return once Postgres answers with our schema in it, saying what is waited for."""
+    _wait("DATABASE_URL (and `alembic upgrade head`)", container.catalog.refresh)
+
+
+def wait_for_redis(client: Redis) -> None:
+    """Return once Redis answers, saying what is waited for."""
+    _wait("REDIS_URL", client.ping)
+
+
+def _wait(name: str, ask: Callable[[], object]) -> None:
+    started = time.monotonic()
+    attempts = 0
+    while True:
+        try:
+            ask()
+        except (SQLAlchemyError, RedisError) as error:
+            if attempts % 10 == 0:
+                reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+                log.warning(f"waiting for {name}", reason=reason, seconds=round(time.monotonic() - started))
+            attempts += 1
+            time.sleep(WAIT_SECONDS)
+        else:
+            if attempts:
+                log.warning(f"{name} answers", seconds=round(time.monotonic() - started))
+            return

@@ -1,0 +1,31 @@
+"""The command line: what the admin API does, from a terminal beside the stores.
+
+`flask` in the project's root finds these commands by itself; `tokentill` is the same from anywhere. They use
+the same services as the API. A refusal is one line and exit code 1, a wrong setting or option exit code 2.
+"""
+
+from __future__ import annotations
+
+import click
+from flask import Flask
+from flask.cli import ScriptInfo
+
+from app.cli.catalog import features, packages, profit_rules
+from app.cli.demo import demo
+from app.cli.wallets import wallets
+
+GROUPS = (features, packages, profit_rules, wallets, demo)
+
+
+def register_commands(app: Flask) -> None:
+    """Add the commands to an application's own."""
+    for group in GROUPS:
+        app.cli.add_command(group)
+
+
+cli = click.Group("tokentill", commands=GROUPS, help="Manage what Tokentill sells and its users' wallets.")
+
+
+def main() -> None:
+    """The `tokentill` script. The application is named, not imported: it stands above the command line."""
+    cli.main(obj=ScriptInfo("app:create_app"))

@@ -1,0 +1,28 @@
+"""Something to try Tokentill with."""
+
+from __future__ import annotations
+
+import click
+
+from app.bootstrap import Container
+from app.cli.support import as_json, echo_object, with_services
+from app.services.admin_answers import wallet_answer
+
+
+@click.group()
+def demo() -> None:
+    """A demo catalog and wallet, for a local stack."""
+
+
+@demo.command("seed")
+@as_json
+@with_services
+def seed(services: Container, as_json: bool) -> None:
+    """Add the demo: a feature, a package, 10 % profit if there is no rule yet, a wallet with 1,000 tokens.
+
+    Only with TOKENTILL_MODE=local. What is there already stays as it is.
+
+    \b
+    flask demo seed
+    """
+    echo_object(wallet_answer(services.demo.seed()), as_json=as_json)

@@ -1,0 +1,151 @@
+"""What all commands share: the services, checked options, errors in one line, output."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+import simplejson
+from flask import current_app
+from flask.cli import with_appcontext
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.bootstrap import Container
+from app.domain import inputs
+from app.domain.errors import DomainError, Unavailable
+from app.services.admin_paging import Page
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXTENSION = "tokentill"
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+class Checked(click.ParamType[T]):
+    """An option's text, checked by a function that raises ValueError with the reason."""
+
+    def __init__(self, name: str, check: Callable[[str], T]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        try:
+            return self._check(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _number(text: str) -> Decimal:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("Must be a number, such as 12.5.")
+    return Decimal(text)
+
+
+def _text(name: str, length_max: int) -> Checked[str]:
+    return Checked(name, partial(inputs.printable, length_max=length_max))
+
+
+ID = _text("id", inputs.ID_LENGTH_MAX)
+NAME = _text("name", inputs.NAME_LENGTH_MAX)
+REFERENCE = _text("reference", inputs.REFERENCE_LENGTH_MAX)
+REASON = _text("reason", inputs.REASON_LENGTH_MAX)
+CREDIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text)))
+ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_negative=True))
+LIMIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_zero=True))
+PERCENTAGE = Checked("percentage", lambda text: inputs.profit_basis_points(_number(text)))
+MOMENT = Checked("moment", inputs.moment)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+page_size = click.option(
+    "--limit",
+    type=click.IntRange(1, inputs.PAGE_SIZE_MAX),
+    default=inputs.PAGE_SIZE_DEFAULT,
+    show_default=True,
+    help="How many to print.",
+)
+after_id = click.option("--after", "after", type=ID, help="Start behind this one.")
+before_number = click.option(
+    "--before", "before", type=click.IntRange(1, 2**63 - 1), help="Start behind (older than) this one."
+)
+
+
+def with_services(command: Callable[Concatenate[Container, P], None]) -> Callable[P, None]:
+    """Hand a command the services of the application it runs in, and print what they refuse as one line."""
+
+    @with_appcontext
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        container: Container = current_app.extensions[EXTENSION]
+        try:
+            with _quiet():
+                command(container, *args, **kwargs)
+        except Unavailable:
+            raise click.ClickException("Postgres doesn't answer (DATABASE_URL). Please try again.") from None
+        except DomainError as error:
+            reasons = [f"{field}: {' '.join(texts)}" for field, texts in (error.errors or {}).items()]
+            raise click.ClickException(": ".join([error.message, *reasons])) from None
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise click.ClickException(f"Postgres refused: {reason} (`alembic upgrade head` done?)") from None
+
+    return run
+
+
+def echo_object(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Print one thing: a field a line, or JSON."""
+    if as_json:
+        _echo_json(answer)
+        return
+    width = max(map(len, answer))
+    for name, value in answer.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def echo_page(
+    page: Page[T, Any],
+    answer: Callable[[T], dict[str, Any]],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    more: str,
+) -> None:
+    """Print a list: a table of some columns, or JSON with all. `more` is the option to go on with."""
+    items = [answer(item) for item in page.items]
+    if as_json:
+        _echo_json({"items": items, "next": page.next_key})
+        return
+    rows = [list(columns), *([_cell(item[column]) for column in columns] for item in items)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    if page.next_key is not None:
+        click.echo(f"There are more: {more} {page.next_key}", err=True)
+
+
+def _echo_json(value: Any) -> None:
+    click.echo(simplejson.dumps(value, use_decimal=True, indent=2))
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == []:
+        return "-"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What would be logged on the way is said in the one line."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,177 @@
+"""Commands on wallets and what is posted to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from app.bootstrap import Container
+from app.cli import support
+from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.postings import Posting, PostingKind
+from app.domain.wallets import WalletStatus
+from app.services.admin_answers import transaction_answer, wallet_answer
+from app.services.admin_paging import FIRST_ID, NEWEST
+
+user_id = click.argument("user_id", type=support.ID)
+status = click.option("--status", type=click.Choice([status.value for status in WalletStatus]))
+overdraft_limit = click.option(
+    "--overdraft-limit-token",
+    "overdraft_limit_micros",
+    type=support.LIMIT,
+    help="How far below zero it may go.",
+)
+
+
+@click.group()
+def wallets() -> None:
+    """Wallets: the tokens that users have."""
+
+
+@wallets.command("create")
+@user_id
+@click.option("--package", "package_id", type=support.ID, help="Without one the user can start nothing.")
+@overdraft_limit
+@as_json
+@with_services
+def create(
+    services: Container,
+    user_id: str,
+    package_id: str | None,
+    overdraft_limit_micros: int | None,
+    as_json: bool,
+) -> None:
+    """Open an empty wallet.
+
+    \b
+    flask wallets create alice --package basic
+    """
+    created = services.wallet_admin.create(user_id, package_id, overdraft_limit_micros=overdraft_limit_micros or 0)
+    echo_object(wallet_answer(created), as_json=as_json)
+
+
+@wallets.command("show")
+@user_id
+@as_json
+@with_services
+def show(services: Container, user_id: str, as_json: bool) -> None:
+    """Print a wallet.
+
+    \b
+    flask wallets show alice
+    """
+    echo_object(wallet_answer(services.wallet_admin.get(user_id)), as_json=as_json)
+
+
+@wallets.command("list")
+@page_size
+@support.after_id
+@as_json
+@with_services
+def list_wallets(services: Container, limit: int, after: str | None, as_json: bool) -> None:
+    """List wallets by user id.
+
+    \b
+    flask wallets list --limit 20 --after alice
+    """
+    page = services.wallet_admin.list(limit, after or FIRST_ID)
+    columns = ("user_id", "status", "package_id", "token", "posted_token", "pending_token", "debt_token")
+    echo_page(page, wallet_answer, columns, as_json=as_json, more="--after")
+
+
+@wallets.command("update")
+@user_id
+@status
+@click.option("--package", "package_id", type=support.ID)
+@click.option("--no-package", is_flag=True, help="Take the package away.")
+@overdraft_limit
+@as_json
+@with_services
+def update(
+    services: Container,
+    *,
+    user_id: str,
+    status: str | None,
+    package_id: str | None,
+    no_package: bool,
+    overdraft_limit_micros: int | None,
+    as_json: bool,
+) -> None:
+    """Change a wallet's status, package or overdraft limit.
+
+    \b
+    flask wallets update alice --status suspended
+    """
+    if no_package and package_id is not None:
+        raise click.UsageError("--package and --no-package exclude each other.")
+    given = {"status": status, "package_id": package_id, "overdraft_limit_micros": overdraft_limit_micros}
+    changes: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
+    if no_package:
+        changes["package_id"] = None
+    echo_object(wallet_answer(services.wallet_admin.update(user_id, changes)), as_json=as_json)
+
+
+@wallets.command("transactions")
+@user_id
+@page_size
+@support.before_number
+@as_json
+@with_services
+def transactions(services: Container, user_id: str, limit: int, before: int | None, as_json: bool) -> None:
+    """List what changed a wallet's balance, newest first.
+
+    \b
+    flask wallets transactions alice --limit 20
+    """
+    page = services.wallet_admin.transactions(user_id, limit, before or NEWEST)
+    columns = ("id", "created_at", "kind", "token", "balance_after", "base_cost", "profit", "reference")
+    echo_page(page, transaction_answer, columns, as_json=as_json, more="--before")
+
+
+def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: str) -> None:
+    @wallets.command(name, help=help)
+    @user_id
+    @click.option("--token", "amount_micros", type=amount, required=True, help="At most 6 decimals.")
+    @click.option(
+        "--reference",
+        type=support.REFERENCE,
+        required=True,
+        help="Yours, once per wallet: the same command again posts nothing more.",
+    )
+    @click.option("--reason", type=support.REASON)
+    @as_json
+    @with_services
+    def post(
+        services: Container,
+        *,
+        user_id: str,
+        amount_micros: int,
+        reference: str,
+        reason: str | None,
+        as_json: bool,
+    ) -> None:
+        posted = services.postings.post(Posting(user_id, kind, amount_micros, reference, reason))
+        if posted.replayed:
+            click.echo("Posted before, under the same reference; nothing was posted now.", err=True)
+        echo_object(transaction_answer(posted.entry), as_json=as_json)
+
+
+_posting(
+    "top-up",
+    PostingKind.TOP_UP,
+    support.CREDIT,
+    "Put bought tokens into a wallet.\n\n\b\nflask wallets top-up alice --token 1000 --reference invoice-17",
+)
+_posting(
+    "refund",
+    PostingKind.REFUND,
+    support.CREDIT,
+    "Give tokens back.\n\n\b\nflask wallets refund alice --token 11 --reference ticket-4 --reason Failed",
+)
+_posting(
+    "adjust",
+    PostingKind.ADJUSTMENT,
+    support.ADJUSTMENT,
+    "Correct a balance, up or down.\n\n\b\nflask wallets adjust alice --token -0.5 --reference audit-2030-1",
+)

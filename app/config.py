@@ -1,0 +1,142 @@
+"""Settings of every process, read from the environment once and checked. The one reader of the environment.
+
+A wrong or missing setting raises `ConfigError`, whose message names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
+
+N = TypeVar("N", int, float)
+
+DEMO_SERVER_KEY = "dev-server-key"
+DEMO_ADMIN_KEY = "dev-admin-key"
+MODES = ("local", "production")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the message names its variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    mode: str
+    database_url: str
+    redis_url: str
+    server_api_keys: tuple[str, ...]
+    admin_api_keys: tuple[str, ...]
+    log_level: str
+    # How long a call to a store may take before it counts as away.
+    database_timeout_ms: int
+    redis_timeout_ms: int
+    # How long one process answers a repeated key from Redis; after that Postgres answers it.
+    idempotency_cache_seconds: int
+    hold_seconds_default: int
+    settle_batch_size: int
+    sweep_seconds: float
+    retry_attempts_max: int
+    retry_base_seconds: int
+    retry_cap_seconds: int
+
+    @property
+    def is_local(self) -> bool:
+        return self.mode == "local"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the environment (or a mapping in its place). Raises ConfigError."""
+        env = _with_local_stack(os.environ if environment is None else environment)
+        mode = _choice(env, "TOKENTILL_MODE", "production", MODES)
+        return cls(
+            mode=mode,
+            database_url=_database_url(env),
+            redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
+            server_api_keys=_api_keys(env, "SERVER_API_KEY", mode),
+            admin_api_keys=_api_keys(env, "ADMIN_API_KEY", mode),
+            log_level=_choice(env, "LOG_LEVEL", "INFO", LOG_LEVELS),
+            database_timeout_ms=_number(env, "DATABASE_TIMEOUT_MS", 5_000, 100, 60_000),
+            redis_timeout_ms=_number(env, "REDIS_TIMEOUT_MS", 1_000, 10, 60_000),
+            idempotency_cache_seconds=_number(env, "IDEMPOTENCY_CACHE_SECONDS", 600, 60, 86_400),
+            hold_seconds_default=_number(env, "HOLD_SECONDS_DEFAULT", 900, 1, 86_400),
+            settle_batch_size=_number(env, "SETTLE_BATCH_SIZE", 1_000, 1, 1_000),
+            sweep_seconds=_number(env, "SWEEP_SECONDS", 1.0, 0.1, 3_600),
+            retry_attempts_max=_number(env, "RETRY_ATTEMPTS_MAX", 12, 1, 1_000),
+            retry_base_seconds=_number(env, "RETRY_BASE_SECONDS", 5, 1, 3_600),
+            retry_cap_seconds=_number(env, "RETRY_CAP_SECONDS", 3_600, 1, 604_800),
+        )
+
+
+def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Where no database is named, the settings of the stack that `make up` runs beside us, if it runs."""
+    if env.get("DATABASE_URL"):
+        return env
+    handover = Path(env.get("DATA_DIR") or ".data") / "stack.env"
+    try:
+        lines = handover.read_text().splitlines()
+    except OSError:
+        return env
+    return {**dict(line.split("=", 1) for line in lines if "=" in line), **env}
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "").strip()
+    if not value:
+        raise ConfigError(f"{name} is not set. (`make up` sets everything for a local stack.)")
+    return value
+
+
+def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = env.get(name) or default
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    return value
+
+
+def _number(env: Mapping[str, str], name: str, default: N, least: N, most: N) -> N:
+    text = env.get(name)
+    if not text:
+        return default
+    kind: Callable[[str], N] = type(default)
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ConfigError(f"{name} must be a number, not {text!r}.") from None
+    if not least <= value <= most:
+        raise ConfigError(f"{name} must be from {least} to {most}, not {text}.")
+    return value
+
+
+def _url(env: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> str:
+    value = _required(env, name)
+    # The value stays out of the message: it may carry a password.
+    if urlsplit(value).scheme not in schemes:
+        raise ConfigError(f"{name} must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+    return value
+
+
+def _database_url(env: Mapping[str, str]) -> str:
+    value = _url(env, "DATABASE_URL", ("postgres", "postgresql", "postgresql+psycopg"))
+    return "postgresql+psycopg://" + value.split("://", 1)[1]
+
+
+def _api_keys(env: Mapping[str, str], name: str, mode: str) -> tuple[str, ...]:
+    keys = tuple(key for key in (part.strip() for part in _required(env, name).split(",")) if key)
+    if not keys:
+        raise ConfigError(f"{name} holds no key.")
+    if mode != "local":
+        if {DEMO_SERVER_KEY, DEMO_ADMIN_KEY} & set(keys):
+            raise ConfigError(f"{name} is a demo key, which only TOKENTILL_MODE=local accepts. Set one of your own.")
+        if any(len(key) < 16 for key in keys):
+            raise ConfigError(f"{name} must have at least 16 characters.")
+    return keys
+
+
+def metrics_directory() -> str | None:
+    """Where several web processes share their counters: prometheus-client's own variable, read by it on import."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")

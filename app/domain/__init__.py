@@ -1,0 +1,1 @@
+"""Pure rules of the business: amounts, prices, wallet decisions, errors. Standard library only."""

@@ -1,0 +1,74 @@
+"""Every way a use case can refuse, with a stable code. HTTP statuses are given in one table in `app.http.errors`.
+
+DomainError
+ ├─ WalletNotFound           the user has no wallet (start: none that is active with a package)
+ ├─ FeatureNotAvailable      the feature endpoint doesn't exist or isn't in the package
+ ├─ NotFound                 an admin call names something that doesn't exist
+ ├─ AlreadyExists            an admin call creates something that exists
+ ├─ IdempotencyConflict      the same key or reference came with another body
+ ├─ Invalid                  the request contradicts the data (fields -> reasons)
+ ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
+ └─ Unavailable              no store could take it now; nothing was recorded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class DomainError(Exception):
+    code = "domain_error"
+    message = "The request was refused"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        errors: Mapping[str, list[str]] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message or self.message)
+        self.message = message or self.message
+        self.errors = errors
+        self.data = data
+
+
+class WalletNotFound(DomainError):
+    code = "wallet_not_found"
+    message = "User wallet not found"
+
+
+class FeatureNotAvailable(DomainError):
+    code = "feature_not_available"
+    message = "Feature endpoint is not available in your package"
+
+
+class NotFound(DomainError):
+    code = "not_found"
+    message = "Not found"
+
+
+class AlreadyExists(DomainError):
+    code = "already_exists"
+    message = "It exists already"
+
+
+class IdempotencyConflict(DomainError):
+    code = "idempotency_conflict"
+    message = "This key was used with another body"
+
+
+class Invalid(DomainError):
+    code = "validation_failed"
+    message = "Validation failed"
+
+
+class BalanceOutOfRange(DomainError):
+    code = "balance_out_of_range"
+    message = "The balance would leave its bounds"
+
+
+class Unavailable(DomainError):
+    code = "temporarily_unavailable"
+    message = "Temporarily unavailable, please retry"

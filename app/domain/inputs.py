@@ -1,0 +1,74 @@
+"""What values from outside must look like, at every edge. Each check raises ValueError with the reason."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from app.domain.amounts import micros_from_number
+from app.domain.pricing import PROFIT_BASIS_POINTS_MAX
+
+ID_LENGTH_MAX = 128
+NAME_LENGTH_MAX = 200
+REFERENCE_LENGTH_MAX = 255
+REASON_LENGTH_MAX = 1_000
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 200
+
+# Control characters and halves of surrogate pairs: what Postgres, logs or people can't take.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def printable(value: object, length_max: int) -> str:
+    """A non-empty printable string of bounded length."""
+    if not isinstance(value, str):
+        raise ValueError("Must be a string.")  # noqa: TRY004
+    if not 1 <= len(value) <= length_max:
+        raise ValueError(f"Must have 1 to {length_max} characters.")
+    if _UNPRINTABLE.search(value):
+        raise ValueError("Must not contain control characters.")
+    return value
+
+
+def amount_micros(number: object, *, allow_negative: bool = False, allow_zero: bool = False) -> int:
+    """Micro-tokens of a number of tokens with at most six decimals."""
+    micros = micros_from_number(_number(number))
+    if micros < 0 and not allow_negative:
+        raise ValueError("Must not be negative.")
+    if micros == 0 and not allow_zero:
+        raise ValueError("Must not be zero.")
+    return micros
+
+
+def profit_basis_points(percentage: object) -> int:
+    """Basis points of a percentage from 0 to 10,000 with at most two decimals."""
+    # Micro-units are finer than basis points, and their reader is exact.
+    basis_points, rest = divmod(micros_from_number(_number(percentage)), 10_000)
+    if rest:
+        raise ValueError("At most 2 decimals.")
+    if not 0 <= basis_points <= PROFIT_BASIS_POINTS_MAX:
+        raise ValueError("Must be from 0 to 10000.")
+    return basis_points
+
+
+def moment(value: object) -> datetime:
+    """An ISO 8601 date and time with its offset, in UTC."""
+    text = printable(value, 64)
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("Must be an ISO 8601 date and time.") from None
+    if parsed.tzinfo is None:
+        raise ValueError("Must carry an offset, such as Z.")
+    try:
+        return parsed.astimezone(UTC)
+    except OverflowError:
+        # Postgres would take it, and nobody could read it back.
+        raise ValueError("Must be within the years 1 to 9999.") from None
+
+
+def _number(value: object) -> int | Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValueError("Must be a number.")  # noqa: TRY004
+    return value

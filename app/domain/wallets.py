@@ -1,0 +1,66 @@
+"""The decisions on one wallet. Redis makes the same ones in Lua; a test holds both to the same answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class WalletStatus(StrEnum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+
+
+class Access(StrEnum):
+    """The guide's words for what start answers."""
+
+    GRANTED = "access-able"
+    DENIED = "not-access-able"
+
+
+class Deduction(StrEnum):
+    """The guide's words for what end answers."""
+
+    COVERED = "return-able"
+    FAILED = "not-return-able"
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Micro-tokens of one wallet.
+
+    posted:   what the ledger says
+    pending:  accepted ends that the ledger doesn't show yet
+    debt:     ends whose deduction has failed so far
+    held:     reserved by runs that haven't ended
+    """
+
+    posted_micros: int
+    pending_micros: int = 0
+    debt_micros: int = 0
+    held_micros: int = 0
+    overdraft_limit_micros: int = 0
+
+    @property
+    def covered_micros(self) -> int:
+        """What ends can still be deducted from. A hold reserves against starts, not against bills."""
+        return self.posted_micros - self.pending_micros - self.debt_micros
+
+    @property
+    def spendable_micros(self) -> int:
+        return self.covered_micros - self.held_micros
+
+
+def access(balance: Balance, min_micros: int, hold_micros: int = 0) -> Access:
+    """May a run start that needs `min_micros`, reserving `hold_micros` (0: none)? Open debt stops every start."""
+    room_micros = balance.spendable_micros + balance.overdraft_limit_micros
+    granted = balance.debt_micros == 0 and room_micros >= max(min_micros, hold_micros)
+    return Access.GRANTED if granted else Access.DENIED
+
+
+def deduction(balance: Balance, cost_micros: int) -> Deduction:
+    """Does the wallet, down to its overdraft limit, cover this cost? A run without a cost is always covered."""
+    after_micros = balance.covered_micros - cost_micros
+    covered = cost_micros == 0 or after_micros >= -balance.overdraft_limit_micros
+    return Deduction.COVERED if covered else Deduction.FAILED

@@ -1,0 +1,1 @@
+"""The REST side: decode, authenticate, call one service, answer in the envelope."""

@@ -1,0 +1,39 @@
+"""The Flask application."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app import logs
+from app.bootstrap import Container, wait_for_catalog, wait_for_redis
+from app.config import Config
+from app.http import auth, errors, request_context
+from app.http.routes import EXTENSION, admin, health, token_process
+
+BODY_BYTES_MAX = 64 * 1024
+
+
+def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
+    """The application, not serving yet: nothing is connected. Raises ConfigError."""
+    container = container or Container(config or Config.from_environment(), is_watched=True)
+    logs.configure(container.config.log_level)
+    app = Flask("tokentill")
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
+    app.url_map.strict_slashes = False
+    app.extensions[EXTENSION] = container
+    # In this order: an id before anything can be refused, then the key, then the route.
+    request_context.register(app)
+    auth.register(app, container.config)
+    errors.register(app)
+    app.register_blueprint(token_process.blueprint)
+    app.register_blueprint(admin.blueprint)
+    app.register_blueprint(health.blueprint)
+    return app
+
+
+def serve(app: Flask) -> None:
+    """Make an application ready to serve: wait for the stores, then keep watching them."""
+    container: Container = app.extensions[EXTENSION]
+    wait_for_catalog(container)
+    wait_for_redis(container.redis_client)
+    container.watcher.start()

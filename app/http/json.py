@@ -1,0 +1,70 @@
+"""JSON in and out without floats: numbers with a point or exponent are Decimals on both ways."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import simplejson
+from flask import Response, request
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+
+class BadBody(BadRequest):
+    """The body isn't a JSON object that could be read unambiguously."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Invalid JSON body")
+        self.reason = reason
+
+
+def read_object() -> dict[str, Any]:
+    """The request's body. Raises BadBody (400), UnsupportedMediaType (415) or RequestEntityTooLarge (413)."""
+    if not request.is_json:
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    body = parse(request.get_data(cache=False))
+    if not isinstance(body, dict):
+        raise BadBody("Must be a JSON object.")
+    return body
+
+
+def parse(data: bytes) -> Any:
+    """Parse JSON strictly: UTF-8, no key twice, no NaN or Infinity. Raises BadBody."""
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            parse_float=Decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique,
+        )
+    except UnicodeDecodeError:
+        raise BadBody("Must be UTF-8.") from None
+    except RecursionError:
+        raise BadBody("Nested too deeply.") from None
+    except (ValueError, ArithmeticError) as error:
+        # ArithmeticError: an exponent that not even Decimal takes. ValueError includes too many digits.
+        raise BadBody(error.args[0] if isinstance(error, _Refused) else "Not valid JSON.") from None
+
+
+def respond(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(
+        simplejson.dumps(body, use_decimal=True, separators=(",", ":"), allow_nan=False),
+        status=status,
+        mimetype="application/json",
+    )
+
+
+class _Refused(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a JSON number.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _Refused("A key appears twice.")
+    return result

@@ -1,0 +1,170 @@
+"""What administrators call: the catalog, wallets and postings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter, ValidationError
+
+from app.domain.catalog import FeatureEndpoint
+from app.domain.inputs import ID_LENGTH_MAX, printable
+from app.domain.postings import Posting, PostingKind
+from app.http.json import read_object
+from app.http.paging import by_id, newest_first
+from app.http.routes import container, success
+from app.http.routes.token_process import REPLAYED_HEADER
+from app.http.schemas.admin import (
+    AdjustmentSchema,
+    CreditSchema,
+    FeatureSchema,
+    PackageSchema,
+    ProfitRuleSchema,
+    WalletSchema,
+)
+from app.services.admin_answers import (
+    feature_answer,
+    package_answer,
+    rule_answer,
+    transaction_answer,
+    wallet_answer,
+)
+
+blueprint = Blueprint("admin", __name__, url_prefix="/api/admin")
+
+_feature = FeatureSchema()
+_feature_change = FeatureSchema(exclude=("id",), partial=True)
+_package = PackageSchema()
+_package_change = PackageSchema(exclude=("id",), partial=True)
+_profit_rule = ProfitRuleSchema()
+_wallet = WalletSchema()
+_wallet_change = WalletSchema(exclude=("user_id",), partial=True)
+_credit = CreditSchema()
+_adjustment = AdjustmentSchema()
+
+
+class IdConverter(BaseConverter):
+    """An id as a client may have given it, slashes included. What can't be an id matches no route: 404."""
+
+    part_isolating = False
+    regex = ".+?"
+
+    def to_python(self, value: str) -> str:
+        try:
+            return printable(value, ID_LENGTH_MAX)
+        except ValueError as error:
+            raise ValidationError from error
+
+
+class WalletIdConverter(IdConverter):
+    """The end of a wallet's own path: what stands below it keeps its route, for wrong methods too."""
+
+    regex = "(?!.*/(?:top-ups|refunds|adjustments|transactions)/?$).+?"
+
+
+@blueprint.record_once
+def _register_converters(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters.update(id=IdConverter, wallet=WalletIdConverter)
+
+
+@blueprint.post("/feature-endpoints")
+def create_feature() -> Response:
+    body = _feature.load(read_object())
+    feature = FeatureEndpoint(body["id"], body["name"], body["min_micros"])
+    created = container().catalog_admin.create_feature(feature)
+    return success("Feature endpoint created", feature_answer(created), 201)
+
+
+@blueprint.get("/feature-endpoints")
+def list_features() -> Response:
+    return success("Feature endpoints", by_id(container().catalog_admin.features, feature_answer))
+
+
+@blueprint.patch("/feature-endpoints/<id:feature_id>", merge_slashes=False)
+def update_feature(feature_id: str) -> Response:
+    changed = container().catalog_admin.update_feature(feature_id, _feature_change.load(read_object()))
+    return success("Feature endpoint updated", feature_answer(changed))
+
+
+@blueprint.post("/packages")
+def create_package() -> Response:
+    body = _package.load(read_object())
+    created = container().catalog_admin.create_package(body["id"], body["name"], body["feature_ids"])
+    return success("Package created", package_answer(created), 201)
+
+
+@blueprint.get("/packages")
+def list_packages() -> Response:
+    return success("Packages", by_id(container().catalog_admin.packages, package_answer))
+
+
+@blueprint.patch("/packages/<id:package_id>", merge_slashes=False)
+def update_package(package_id: str) -> Response:
+    changed = container().catalog_admin.update_package(package_id, **_package_change.load(read_object()))
+    return success("Package updated", package_answer(changed))
+
+
+@blueprint.post("/profit-rules")
+def create_profit_rule() -> Response:
+    created = container().catalog_admin.create_rule(**_profit_rule.load(read_object()))
+    return success("Profit rule created", rule_answer(created), 201)
+
+
+@blueprint.get("/profit-rules")
+def list_profit_rules() -> Response:
+    return success("Profit rules", newest_first(container().catalog_admin.rules, rule_answer))
+
+
+@blueprint.post("/wallets")
+def create_wallet() -> Response:
+    created = container().wallet_admin.create(**_wallet.load(read_object()))
+    return success("Wallet created", wallet_answer(created), 201)
+
+
+@blueprint.get("/wallets")
+def list_wallets() -> Response:
+    return success("Wallets", by_id(container().wallet_admin.list, wallet_answer))
+
+
+@blueprint.get("/wallets/<wallet:user_id>", merge_slashes=False)
+def show_wallet(user_id: str) -> Response:
+    return success("Wallet", wallet_answer(container().wallet_admin.get(user_id)))
+
+
+@blueprint.patch("/wallets/<wallet:user_id>", merge_slashes=False)
+def update_wallet(user_id: str) -> Response:
+    changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()))
+    return success("Wallet updated", wallet_answer(changed))
+
+
+@blueprint.post("/wallets/<id:user_id>/top-ups", merge_slashes=False)
+def top_up(user_id: str) -> Response:
+    return _post(user_id, PostingKind.TOP_UP, _credit.load(read_object()), "Wallet topped up")
+
+
+@blueprint.post("/wallets/<id:user_id>/refunds", merge_slashes=False)
+def refund(user_id: str) -> Response:
+    return _post(user_id, PostingKind.REFUND, _credit.load(read_object()), "Tokens refunded")
+
+
+@blueprint.post("/wallets/<id:user_id>/adjustments", merge_slashes=False)
+def adjust(user_id: str) -> Response:
+    return _post(user_id, PostingKind.ADJUSTMENT, _adjustment.load(read_object()), "Wallet adjusted")
+
+
+@blueprint.get("/wallets/<id:user_id>/transactions", merge_slashes=False)
+def list_transactions(user_id: str) -> Response:
+    wallets = container().wallet_admin
+    return success(
+        "Transactions",
+        newest_first(lambda limit, before_id: wallets.transactions(user_id, limit, before_id), transaction_answer),
+    )
+
+
+def _post(user_id: str, kind: PostingKind, body: dict[str, Any], message: str) -> Response:
+    posted = container().postings.post(Posting(user_id, kind, **body))
+    response = success(message, transaction_answer(posted.entry), 200 if posted.replayed else 201)
+    if posted.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response

@@ -1,0 +1,137 @@
+"""What service servers call: start, end, end/batch and cancel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+from marshmallow import ValidationError
+
+from app.domain.amounts import token_number
+from app.domain.ends import EndAnswer, EndRequest
+from app.http.errors import domain_failure, messages_of, validation_failure
+from app.http.json import read_object
+from app.http.routes import container, success
+from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
+from app.http.schemas.token_process import CancelSchema, EndSchema, StartSchema
+
+blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
+
+BATCH_BYTES_MAX = 1024 * 1024
+BATCH_ENDS_MAX = 1_000
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
+
+_start = StartSchema()
+_end = EndSchema()
+_cancel = CancelSchema()
+
+
+@blueprint.post("/start")
+def start() -> Response:
+    answer = container().start.start(_start.load(read_object()))
+    data: dict[str, Any] = {
+        "user_id": answer.user_id,
+        "token": token_number(answer.spendable_micros),
+        "status": answer.access,
+    }
+    if answer.process_id is not None:
+        data["process_id"] = answer.process_id
+    if answer.expires_at is not None:
+        data["hold_token"] = token_number(answer.hold_micros)
+        data["expires_at"] = answer.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return success("Token process started", data)
+
+
+@blueprint.post("/end")
+def end() -> Response:
+    body = read_object()
+    errors: dict[str, Any] = {}
+    key = None
+    try:
+        key = _key_from_header()
+    except ValidationError as error:
+        errors[IDEMPOTENCY_HEADER] = error.messages
+    errors.update(_end.validate(body))
+    if errors:
+        raise ValidationError(errors)
+    accepted = container().end.end(replace(_end.load(body), idempotency_key=key, request_id=g.request_id))
+    response = success("Token process ended", _end_data(accepted))
+    if accepted.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
+
+
+@blueprint.post("/end/batch")
+def end_batch() -> Response:
+    request.max_content_length = BATCH_BYTES_MAX
+    ends = read_object().get("ends")
+    if not isinstance(ends, list) or not 1 <= len(ends) <= BATCH_ENDS_MAX:
+        raise ValidationError({"ends": [f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."]})
+    results: list[dict[str, Any] | None] = [None] * len(ends)
+    valid: dict[int, EndRequest] = {}
+    for i, body in enumerate(ends):
+        try:
+            valid[i] = _end_of_batch(body)
+        except ValidationError as error:
+            results[i] = validation_failure(messages_of(error))
+    answers = container().end.end_all(list(valid.values()))
+    for i, answered in zip(valid, answers, strict=True):
+        results[i] = _batch_result(answered)
+    return success("Token processes ended", {"results": results})
+
+
+@blueprint.post("/cancel")
+def cancel() -> Response:
+    body = _cancel.load(read_object())
+    spendable_micros = container().holds.release(body["user_id"], body["process_id"])
+    return success(
+        "Token process cancelled",
+        {
+            "user_id": body["user_id"],
+            "process_id": body["process_id"],
+            "token": token_number(spendable_micros),
+        },
+    )
+
+
+def _key_from_header() -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    return None if key is None else check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
+
+
+def _end_of_batch(body: Any) -> EndRequest:
+    if not isinstance(body, dict):
+        raise ValidationError({"end": ["Must be a JSON object."]})
+    parsed: EndRequest = _end.load(body)
+    key = body.get("idempotency_key")
+    if key is not None:
+        try:
+            check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
+        except ValidationError as error:
+            raise ValidationError({"idempotency_key": error.messages}) from None
+    return replace(parsed, idempotency_key=key, request_id=g.request_id)
+
+
+def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:
+    if isinstance(answered, Exception):
+        return domain_failure(answered)
+    result: dict[str, Any] = {
+        "success": True,
+        "status": 200,
+        "message": "Token process ended",
+        "data": _end_data(answered),
+    }
+    if answered.replayed:
+        result["idempotent_replayed"] = True
+    return result
+
+
+def _end_data(answered: EndAnswer) -> dict[str, Any]:
+    return {
+        "user_id": answered.user_id,
+        "token": token_number(answered.spendable_micros),
+        "cost": token_number(answered.cost_micros),
+        "status": answered.deduction,
+    }

@@ -1,0 +1,73 @@
+"""Bodies of /api/admin. For a PATCH the same schemas are loaded with `partial=True`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError, fields
+from marshmallow.validate import OneOf
+
+from app.domain.amounts import MICROS_PER_TOKEN
+from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
+from app.domain.wallets import WalletStatus
+from app.http.schemas import RequestSchema
+from app.http.schemas.fields import Moment, Percentage, Text, TokenAmount
+
+PACKAGE_FEATURES_MAX = 1_000
+
+
+class Ids(fields.List[str]):
+    """A list of ids."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Text(), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
+        # marshmallow would take an object for the list of its names.
+        if not isinstance(value, list):
+            raise ValidationError("Must be a list.")
+        if len(value) > PACKAGE_FEATURES_MAX:
+            raise ValidationError(f"Must have at most {PACKAGE_FEATURES_MAX} entries.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class FeatureSchema(RequestSchema):
+    id = Text(required=True)
+    name = Text(length_max=NAME_LENGTH_MAX, required=True)
+    min_micros = TokenAmount(allow_zero=True, data_key="min_token", load_default=MICROS_PER_TOKEN)
+
+
+class PackageSchema(RequestSchema):
+    id = Text(required=True)
+    name = Text(length_max=NAME_LENGTH_MAX, required=True)
+    feature_ids = Ids(data_key="feature_endpoint_ids", required=True)
+
+
+class ProfitRuleSchema(RequestSchema):
+    basis_points = Percentage(data_key="percentage", required=True)
+    feature_endpoint_id = Text(allow_none=True, load_default=None)
+    model = Text(allow_none=True, load_default=None)
+    effective_from = Moment(allow_none=True, load_default=None)
+
+
+class WalletSchema(RequestSchema):
+    user_id = Text(required=True)
+    package_id = Text(required=True, allow_none=True)
+    status = Text(
+        load_default=WalletStatus.ACTIVE,
+        validate=OneOf([status.value for status in WalletStatus], error="Must be active, suspended or closed."),
+    )
+    overdraft_limit_micros = TokenAmount(allow_zero=True, data_key="overdraft_limit_token", load_default=0)
+
+
+class CreditSchema(RequestSchema):
+    """A top-up or a refund."""
+
+    amount_micros = TokenAmount(data_key="token", required=True)
+    reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
+    reason = Text(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
+
+
+class AdjustmentSchema(CreditSchema):
+    amount_micros = TokenAmount(allow_negative=True, data_key="token", required=True)

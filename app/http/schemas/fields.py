@@ -1,0 +1,89 @@
+"""Fields that neither guess nor round: a wrong type is an error, and no number passes through a float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from marshmallow import ValidationError, fields
+
+from app.domain import inputs
+from app.domain.inputs import ID_LENGTH_MAX
+from app.domain.pricing import USAGE_TOKENS_MAX
+
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+
+T = TypeVar("T")
+
+
+def _checked(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    try:
+        return check(*args, **kwargs)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
+def check_text(value: Any, length_max: int) -> str:
+    """A non-empty printable string of bounded length. Raises ValidationError."""
+    return _checked(inputs.printable, value, length_max)
+
+
+def whole_number(value: Any, least: int, most: int) -> int:
+    """An integer, also written as 40.0 or 4e1, within bounds. Raises ValidationError."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValidationError("Must be a number.")
+    # The exponent first: 1e999999999 must not become an integer.
+    if isinstance(value, Decimal) and (not value.is_finite() or value.adjusted() > 18):
+        raise ValidationError(f"Must be from {least} to {most}.")
+    if value != int(value):
+        raise ValidationError("Must be a whole number.")
+    if not least <= value <= most:
+        raise ValidationError(f"Must be from {least} to {most}.")
+    return int(value)
+
+
+class Text(fields.Field[str]):
+    def __init__(self, *, length_max: int = ID_LENGTH_MAX, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._length_max = length_max
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        return check_text(value, self._length_max)
+
+
+class WholeNumber(fields.Field[int]):
+    def __init__(self, *, least: int = 0, most: int = USAGE_TOKENS_MAX, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._least = least
+        self._most = most
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        return whole_number(value, self._least, self._most)
+
+
+class TokenAmount(fields.Field[int]):
+    """A JSON number of tokens with at most six decimals; loads as micro-tokens."""
+
+    def __init__(self, *, allow_negative: bool = False, allow_zero: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._allow_negative = allow_negative
+        self._allow_zero = allow_zero
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        return _checked(inputs.amount_micros, value, allow_negative=self._allow_negative, allow_zero=self._allow_zero)
+
+
+class Percentage(fields.Field[int]):
+    """A percentage from 0 to 10,000 with at most two decimals; loads as basis points."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        return _checked(inputs.profit_basis_points, value)
+
+
+class Moment(fields.Field[datetime]):
+    """An ISO 8601 date and time with its offset."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+        return _checked(inputs.moment, value)

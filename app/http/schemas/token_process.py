@@ -1,0 +1,50 @@
+"""Bodies of /api/token-process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import post_load
+
+from app.domain.ends import EndRequest
+from app.http.schemas import RequestSchema
+from app.http.schemas.fields import Text, TokenAmount, WholeNumber
+from app.services.start import StartRequest
+
+HOLD_SECONDS_MAX = 86_400
+
+
+class StartSchema(RequestSchema):
+    user_id = Text(required=True)
+    feature_endpoint_id = Text(required=True)
+    hold_token = TokenAmount(allow_none=True, load_default=None)
+    hold_seconds = WholeNumber(least=1, most=HOLD_SECONDS_MAX, allow_none=True, load_default=None)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> StartRequest:
+        return StartRequest(data["user_id"], data["feature_endpoint_id"], data["hold_token"] or 0, data["hold_seconds"])
+
+
+class EndSchema(RequestSchema):
+    user_id = Text(required=True)
+    feature_endpoint_id = Text(required=True)
+    input_token = WholeNumber(required=True)
+    output_token = WholeNumber(required=True)
+    model = Text(allow_none=True, load_default=None)
+    process_id = Text(allow_none=True, load_default=None)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> EndRequest:
+        return EndRequest(
+            user_id=data["user_id"],
+            feature_endpoint_id=data["feature_endpoint_id"],
+            input_tokens=data["input_token"],
+            output_tokens=data["output_token"],
+            model=data["model"],
+            process_id=data["process_id"],
+        )
+
+
+class CancelSchema(RequestSchema):
+    user_id = Text(required=True)
+    process_id = Text(required=True)

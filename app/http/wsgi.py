@@ -1,0 +1,14 @@
+"""What a WSGI server loads: `granian --interface wsgi app.http.wsgi:app`."""
+
+from __future__ import annotations
+
+import sys
+
+from app.config import ConfigError
+from app.http.factory import create_app, serve
+
+try:
+    app = create_app()
+except ConfigError as error:
+    sys.exit(f"tokentill: {error}")
+serve(app)

@@ -1,0 +1,80 @@
+"""What administrators get to see of things: the same fields from the admin API and the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from app.domain.amounts import token_number
+from app.domain.catalog import FeatureEndpoint, Package
+from app.domain.pricing import ProfitRule, percentage_number
+from app.services.admin_wallets import WalletView
+from app.stores.postgres.ledger import LedgerEntry
+
+Answer = dict[str, Any]
+
+
+def feature_answer(feature: FeatureEndpoint) -> Answer:
+    return {"id": feature.id, "name": feature.name, "min_token": token_number(feature.min_micros)}
+
+
+def package_answer(package: Package) -> Answer:
+    return {
+        "id": package.id,
+        "name": package.name,
+        "feature_endpoint_ids": list(package.feature_endpoint_ids),
+    }
+
+
+def rule_answer(rule: ProfitRule) -> Answer:
+    return {
+        "id": rule.id,
+        "percentage": percentage_number(rule.basis_points),
+        "feature_endpoint_id": rule.feature_endpoint_id,
+        "model": rule.model,
+        "effective_from": _moment(rule.effective_from),
+    }
+
+
+def wallet_answer(wallet: WalletView) -> Answer:
+    balance = wallet.balance
+    return {
+        "user_id": wallet.user_id,
+        "status": wallet.status,
+        "package_id": wallet.package_id,
+        "token": token_number(balance.spendable_micros),
+        "posted_token": token_number(balance.posted_micros),
+        "pending_token": token_number(balance.pending_micros),
+        "debt_token": token_number(balance.debt_micros),
+        "held_token": token_number(balance.held_micros),
+        "overdraft_limit_token": token_number(balance.overdraft_limit_micros),
+    }
+
+
+def transaction_answer(entry: LedgerEntry) -> Answer:
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "token": token_number(entry.amount_micros),
+        "base_cost": _tokens(entry.base_cost_micros),
+        "profit": _tokens(entry.profit_micros),
+        "cost": _tokens(entry.cost_micros),
+        "input_token": entry.input_tokens,
+        "output_token": entry.output_tokens,
+        "model": entry.model,
+        "feature_endpoint_id": entry.feature_endpoint_id,
+        "profit_rule_id": entry.profit_rule_id,
+        "balance_after": token_number(entry.balance_after_micros),
+        "reference": entry.reference,
+        "reason": entry.reason,
+        "process_id": entry.process_id,
+        "created_at": _moment(entry.created_at),
+    }
+
+
+def _tokens(micros: int | None) -> Any:
+    return None if micros is None else token_number(micros)
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,48 @@
+"""A small catalog and one filled wallet to try things with, for a local stack only."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from app.domain.amounts import MICROS_PER_TOKEN
+from app.domain.catalog import FeatureEndpoint
+from app.domain.errors import AlreadyExists, Invalid
+from app.domain.postings import Posting, PostingKind
+from app.services.admin_catalog import CatalogAdmin
+from app.services.admin_wallets import WalletAdmin, WalletView
+from app.services.posting import PostingService
+
+FEATURE_ID = "demo-feature"
+PACKAGE_ID = "demo-package"
+USER_ID = "demo-user"
+PROFIT_BASIS_POINTS = 1_000
+OPENING_MICROS = 1_000 * MICROS_PER_TOKEN
+
+
+class DemoSeed:
+    def __init__(
+        self, *, is_local: bool, catalog: CatalogAdmin, wallets: WalletAdmin, postings: PostingService
+    ) -> None:
+        self._is_local = is_local
+        self._catalog = catalog
+        self._wallets = wallets
+        self._postings = postings
+
+    def seed(self) -> WalletView:
+        """Add what is missing of the demo, change nothing that is there; the demo wallet.
+
+        Raises Invalid outside local mode, or Unavailable.
+        """
+        if not self._is_local:
+            raise Invalid("The demo is seeded with TOKENTILL_MODE=local only")
+        with suppress(AlreadyExists):
+            self._catalog.create_feature(FeatureEndpoint(FEATURE_ID, "Demo feature", MICROS_PER_TOKEN))
+        with suppress(AlreadyExists):
+            self._catalog.create_package(PACKAGE_ID, "Demo package", [FEATURE_ID])
+        if not self._catalog.rules(limit=1).items:
+            self._catalog.create_rule(PROFIT_BASIS_POINTS)
+        with suppress(AlreadyExists):
+            self._wallets.create(USER_ID, PACKAGE_ID)
+        # Its reference makes it happen once.
+        self._postings.post(Posting(USER_ID, PostingKind.TOP_UP, OPENING_MICROS, "demo-seed"))
+        return self._wallets.get(USER_ID)

@@ -1,0 +1,166 @@
+"""Opening, changing and looking at wallets. Balances come from Postgres, holds from Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from redis import RedisError
+
+from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
+from app.domain.wallets import Balance, WalletStatus
+from app.services.admin_paging import FIRST_ID, NEWEST, Page, page
+from app.services.end import Doorbell
+from app.services.gate import Gate
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_changes import WalletChanges
+from app.stores.postgres import balances, catalog, ledger, wallets
+from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.wallets import WalletRow
+from app.stores.redis.wallet_cache import WalletCache
+
+
+@dataclass(frozen=True, slots=True)
+class WalletView:
+    user_id: str
+    status: str
+    package_id: str | None
+    balance: Balance
+
+
+class WalletAdmin:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        cache: WalletCache,
+        redis: Gate,
+        changes: WalletChanges,
+        doorbell: Doorbell,
+    ) -> None:
+        self._postgres = postgres
+        self._cache = cache
+        self._redis = redis
+        self._changes = changes
+        self._doorbell = doorbell
+
+    def create(
+        self,
+        user_id: str,
+        package_id: str | None,
+        *,
+        status: str = WalletStatus.ACTIVE,
+        overdraft_limit_micros: int = 0,
+    ) -> WalletView:
+        """Open an empty wallet. Raises AlreadyExists, NotFound (the package) or Unavailable."""
+
+        def work(connection: sa.Connection) -> WalletRow:
+            _check_package(connection, package_id)
+            opened = wallets.insert(
+                connection,
+                user_id=user_id,
+                package_id=package_id,
+                status=status,
+                overdraft_limit_micros=overdraft_limit_micros,
+            )
+            if opened is None:
+                raise AlreadyExists("Wallet exists already")
+            return opened
+
+        self._changes.announce(self._postgres.transaction(work))
+        return self.get(user_id)
+
+    def update(self, user_id: str, changes: Mapping[str, Any]) -> WalletView:
+        """Change any of status, package_id and overdraft_limit_micros; nothing given changes nothing.
+
+        Raises WalletNotFound, NotFound (the package), Unavailable, or BalanceOutOfRange when more is
+        overdrawn than the new limit allows.
+        """
+        if changes:
+            changed, has_woken_debts = self._postgres.transaction(
+                lambda connection: _update(connection, user_id, changes)
+            )
+            self._changes.announce(changed)
+            if has_woken_debts:
+                self._doorbell.collect([user_id])
+        return self.get(user_id)
+
+    def get(self, user_id: str) -> WalletView:
+        """Raises WalletNotFound or Unavailable."""
+        found = self._postgres.run(lambda connection: balances.balances(connection, [user_id]))
+        if user_id not in found:
+            raise WalletNotFound
+        [view] = self._views([found[user_id]])
+        return view
+
+    def list(self, limit: int, after_id: str = FIRST_ID) -> Page[WalletView, str]:
+        """In the order of user ids. Raises Unavailable."""
+
+        def work(connection: sa.Connection) -> Page[balances.WalletBalance, str]:
+            ids = page(lambda count: wallets.list_ids(connection, after_id, count), lambda user_id: user_id, limit)
+            found = balances.balances(connection, ids.items)
+            return Page([found[user_id] for user_id in ids.items], ids.next_key)
+
+        listed = self._postgres.run(work)
+        return Page(self._views(listed.items), listed.next_key)
+
+    def transactions(self, user_id: str, limit: int, before_id: int = NEWEST) -> Page[LedgerEntry, int]:
+        """A wallet's ledger, newest first. Raises WalletNotFound or Unavailable."""
+
+        def work(connection: sa.Connection) -> Page[LedgerEntry, int]:
+            if not wallets.exists(connection, user_id):
+                raise WalletNotFound
+            return page(
+                lambda count: ledger.list_entries(connection, user_id, before_id, count),
+                lambda entry: entry.id,
+                limit,
+            )
+
+        return self._postgres.run(work)
+
+    def _views(self, found: Sequence[balances.WalletBalance]) -> Sequence[WalletView]:
+        held = self._held([wallet.user_id for wallet in found])
+        return [
+            WalletView(
+                wallet.user_id,
+                wallet.status,
+                wallet.package_id,
+                Balance(
+                    wallet.posted_micros,
+                    wallet.pending_micros,
+                    wallet.debt_micros,
+                    held_micros,
+                    wallet.overdraft_limit_micros,
+                ),
+            )
+            for wallet, held_micros in zip(found, held, strict=True)
+        ]
+
+    def _held(self, user_ids: Sequence[str]) -> Sequence[int]:
+        if self._redis.is_open:
+            try:
+                return self._cache.held(user_ids)
+            except RedisError as error:
+                self._redis.close(error)
+        # Holds live in Redis: without it there are none.
+        return [0] * len(user_ids)
+
+
+def _update(connection: sa.Connection, user_id: str, changes: Mapping[str, Any]) -> tuple[WalletRow, bool]:
+    wallet = wallets.lock(connection, user_id)
+    if wallet is None:
+        raise WalletNotFound
+    _check_package(connection, changes.get("package_id"))
+    limit_micros = changes.get("overdraft_limit_micros", wallet.overdraft_limit_micros)
+    if wallet.posted_micros < -limit_micros:
+        raise BalanceOutOfRange("More is overdrawn than the new limit allows")
+    changed = wallets.update(connection, user_id, changes)
+    has_more_room = limit_micros > wallet.overdraft_limit_micros
+    return changed, has_more_room and wallets.wake_debts(connection, user_id)
+
+
+def _check_package(connection: sa.Connection, package_id: str | None) -> None:
+    if package_id is not None and catalog.find_package(connection, package_id) is None:
+        raise NotFound(f"Package not found: {package_id}", errors={"package_id": [f"Unknown package: {package_id}"]})

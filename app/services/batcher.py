@@ -1,0 +1,127 @@
+"""Group commit: calls that wait at the same time share one run.
+
+The first caller to find nobody at work leads: it runs what is queued, its own call included, then hands the
+lead to the next waiting caller. There is no thread of its own, so an idle process has nothing to stop and a
+lone caller pays nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+Call = TypeVar("Call")
+Result = TypeVar("Result")
+
+
+class BatchTimeout(Exception):
+    """The run that this call was part of didn't answer in time; its outcome is unknown."""
+
+
+class _Slot(Generic[Call, Result]):
+    __slots__ = ("call", "error", "is_done", "result", "wakeup")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+        self.is_done = False
+        # A bare lock is the cheapest thing to wait on: released when the slot is done or shall lead.
+        self.wakeup = threading.Lock()
+        self.wakeup.acquire()
+
+    def outcome(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+
+class Batcher(Generic[Call, Result]):
+    def __init__(
+        self,
+        run: Callable[[list[Call]], Sequence[Result | Exception]],
+        *,
+        calls_max: int,
+        timeout_seconds: float,
+    ) -> None:
+        """`run` answers each call of a batch, in order, by a result or by the exception to raise for it."""
+        self._run = run
+        self._calls_max = calls_max
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._queue: deque[_Slot[Call, Result]] = deque()
+        self._is_led = False
+
+    def submit(self, call: Call) -> Result:
+        """Have one call answered. Raises what `run` gave for it, or BatchTimeout."""
+        return self._submit([call])[0].outcome()
+
+    def submit_all(self, calls: Sequence[Call]) -> list[Result | Exception]:
+        """Have many calls answered together; exceptions are returned in their places."""
+        slots = self._submit(calls)
+        return [slot.error if isinstance(slot.error, Exception) else slot.outcome() for slot in slots]
+
+    def _submit(self, calls: Sequence[Call]) -> list[_Slot[Call, Result]]:
+        slots: list[_Slot[Call, Result]] = [_Slot(call) for call in calls]
+        with self._lock:
+            self._queue.extend(slots)
+            leads = not self._is_led
+            self._is_led = True
+        for slot in slots:
+            if leads:
+                # The queue is first in, first out: leading from here reaches our own slots.
+                leads = self._lead_until(slot)
+            while not slot.is_done:
+                if not slot.wakeup.acquire(timeout=self._timeout_seconds):
+                    slot.error = BatchTimeout()
+                    self._leave(slot)
+                    break
+                if not slot.is_done:
+                    self._lead_until(slot)
+        return slots
+
+    def _lead_until(self, own: _Slot[Call, Result]) -> bool:
+        """Run batches until our own slot is answered, then hand the lead on. False: we don't lead any more."""
+        while True:
+            with self._lock:
+                batch = [self._queue.popleft() for _ in range(min(self._calls_max, len(self._queue)))]
+            self._answer(batch)
+            if own.is_done:
+                self._hand_on()
+                return False
+
+    def _answer(self, batch: list[_Slot[Call, Result]]) -> None:
+        try:
+            results = self._run([slot.call for slot in batch])
+            for slot, result in zip(batch, results, strict=True):
+                if isinstance(result, Exception):
+                    slot.error = result
+                else:
+                    slot.result = result
+        except BaseException as error:
+            # Whatever it is, each waiting caller has to learn of it.
+            for slot in batch:
+                slot.error = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for slot in batch:
+                slot.is_done = True
+                slot.wakeup.release()
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue[0].wakeup.release()
+            else:
+                self._is_led = False
+
+    def _leave(self, slot: _Slot[Call, Result]) -> None:
+        """Give up a place in the queue; if the lead was handed to us meanwhile, pass it on."""
+        with self._lock:
+            if slot in self._queue:
+                self._queue.remove(slot)
+        if slot.wakeup.acquire(blocking=False) and not slot.is_done:
+            self._hand_on()

@@ -1,0 +1,375 @@
+"""end: a run used this much.
+
+The price is pinned from the profit rule in force, the wallet is decided in one Lua call, and the end is written
+to the inbox before anybody hears yes. Ends that wait at the same time share one Redis pipeline, one insert and
+one message. From then on the end is billed exactly once, whatever dies.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import sqlalchemy as sa
+import structlog
+from redis import RedisError
+from uuid_utils.compat import uuid7
+
+from app.domain.ends import AcceptedEnd, EndAnswer, EndRequest
+from app.domain.errors import (
+    DomainError,
+    FeatureNotAvailable,
+    IdempotencyConflict,
+    Unavailable,
+    WalletNotFound,
+)
+from app.domain.pricing import price
+from app.domain.wallets import Balance, Deduction, deduction
+from app.services.batcher import Batcher, BatchTimeout
+from app.services.catalog_snapshot import CatalogSnapshot
+from app.services.gate import Gate
+from app.services.holds import HoldService
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_loader import WalletLoader
+from app.stores.postgres import balances, inbox, stale
+from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache
+
+log = structlog.get_logger(__name__)
+
+LOOK_ATTEMPTS = 3
+ENDS_PER_BATCH = 500
+
+
+class Doorbell(Protocol):
+    def settle(self, end_ids: Sequence[UUID]) -> None:
+        """Tell the workers about accepted ends; best effort, never raises."""
+
+    def collect(self, user_ids: Sequence[str]) -> None:
+        """Tell the workers that these users' failed ends may be tried again; best effort, never raises."""
+
+    def close(self) -> None:
+        """Send what waits, then stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A validated, priced end on its way into the inbox."""
+
+    id: UUID
+    request: EndRequest
+    profit_rule_id: int | None
+    cost_micros: int
+
+    @property
+    def mark(self) -> EndMark:
+        return EndMark(
+            user_id=self.request.user_id,
+            end_id=self.id,
+            cost_micros=self.cost_micros,
+            profit_rule_id=self.profit_rule_id,
+            payload_hash=self.request.payload_hash,
+            idempotency_key=self.request.idempotency_key,
+            process_id=self.request.process_id,
+        )
+
+    def accepted(self, verdict: Deduction, spendable_micros: int) -> AcceptedEnd:
+        return AcceptedEnd(
+            id=self.id,
+            request=self.request,
+            profit_rule_id=self.profit_rule_id,
+            cost_micros=self.cost_micros,
+            deduction=verdict,
+            spendable_micros=spendable_micros,
+        )
+
+
+class _NotCached(Exception):
+    """The wallet has to be loaded before this end can be decided."""
+
+
+@dataclass(slots=True)
+class _Decision:
+    """One candidate of a batch: either an answer already (`outcome`) or an end to record."""
+
+    candidate: _Candidate
+    end: AcceptedEnd | None = None
+    outcome: EndAnswer | Exception | None = None
+    mark: EndMark | None = None
+    generation: str = ""
+    seen: bool = False
+
+
+class EndService:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        catalog: CatalogSnapshot,
+        cache: WalletCache,
+        loader: WalletLoader,
+        holds: HoldService,
+        redis: Gate,
+        doorbell: Doorbell,
+        timeout_seconds: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._postgres = postgres
+        self._catalog = catalog
+        self._cache = cache
+        self._loader = loader
+        self._holds = holds
+        self._redis = redis
+        self._doorbell = doorbell
+        self._now = now
+        self._commits: Batcher[_Candidate, EndAnswer] = Batcher(
+            self._commit, calls_max=ENDS_PER_BATCH, timeout_seconds=timeout_seconds
+        )
+
+    def end(self, request: EndRequest) -> EndAnswer:
+        """Accept one end. Raises WalletNotFound, FeatureNotAvailable, IdempotencyConflict or Unavailable."""
+        [result] = self.end_all([request])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def end_all(self, requests: Sequence[EndRequest]) -> list[EndAnswer | Exception]:
+        """Accept many ends; one that is refused stands as its error and leaves the others alone."""
+        results: list[EndAnswer | Exception | None] = [None] * len(requests)
+        waiting: dict[int, _Candidate] = {}
+        for i, request in enumerate(requests):
+            try:
+                candidate = self._candidate(request)
+                if request.is_free:
+                    results[i] = self._free(request)
+                else:
+                    waiting[i] = candidate
+            except DomainError as error:
+                results[i] = error
+        for _ in range(LOOK_ATTEMPTS):
+            for i, result in zip(waiting.copy(), self._commits.submit_all(list(waiting.values())), strict=True):
+                if not isinstance(result, _NotCached):
+                    results[i] = Unavailable() if isinstance(result, BatchTimeout) else result
+                    del waiting[i]
+            if not waiting:
+                break
+            self._cache_wallets(waiting, results)
+        return [result if result is not None else Unavailable() for result in results]
+
+    def _candidate(self, request: EndRequest) -> _Candidate:
+        catalog = self._catalog.current
+        if request.feature_endpoint_id not in catalog.features:
+            raise FeatureNotAvailable
+        rule = catalog.rule_for(request.feature_endpoint_id, request.model, self._now())
+        basis_points = 0 if rule is None else rule.basis_points
+        return _Candidate(
+            id=uuid7(),
+            request=request,
+            profit_rule_id=None if rule is None else rule.id,
+            cost_micros=price(request.output_tokens, basis_points).cost_micros,
+        )
+
+    def _free(self, request: EndRequest) -> EndAnswer:
+        """A run that used nothing costs nothing and leaves no record; its hold ends all the same."""
+        spendable_micros = self._holds.release(request.user_id, request.process_id)
+        return EndAnswer(request.user_id, spendable_micros, 0, Deduction.COVERED)
+
+    def _cache_wallets(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
+        user_ids = {candidate.request.user_id for candidate in waiting.values()}
+        try:
+            missing = self._loader.load(user_ids, self._catalog.epoch)
+        except RedisError as error:
+            # The next round decides from Postgres.
+            self._redis.close(error)
+            return
+        except Unavailable as error:
+            for i in waiting:
+                results[i] = error
+            waiting.clear()
+            return
+        for i, candidate in list(waiting.items()):
+            if candidate.request.user_id in missing:
+                results[i] = WalletNotFound()
+                del waiting[i]
+
+    # One batch -------------------------------------------------------------------------------------------
+
+    def _commit(self, candidates: list[_Candidate]) -> Sequence[EndAnswer | Exception]:
+        decisions = self._decide(candidates)
+        to_record = [decision for decision in decisions if decision.end is not None]
+        if to_record:
+            self._record_or_give_back(to_record)
+            self._ring(to_record)
+        return [_outcome(decision) for decision in decisions]
+
+    def _record_or_give_back(self, decisions: list[_Decision]) -> None:
+        try:
+            self._record(decisions)
+        except (Unavailable, sa.exc.SQLAlchemyError) as error:
+            if len(decisions) > 1 and not isinstance(error, Unavailable):
+                # Postgres refuses something in this batch: only that one shall fail.
+                for decision in decisions:
+                    self._record_or_give_back([decision])
+                return
+            self._unmark(decisions)
+            for decision in decisions:
+                decision.outcome = error
+
+    def _decide(self, candidates: list[_Candidate]) -> list[_Decision]:
+        if self._redis.is_open:
+            try:
+                replies = self._cache.end([c.mark for c in candidates], self._catalog.epoch)
+            except RedisError as error:
+                self._redis.close(error)
+            else:
+                return [_decided(c, reply) for c, reply in zip(candidates, replies, strict=True)]
+        return self._decide_from_postgres(candidates)
+
+    def _decide_from_postgres(self, candidates: list[_Candidate]) -> list[_Decision]:
+        try:
+            wallets = self._postgres.run(
+                lambda connection: balances.balances(connection, {c.request.user_id for c in candidates})
+            )
+        except Unavailable as error:
+            return [_Decision(candidate, outcome=error) for candidate in candidates]
+        decisions = []
+        taken_micros: dict[str, int] = defaultdict(int)
+        for candidate in candidates:
+            wallet = wallets.get(candidate.request.user_id)
+            if wallet is None:
+                decisions.append(_Decision(candidate, outcome=WalletNotFound()))
+                continue
+            balance = Balance(
+                wallet.posted_micros,
+                wallet.pending_micros + taken_micros[wallet.user_id],
+                wallet.debt_micros,
+                overdraft_limit_micros=wallet.overdraft_limit_micros,
+            )
+            taken_micros[wallet.user_id] += candidate.cost_micros
+            verdict = deduction(balance, candidate.cost_micros)
+            spendable_micros = balance.spendable_micros - candidate.cost_micros
+            decisions.append(_Decision(candidate, end=candidate.accepted(verdict, spendable_micros)))
+        return decisions
+
+    def _record(self, decisions: list[_Decision]) -> None:
+        """Make the batch durable and give each decision its outcome. Raises Unavailable: nothing was recorded."""
+        ends = {end.id: end for decision in decisions if (end := decision.end) is not None}
+        around = {d.candidate.request.user_id for d in decisions if d.mark is None and not d.seen}
+
+        def insert(connection: sa.Connection) -> set[UUID]:
+            recorded = inbox.insert(connection, list(ends.values()))
+            if around:
+                # Redis, once it is back, doesn't know of these ends.
+                stale.mark(connection, around)
+            return recorded
+
+        fresh = self._postgres.run(insert)
+        for decision in decisions:
+            end = decision.end
+            # An end without a key that isn't fresh was recorded by an attempt whose answer got lost.
+            if end is not None and (end.id in fresh or not end.request.repeatable):
+                decision.outcome = _answer(end, replayed=decision.seen)
+        known = [decision for decision in decisions if decision.outcome is None]
+        if known:
+            self._replay(known)
+        self._refresh_reloaded([decision for decision in decisions if decision.mark is not None])
+
+    def _replay(self, decisions: list[_Decision]) -> None:
+        """Answer the ends whose keys are known as they were answered first, or refuse another body."""
+        requests = [decision.candidate.request for decision in decisions]
+        found = self._postgres.run(
+            lambda connection: inbox.find_keys(
+                connection,
+                {r.idempotency_key for r in requests if r.idempotency_key is not None},
+                {r.process_id for r in requests if r.process_id is not None},
+            )
+        )
+        for decision in decisions:
+            request = decision.candidate.request
+            matches = [
+                end
+                for end in found
+                if (request.idempotency_key is not None and end.idempotency_key == request.idempotency_key)
+                or (request.process_id is not None and end.process_id == request.process_id)
+            ]
+            if any(end.payload_hash != request.payload_hash for end in matches):
+                decision.outcome = IdempotencyConflict()
+            elif matches:
+                first = matches[0]
+                decision.outcome = EndAnswer(
+                    first.user_id,
+                    first.spendable_micros,
+                    first.cost_micros,
+                    first.deduction,
+                    replayed=decision.seen or first.end_id != decision.candidate.id,
+                )
+        lost = [d for d in decisions if d.mark is not None and all(d.candidate.id != end.end_id for end in found)]
+        self._unmark(lost)
+
+    def _refresh_reloaded(self, decisions: list[_Decision]) -> None:
+        """A wallet flushed and loaded anew between our mark and our insert doesn't know this end: correct it."""
+        generation_of = {d.candidate.request.user_id: d.generation for d in decisions}
+        if not generation_of:
+            return
+        try:
+            now = self._cache.generations(list(generation_of))
+            reloaded = [
+                user_id
+                for (user_id, generation), current in zip(generation_of.items(), now, strict=True)
+                if current is not None and current != generation
+            ]
+            if reloaded:
+                self._loader.refresh(reloaded)
+        except RedisError as error:
+            self._redis.close(error)
+        except Unavailable:
+            log.warning("refresh_postponed", users=len(generation_of))
+
+    def _unmark(self, decisions: list[_Decision]) -> None:
+        marks = [decision.mark for decision in decisions if decision.mark is not None]
+        if not marks:
+            return
+        try:
+            self._cache.unmark(marks)
+        except RedisError as error:
+            # A new epoch begins when Redis is back, and forgets these marks in time.
+            self._redis.close(error)
+
+    def _ring(self, decisions: list[_Decision]) -> None:
+        recorded = [d.end for d in decisions if d.end is not None and isinstance(d.outcome, EndAnswer)]
+        settled = [end.id for end in recorded if end.deduction is Deduction.COVERED]
+        if settled:
+            self._doorbell.settle(settled)
+
+
+def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:
+    if reply is None:
+        return _Decision(candidate, outcome=_NotCached())
+    if reply.seen and reply.payload_hash != candidate.request.payload_hash:
+        return _Decision(candidate, outcome=IdempotencyConflict())
+    if reply.seen:
+        # Recorded again under the first call's id: if that call died before it was durable, this one makes it so.
+        candidate = replace(
+            candidate,
+            id=reply.end_id,
+            cost_micros=reply.cost_micros,
+            profit_rule_id=reply.profit_rule_id,
+        )
+    return _Decision(
+        candidate,
+        end=candidate.accepted(reply.deduction, reply.spendable_micros),
+        mark=None if reply.seen else candidate.mark,
+        generation=reply.generation,
+        seen=reply.seen,
+    )
+
+
+def _answer(end: AcceptedEnd, *, replayed: bool) -> EndAnswer:
+    return EndAnswer(end.request.user_id, end.spendable_micros, end.cost_micros, end.deduction, replayed=replayed)
+
+
+def _outcome(decision: _Decision) -> EndAnswer | Exception:
+    return decision.outcome if decision.outcome is not None else Unavailable()

@@ -1,0 +1,73 @@
+"""Top-ups, refunds and adjustments: each exactly once, however often it is sent.
+
+The wallet's row is locked first, so that two calls with one reference come one after the other, and the
+second finds what the first has done. A credit also wakes the ends that failed for want of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.domain.amounts import BALANCE_MICROS_MAX
+from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
+from app.domain.postings import Posting
+from app.services.end import Doorbell
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_changes import WalletChanges
+from app.stores.postgres import ledger, wallets
+from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.wallets import WalletRow
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    entry: LedgerEntry
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    entry: LedgerEntry
+    wallet: WalletRow | None = None
+    has_woken_debts: bool = False
+
+
+class PostingService:
+    def __init__(self, *, postgres: PostgresAccess, changes: WalletChanges, doorbell: Doorbell) -> None:
+        self._postgres = postgres
+        self._changes = changes
+        self._doorbell = doorbell
+
+    def post(self, posting: Posting) -> Posted:
+        """Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange or Unavailable."""
+        outcome = self._postgres.transaction(lambda connection: _post(connection, posting))
+        if outcome.wallet is None:
+            return Posted(outcome.entry, replayed=True)
+        self._changes.announce(outcome.wallet)
+        if outcome.has_woken_debts:
+            self._doorbell.collect([posting.user_id])
+        return Posted(outcome.entry, replayed=False)
+
+
+def _post(connection: sa.Connection, posting: Posting) -> _Outcome:
+    wallet = wallets.lock(connection, posting.user_id)
+    if wallet is None:
+        raise WalletNotFound
+    known = ledger.find_posting(connection, posting.user_id, posting.reference)
+    if known is not None:
+        if (known.kind, known.amount_micros, known.reason) != (
+            posting.kind,
+            posting.amount_micros,
+            posting.reason,
+        ):
+            raise IdempotencyConflict("This reference was used with another body")
+        return _Outcome(known)
+    balance_after_micros = wallet.posted_micros + posting.amount_micros
+    if not -wallet.overdraft_limit_micros <= balance_after_micros <= BALANCE_MICROS_MAX:
+        raise BalanceOutOfRange
+    entry = ledger.insert_posting(connection, posting, balance_after_micros)
+    changed = wallets.update(connection, posting.user_id, {"posted_micros": balance_after_micros})
+    is_credit = posting.amount_micros > 0
+    return _Outcome(entry, changed, is_credit and wallets.wake_debts(connection, posting.user_id))

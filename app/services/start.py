@@ -1,0 +1,152 @@
+"""start: may this user run this feature now?
+
+A cached wallet is decided in one Redis call, shared with whoever asks at the same time. A wallet that isn't
+cached is loaded once; with Redis away Postgres answers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from redis import RedisError
+from uuid_utils.compat import uuid7
+
+from app.domain.errors import FeatureNotAvailable, Unavailable, WalletNotFound
+from app.domain.wallets import Access, Balance, WalletStatus, access
+from app.services.batcher import Batcher, BatchTimeout
+from app.services.catalog_snapshot import CatalogSnapshot
+from app.services.gate import Gate
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_loader import WalletLoader
+from app.stores.postgres import balances
+from app.stores.redis.wallet_cache import StartCall, StartReply, WalletCache
+
+# A wallet may be flushed between its load and the call that wanted it.
+LOOK_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    user_id: str
+    feature_endpoint_id: str
+    hold_micros: int = 0
+    hold_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartAnswer:
+    user_id: str
+    spendable_micros: int
+    access: Access
+    process_id: str | None = None
+    hold_micros: int = 0
+    expires_at: datetime | None = None
+
+
+class StartService:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        catalog: CatalogSnapshot,
+        cache: WalletCache,
+        loader: WalletLoader,
+        redis: Gate,
+        hold_seconds_default: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._postgres = postgres
+        self._catalog = catalog
+        self._cache = cache
+        self._loader = loader
+        self._redis = redis
+        self._hold_seconds_default = hold_seconds_default
+        self._looks: Batcher[StartCall, StartReply | None] = Batcher(
+            self._look, calls_max=200, timeout_seconds=timeout_seconds
+        )
+
+    def start(self, request: StartRequest) -> StartAnswer:
+        """Raises WalletNotFound, FeatureNotAvailable, or Unavailable (with Redis away a hold can't be granted)."""
+        call = self._call(request)
+        if not self._redis.is_open:
+            return self._answer_from_postgres(request, call)
+        try:
+            reply = self._reply(call)
+        except RedisError as error:
+            self._redis.close(error)
+            return self._answer_from_postgres(request, call)
+        return self._answer(request, call, reply)
+
+    def _call(self, request: StartRequest) -> StartCall:
+        catalog = self._catalog.current
+        feature = catalog.features.get(request.feature_endpoint_id)
+        hold_seconds = request.hold_seconds or self._hold_seconds_default
+        return StartCall(
+            user_id=request.user_id,
+            min_micros=0 if feature is None else feature.min_micros,
+            packages=catalog.packages_with(request.feature_endpoint_id),
+            process_id=str(uuid7()),
+            hold_micros=request.hold_micros,
+            hold_ms=hold_seconds * 1000,
+        )
+
+    def _look(self, calls: list[StartCall]) -> Sequence[StartReply | None]:
+        return self._cache.start(calls, self._catalog.epoch)
+
+    def _reply(self, call: StartCall) -> StartReply:
+        try:
+            for _ in range(LOOK_ATTEMPTS):
+                reply = self._looks.submit(call)
+                if reply is not None:
+                    return reply
+                if call.user_id in self._loader.load([call.user_id], self._catalog.epoch):
+                    raise WalletNotFound
+        except BatchTimeout as error:
+            raise Unavailable from error
+        raise Unavailable
+
+    def _answer(self, request: StartRequest, call: StartCall, reply: StartReply) -> StartAnswer:
+        match reply.outcome:
+            case "wallet":
+                raise WalletNotFound
+            case "feature":
+                raise _not_in_package(call.user_id, reply.spendable_micros)
+            case "denied":
+                return StartAnswer(call.user_id, reply.spendable_micros, Access.DENIED)
+        held = reply.hold_ends_at_ms > 0
+        return StartAnswer(
+            call.user_id,
+            reply.spendable_micros,
+            Access.GRANTED,
+            process_id=call.process_id,
+            hold_micros=call.hold_micros,
+            expires_at=datetime.fromtimestamp(reply.hold_ends_at_ms / 1000, UTC) if held else None,
+        )
+
+    def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:
+        wallet = self._postgres.run(
+            lambda connection: balances.balances(connection, [request.user_id]).get(request.user_id)
+        )
+        if wallet is None or wallet.status != WalletStatus.ACTIVE or wallet.package_id is None:
+            raise WalletNotFound
+        balance = Balance(
+            wallet.posted_micros,
+            wallet.pending_micros,
+            wallet.debt_micros,
+            overdraft_limit_micros=wallet.overdraft_limit_micros,
+        )
+        if wallet.package_id not in call.packages:
+            raise _not_in_package(request.user_id, balance.spendable_micros)
+        verdict = access(balance, call.min_micros, call.hold_micros)
+        if verdict is Access.DENIED:
+            return StartAnswer(request.user_id, balance.spendable_micros, verdict)
+        if call.hold_micros:
+            # A hold lives in Redis. Letting the run start without one would promise what nobody keeps.
+            raise Unavailable
+        return StartAnswer(request.user_id, balance.spendable_micros, verdict, process_id=call.process_id)
+
+
+def _not_in_package(user_id: str, spendable_micros: int) -> FeatureNotAvailable:
+    return FeatureNotAvailable(data={"user_id": user_id, "spendable_micros": spendable_micros, "status": Access.DENIED})

@@ -1,0 +1,47 @@
+"""Brings Redis up to a committed change of a wallet.
+
+The transaction has left a mark that the cached copy is old. It is struck off here once Redis has the
+change; with Redis away it stays, and the sweep corrects the copy.
+"""
+
+from __future__ import annotations
+
+import structlog
+from redis import RedisError
+
+from app.domain.errors import Unavailable
+from app.services.gate import Gate
+from app.services.postgres_access import PostgresAccess
+from app.stores.postgres import stale
+from app.stores.postgres.wallets import WalletRow
+from app.stores.redis.wallet_cache import CachedFields, WalletCache, WalletChange
+
+log = structlog.get_logger(__name__)
+
+
+class WalletChanges:
+    def __init__(self, *, postgres: PostgresAccess, cache: WalletCache, redis: Gate) -> None:
+        self._postgres = postgres
+        self._cache = cache
+        self._redis = redis
+
+    def announce(self, wallet: WalletRow) -> None:
+        """Best effort; never raises because a store is away."""
+        if not self._redis.is_open:
+            return
+        fields = CachedFields(
+            wallet.version,
+            wallet.posted_micros,
+            wallet.overdraft_limit_micros,
+            wallet.status,
+            wallet.package_id,
+        )
+        try:
+            self._cache.apply([WalletChange(wallet.user_id, fields)])
+        except RedisError as error:
+            self._redis.close(error)
+            return
+        try:
+            self._postgres.run(lambda connection: stale.clear(connection, {wallet.user_id: wallet.version}))
+        except Unavailable as error:
+            log.warning("stale_mark_kept", error=type(error).__name__)

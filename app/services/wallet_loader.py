@@ -1,0 +1,115 @@
+"""Fills the cache from Postgres so that it can't overwrite something newer.
+
+A lease is taken in Redis before Postgres is read and given up by the fill; a flush or a long pause in between
+voids it. A change committed in between leaves its version as a fence. In both cases the fill is refused and the
+wallet is loaded again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from uuid import UUID
+
+from app.domain.errors import Unavailable
+from app.services.postgres_access import PostgresAccess
+from app.stores.postgres import balances
+from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Unsettled, WalletCache
+
+FILL_ATTEMPTS = 8
+# An end marked in Redis is recorded in Postgres within the time limits of one request, or never: what neither
+# the inbox nor the ledger knows after this long was given up by a process that died.
+ABANDONED_AFTER_SECONDS = 120
+
+
+class WalletLoader:
+    def __init__(self, postgres: PostgresAccess, cache: WalletCache) -> None:
+        self._postgres = postgres
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._flights: dict[str, Future[bool]] = {}
+
+    def load(self, user_ids: Collection[str], epoch: int) -> set[str]:
+        """Have wallets cached in at least this epoch; the user ids that have no wallet.
+
+        Each wallet is read once, however many callers ask for it at the same time.
+        Raises Unavailable when Postgres is away, RedisError when Redis is.
+        """
+        mine: dict[str, Future[bool]] = {}
+        others: dict[str, Future[bool]] = {}
+        with self._lock:
+            for user_id in user_ids:
+                flight = self._flights.get(user_id)
+                if flight is None:
+                    mine[user_id] = self._flights[user_id] = Future()
+                else:
+                    others[user_id] = flight
+        if mine:
+            self._fly(mine, epoch)
+        return {user_id for user_id, flight in {**mine, **others}.items() if not flight.result()}
+
+    def refresh(self, user_ids: Collection[str]) -> None:
+        """Correct cached wallets from Postgres, and cache those that weren't.
+
+        Raises Unavailable when Postgres is away, RedisError when Redis is.
+        """
+        self._fill(self._cache.lease(list(user_ids)))
+
+    def _fly(self, flights: dict[str, Future[bool]], epoch: int) -> None:
+        try:
+            leases = self._cache.lease(list(flights))
+            # Somebody may have filled it between our caller's look and now.
+            missing = self._fill([lease for lease in leases if lease.epoch is None or lease.epoch < epoch])
+            error: BaseException | None = None
+        except BaseException as raised:
+            error = raised
+        with self._lock:
+            for user_id in flights:
+                del self._flights[user_id]
+        for user_id, flight in flights.items():
+            if error is None:
+                flight.set_result(user_id not in missing)
+            else:
+                flight.set_exception(error)
+
+    def _fill(self, leases: Sequence[Lease]) -> set[str]:
+        missing: set[str] = set()
+        for _ in range(FILL_ATTEMPTS):
+            if not leases:
+                return missing
+            loaded = self._load(leases)
+            missing |= {lease.user_id for lease in leases if lease.user_id not in loaded}
+            fills = [_as_fill(lease, loaded[lease.user_id]) for lease in leases if lease.user_id in loaded]
+            filled = self._cache.fill(fills)
+            refused = [fill.lease.user_id for fill, done in zip(fills, filled, strict=True) if not done]
+            leases = self._cache.lease(refused) if refused else []
+        raise Unavailable
+
+    def _load(self, leases: Sequence[Lease]) -> dict[str, balances.LoadedWallet]:
+        suspects = [end_id for lease in leases for end_id in lease.unsettled]
+        user_ids = [lease.user_id for lease in leases]
+        return self._postgres.run(lambda connection: balances.load(connection, user_ids, suspects))
+
+
+def _as_fill(lease: Lease, wallet: balances.LoadedWallet) -> Fill:
+    unknown = lease.unsettled - wallet.unsettled.keys()
+    return Fill(
+        lease=lease,
+        epoch=wallet.cache_epoch,
+        fields=CachedFields(
+            wallet.version,
+            wallet.posted_micros,
+            wallet.overdraft_limit_micros,
+            wallet.status,
+            wallet.package_id,
+        ),
+        unsettled={end_id: Unsettled(cost, debt) for end_id, (cost, debt) in wallet.unsettled.items()},
+        forgotten=[end_id for end_id in unknown if end_id in wallet.settled_suspects or _is_abandoned(end_id)],
+    )
+
+
+def _is_abandoned(end_id: UUID) -> bool:
+    # The first 48 bits of a version 7 UUID are its milliseconds.
+    return (end_id.int >> 80) / 1000 < time.time() - ABANDONED_AFTER_SECONDS

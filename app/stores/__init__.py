@@ -1,0 +1,1 @@
+"""The stores: Postgres (the truth), Redis (the cached wallets) and the queue (the doorbell)."""

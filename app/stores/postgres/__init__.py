@@ -1,0 +1,1 @@
+"""Postgres, the truth. Each function runs on the connection it is given; only services open transactions."""

@@ -1,0 +1,188 @@
+"""The catalog's rows: feature endpoints, packages, profit rules, and the counters that announce their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+
+from app.domain.catalog import Catalog, FeatureEndpoint, Package
+from app.domain.pricing import ProfitRule
+from app.stores.postgres.tables import (
+    feature_endpoints,
+    package_features,
+    packages,
+    profit_rules,
+    system_state,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    catalog_version: int
+    cache_epoch: int
+
+
+def state(connection: sa.Connection) -> SystemState:
+    row = connection.execute(sa.select(system_state.c.catalog_version, system_state.c.cache_epoch)).one()
+    return SystemState(row.catalog_version, row.cache_epoch)
+
+
+def bump_epoch(connection: sa.Connection) -> int:
+    """Start a new cache epoch; its number."""
+    update = sa.update(system_state).values(cache_epoch=system_state.c.cache_epoch + 1)
+    epoch: int = connection.execute(update.returning(system_state.c.cache_epoch)).scalar_one()
+    return epoch
+
+
+def announce_change(connection: sa.Connection) -> None:
+    """Tell every process, on commit, that the catalog changed. Also puts catalog changes one after another."""
+    connection.execute(sa.update(system_state).values(catalog_version=system_state.c.catalog_version + 1))
+
+
+def load(connection: sa.Connection) -> Catalog:
+    """The whole catalog as of one moment no older than the version it carries."""
+    # The version is read first: a change that lands in between makes the copy newer than its number, and the
+    # next look loads it again.
+    version = state(connection).catalog_version
+    included: dict[str, list[str]] = {}
+    for row in connection.execute(sa.select(package_features).order_by("package_id", "feature_endpoint_id")):
+        included.setdefault(row.package_id, []).append(row.feature_endpoint_id)
+    return Catalog(
+        version=version,
+        features={
+            row.id: FeatureEndpoint(row.id, row.name, row.min_micros)
+            for row in connection.execute(sa.select(feature_endpoints))
+        },
+        packages={
+            row.id: Package(row.id, row.name, tuple(included.get(row.id, ())))
+            for row in connection.execute(sa.select(packages))
+        },
+        rules=tuple(_rule(row) for row in connection.execute(sa.select(profit_rules))),
+    )
+
+
+def _rule(row: Any) -> ProfitRule:
+    return ProfitRule(
+        id=row.id,
+        basis_points=row.basis_points,
+        effective_from=row.effective_from,
+        feature_endpoint_id=row.feature_endpoint_id,
+        model=row.model,
+    )
+
+
+def insert_feature(connection: sa.Connection, feature: FeatureEndpoint) -> bool:
+    """False when a feature endpoint of that id exists."""
+    statement = (
+        pg_insert(feature_endpoints)
+        .values(id=feature.id, name=feature.name, min_micros=feature.min_micros)
+        .on_conflict_do_nothing()
+    )
+    return connection.execute(statement.returning(feature_endpoints.c.id)).one_or_none() is not None
+
+
+def update_feature(connection: sa.Connection, feature_id: str, changes: dict[str, Any]) -> FeatureEndpoint | None:
+    """Change columns of a feature endpoint (none: just read it). None when it doesn't exist."""
+    if changes:
+        connection.execute(sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id).values(changes))
+    row = connection.execute(sa.select(feature_endpoints).where(feature_endpoints.c.id == feature_id)).one_or_none()
+    return None if row is None else FeatureEndpoint(row.id, row.name, row.min_micros)
+
+
+def list_features(connection: sa.Connection, after_id: str, limit: int) -> list[FeatureEndpoint]:
+    rows = connection.execute(
+        sa.select(feature_endpoints)
+        .where(feature_endpoints.c.id > after_id)
+        .order_by(feature_endpoints.c.id)
+        .limit(limit)
+    )
+    return [FeatureEndpoint(row.id, row.name, row.min_micros) for row in rows]
+
+
+def unknown_features(connection: sa.Connection, feature_ids: Sequence[str]) -> list[str]:
+    known = connection.execute(sa.select(feature_endpoints.c.id).where(feature_endpoints.c.id.in_(feature_ids)))
+    return sorted(set(feature_ids) - set(known.scalars()))
+
+
+def insert_package(connection: sa.Connection, package_id: str, name: str) -> bool:
+    """False when a package of that id exists."""
+    statement = pg_insert(packages).values(id=package_id, name=name).on_conflict_do_nothing()
+    return connection.execute(statement.returning(packages.c.id)).one_or_none() is not None
+
+
+def rename_package(connection: sa.Connection, package_id: str, name: str) -> None:
+    connection.execute(sa.update(packages).where(packages.c.id == package_id).values(name=name))
+
+
+def set_package_features(connection: sa.Connection, package_id: str, feature_ids: Sequence[str]) -> None:
+    connection.execute(sa.delete(package_features).where(package_features.c.package_id == package_id))
+    if feature_ids:
+        connection.execute(
+            sa.insert(package_features),
+            [{"package_id": package_id, "feature_endpoint_id": feature_id} for feature_id in feature_ids],
+        )
+
+
+def find_package(connection: sa.Connection, package_id: str) -> Package | None:
+    found = _packages(connection, packages.c.id == package_id, limit=1)
+    return found[0] if found else None
+
+
+def list_packages(connection: sa.Connection, after_id: str, limit: int) -> list[Package]:
+    return _packages(connection, packages.c.id > after_id, limit=limit)
+
+
+def _packages(connection: sa.Connection, where: sa.ColumnElement[bool], *, limit: int) -> list[Package]:
+    included = (
+        sa.select(
+            sa.func.coalesce(
+                sa.func.array_agg(
+                    sa.dialects.postgresql.aggregate_order_by(
+                        package_features.c.feature_endpoint_id, package_features.c.feature_endpoint_id
+                    )
+                ),
+                sa.cast([], sa.dialects.postgresql.ARRAY(sa.Text)),
+            )
+        )
+        .where(package_features.c.package_id == packages.c.id)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        sa.select(packages.c.id, packages.c.name, included.label("included"))
+        .where(where)
+        .order_by(packages.c.id)
+        .limit(limit)
+    )
+    return [Package(row.id, row.name, tuple(row.included)) for row in rows]
+
+
+def insert_rule(
+    connection: sa.Connection,
+    *,
+    basis_points: int,
+    feature_endpoint_id: str | None,
+    model: str | None,
+    effective_from: datetime | None,
+) -> ProfitRule:
+    """A new rule, in effect from now on unless a moment is given."""
+    values: dict[str, Any] = {
+        "basis_points": basis_points,
+        "feature_endpoint_id": feature_endpoint_id,
+        "model": model,
+    }
+    if effective_from is not None:
+        values["effective_from"] = effective_from
+    return _rule(connection.execute(sa.insert(profit_rules).values(values).returning(profit_rules)).one())
+
+
+def list_rules(connection: sa.Connection, before_id: int, limit: int) -> list[ProfitRule]:
+    """Newest first."""
+    rows = connection.execute(
+        sa.select(profit_rules).where(profit_rules.c.id < before_id).order_by(profit_rules.c.id.desc()).limit(limit)
+    )
+    return [_rule(row) for row in rows]

@@ -1,0 +1,143 @@
+"""The end inbox: ends we said yes to that the ledger doesn't show yet, and the memory of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.domain.ends import AcceptedEnd
+from app.domain.wallets import Deduction
+
+# One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
+# in one order, so that two batches with the same keys wait for each other instead of deadlocking.
+_INSERT = sa.text("""
+    WITH given AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:user_ids AS text[]), CAST(:features AS text[]), CAST(:models AS text[]),
+            CAST(:inputs AS bigint[]), CAST(:outputs AS bigint[]), CAST(:process_ids AS text[]),
+            CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
+            CAST(:costs AS bigint[]), CAST(:states AS text[]), CAST(:hashes AS text[]),
+            CAST(:spendables AS bigint[]), CAST(:deductions AS text[])
+        ) AS given (
+            id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
+            request_id, profit_rule_id, cost_micros, state, payload_hash, spendable_micros, deduction
+        )
+    ), remembered AS (
+        INSERT INTO end_keys (
+            end_id, user_id, idempotency_key, process_id, payload_hash, cost_micros, spendable_micros, deduction
+        )
+        SELECT id, user_id, idempotency_key, process_id, payload_hash, cost_micros, spendable_micros, deduction
+        FROM given WHERE idempotency_key IS NOT NULL OR process_id IS NOT NULL
+        ORDER BY idempotency_key, process_id
+        ON CONFLICT DO NOTHING
+        RETURNING end_id
+    )
+    INSERT INTO end_inbox (
+        id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
+        request_id, profit_rule_id, cost_micros, state, next_attempt_at, last_error
+    )
+    SELECT id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
+        request_id, profit_rule_id, cost_micros, state,
+        CASE WHEN state = 'retrying' THEN now() END,
+        CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END
+    FROM given
+    WHERE (idempotency_key IS NULL AND process_id IS NULL) OR id IN (SELECT end_id FROM remembered)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+""")
+
+_FIND_KEYS = sa.text("""
+    SELECT end_id, idempotency_key, process_id, payload_hash, cost_micros, spendable_micros, deduction, user_id
+    FROM end_keys
+    WHERE idempotency_key = ANY(CAST(:keys AS text[])) OR process_id = ANY(CAST(:process_ids AS text[]))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownEnd:
+    """What a key was answered when it came first."""
+
+    end_id: UUID
+    user_id: str
+    idempotency_key: str | None
+    process_id: str | None
+    payload_hash: str
+    cost_micros: int
+    spendable_micros: int
+    deduction: Deduction
+
+
+def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> set[UUID]:
+    """Record ends in one statement; the ids that are new. An end not among them is known already."""
+    requests = [end.request for end in ends]
+    rows = connection.execute(
+        _INSERT,
+        {
+            "ids": [end.id for end in ends],
+            "user_ids": [request.user_id for request in requests],
+            "features": [request.feature_endpoint_id for request in requests],
+            "models": [request.model for request in requests],
+            "inputs": [request.input_tokens for request in requests],
+            "outputs": [request.output_tokens for request in requests],
+            "process_ids": [request.process_id for request in requests],
+            "keys": [request.idempotency_key for request in requests],
+            "request_ids": [request.request_id for request in requests],
+            "rules": [end.profit_rule_id for end in ends],
+            "costs": [end.cost_micros for end in ends],
+            "states": [end.state.value for end in ends],
+            "hashes": [request.payload_hash for request in requests],
+            "spendables": [end.spendable_micros for end in ends],
+            "deductions": [end.deduction.value for end in ends],
+        },
+    )
+    return set(rows.scalars())
+
+
+def find_keys(
+    connection: sa.Connection, idempotency_keys: Collection[str], process_ids: Collection[str]
+) -> list[KnownEnd]:
+    """The ends that came with any of these keys."""
+    rows = connection.execute(_FIND_KEYS, {"keys": list(idempotency_keys), "process_ids": list(process_ids)})
+    return [
+        KnownEnd(
+            row.end_id,
+            row.user_id,
+            row.idempotency_key,
+            row.process_id,
+            row.payload_hash,
+            row.cost_micros,
+            row.spendable_micros,
+            Deduction(row.deduction),
+        )
+        for row in rows
+    ]
+
+
+def accepted_before(connection: sa.Connection, seconds: float, limit: int) -> list[UUID]:
+    """Ids of accepted ends that have waited for longer than `seconds`, oldest first."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT id FROM end_inbox
+            WHERE state = 'accepted' AND accepted_at < now() - make_interval(secs => :seconds)
+            ORDER BY id LIMIT :limit
+        """),
+        {"seconds": seconds, "limit": limit},
+    )
+    return list(rows.scalars())
+
+
+def users_with_due_debt(connection: sa.Connection, limit: int) -> list[str]:
+    """Users whose failed ends are to be tried again now."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT DISTINCT user_id FROM (
+                SELECT user_id FROM end_inbox
+                WHERE state = 'retrying' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit
+            ) AS due
+        """),
+        {"limit": limit},
+    )
+    return list(rows.scalars())

@@ -1,0 +1,175 @@
+"""The tables, for queries. The schema itself is made by `migrations/`; a test holds the two together."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+metadata = sa.MetaData()
+
+_now = sa.text("now()")
+
+
+def _created_at() -> sa.Column[object]:
+    return sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now)
+
+
+# One row: the counters that tell every process that its copy of something is old.
+system_state = sa.Table(
+    "system_state",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("catalog_version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("cache_epoch", sa.BigInteger, nullable=False, server_default="1"),
+    sa.CheckConstraint("id = 1", name="system_state_single_row"),
+)
+
+feature_endpoints = sa.Table(
+    "feature_endpoints",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("min_micros", sa.BigInteger, nullable=False),
+    _created_at(),
+    sa.CheckConstraint("min_micros >= 0", name="feature_endpoints_min_not_negative"),
+)
+
+packages = sa.Table(
+    "packages",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    _created_at(),
+)
+
+package_features = sa.Table(
+    "package_features",
+    metadata,
+    sa.Column("package_id", sa.Text, sa.ForeignKey("packages.id"), primary_key=True),
+    sa.Column("feature_endpoint_id", sa.Text, sa.ForeignKey("feature_endpoints.id"), primary_key=True),
+)
+
+profit_rules = sa.Table(
+    "profit_rules",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("basis_points", sa.Integer, nullable=False),
+    sa.Column("feature_endpoint_id", sa.Text, sa.ForeignKey("feature_endpoints.id")),
+    sa.Column("model", sa.Text),
+    sa.Column("effective_from", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    _created_at(),
+    sa.CheckConstraint("basis_points BETWEEN 0 AND 1000000", name="profit_rules_basis_points_in_range"),
+)
+
+wallets = sa.Table(
+    "wallets",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("package_id", sa.Text, sa.ForeignKey("packages.id")),
+    sa.Column("status", sa.Text, nullable=False, server_default="active"),
+    sa.Column("posted_micros", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("overdraft_limit_micros", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    _created_at(),
+    sa.CheckConstraint("status IN ('active', 'suspended', 'closed')", name="wallets_status_known"),
+    sa.CheckConstraint("overdraft_limit_micros >= 0", name="wallets_overdraft_limit_not_negative"),
+    sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),
+)
+
+# The permanent memory of the keys that ends came with. It outlives the inbox row, so that a key can't bill twice
+# in the moment between the settlement's delete and a repeated call.
+end_keys = sa.Table(
+    "end_keys",
+    metadata,
+    sa.Column("end_id", pg.UUID, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("process_id", sa.Text),
+    sa.Column("payload_hash", sa.Text, nullable=False),
+    # The first answer, which every repeated call gets again.
+    sa.Column("cost_micros", sa.BigInteger, nullable=False),
+    sa.Column("spendable_micros", sa.BigInteger, nullable=False),
+    sa.Column("deduction", sa.Text, nullable=False),
+    _created_at(),
+    sa.Index("end_keys_idempotency_key", "idempotency_key", unique=True),
+    sa.Index("end_keys_process_id", "process_id", unique=True),
+)
+
+# No foreign key to wallets: it would lock the wallet's row for every end. Settlement checks the wallet instead.
+end_inbox = sa.Table(
+    "end_inbox",
+    metadata,
+    sa.Column("id", pg.UUID, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("feature_endpoint_id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("process_id", sa.Text),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("request_id", sa.Text),
+    sa.Column("profit_rule_id", sa.BigInteger),
+    sa.Column("cost_micros", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("last_error", sa.Text),
+    sa.Column("accepted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.CheckConstraint("state IN ('accepted', 'retrying', 'dead')", name="end_inbox_state_known"),
+    sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
+    sa.Index("end_inbox_user_id", "user_id", "id"),
+    sa.Index("end_inbox_accepted", "id", postgresql_where=sa.text("state = 'accepted'")),
+    sa.Index("end_inbox_due", "next_attempt_at", postgresql_where=sa.text("state = 'retrying'")),
+)
+
+token_transactions = sa.Table(
+    "token_transactions",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("user_id", sa.Text, sa.ForeignKey("wallets.user_id"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("amount_micros", sa.BigInteger, nullable=False),
+    sa.Column("balance_after_micros", sa.BigInteger, nullable=False),
+    sa.Column("base_cost_micros", sa.BigInteger),
+    sa.Column("profit_micros", sa.BigInteger),
+    sa.Column("cost_micros", sa.BigInteger),
+    sa.Column("input_tokens", sa.BigInteger),
+    sa.Column("output_tokens", sa.BigInteger),
+    sa.Column("model", sa.Text),
+    sa.Column("feature_endpoint_id", sa.Text),
+    sa.Column("profit_rule_id", sa.BigInteger),
+    sa.Column("end_id", pg.UUID),
+    sa.Column("process_id", sa.Text),
+    sa.Column("reference", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("actor", sa.Text),
+    _created_at(),
+    sa.CheckConstraint(
+        "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off')",
+        name="token_transactions_kind_known",
+    ),
+    sa.CheckConstraint(
+        "kind <> 'usage' OR (amount_micros = -cost_micros AND cost_micros = base_cost_micros + profit_micros)",
+        name="token_transactions_usage_adds_up",
+    ),
+    sa.Index("token_transactions_user_id", "user_id", "id"),
+    # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
+    sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
+    sa.Index(
+        "token_transactions_reference_once",
+        "user_id",
+        "reference",
+        unique=True,
+        postgresql_where=sa.text("kind IN ('top_up', 'refund', 'adjustment')"),
+    ),
+)
+
+# Wallets whose cached copy may be older than the row: written in the transaction that changed the wallet, removed
+# once Redis has the change. What stays here the sweep repairs.
+stale_wallets = sa.Table(
+    "stale_wallets",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+)

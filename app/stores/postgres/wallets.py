@@ -1,0 +1,95 @@
+"""The wallets' own rows. Every change raises the version and, with it, marks the cached copy as old."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+
+from app.stores.postgres import stale
+from app.stores.postgres.tables import end_inbox, wallets
+
+_COLUMNS = (
+    wallets.c.user_id,
+    wallets.c.package_id,
+    wallets.c.status,
+    wallets.c.posted_micros,
+    wallets.c.overdraft_limit_micros,
+    wallets.c.version,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WalletRow:
+    user_id: str
+    package_id: str | None
+    status: str
+    posted_micros: int
+    overdraft_limit_micros: int
+    version: int
+
+
+def insert(
+    connection: sa.Connection,
+    *,
+    user_id: str,
+    package_id: str | None,
+    status: str,
+    overdraft_limit_micros: int,
+) -> WalletRow | None:
+    """A new, empty wallet. None when the user has one."""
+    statement = pg_insert(wallets).values(
+        user_id=user_id,
+        package_id=package_id,
+        status=status,
+        overdraft_limit_micros=overdraft_limit_micros,
+    )
+    row = connection.execute(statement.on_conflict_do_nothing().returning(*_COLUMNS)).one_or_none()
+    if row is None:
+        return None
+    stale.mark(connection, [user_id])
+    return WalletRow(*row)
+
+
+def lock(connection: sa.Connection, user_id: str) -> WalletRow | None:
+    """Lock a wallet against every other change of it until the transaction ends. None when there is none."""
+    statement = sa.select(*_COLUMNS).where(wallets.c.user_id == user_id)
+    row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
+    return None if row is None else WalletRow(*row)
+
+
+def update(connection: sa.Connection, user_id: str, changes: Mapping[str, Any]) -> WalletRow:
+    """Change columns of a wallet that is locked; the wallet after it."""
+    statement = sa.update(wallets).where(wallets.c.user_id == user_id)
+    row = connection.execute(statement.values({**changes, "version": wallets.c.version + 1}).returning(*_COLUMNS)).one()
+    stale.mark(connection, [user_id])
+    return WalletRow(*row)
+
+
+def exists(connection: sa.Connection, user_id: str) -> bool:
+    return connection.execute(sa.select(sa.exists().where(wallets.c.user_id == user_id))).scalar_one()
+
+
+def list_ids(connection: sa.Connection, after_id: str, limit: int) -> list[str]:
+    statement = sa.select(wallets.c.user_id).where(wallets.c.user_id > after_id)
+    return list(connection.execute(statement.order_by(wallets.c.user_id).limit(limit)).scalars())
+
+
+def wake_debts(connection: sa.Connection, user_id: str) -> bool:
+    """Have a user's ends that failed for want of tokens tried again now, dead ones too. False: there's none.
+
+    The wallet must be locked already.
+    """
+    statement = (
+        sa.update(end_inbox)
+        .where(
+            end_inbox.c.user_id == user_id,
+            end_inbox.c.last_error == "insufficient_tokens",
+            end_inbox.c.state.in_(("retrying", "dead")),
+        )
+        .values(state="retrying", next_attempt_at=sa.func.now())
+    )
+    return connection.execute(statement).rowcount > 0

@@ -1,0 +1,27 @@
+-- Bring the cached wallet up to a change that Postgres has committed.
+-- KEYS: wallet, holds, fence
+-- ARGV: version, posted, overdraft, status, package, number of settled ends, their ids, then ids of ends now in debt
+-- Applied in any order it ends right: the wallet's own fields only by a newer version, each end by its id.
+local version, posted, overdraft, status, package, settled = unpack(ARGV, 1, 6)
+local cached = cached_version()
+
+if not cached then
+  -- Somebody may be loading an older copy just now; this stops it. It outlives every lease.
+  local fence = redis.call('GET', KEYS[3])
+  if not fence or tonumber(fence) < tonumber(version) then
+    redis.call('SET', KEYS[3], version, 'PX', 60000)
+  end
+  return 0
+end
+
+if tonumber(version) > cached then
+  set_posted(posted)
+  redis.call('HSET', WALLET, 'version', version, 'overdraft', overdraft, 'status', status, 'package', package)
+end
+local last_settled = 6 + tonumber(settled)
+for i = 7, last_settled do set_unsettled(ARGV[i], false) end
+for i = last_settled + 1, #ARGV do
+  local entry = redis.call('HGET', WALLET, 'p:' .. ARGV[i])
+  if entry then set_unsettled(ARGV[i], 'd' .. string.sub(entry, 2)) end
+end
+return 1

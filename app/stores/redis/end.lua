@@ -1,0 +1,35 @@
+-- Decide an end and mark it as unsettled, once per key.
+-- KEYS: wallet, holds, record of the idempotency key, record of the process id
+-- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
+--       profit rule id ('')
+-- Returns {'miss'}, {'marked', available, held, deduction, generation}
+--      or {'seen', end id, payload hash, available, held, deduction, cost,
+--      profit rule id}, as the first call was answered.
+local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule = unpack(ARGV)
+
+if is_missing(epoch) then return {'miss'} end
+
+local records = {}
+if keyed == '1' then table.insert(records, KEYS[3]) end
+if process_id ~= '' then table.insert(records, KEYS[4]) end
+for _, record in ipairs(records) do
+  local first = redis.call('HMGET', record, 'end', 'hash', 'available', 'held', 'deduction', 'cost', 'rule')
+  if first[1] then return {'seen', unpack(first)} end
+end
+
+expire_holds()
+if process_id ~= '' then release_hold(process_id) end
+
+local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft', 'generation')
+local after = tonumber(wallet[1]) - tonumber(cost)
+local deduction = 'return-able'
+if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
+set_unsettled(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
+
+local now = redis.call('HMGET', WALLET, 'available', 'held')
+for _, record in ipairs(records) do
+  redis.call('HSET', record, 'end', end_id, 'hash', hash, 'available', now[1], 'held', now[2],
+    'deduction', deduction, 'cost', cost, 'rule', rule)
+  redis.call('PEXPIRE', record, record_ms)
+end
+return {'marked', now[1], now[2], deduction, wallet[3]}

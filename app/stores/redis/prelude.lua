@@ -1,0 +1,77 @@
+-- Stands before every script on a wallet. KEYS[1] is the wallet's hash, KEYS[2] the sorted set of its holds.
+--
+-- The hash: epoch, generation, version, posted, overdraft, status, package; the running totals available
+-- (posted less every unsettled end), debt and held; p:<end id> = 'p' or 'd' (debt) and the cost of each
+-- unsettled end; h:<process id> = amount of each hold.
+--
+-- Amounts are decimal strings of micro-tokens and are only ever added by HINCRBY, in 64-bit integers. Lua's
+-- numbers are doubles: they are used for comparing, where rounding beyond 2^53 can't change the outcome.
+local WALLET, HOLDS = KEYS[1], KEYS[2]
+
+local function negative(amount)
+  if amount == '0' then return amount end
+  if string.sub(amount, 1, 1) == '-' then return string.sub(amount, 2) end
+  return '-' .. amount
+end
+
+local function add(field, amount)
+  return redis.call('HINCRBY', WALLET, field, amount)
+end
+
+local function cached_version()
+  local version = redis.call('HGET', WALLET, 'version')
+  return version and tonumber(version)
+end
+
+-- A wallet of an older epoch may lack what was written while Redis was away.
+local function is_missing(epoch)
+  local cached = redis.call('HGET', WALLET, 'epoch')
+  return not cached or tonumber(cached) < tonumber(epoch)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function release_hold(process_id)
+  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
+  if not amount then return false end
+  redis.call('HDEL', WALLET, 'h:' .. process_id)
+  redis.call('ZREM', HOLDS, process_id)
+  add('held', negative(amount))
+  return true
+end
+
+-- Holds expire by the server's clock when their wallet is looked at: nothing scans all wallets.
+local function expire_holds()
+  if redis.call('HGET', WALLET, 'held') == '0' then return end
+  local due = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', string.format('%.0f', now_ms()))
+  for _, process_id in ipairs(due) do release_hold(process_id) end
+end
+
+local function set_unsettled(end_id, entry)
+  local field = 'p:' .. end_id
+  local old = redis.call('HGET', WALLET, field)
+  if old == entry then return end
+  if old then
+    local cost = string.sub(old, 2)
+    add('available', cost)
+    if string.sub(old, 1, 1) == 'd' then add('debt', negative(cost)) end
+  end
+  if entry then
+    local cost = string.sub(entry, 2)
+    add('available', negative(cost))
+    if string.sub(entry, 1, 1) == 'd' then add('debt', cost) end
+    redis.call('HSET', WALLET, field, entry)
+  elseif old then
+    redis.call('HDEL', WALLET, field)
+  end
+end
+
+local function set_posted(posted)
+  local old = redis.call('HGET', WALLET, 'posted')
+  add('available', negative(old))
+  add('available', posted)
+  redis.call('HSET', WALLET, 'posted', posted)
+end

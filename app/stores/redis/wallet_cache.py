@@ -1,0 +1,368 @@
+"""The cached wallets: each call is one round trip for any number of wallets, decided by a Lua script.
+
+All keys of a user carry the same hash tag, so the scripts work on Redis Cluster. Errors are redis-py's own
+(`redis.RedisError`): callers treat any of them as "Redis is away" and go to Postgres.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+from redis import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from app.domain.wallets import Deduction
+
+KEY_PREFIX = "tokentill"
+# A wallet nobody touched for this long is forgotten; longer than any hold lives.
+IDLE_MS = 48 * 3_600_000
+# How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
+LEASE_MS = 5_000
+
+_HERE = Path(__file__).parent
+_PRELUDE = (_HERE / "prelude.lua").read_text()
+
+
+class _Script:
+    def __init__(self, name: str) -> None:
+        self.source = _PRELUDE + (_HERE / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+_START, _END, _UNMARK, _APPLY, _FILL, _RELEASE = map(_Script, ("start", "end", "unmark", "apply", "fill", "release"))
+
+
+@dataclass(frozen=True, slots=True)
+class StartCall:
+    user_id: str
+    min_micros: int
+    packages: tuple[str, ...]
+    process_id: str
+    hold_micros: int = 0
+    hold_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartReply:
+    """`outcome` is wallet, feature, denied or granted, as `start.lua` says."""
+
+    outcome: str
+    available_micros: int
+    held_micros: int
+    hold_ends_at_ms: int
+
+    @property
+    def spendable_micros(self) -> int:
+        return self.available_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True)
+class EndMark:
+    user_id: str
+    end_id: UUID
+    cost_micros: int
+    profit_rule_id: int | None
+    payload_hash: str
+    idempotency_key: str | None = None
+    process_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndReply:
+    """What the script decided, or (`seen`) decided when the key came first, under the first call's end id."""
+
+    end_id: UUID
+    payload_hash: str
+    spendable_micros: int
+    deduction: Deduction
+    cost_micros: int
+    profit_rule_id: int | None
+    seen: bool
+    generation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFields:
+    """What Postgres knows of a wallet itself, as of one version."""
+
+    version: int
+    posted_micros: int
+    overdraft_limit_micros: int
+    status: str
+    package_id: str | None
+
+    def as_arguments(self) -> tuple[str | int, ...]:
+        return (
+            self.version,
+            self.posted_micros,
+            self.overdraft_limit_micros,
+            self.status,
+            self.package_id or "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WalletChange:
+    """A committed change: the wallet after it, the ends it settled and those it left as debt."""
+
+    user_id: str
+    fields: CachedFields
+    settled: Sequence[UUID] = ()
+    indebted: Sequence[UUID] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to fill one wallet, and what the cache knew when it was taken."""
+
+    user_id: str
+    token: str
+    epoch: int | None
+    unsettled: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    cost_micros: int
+    is_debt: bool
+
+    @property
+    def entry(self) -> str:
+        return f"{'d' if self.is_debt else 'p'}{self.cost_micros}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    lease: Lease
+    epoch: int
+    fields: CachedFields
+    unsettled: Mapping[UUID, Unsettled] = field(default_factory=dict)
+    forgotten: Sequence[UUID] = ()
+
+
+class WalletCache:
+    def __init__(self, client: Redis, *, record_seconds: int) -> None:
+        self._client = client
+        self._record_ms = record_seconds * 1000
+
+    def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
+        """Decide starts. None stands where the wallet isn't cached."""
+        replies = self._run(
+            _START,
+            [
+                (
+                    [_wallet(call.user_id), _holds(call.user_id)],
+                    [
+                        epoch,
+                        call.min_micros,
+                        call.hold_micros,
+                        call.hold_ms,
+                        call.process_id,
+                        IDLE_MS,
+                        *call.packages,
+                    ],
+                )
+                for call in calls
+            ],
+        )
+        return [None if reply[0] == "miss" else StartReply(reply[0], *map(int, reply[1:4])) for reply in replies]
+
+    def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
+        """Decide ends and mark them as unsettled. None stands where the wallet isn't cached."""
+        replies = self._run(
+            _END,
+            [
+                (
+                    self._keys_with_records(mark),
+                    [
+                        epoch,
+                        str(mark.end_id),
+                        mark.cost_micros,
+                        mark.process_id or "",
+                        mark.payload_hash,
+                        self._record_ms,
+                        "0" if mark.idempotency_key is None else "1",
+                        mark.profit_rule_id or "",
+                    ],
+                )
+                for mark in marks
+            ],
+        )
+        return [_end_reply(mark, reply) for mark, reply in zip(marks, replies, strict=True)]
+
+    def unmark(self, marks: Sequence[EndMark]) -> None:
+        """Take marks back whose ends weren't recorded under their id."""
+        self._run(_UNMARK, [(self._keys_with_records(mark), [str(mark.end_id)]) for mark in marks])
+
+    def release(self, user_id: str, process_id: str | None, epoch: int) -> int | None:
+        """Give a hold back, if there is one; spendable micro-tokens after it. None where the wallet isn't cached."""
+        [reply] = self._run(_RELEASE, [([_wallet(user_id), _holds(user_id)], [epoch, process_id or ""])])
+        return None if reply[0] == "miss" else int(reply[1]) - int(reply[2])
+
+    def held(self, user_ids: Sequence[str]) -> list[int]:
+        """Micro-tokens held now, 0 where nothing is cached."""
+        # Releasing a hold that can't exist is a look that expires what is due.
+        replies = self._run(_RELEASE, [([_wallet(user_id), _holds(user_id)], [0, ""]) for user_id in user_ids])
+        return [0 if reply[0] == "miss" else int(reply[2]) for reply in replies]
+
+    def apply(self, changes: Sequence[WalletChange]) -> None:
+        """Bring cached wallets up to committed changes; safe in any order and more than once."""
+        self._run(
+            _APPLY,
+            [
+                (
+                    [_wallet(change.user_id), _holds(change.user_id), _fence(change.user_id)],
+                    [
+                        *change.fields.as_arguments(),
+                        len(change.settled),
+                        *map(str, change.settled),
+                        *map(str, change.indebted),
+                    ],
+                )
+                for change in changes
+            ],
+        )
+
+    def generations(self, user_ids: Sequence[str]) -> list[str | None]:
+        """The generation of each cached wallet: another one than before means it was loaded anew since."""
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id in user_ids:
+            pipeline.hget(_wallet(user_id), "generation")
+        return list(pipeline.execute())
+
+    def lease(self, user_ids: Sequence[str]) -> list[Lease]:
+        """Take leases for loading wallets. A cached wallet's epoch and unsettled ends come along."""
+        tokens = [uuid4().hex for _ in user_ids]
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id, token in zip(user_ids, tokens, strict=True):
+            # The lease stands before the look, and the look before the load.
+            pipeline.set(_lease(user_id, token), "1", px=LEASE_MS)
+            pipeline.hget(_wallet(user_id), "epoch")
+            pipeline.hkeys(_wallet(user_id))
+        replies = pipeline.execute()
+        return [
+            Lease(
+                user_id,
+                token,
+                None if epoch is None else int(epoch),
+                frozenset(UUID(name[2:]) for name in names if name.startswith("p:")),
+            )
+            for user_id, token, epoch, names in zip(user_ids, tokens, replies[1::3], replies[2::3], strict=True)
+        ]
+
+    def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        """Cache loaded wallets. False stands where something newer is known: load that one again."""
+        replies = self._run(
+            _FILL,
+            [
+                (
+                    [
+                        _wallet(fill.lease.user_id),
+                        _holds(fill.lease.user_id),
+                        _fence(fill.lease.user_id),
+                        _lease(fill.lease.user_id, fill.lease.token),
+                    ],
+                    [
+                        fill.epoch,
+                        *fill.fields.as_arguments(),
+                        fill.lease.token,
+                        IDLE_MS,
+                        len(fill.forgotten),
+                        *map(str, fill.forgotten),
+                        *_pairs(fill.unsettled),
+                    ],
+                )
+                for fill in fills
+            ],
+        )
+        return [reply == 1 for reply in replies]
+
+    def _keys_with_records(self, mark: EndMark) -> list[str]:
+        return [
+            _wallet(mark.user_id),
+            _holds(mark.user_id),
+            _key(mark.user_id, f"key:{mark.idempotency_key or ''}"),
+            _key(mark.user_id, f"process:{mark.process_id or ''}"),
+        ]
+
+    def _run(self, script: _Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        """One pipeline. A server that doesn't know the script (it restarted) is taught it; only those calls repeat."""
+        replies = self._send(script, calls)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            self._client.script_load(script.source)
+            for i, reply in zip(unknown, self._send(script, [calls[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def _send(self, script: _Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        if not calls:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for keys, arguments in calls:
+            pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+        return list(pipeline.execute(raise_on_error=False))
+
+
+def _key(user_id: str, name: str) -> str:
+    # Quoted, because a brace in the id would end the hash tag early.
+    return f"{KEY_PREFIX}:{{{quote(user_id, safe='')}}}:{name}"
+
+
+def _wallet(user_id: str) -> str:
+    return _key(user_id, "wallet")
+
+
+def _holds(user_id: str) -> str:
+    return _key(user_id, "holds")
+
+
+def _fence(user_id: str) -> str:
+    return _key(user_id, "fence")
+
+
+def _lease(user_id: str, token: str) -> str:
+    return _key(user_id, f"lease:{token}")
+
+
+def _end_reply(mark: EndMark, reply: Sequence[str]) -> EndReply | None:
+    match reply:
+        case ["miss"]:
+            return None
+        case ["marked", available, held, deduction, generation]:
+            return EndReply(
+                mark.end_id,
+                mark.payload_hash,
+                int(available) - int(held),
+                Deduction(deduction),
+                mark.cost_micros,
+                mark.profit_rule_id,
+                seen=False,
+                generation=generation,
+            )
+        case ["seen", end_id, payload_hash, available, held, deduction, cost, rule]:
+            return EndReply(
+                UUID(end_id),
+                payload_hash,
+                int(available) - int(held),
+                Deduction(deduction),
+                int(cost),
+                int(rule) if rule else None,
+                seen=True,
+            )
+    raise ResponseError(f"end.lua answered {reply!r}")
+
+
+def _pairs(unsettled: Mapping[UUID, Unsettled]) -> Iterable[str]:
+    for end_id, end in unsettled.items():
+        yield str(end_id)
+        yield end.entry

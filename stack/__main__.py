@@ -1,0 +1,25 @@
+"""`python -m stack up` runs all of Tokentill here; `python -m stack run NAME` runs one Procfile line."""
+
+import argparse
+import os
+import sys
+
+from stack.procfile import commands
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    subcommands = parser.add_subparsers(dest="command", required=True)
+    subcommands.add_parser("up", help="start everything and keep it running until Ctrl-C")
+    run = subcommands.add_parser("run", help="become one of the Procfile's processes")
+    run.add_argument("name", choices=list(commands()))
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        # A container has no use for the local stack, so it doesn't load it.
+        os.execv("/bin/sh", ["/bin/sh", "-c", commands()[arguments.name]])  # noqa: S606 - the line is for a shell
+    from stack.up import main as up  # noqa: PLC0415
+
+    return up()
+
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""Real servers for all tests that need one, started once; every test begins with an empty database and cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from flask import Flask
+from flask.testing import FlaskClient
+from redis import Redis
+
+from app.bootstrap import Container
+from app.config import Config
+from app.http.factory import create_app
+from app.stores.postgres.tables import metadata
+from stack.embedded import PostgresServer, ValkeyServer
+from tests.support import Billing
+
+PROJECT = Path(__file__).parent.parent
+SERVER_KEY = "dev-server-key"
+ADMIN_KEY = "dev-admin-key"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with ValkeyServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A database with our schema."""
+    url = postgres_server.url
+    os.environ["DATABASE_URL"] = url
+    os.environ.setdefault("REDIS_URL", "redis://127.0.0.1:1/0")
+    os.environ.update(TOKENTILL_MODE="local", SERVER_API_KEY=SERVER_KEY, ADMIN_API_KEY=ADMIN_KEY)
+    command.upgrade(AlembicConfig(str(PROJECT / "alembic.ini")), "head")
+    return url
+
+
+@pytest.fixture(scope="session")
+def environment(postgres_url: str, redis_server: ValkeyServer) -> dict[str, str]:
+    """The settings of a process that uses the test servers."""
+    settings = {
+        "TOKENTILL_MODE": "local",
+        "DATABASE_URL": postgres_url,
+        "REDIS_URL": redis_server.url,
+        "SERVER_API_KEY": SERVER_KEY,
+        "ADMIN_API_KEY": ADMIN_KEY,
+        "LOG_LEVEL": "WARNING",
+    }
+    os.environ.update(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def config(environment: dict[str, str]) -> Config:
+    return Config.from_environment(environment)
+
+
+@pytest.fixture
+def redis_client(redis_server: ValkeyServer) -> Iterator[Redis]:
+    with Redis.from_url(redis_server.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def make_container(config: Config, redis_client: Redis) -> Iterator[Callable[[], Container]]:
+    """Makes the services of one process after another, on empty stores."""
+    empty_stores(config, redis_client)
+    made: list[Container] = []
+
+    def make() -> Container:
+        container = Container(config, is_watched=True)
+        container.catalog.refresh()
+        made.append(container)
+        return container
+
+    yield make
+    for container in made:
+        container.watcher.stop()
+        container.doorbell.close()
+        container.engine.dispose()
+        container.redis_client.close()
+        container.celery.close()
+
+
+@pytest.fixture
+def container(make_container: Callable[[], Container]) -> Container:
+    return make_container()
+
+
+@pytest.fixture
+def billing(container: Container) -> Billing:
+    """Shorthands for setting up a catalog and wallets, and for looking at what became of them."""
+    return Billing(container)
+
+
+@pytest.fixture
+def app(container: Container) -> Flask:
+    return create_app(container=container)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def server_headers() -> dict[str, str]:
+    return {"x-server-api-key": SERVER_KEY}
+
+
+@pytest.fixture
+def admin_headers() -> dict[str, str]:
+    return {"x-admin-api-key": ADMIN_KEY}
+
+
+def empty_stores(config: Config, redis_client: Redis) -> None:
+    engine = sa.create_engine(config.database_url, poolclass=sa.NullPool)
+    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "system_state")
+    with engine.begin() as connection:
+        # The ledger refuses to be emptied; only a superuser's session may step over its trigger.
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY"))
+        connection.execute(sa.text("UPDATE system_state SET catalog_version = catalog_version + 1"))
+    engine.dispose()
+    redis_client.flushall()

@@ -1,0 +1,153 @@
+"""What start and end do while a store is away, and that it is used again, rightly, without a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.bootstrap import Container
+from app.config import Config
+from app.domain.errors import Unavailable
+from app.domain.wallets import Access, Deduction
+from app.services.start import StartRequest
+from stack.embedded import ValkeyServer
+from tests.conftest import empty_stores
+from tests.processes import free_port
+from tests.support import FEATURE, Billing, assert_conserved
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
+    with ValkeyServer(tmp_path / "redis", port=free_port()) as server:
+        yield server
+
+
+@pytest.fixture
+def shop(config: Config, own_redis: ValkeyServer, redis_client: object) -> Iterator[Billing]:
+    own = replace(config, redis_url=own_redis.url, redis_timeout_ms=300)
+    container = Container(own, is_watched=True)
+    empty_stores(own, container.redis_client)
+    container.catalog.refresh()
+    billing = Billing(container)
+    billing.catalog()
+    billing.wallet("user-1", tokens=100)
+    yield billing
+    container.doorbell.close()
+    container.engine.dispose()
+    container.redis_client.close()
+
+
+class TestRedisAway:
+    def test_start_and_end_answer_from_postgres_and_settle(self, shop: Billing, own_redis: ValkeyServer) -> None:
+        services = shop.container
+        services.end.end(shop.usage())
+        own_redis.kill()
+
+        started = services.start.start(StartRequest("user-1", FEATURE))
+        assert (started.access, started.spendable_micros) == (Access.GRANTED, 89_000_000)
+        ended = services.end.end(shop.usage(idempotency_key="around"))
+        again = services.end.end(shop.usage(idempotency_key="around"))
+        assert (ended.spendable_micros, ended.deduction) == (78_000_000, Deduction.COVERED)
+        assert (again.spendable_micros, again.replayed) == (78_000_000, True)
+        assert not services.redis_gate.is_open
+
+        shop.settle_everything()
+        assert shop.balance().posted_micros == 78_000_000
+        assert_conserved(shop, "user-1")
+
+    def test_what_was_cached_before_is_right_before_it_is_used_again(
+        self, shop: Billing, own_redis: ValkeyServer
+    ) -> None:
+        services = shop.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        own_redis.kill()
+        services.end.end(shop.usage())
+        own_redis.start()
+        services.redis_client.connection_pool.reset()
+        assert shop.cached_spendable_micros() == 100_000_000
+        assert not services.redis_gate.is_open
+
+        services.watcher.look_at_redis()
+        assert services.redis_gate.is_open
+        started = services.start.start(StartRequest("user-1", FEATURE))
+        assert started.spendable_micros == 89_000_000
+
+    def test_a_settlement_that_redis_missed_is_repaired_by_the_sweep(
+        self, shop: Billing, own_redis: ValkeyServer
+    ) -> None:
+        services = shop.container
+        services.end.end(shop.usage())
+        own_redis.kill()
+        shop.settle_everything()
+        assert shop.balance().posted_micros == 89_000_000
+        own_redis.start()
+        assert services.settlement.refresh_stale(older_than_seconds=0) == 1
+        assert services.settlement.refresh_stale(older_than_seconds=0) == 0
+        assert shop.cached_spendable_micros() == 89_000_000
+        [lease] = services.cache.lease(["user-1"])
+        assert lease.unsettled == frozenset()
+
+    def test_a_hold_cannot_be_promised_without_redis(self, shop: Billing, own_redis: ValkeyServer) -> None:
+        own_redis.kill()
+        with pytest.raises(Unavailable):
+            shop.container.start.start(StartRequest("user-1", FEATURE, hold_micros=1))
+
+    def test_a_restarted_redis_begins_a_new_epoch(self, shop: Billing, own_redis: ValkeyServer) -> None:
+        services = shop.container
+        services.watcher.look_at_redis()
+        before = services.catalog.epoch
+        services.watcher.look_at_redis()
+        assert services.catalog.epoch == before
+        own_redis.stop()
+        own_redis.start()
+        services.redis_client.connection_pool.reset()
+        services.watcher.look_at_redis()
+        assert services.catalog.epoch == before + 1
+
+
+class TestFlushed:
+    def test_a_flush_between_mark_and_insert_is_noticed(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        insert = services.postgres.run
+
+        def flush_then_insert(work):  # type: ignore[no-untyped-def]
+            services.redis_client.flushall()
+            # Somebody else's start loads the wallet while our end isn't recorded yet.
+            services.postgres.run = insert  # type: ignore[method-assign]
+            assert services.start.start(StartRequest("user-1", FEATURE)).spendable_micros == 100_000_000
+            return insert(work)
+
+        services.postgres.run = flush_then_insert  # type: ignore[method-assign]
+        services.end.end(billing.usage())
+        assert billing.cached_spendable_micros() == 89_000_000
+
+    def test_after_a_flush_unsettled_ends_and_debt_count(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=15)
+        services = billing.container
+        services.end.end(billing.usage(output_tokens=40))
+        owed = services.end.end(billing.usage(output_tokens=40))
+        assert owed.deduction is Deduction.FAILED
+        services.redis_client.flushall()
+        started = services.start.start(StartRequest("user-1", FEATURE))
+        assert (started.access, started.spendable_micros) == (Access.DENIED, -7_000_000)
+
+
+class TestPostgresAway:
+    def test_a_closed_gate_answers_at_once_and_records_nothing(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
+        services.postgres_gate.close(ConnectionError("test"))
+        assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
+        with pytest.raises(Unavailable):
+            services.start.start(StartRequest("user-2", FEATURE))
+        services.watcher.look_at_postgres()
+        assert services.postgres_gate.is_open

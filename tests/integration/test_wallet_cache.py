@@ -1,0 +1,21 @@
+"""The Lua scripts on a real server."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from app.stores.redis.wallet_cache import WalletCache
+from tests.wallet_cache_suite import *  # noqa: F403
+
+
+@pytest.fixture
+def cache(redis_client: Redis) -> WalletCache:
+    redis_client.flushall()
+    return WalletCache(redis_client, record_seconds=60)
+
+
+def test_a_server_that_forgot_the_scripts_is_taught_again(cache: WalletCache, redis_client: Redis) -> None:
+    load(cache, "u", posted=10)  # noqa: F405
+    redis_client.script_flush()
+    assert spendable(cache, "u") == 10  # noqa: F405

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.services.batcher import Batcher, BatchTimeout
+
+
+def test_calls_that_wait_share_a_run() -> None:
+    runs: list[list[int]] = []
+
+    def run(calls: list[int]) -> Sequence[int]:
+        runs.append(calls)
+        time.sleep(0.02)
+        return [call * 2 for call in calls]
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=100, timeout_seconds=5)
+    with ThreadPoolExecutor(32) as pool:
+        results = list(pool.map(batcher.submit, range(200)))
+    assert results == [call * 2 for call in range(200)]
+    assert sorted(call for calls in runs for call in calls) == list(range(200))
+    assert len(runs) < 40
+
+
+def test_runs_never_overlap_and_respect_the_limit() -> None:
+    running = threading.Lock()
+    sizes: list[int] = []
+
+    def run(calls: list[int]) -> Sequence[int]:
+        assert running.acquire(blocking=False)
+        sizes.append(len(calls))
+        time.sleep(0.001)
+        running.release()
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=7, timeout_seconds=5)
+    with ThreadPoolExecutor(16) as pool:
+        many = pool.map(lambda start: batcher.submit_all(list(range(start, start + 20))), range(0, 600, 20))
+        assert [result for results in many for result in results] == list(range(600))
+    assert max(sizes) <= 7
+
+
+def test_one_failed_call_leaves_its_neighbours_alone() -> None:
+    def run(calls: list[int]) -> Sequence[int | Exception]:
+        return [ValueError(call) if call == 2 else call for call in calls]
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=10, timeout_seconds=5)
+    results = batcher.submit_all([1, 2, 3])
+    assert (results[0], results[2]) == (1, 3)
+    assert isinstance(results[1], ValueError)
+    with pytest.raises(ValueError, match="2"):
+        batcher.submit(2)
+
+
+def test_a_run_that_raises_fails_all_its_calls_and_the_next_run_goes_on() -> None:
+    def run(calls: list[int]) -> Sequence[int]:
+        if 0 in calls:
+            raise RuntimeError("down")
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=10, timeout_seconds=5)
+    assert all(isinstance(result, RuntimeError) for result in batcher.submit_all([0, 1]))
+    assert batcher.submit(1) == 1
+
+
+def test_a_stuck_run_keeps_nobody_waiting_for_ever() -> None:
+    stuck = threading.Event()
+
+    def run(calls: list[int]) -> Sequence[int]:
+        if 0 in calls:
+            stuck.wait(10)
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=1, timeout_seconds=0.1)
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(batcher.submit, 0)
+        time.sleep(0.05)
+        with pytest.raises(BatchTimeout):
+            batcher.submit(1)
+        stuck.set()
+        assert leader.result() == 0
+    assert batcher.submit(2) == 2
+
+
+def test_leads_are_handed_on_under_pressure_with_timeouts() -> None:
+    def run(calls: list[int]) -> Sequence[int]:
+        time.sleep(0.004)
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=2, timeout_seconds=0.02)
+
+    def submit(call: int) -> bool:
+        try:
+            return batcher.submit(call) == call
+        except BatchTimeout:
+            return False
+
+    with ThreadPoolExecutor(24) as pool:
+        answered = list(pool.map(submit, range(600)))
+    assert any(answered)
+    # Nobody left with the lead in hand: the batcher still works.
+    assert batcher.submit(1) == 1

@@ -1,0 +1,137 @@
+"""The architecture as tests: routes authenticated, queues consumed, tasks registered, imports one way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from app.bootstrap import Container
+from app.config import Config
+from app.domain import errors
+from app.http import auth
+from app.http.errors import STATUS_OF_CODE
+from app.http.factory import create_app
+from app.stores.queue import QUEUES
+from stack.procfile import commands
+from tests.conftest import ADMIN_KEY, PROJECT, SERVER_KEY
+
+OPEN_ROUTES = {"/healthz", "/readyz", "/metrics"}
+CONFIG = Config.from_environment(
+    {
+        "TOKENTILL_MODE": "local",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "SERVER_API_KEY": SERVER_KEY,
+        "ADMIN_API_KEY": ADMIN_KEY,
+    }
+)
+
+
+def test_every_route_asks_for_a_key() -> None:
+    app = create_app(container=Container(CONFIG))
+    client = app.test_client()
+    checked = 0
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<[^>]+>", "x", rule.rule)
+        if rule.endpoint == "static":
+            continue
+        if path in OPEN_ROUTES:
+            assert not path.startswith((auth.SERVER_PREFIX, auth.ADMIN_PREFIX))
+            continue
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            response = client.open(path, method=method)
+            assert response.status_code == 401, f"{method} {path} needs no key"
+            checked += 1
+    assert checked >= 4
+
+
+def test_a_service_servers_key_never_opens_the_admin_api() -> None:
+    client = create_app(container=Container(CONFIG)).test_client()
+    for header in ("x-server-api-key", "x-admin-api-key"):
+        response = client.get("/api/admin/wallets", headers={header: SERVER_KEY})
+        assert response.status_code == 401
+        assert response.json is not None
+        assert response.json["message"] == "Invalid admin API key"
+
+
+def test_every_domain_error_has_one_status() -> None:
+    codes = {error.code for error in _subclasses(errors.DomainError)}
+    assert codes == set(STATUS_OF_CODE)
+
+
+def test_every_queue_is_consumed() -> None:
+    # Everything that starts a worker takes the command from the Procfile.
+    assert f"-Q {','.join(QUEUES)} " in commands()["worker"]
+
+
+def test_every_scheduled_or_published_task_is_registered_with_a_known_queue() -> None:
+    # In a process of its own: the worker's application reads the environment when it is imported.
+    script = """
+import worker.celery_app as w, app.stores.queue as q
+w.celery.loader.import_default_modules()
+own = {name: task for name, task in w.celery.tasks.items() if name.startswith("tokentill.")}
+assert {q.SETTLE_ENDS, q.COLLECT_DEBTS} <= set(own), own
+for entry in w.celery.conf.beat_schedule.values():
+    assert entry["task"] in own, entry
+    assert entry["options"]["queue"] in q.QUEUES, entry
+for name, task in own.items():
+    assert task.queue in q.QUEUES, name
+    assert task.acks_late and task.ignore_result, name
+print(len(own))
+"""
+    environment = {
+        "TOKENTILL_MODE": "local",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "SERVER_API_KEY": SERVER_KEY,
+        "ADMIN_API_KEY": ADMIN_KEY,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 4
+
+
+def test_imports_run_one_way() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = [
+        path.relative_to(PROJECT)
+        for folder in ("app", "worker")
+        for path in (PROJECT / folder).rglob("*.py")
+        if re.search(r"os\.(environ|getenv)", path.read_text())
+    ]
+    assert readers == [Path("app/config.py")]
+
+
+def test_no_float_touches_an_amount() -> None:
+    suspicious = [
+        f"{path.relative_to(PROJECT)}: {line.strip()}"
+        for folder in ("domain", "services", "stores", "http")
+        for path in (PROJECT / "app" / folder).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"float\(|Float\b|_micros\w* / |round\(.*micros", line)
+    ]
+    assert suspicious == []
+
+
+def _subclasses(kind: type[errors.DomainError]) -> set[type[errors.DomainError]]:
+    direct = set(kind.__subclasses__())
+    return direct.union(*(_subclasses(each) for each in direct))

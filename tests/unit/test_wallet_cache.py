@@ -1,0 +1,17 @@
+"""The Lua scripts on fakeredis; `tests/integration/test_wallet_cache.py` runs the same suite on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+
+from app.stores.redis.wallet_cache import WalletCache
+from tests.wallet_cache_suite import *  # noqa: F403
+
+
+@pytest.fixture
+def cache() -> Iterator[WalletCache]:
+    with fakeredis.FakeRedis(decode_responses=True) as client:
+        yield WalletCache(client, record_seconds=60)

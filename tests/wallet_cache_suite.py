@@ -1,0 +1,292 @@
+"""What the cached wallets promise, for any server that is given as the fixture `cache`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uuid_utils.compat import uuid7
+
+from app.domain.wallets import Access, Balance, Deduction, access, deduction
+from app.stores.redis.wallet_cache import (
+    CachedFields,
+    EndMark,
+    EndReply,
+    Fill,
+    StartCall,
+    StartReply,
+    Unsettled,
+    WalletCache,
+    WalletChange,
+)
+
+PACKAGES = ("basic",)
+
+
+def fields(version: int = 1, posted: int = 0, overdraft: int = 0, status: str = "active") -> CachedFields:
+    return CachedFields(version, posted, overdraft, status, "basic")
+
+
+def load(
+    cache: WalletCache,
+    user_id: str,
+    *,
+    version: int = 1,
+    posted: int = 0,
+    overdraft: int = 0,
+    status: str = "active",
+    unsettled: Mapping[UUID, Unsettled] | None = None,
+    epoch: int = 1,
+) -> bool:
+    [lease] = cache.lease([user_id])
+    [filled] = cache.fill([Fill(lease, epoch, fields(version, posted, overdraft, status), unsettled or {})])
+    return filled
+
+
+def start(
+    cache: WalletCache,
+    user_id: str = "u",
+    *,
+    least: int = 0,
+    hold: int = 0,
+    hold_ms: int = 60_000,
+    epoch: int = 1,
+) -> StartReply:
+    [reply] = cache.start([StartCall(user_id, least, PACKAGES, str(uuid4()), hold, hold_ms)], epoch)
+    assert reply is not None
+    return reply
+
+
+def end(
+    cache: WalletCache,
+    user_id: str = "u",
+    *,
+    cost: int,
+    end_id: UUID | None = None,
+    key: str | None = None,
+    process_id: str | None = None,
+    body: str = "body",
+) -> EndReply:
+    mark = EndMark(user_id, end_id or uuid7(), cost, 7, body, key, process_id)
+    [reply] = cache.end([mark], 1)
+    assert reply is not None
+    return reply
+
+
+def spendable(cache: WalletCache, user_id: str = "u") -> int | None:
+    return cache.release(user_id, None, 0)
+
+
+def settled(version: int, posted: int, *ids: UUID, debts: tuple[UUID, ...] = (), user_id: str = "u") -> WalletChange:
+    return WalletChange(user_id, fields(version, posted), ids, debts)
+
+
+class TestDecisions:
+    @given(
+        posted=st.integers(-100, 1_000),
+        ends=st.lists(st.integers(0, 500), max_size=4),
+        holds=st.lists(st.integers(1, 300), max_size=3),
+        overdraft=st.integers(0, 200),
+        least=st.integers(0, 1_000),
+        cost=st.integers(0, 1_500),
+    )
+    @settings(
+        max_examples=80,
+        deadline=None,
+        # Users are new for each example, and running the same on two servers is the point.
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
+    def test_lua_decides_as_the_domain_does(
+        self,
+        cache: WalletCache,
+        posted: int,
+        ends: list[int],
+        holds: list[int],
+        overdraft: int,
+        least: int,
+        cost: int,
+    ) -> None:
+        user = uuid4().hex
+        load(cache, user, posted=posted, overdraft=overdraft)
+        balance = Balance(posted, overdraft_limit_micros=overdraft)
+        for amount in ends:
+            reply = end(cache, user, cost=amount)
+            assert reply.deduction is deduction(balance, amount)
+            pending, debt = balance.pending_micros, balance.debt_micros
+            if reply.deduction is Deduction.COVERED:
+                pending += amount
+            else:
+                debt += amount
+            balance = Balance(posted, pending, debt, 0, overdraft)
+        for amount in holds:
+            granted = start(cache, user, least=0, hold=amount)
+            assert (granted.outcome == "granted") == (access(balance, 0, amount) is Access.GRANTED)
+            if granted.outcome == "granted":
+                balance = Balance(
+                    posted,
+                    balance.pending_micros,
+                    balance.debt_micros,
+                    balance.held_micros + amount,
+                    overdraft,
+                )
+            assert granted.spendable_micros == balance.spendable_micros
+        assert (start(cache, user, least=least).outcome == "granted") == (access(balance, least) is Access.GRANTED)
+        last = end(cache, user, cost=cost)
+        assert last.deduction is deduction(balance, cost)
+        assert last.spendable_micros == balance.spendable_micros - cost
+
+    def test_large_amounts_stay_exact(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=4 * 10**15)
+        for _ in range(5):
+            end(cache, cost=2_525_000_000_000_001)
+        assert spendable(cache) == 4 * 10**15 - 5 * 2_525_000_000_000_001
+
+    @pytest.mark.parametrize(
+        ("status", "packages", "outcome"),
+        [("suspended", ("basic",), "wallet"), ("active", ("other",), "feature"), ("active", (), "feature")],
+    )
+    def test_wallet_before_feature_before_balance(
+        self, cache: WalletCache, status: str, packages: tuple[str, ...], outcome: str
+    ) -> None:
+        load(cache, "u", status=status)
+        [reply] = cache.start([StartCall("u", 1, packages, "p")], 1)
+        assert reply is not None
+        assert reply.outcome == outcome
+
+    @pytest.mark.parametrize("user_id", ["{", "}", "{}", "a}b", "ключ", "a b", "%7B", "x" * 128])
+    def test_any_user_id_is_a_key_of_its_own(self, cache: WalletCache, user_id: str) -> None:
+        load(cache, user_id, posted=5)
+        assert spendable(cache, user_id) == 5
+        assert spendable(cache, "u") is None
+
+
+class TestFilling:
+    def test_nothing_is_known_before_it_is_loaded(self, cache: WalletCache) -> None:
+        assert cache.start([StartCall("u", 0, PACKAGES, "p")], 1) == [None]
+        assert cache.end([EndMark("u", uuid7(), 1, None, "b")], 1) == [None]
+        assert spendable(cache) is None
+
+    def test_a_change_committed_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
+        [lease] = cache.lease(["u"])
+        cache.apply([settled(2, 50)])
+        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+        assert spendable(cache) is None
+        assert load(cache, "u", version=2, posted=50)
+
+    def test_a_flush_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
+        [lease] = cache.lease(["u"])
+        cache._client.flushall()
+        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+
+    def test_a_fill_cannot_go_back(self, cache: WalletCache) -> None:
+        load(cache, "u", version=5, posted=50)
+        assert not load(cache, "u", version=4, posted=60)
+        assert spendable(cache) == 50
+
+    def test_a_lease_fills_once(self, cache: WalletCache) -> None:
+        [lease] = cache.lease(["u"])
+        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [True]
+        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+
+    def test_an_older_epoch_is_loaded_anew_and_keeps_marks_and_holds(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        start(cache, hold=30)
+        marked = end(cache, cost=10).end_id
+        assert cache.start([StartCall("u", 0, PACKAGES, "p")], 2) == [None]
+        [lease] = cache.lease(["u"])
+        assert (lease.epoch, lease.unsettled) == (1, {marked})
+        elsewhere = uuid7()
+        cache.fill([Fill(lease, 2, fields(1, 100), {elsewhere: Unsettled(5, is_debt=False)})])
+        assert start(cache, epoch=2).spendable_micros == 100 - 30 - 10 - 5
+
+    def test_a_refresh_forgets_what_is_settled_and_learns_what_is_debt(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        gone, owed = end(cache, cost=10).end_id, end(cache, cost=20).end_id
+        [lease] = cache.lease(["u"])
+        cache.fill([Fill(lease, 1, fields(2, 90), {owed: Unsettled(20, is_debt=True)}, [gone])])
+        assert spendable(cache) == 70
+        assert start(cache).outcome == "denied"
+
+
+class TestApplying:
+    def test_settling_moves_pending_to_posted(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        first, second = end(cache, cost=10).end_id, end(cache, cost=20).end_id
+        cache.apply([settled(2, 90, first)])
+        assert spendable(cache) == 70
+        cache.apply([settled(3, 70, second)])
+        assert spendable(cache) == 70
+
+    def test_any_order_and_any_number_of_times_ends_right(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        first, second = end(cache, cost=10).end_id, end(cache, cost=20).end_id
+        changes = [settled(2, 90, first), settled(3, 70, second)]
+        for change in [*reversed(changes), *changes, *changes]:
+            cache.apply([change])
+        assert spendable(cache) == 70
+
+    def test_a_failed_end_becomes_debt_until_it_is_settled(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=5)
+        owed = end(cache, cost=4).end_id
+        cache.apply([settled(2, 5, debts=(owed,))])
+        assert start(cache).outcome == "denied"
+        assert spendable(cache) == 1
+        cache.apply([settled(3, 1, owed)])
+        assert start(cache).outcome == "granted"
+        assert spendable(cache) == 1
+
+
+class TestKeys:
+    @pytest.mark.parametrize("by", ["key", "process_id"])
+    def test_a_key_is_marked_once(self, cache: WalletCache, by: str) -> None:
+        load(cache, "u", posted=100)
+        first = end(cache, cost=10, **{by: "k"})  # type: ignore[arg-type]
+        again = end(cache, cost=99, body="other", **{by: "k"})  # type: ignore[arg-type]
+        assert (first.seen, again.seen) == (False, True)
+        assert (again.end_id, again.spendable_micros, again.cost_micros, again.payload_hash) == (
+            first.end_id,
+            90,
+            10,
+            "body",
+        )
+        assert again.profit_rule_id == 7
+        assert spendable(cache) == 90
+
+    def test_an_unmarked_key_is_free_again(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        mark = EndMark("u", uuid7(), 10, None, "body", "k", "p")
+        cache.end([mark], 1)
+        cache.unmark([mark])
+        assert spendable(cache) == 100
+        assert not end(cache, cost=10, key="k").seen
+
+
+class TestHolds:
+    def test_holds_never_exceed_what_there_is(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=1_000)
+        outcomes = [start(cache, hold=10).outcome for _ in range(200)]
+        assert outcomes.count("granted") == 100
+
+    def test_a_hold_expires_by_itself(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        assert start(cache, hold=100, hold_ms=30).spendable_micros == 0
+        time.sleep(0.05)
+        assert spendable(cache) == 100
+        assert cache.held(["u", "unknown"]) == [0, 0]
+
+    def test_an_end_releases_its_hold_and_a_second_release_does_nothing(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        cache.start([StartCall("u", 0, PACKAGES, "run", 60, 60_000)], 1)
+        assert cache.held(["u"]) == [60]
+        assert end(cache, cost=10, process_id="run").spendable_micros == 90
+        assert cache.release("u", "run", 1) == 90
+
+    def test_an_end_is_covered_by_money_that_others_hold(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=100)
+        start(cache, hold=90)
+        reply = end(cache, cost=50)
+        assert (reply.deduction, reply.spendable_micros) == (Deduction.COVERED, -40)

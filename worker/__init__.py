@@ -1,0 +1,1 @@
+"""The Celery side: tasks decode their message, call one service and return."""

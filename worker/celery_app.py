@@ -1,0 +1,48 @@
+"""The worker's Celery application: `celery -A worker.celery_app worker`."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+from celery.signals import setup_logging, worker_init, worker_process_init
+
+from app import logs
+from app.bootstrap import Container, wait_for_postgres, wait_for_redis
+from app.config import Config, ConfigError
+from app.stores.queue import create_celery
+from worker.schedule import beat_schedule
+
+try:
+    config = Config.from_environment()
+except ConfigError as error:
+    sys.exit(f"tokentill worker: {error}")
+
+celery = create_celery(config)
+celery.conf.update(beat_schedule=beat_schedule(config), imports=["worker.tasks.settle", "worker.tasks.maintenance"])
+
+
+@cache
+def container() -> Container:
+    """This process's stores and services; made in the child that runs tasks, never before a fork."""
+    return Container(config)
+
+
+@setup_logging.connect
+def _log_as_json(**_: Any) -> None:
+    logs.configure(config.log_level)
+
+
+@worker_init.connect
+def _wait_for_stores(**_: Any) -> None:
+    own = Container(config)
+    wait_for_postgres(own.engine)
+    wait_for_redis(own.redis_client)
+    own.engine.dispose()
+    own.redis_client.close()
+
+
+@worker_process_init.connect
+def _begin_clean(**_: Any) -> None:
+    container.cache_clear()

@@ -1,0 +1,23 @@
+"""What beat sends, and how often. Each message expires before the next, so a stopped worker finds no heap of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.config import Config
+from app.stores.queue import MAINTENANCE_QUEUE
+
+
+def beat_schedule(config: Config) -> dict[str, Any]:
+    def every(task: str, seconds: float) -> dict[str, Any]:
+        return {
+            "task": task,
+            "schedule": seconds,
+            "options": {"queue": MAINTENANCE_QUEUE, "expires": max(1.0, seconds)},
+        }
+
+    return {
+        "sweep": every("tokentill.sweep", config.sweep_seconds),
+        "collect-due-debts": every("tokentill.collect_due_debts", config.sweep_seconds),
+        "refresh-stale-wallets": every("tokentill.refresh_stale_wallets", config.sweep_seconds),
+    }
