@@ -72,7 +72,10 @@ def packaged(package: str, *parts: str) -> Path:
 
 
 class EmbeddedServer(ABC):
-    """What both servers share: folder, lock, password, port, log, start and stop."""
+    """What both servers share: folder, lock, password, port, log, start and stop.
+
+    Port 0 takes a free one at the first start; later starts of the same object use it again.
+    """
 
     program: ClassVar[str]
     death_signal: ClassVar[str]
@@ -172,7 +175,7 @@ class EmbeddedServer(ABC):
 
     def _start_on_a_port(self) -> None:
         for _ in range(PORT_TRIES):
-            if self._any_port:
+            if self.port == 0:
                 self.port = free_port()
             self._prepare()
             if self._start_once():
@@ -180,6 +183,7 @@ class EmbeddedServer(ABC):
             # A free port may be taken between being found and being used.
             if not (self._any_port and "address already in use" in self.log_tail().lower()):
                 break
+            self.port = 0
         raise self._failed("did not start")
 
     def _start_once(self) -> bool:

@@ -7,7 +7,7 @@ A child process runs this file, which then replaces itself by PROGRAM:
 - PROGRAM gets the signal when its parent dies, however that dies (on Linux; elsewhere the next start stops
   what is left). A file of its own rather than a `preexec_fn`, which may deadlock in a process with threads.
 - With --uid, PROGRAM runs as that user and group. When some folder above a --reach path is closed to them (a
-  clone under /root), it gets the one Linux capability that lets it pass: no permission and no owner changes.
+  clone in root's home), it gets the one Linux capability that lets it pass: no permission and no owner changes.
 
 Standard library only, and no import of the project: after the change of user, its files may be unreadable.
 """

@@ -155,6 +155,8 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def acquire(self, in_use: str) -> None:
+        if self._file is not None:
+            return
         self._path.touch(mode=0o600)
         file = self._path.open("r+")
         try:

@@ -12,14 +12,18 @@ from app.bootstrap import Container
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.errors import BalanceOutOfRange
 from app.domain.postings import Posting, PostingKind
+from stack.embedded import PostgresServer
 from tests.support import Billing, assert_conserved
 
 USERS = [f"user-{i}" for i in range(4)]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_everything_at_once(make_container: Callable[[], Container], seed: int) -> None:
-    """Two processes; an uncaught deadlock or a lost update would show in the end."""
+def test_everything_at_once(
+    make_container: Callable[[], Container], postgres_server: PostgresServer, seed: int
+) -> None:
+    """The services of two processes, eight threads."""
+    deadlocks_before = deadlocks(postgres_server)
     first, second = make_container(), make_container()
     billing = Billing(first)
     billing.catalog()
@@ -59,3 +63,8 @@ def test_everything_at_once(make_container: Callable[[], Container], seed: int) 
         first.loader.load([user_id], first.catalog.epoch)
         assert billing.cached_spendable_micros(user_id) == billing.balance(user_id).spendable_micros
     assert_conserved(billing, *USERS)
+    assert deadlocks(postgres_server) == deadlocks_before
+
+
+def deadlocks(server: PostgresServer) -> int:
+    return server.log_path.read_text(errors="replace").count("deadlock detected")

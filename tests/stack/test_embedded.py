@@ -74,9 +74,11 @@ def is_gone(pid: int) -> bool:
 
 def test_data_survive_a_restart(server: EmbeddedServer) -> None:
     assert remember(server) == 1
+    url = server.url
     server.stop()
     assert not server.running
     server.start()
+    assert server.url == url
     assert remember(server) == 2
 
 
@@ -93,7 +95,6 @@ def test_a_server_that_was_killed_from_outside_starts_again(server: EmbeddedServ
     remember(server)
     os.kill(server.pid, signal.SIGKILL)
     assert until(lambda: not server.running, 10)
-    server.stop()
     server.start()
     assert remember(server) == 2
 

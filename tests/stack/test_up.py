@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from stack.embedded import PostgresServer, ValkeyServer
 from stack.processes import FolderLock, free_port, until
 from stack.procfile import ROOT
 
@@ -216,6 +217,23 @@ def program(command: str) -> str:
 
 @pytest.mark.e2e
 class TestRuns:
+    def test_on_servers_of_the_user_once_they_answer(self, data_dir: Path, tmp_path: Path) -> None:
+        postgres = PostgresServer(tmp_path / "theirs" / "postgres", settings={"fsync": "off"})
+        valkey = ValkeyServer(tmp_path / "theirs" / "redis")
+        with postgres, valkey:
+            valkey.stop()
+            with Up(data_dir, DATABASE_URL=postgres.url, REDIS_URL=valkey.url) as up:
+                up.await_line("waiting for Redis")
+                valkey.start()
+                up.await_line("ready ")
+                assert call(up.printed_calls()[0])["token"] == 1000
+                up.process.terminate()
+                assert up.await_end() == 0
+            assert not (data_dir / "postgres").exists()
+            assert not (data_dir / "redis").exists()
+            assert postgres.running
+            assert valkey.running
+
     def test_the_printed_calls_bill_a_run_and_a_restart_remembers_it(self, data_dir: Path) -> None:
         with Up(data_dir) as up:
             assert up.await_line("ready ") == f"ready http://127.0.0.1:{up.port}"
