@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CODE := app worker stack migrations tests
 UV_VERSION := 0.13.9
 
-.PHONY: help install up test check lint format lock clean
+.PHONY: help install up test bench check lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ up: $(STAMP) ## run the whole stack here: Postgres, Redis, web, worker, beat, fl
 
 test: $(STAMP) ## run every test
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## measure calls and settlement on this machine (two to four minutes)
+	$(BIN)/python -m benchmarks
 
 check: lint test ## what has to pass before a change goes in: lint, types, import contracts, tests
 

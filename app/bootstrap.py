@@ -17,14 +17,19 @@ from app.config import Config
 from app.services.admin_catalog import CatalogAdmin
 from app.services.admin_demo import DemoSeed
 from app.services.admin_wallets import WalletAdmin
+from app.services.cache_audit import CacheAudit
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.end import Doorbell, EndService
+from app.services.failed_ends import FailedEndService
 from app.services.gate import Gate
+from app.services.heal import HealService
 from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.posting import PostingService
+from app.services.reconcile import ReconcileService
 from app.services.settle import SettleService
 from app.services.start import StartService
+from app.services.status import StatusService
 from app.services.wallet_changes import WalletChanges
 from app.services.wallet_loader import WalletLoader
 from app.services.watcher import Watcher
@@ -32,10 +37,14 @@ from app.stores.postgres.engine import create_engine
 from app.stores.postgres.settlement import RetryPolicy
 from app.stores.queue import CeleryDoorbell, create_celery
 from app.stores.redis.client import create_client
+from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_snapshot import WalletSnapshots
 
 log = structlog.get_logger(__name__)
 
+# Where a Flask application keeps its container.
+EXTENSION = "tokentill"
 WAIT_SECONDS = 0.5
 
 
@@ -74,6 +83,20 @@ class Container:
     @cached_property
     def cache(self) -> WalletCache:
         return WalletCache(self.redis_client, record_seconds=self.config.idempotency_cache_seconds)
+
+    @cached_property
+    def spool(self) -> Spool:
+        return Spool(self.redis_client)
+
+    @cached_property
+    def heal(self) -> HealService:
+        return HealService(
+            postgres=self.postgres,
+            cache=self.cache,
+            spool=self.spool,
+            loader=self.loader,
+            settlement=self.settlement,
+        )
 
     @cached_property
     def catalog(self) -> CatalogSnapshot:
@@ -124,6 +147,7 @@ class Container:
             postgres=self.postgres,
             catalog=self.catalog,
             cache=self.cache,
+            spool=self.spool,
             loader=self.loader,
             holds=self.holds,
             redis=self.redis_gate,
@@ -135,7 +159,7 @@ class Container:
     def settlement(self) -> SettleService:
         return SettleService(
             postgres=self.postgres,
-            cache=self.cache,
+            changes=self.wallet_changes,
             loader=self.loader,
             policy=RetryPolicy(
                 attempts_max=self.config.retry_attempts_max,
@@ -168,6 +192,29 @@ class Container:
         return PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
 
     @cached_property
+    def failed_ends(self) -> FailedEndService:
+        return FailedEndService(
+            postgres=self.postgres,
+            loader=self.loader,
+            redis=self.redis_gate,
+            changes=self.wallet_changes,
+            doorbell=self.doorbell,
+        )
+
+    @cached_property
+    def cache_audit(self) -> CacheAudit:
+        return CacheAudit(
+            postgres=self.postgres,
+            snapshots=WalletSnapshots(self.redis_client),
+            spool=self.spool,
+            loader=self.loader,
+        )
+
+    @cached_property
+    def reconciliation(self) -> ReconcileService:
+        return ReconcileService(postgres=self.postgres, audit=self.cache_audit, redis=self.redis_gate)
+
+    @cached_property
     def demo(self) -> DemoSeed:
         return DemoSeed(
             is_local=self.config.is_local,
@@ -175,6 +222,10 @@ class Container:
             wallets=self.wallet_admin,
             postings=self.postings,
         )
+
+    @cached_property
+    def status(self) -> StatusService:
+        return StatusService(postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate)
 
     @property
     def _request_seconds(self) -> float:

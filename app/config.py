@@ -43,6 +43,7 @@ class Config:
     retry_attempts_max: int
     retry_base_seconds: int
     retry_cap_seconds: int
+    reconcile_seconds: float
 
     @property
     def is_local(self) -> bool:
@@ -69,6 +70,7 @@ class Config:
             retry_attempts_max=_number(env, "RETRY_ATTEMPTS_MAX", 12, 1, 1_000),
             retry_base_seconds=_number(env, "RETRY_BASE_SECONDS", 5, 1, 3_600),
             retry_cap_seconds=_number(env, "RETRY_CAP_SECONDS", 3_600, 1, 604_800),
+            reconcile_seconds=_number(env, "RECONCILE_SECONDS", 600.0, 1, 604_800),
         )
 
 
@@ -135,8 +137,3 @@ def _api_keys(env: Mapping[str, str], name: str, mode: str) -> tuple[str, ...]:
         if any(len(key) < 16 for key in keys):
             raise ConfigError(f"{name} must have at least 16 characters.")
     return keys
-
-
-def metrics_directory() -> str | None:
-    """Where several web processes share their counters: prometheus-client's own variable, read by it on import."""
-    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import sqlalchemy as sa
 from alembic import context
 
 from app.bootstrap import wait_for_postgres
-from app.config import Config
+from app.config import Config, ConfigError
 from app.stores.postgres.engine import create_engine
 from app.stores.postgres.tables import metadata
 
 # Any constant of our own: it only has to differ from other programs' advisory locks on this database.
 MIGRATION_LOCK = 7_236_501_118
 
-config = Config.from_environment()
+try:
+    config = Config.from_environment()
+except ConfigError as error:
+    sys.exit(f"tokentill: {error}")
 engine = create_engine(config)
 wait_for_postgres(engine)
 with engine.connect() as connection:

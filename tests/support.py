@@ -135,6 +135,17 @@ class Billing:
         self.container.settlement.sweep(older_than_seconds=0)
 
 
+def retry_failed(container: Container, user_id: str) -> None:
+    """What the retry tasks of a user's failed ends do."""
+    with container.engine.connect() as connection:
+        ids = connection.execute(
+            sa.text("SELECT id FROM end_inbox WHERE user_id = :user_id AND state = 'retrying' ORDER BY id"),
+            {"user_id": user_id},
+        ).scalars()
+        for end_id in ids:
+            container.settlement.retry(end_id, user_id)
+
+
 def assert_conserved(billing: Billing, *user_ids: str) -> None:
     """Each wallet's ledger sums up to its balance, entry by entry."""
     for user_id in user_ids:

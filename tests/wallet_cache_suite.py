@@ -81,8 +81,8 @@ def spendable(cache: WalletCache, user_id: str = "u") -> int | None:
     return cache.release(user_id, None, 0)
 
 
-def settled(version: int, posted: int, *ids: UUID, debts: tuple[UUID, ...] = (), user_id: str = "u") -> WalletChange:
-    return WalletChange(user_id, fields(version, posted), ids, debts)
+def settled(version: int, posted: int, *ids: UUID, debts: Mapping[UUID, int] | None = None) -> WalletChange:
+    return WalletChange("u", fields(version, posted), ids, debts or {})
 
 
 class TestDecisions:
@@ -232,12 +232,21 @@ class TestApplying:
     def test_a_failed_end_becomes_debt_until_it_is_settled(self, cache: WalletCache) -> None:
         load(cache, "u", posted=5)
         owed = end(cache, cost=4).end_id
-        cache.apply([settled(2, 5, debts=(owed,))])
+        cache.apply([settled(2, 5, debts={owed: 4})])
         assert start(cache).outcome == "denied"
         assert spendable(cache) == 1
         cache.apply([settled(3, 1, owed)])
         assert start(cache).outcome == "granted"
         assert spendable(cache) == 1
+
+    def test_a_debt_that_was_recorded_past_the_cache_is_learned_once(self, cache: WalletCache) -> None:
+        load(cache, "u", posted=5)
+        owed = uuid7()
+        cache.apply([settled(2, 5, debts={owed: 9})])
+        assert spendable(cache) == -4
+        cache.apply([settled(3, 0, owed)])
+        cache.apply([settled(2, 5, debts={owed: 9})])
+        assert spendable(cache) == 0
 
 
 class TestKeys:

@@ -20,7 +20,10 @@ except ConfigError as error:
     sys.exit(f"tokentill worker: {error}")
 
 celery = create_celery(config)
-celery.conf.update(beat_schedule=beat_schedule(config), imports=["worker.tasks.settle", "worker.tasks.maintenance"])
+celery.conf.update(
+    beat_schedule=beat_schedule(config),
+    imports=["worker.tasks.settle", "worker.tasks.maintenance", "worker.tasks.reconcile"],
+)
 
 
 @cache

@@ -18,6 +18,9 @@ def beat_schedule(config: Config) -> dict[str, Any]:
 
     return {
         "sweep": every("tokentill.sweep", config.sweep_seconds),
-        "collect-due-debts": every("tokentill.collect_due_debts", config.sweep_seconds),
+        "drain-spool": every("tokentill.drain_spool", config.sweep_seconds),
+        "give-out-retries": every("tokentill.give_out_retries", config.sweep_seconds),
+        "release-stranded-marks": every("tokentill.release_stranded_marks", 5.0),
         "refresh-stale-wallets": every("tokentill.refresh_stale_wallets", config.sweep_seconds),
+        "reconcile": every("tokentill.reconcile", config.reconcile_seconds),
     }

@@ -12,18 +12,20 @@ from flask.cli import ScriptInfo
 
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.demo import demo
+from app.cli.failed_ends import failed_ends
+from app.cli.reconcile import reconcile
 from app.cli.wallets import wallets
 
-GROUPS = (features, packages, profit_rules, wallets, demo)
+COMMANDS = (features, packages, profit_rules, wallets, failed_ends, reconcile, demo)
 
 
 def register_commands(app: Flask) -> None:
     """Add the commands to an application's own."""
-    for group in GROUPS:
-        app.cli.add_command(group)
+    for command in COMMANDS:
+        app.cli.add_command(command)
 
 
-cli = click.Group("tokentill", commands=GROUPS, help="Manage what Tokentill sells and its users' wallets.")
+cli = click.Group("tokentill", commands=COMMANDS, help="Manage what Tokentill sells and its users' wallets.")
 
 
 def main() -> None:

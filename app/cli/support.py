@@ -16,7 +16,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.bootstrap import Container
+from app.bootstrap import EXTENSION, Container
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.services.admin_paging import Page
@@ -24,7 +24,6 @@ from app.services.admin_paging import Page
 P = ParamSpec("P")
 T = TypeVar("T")
 
-EXTENSION = "tokentill"
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
@@ -56,6 +55,7 @@ ID = _text("id", inputs.ID_LENGTH_MAX)
 NAME = _text("name", inputs.NAME_LENGTH_MAX)
 REFERENCE = _text("reference", inputs.REFERENCE_LENGTH_MAX)
 REASON = _text("reason", inputs.REASON_LENGTH_MAX)
+ACTOR = _text("actor", inputs.ACTOR_LENGTH_MAX)
 CREDIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text)))
 ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_negative=True))
 LIMIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_zero=True))
@@ -94,6 +94,9 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise click.ClickException(f"Postgres refused: {reason} (`alembic upgrade head` done?)") from None
+        finally:
+            # What the command announced is sent before the process ends.
+            container.doorbell.close()
 
     return run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import Flask
 
 from app import logs
-from app.bootstrap import Container, wait_for_catalog, wait_for_redis
+from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
 from app.http import auth, errors, request_context
-from app.http.routes import EXTENSION, admin, health, token_process
+from app.http.routes import admin, health, operations, token_process
 
 BODY_BYTES_MAX = 64 * 1024
 
@@ -19,7 +19,9 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     logs.configure(container.config.log_level)
     app = Flask("tokentill")
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
+    # A redirect would leave the envelope; a path is right or it is unknown.
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
     # In this order: an id before anything can be refused, then the key, then the route.
     request_context.register(app)
@@ -27,6 +29,7 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     errors.register(app)
     app.register_blueprint(token_process.blueprint)
     app.register_blueprint(admin.blueprint)
+    app.register_blueprint(operations.blueprint)
     app.register_blueprint(health.blueprint)
     return app
 

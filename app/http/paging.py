@@ -7,6 +7,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from flask import request
 from marshmallow import ValidationError
@@ -20,6 +21,13 @@ _DIGITS = re.compile(r"[0-9]{1,19}")
 def by_id(fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:
     """A list in the order of text ids. Raises ValidationError."""
     return _listed(fetch, answer, FIRST_ID, _text_key)
+
+
+def oldest_first(
+    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]
+) -> dict[str, Any]:
+    """A list in the order of UUIDs that begin with their time. Raises ValidationError."""
+    return _listed(fetch, answer, str(UUID(int=0)), _uuid_key)
 
 
 def newest_first(
@@ -73,6 +81,13 @@ def _decoded(cursor: str) -> str:
 
 def _text_key(text: str) -> str:
     return printable(text, ID_LENGTH_MAX)
+
+
+def _uuid_key(text: str) -> str:
+    # In the one form that we write.
+    if str(UUID(text)) != text:
+        raise ValueError(text)
+    return text
 
 
 def _number_key(text: str) -> int:

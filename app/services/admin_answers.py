@@ -9,7 +9,9 @@ from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
-from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.failed_ends import FailedEndRow
+from app.stores.postgres.ledger import LedgerEntry, WriteOff
+from app.stores.postgres.reconciliation import Drift, Reconciliation
 
 Answer = dict[str, Any]
 
@@ -69,6 +71,51 @@ def transaction_answer(entry: LedgerEntry) -> Answer:
         "reason": entry.reason,
         "process_id": entry.process_id,
         "created_at": _moment(entry.created_at),
+    }
+
+
+def failed_end_answer(end: FailedEndRow) -> Answer:
+    return {
+        "id": str(end.id),
+        "user_id": end.user_id,
+        "feature_endpoint_id": end.feature_endpoint_id,
+        "cost": token_number(end.cost_micros),
+        "state": end.state,
+        "attempts": end.attempts,
+        "next_attempt_at": None if end.next_attempt_at is None else _moment(end.next_attempt_at),
+        "last_error": end.last_error,
+        "accepted_at": _moment(end.accepted_at),
+    }
+
+
+def write_off_answer(write_off: WriteOff) -> Answer:
+    return {**transaction_answer(write_off.entry), "actor": write_off.actor}
+
+
+def reconciliation_answer(reconciliation: Reconciliation) -> Answer:
+    finished_at = reconciliation.finished_at
+    return {
+        "id": reconciliation.id,
+        "state": reconciliation.state,
+        "checked": reconciliation.checked,
+        "cache_checked": reconciliation.cache_checked,
+        "drifted_count": reconciliation.drifted_count,
+        "repaired": reconciliation.repaired,
+        "drifted": [drift_answer(drift) for drift in reconciliation.drifted],
+        "started_at": _moment(reconciliation.started_at),
+        "finished_at": None if finished_at is None else _moment(finished_at),
+    }
+
+
+def drift_answer(drift: Drift) -> Answer:
+    return {
+        "user_id": drift.user_id,
+        "kind": drift.kind,
+        "expected_token": token_number(drift.expected_micros),
+        "found_token": token_number(drift.found_micros),
+        "difference_token": token_number(drift.found_micros - drift.expected_micros),
+        "repaired": drift.repaired,
+        "detail": drift.detail,
     }
 
 

@@ -17,6 +17,7 @@ from app.services.gate import Gate
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import balances, catalog, ledger, wallets
+from app.stores.postgres.inbox import FailedEnd
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.wallets import WalletRow
 from app.stores.redis.wallet_cache import WalletCache
@@ -79,12 +80,9 @@ class WalletAdmin:
         overdrawn than the new limit allows.
         """
         if changes:
-            changed, has_woken_debts = self._postgres.transaction(
-                lambda connection: _update(connection, user_id, changes)
-            )
+            changed, woken = self._postgres.transaction(lambda connection: _update(connection, user_id, changes))
             self._changes.announce(changed)
-            if has_woken_debts:
-                self._doorbell.collect([user_id])
+            self._doorbell.retry(woken)
         return self.get(user_id)
 
     def get(self, user_id: str) -> WalletView:
@@ -148,7 +146,9 @@ class WalletAdmin:
         return [0] * len(user_ids)
 
 
-def _update(connection: sa.Connection, user_id: str, changes: Mapping[str, Any]) -> tuple[WalletRow, bool]:
+def _update(
+    connection: sa.Connection, user_id: str, changes: Mapping[str, Any]
+) -> tuple[WalletRow, Sequence[FailedEnd]]:
     wallet = wallets.lock(connection, user_id)
     if wallet is None:
         raise WalletNotFound
@@ -158,7 +158,7 @@ def _update(connection: sa.Connection, user_id: str, changes: Mapping[str, Any])
         raise BalanceOutOfRange("More is overdrawn than the new limit allows")
     changed = wallets.update(connection, user_id, changes)
     has_more_room = limit_micros > wallet.overdraft_limit_micros
-    return changed, has_more_room and wallets.wake_debts(connection, user_id)
+    return changed, wallets.wake_debts(connection, user_id) if has_more_room else ()
 
 
 def _check_package(connection: sa.Connection, package_id: str | None) -> None:

@@ -65,6 +65,9 @@ class Batcher(Generic[Call, Result]):
 
     def _submit(self, calls: Sequence[Call]) -> list[_Slot[Call, Result]]:
         slots: list[_Slot[Call, Result]] = [_Slot(call) for call in calls]
+        if not slots:
+            # Whoever takes the lead has to have something to answer, or would never hand it on.
+            return slots
         with self._lock:
             self._queue.extend(slots)
             leads = not self._is_led

@@ -36,7 +36,9 @@ from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox, stale
-from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache
+from app.stores.postgres.inbox import FailedEnd
+from app.stores.redis.spool import Spool
+from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache, mark_of
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +50,8 @@ class Doorbell(Protocol):
     def settle(self, end_ids: Sequence[UUID]) -> None:
         """Tell the workers about accepted ends; best effort, never raises."""
 
-    def collect(self, user_ids: Sequence[str]) -> None:
-        """Tell the workers that these users' failed ends may be tried again; best effort, never raises."""
+    def retry(self, ends: Sequence[FailedEnd]) -> None:
+        """Have workers try failed ends again, each as a task of its own; best effort, never raises."""
 
     def close(self) -> None:
         """Send what waits, then stop."""
@@ -66,15 +68,7 @@ class _Candidate:
 
     @property
     def mark(self) -> EndMark:
-        return EndMark(
-            user_id=self.request.user_id,
-            end_id=self.id,
-            cost_micros=self.cost_micros,
-            profit_rule_id=self.profit_rule_id,
-            payload_hash=self.request.payload_hash,
-            idempotency_key=self.request.idempotency_key,
-            process_id=self.request.process_id,
-        )
+        return mark_of(self.request, self.id, self.cost_micros, self.profit_rule_id)
 
     def accepted(self, verdict: Deduction, spendable_micros: int) -> AcceptedEnd:
         return AcceptedEnd(
@@ -99,7 +93,6 @@ class _Decision:
     end: AcceptedEnd | None = None
     outcome: EndAnswer | Exception | None = None
     mark: EndMark | None = None
-    generation: str = ""
     seen: bool = False
 
 
@@ -110,6 +103,7 @@ class EndService:
         postgres: PostgresAccess,
         catalog: CatalogSnapshot,
         cache: WalletCache,
+        spool: Spool,
         loader: WalletLoader,
         holds: HoldService,
         redis: Gate,
@@ -120,6 +114,7 @@ class EndService:
         self._postgres = postgres
         self._catalog = catalog
         self._cache = cache
+        self._spool = spool
         self._loader = loader
         self._holds = holds
         self._redis = redis
@@ -214,8 +209,9 @@ class EndService:
                 for decision in decisions:
                     self._record_or_give_back([decision])
                 return
-            self._unmark(decisions)
-            for decision in decisions:
+            undecided = [decision for decision in decisions if decision.outcome is None]
+            self._unmark(undecided)
+            for decision in undecided:
                 decision.outcome = error
 
     def _decide(self, candidates: list[_Candidate]) -> list[_Decision]:
@@ -255,7 +251,10 @@ class EndService:
         return decisions
 
     def _record(self, decisions: list[_Decision]) -> None:
-        """Make the batch durable and give each decision its outcome. Raises Unavailable: nothing was recorded."""
+        """Make the batch durable and give each decision its outcome.
+
+        Raises Unavailable: nothing was recorded; SQLAlchemyError: Postgres refuses one of these.
+        """
         ends = {end.id: end for decision in decisions if (end := decision.end) is not None}
         around = {d.candidate.request.user_id for d in decisions if d.mark is None and not d.seen}
 
@@ -263,19 +262,23 @@ class EndService:
             recorded = inbox.insert(connection, list(ends.values()))
             if around:
                 # Redis, once it is back, doesn't know of these ends.
-                stale.mark(connection, around)
+                stale.demand_refresh(connection, around)
             return recorded
 
-        fresh = self._postgres.run(insert)
+        try:
+            fresh = self._postgres.run(insert)
+        except Unavailable:
+            self._keep_in_spool(decisions)
+            return
         for decision in decisions:
             end = decision.end
             # An end without a key that isn't fresh was recorded by an attempt whose answer got lost.
             if end is not None and (end.id in fresh or not end.request.repeatable):
                 decision.outcome = _answer(end, replayed=decision.seen)
+        self._land([decision for decision in decisions if decision.outcome is not None])
         known = [decision for decision in decisions if decision.outcome is None]
         if known:
             self._replay(known)
-        self._refresh_reloaded([decision for decision in decisions if decision.mark is not None])
 
     def _replay(self, decisions: list[_Decision]) -> None:
         """Answer the ends whose keys are known as they were answered first, or refuse another body."""
@@ -306,27 +309,38 @@ class EndService:
                     first.deduction,
                     replayed=decision.seen or first.end_id != decision.candidate.id,
                 )
-        lost = [d for d in decisions if d.mark is not None and all(d.candidate.id != end.end_id for end in found)]
-        self._unmark(lost)
+        recorded = {end.end_id for end in found}
+        self._land([decision for decision in decisions if decision.candidate.id in recorded])
+        self._unmark([decision for decision in decisions if decision.candidate.id not in recorded])
 
-    def _refresh_reloaded(self, decisions: list[_Decision]) -> None:
-        """A wallet flushed and loaded anew between our mark and our insert doesn't know this end: correct it."""
-        generation_of = {d.candidate.request.user_id: d.generation for d in decisions}
-        if not generation_of:
+    def _keep_in_spool(self, decisions: list[_Decision]) -> None:
+        """Postgres is away: what Redis has decided Redis keeps, until the spool is drained into the inbox."""
+        kept = [decision for decision in decisions if decision.mark is not None or decision.seen]
+        if len(kept) < len(decisions) or not self._redis.is_open:
+            raise Unavailable
+        try:
+            self._spool.put(decision.end for decision in kept if decision.end is not None)
+        except RedisError as error:
+            self._redis.close(error)
+            raise Unavailable from error
+        for decision in kept:
+            if decision.end is not None:
+                decision.outcome = _answer(decision.end, replayed=decision.seen)
+        self._land(kept)
+
+    def _land(self, decisions: list[_Decision]) -> None:
+        """These ends are durable. Where their mark is gone meanwhile, the wallet is corrected."""
+        marks = [decision.mark for decision in decisions if decision.mark is not None]
+        if not marks:
             return
         try:
-            now = self._cache.generations(list(generation_of))
-            reloaded = [
-                user_id
-                for (user_id, generation), current in zip(generation_of.items(), now, strict=True)
-                if current is not None and current != generation
-            ]
-            if reloaded:
-                self._loader.refresh(reloaded)
+            lost = self._cache.land([(mark.end_id, mark.user_id) for mark in marks])
+            if lost:
+                self._loader.refresh(lost)
         except RedisError as error:
             self._redis.close(error)
         except Unavailable:
-            log.warning("refresh_postponed", users=len(generation_of))
+            log.warning("refresh_postponed", users=len(lost))
 
     def _unmark(self, decisions: list[_Decision]) -> None:
         marks = [decision.mark for decision in decisions if decision.mark is not None]
@@ -362,7 +376,6 @@ def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:
         candidate,
         end=candidate.accepted(reply.deduction, reply.spendable_micros),
         mark=None if reply.seen else candidate.mark,
-        generation=reply.generation,
         seen=reply.seen,
     )
 

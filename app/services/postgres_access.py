@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.domain.errors import Unavailable
 from app.services.gate import Gate
-from app.stores.postgres.engine import is_away, is_passing
+from app.stores.postgres.engine import is_away, is_passing, is_too_slow
 
 T = TypeVar("T")
 
@@ -49,6 +49,9 @@ class PostgresAccess:
                 with connect() as connection:
                     return work(connection)
             except sa.exc.SQLAlchemyError as error:
+                if is_too_slow(error):
+                    # Waiting as long again helps nobody, and other requests may do well.
+                    raise Unavailable from error
                 if not (is_away(error) or is_passing(error)):
                     raise
                 if attempts_left and not isinstance(error, sa.exc.TimeoutError):

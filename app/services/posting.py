@@ -6,6 +6,7 @@ second finds what the first has done. A credit also wakes the ends that failed f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from app.services.end import Doorbell
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import ledger, wallets
+from app.stores.postgres.inbox import FailedEnd
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.wallets import WalletRow
 
@@ -31,7 +33,7 @@ class Posted:
 class _Outcome:
     entry: LedgerEntry
     wallet: WalletRow | None = None
-    has_woken_debts: bool = False
+    woken: Sequence[FailedEnd] = ()
 
 
 class PostingService:
@@ -46,8 +48,7 @@ class PostingService:
         if outcome.wallet is None:
             return Posted(outcome.entry, replayed=True)
         self._changes.announce(outcome.wallet)
-        if outcome.has_woken_debts:
-            self._doorbell.collect([posting.user_id])
+        self._doorbell.retry(outcome.woken)
         return Posted(outcome.entry, replayed=False)
 
 
@@ -70,4 +71,4 @@ def _post(connection: sa.Connection, posting: Posting) -> _Outcome:
     entry = ledger.insert_posting(connection, posting, balance_after_micros)
     changed = wallets.update(connection, posting.user_id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
-    return _Outcome(entry, changed, is_credit and wallets.wake_debts(connection, posting.user_id))
+    return _Outcome(entry, changed, wallets.wake_debts(connection, posting.user_id) if is_credit else ())

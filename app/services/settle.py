@@ -12,19 +12,22 @@ from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
-from redis import RedisError
 
 from app.domain.errors import Unavailable
 from app.services.postgres_access import PostgresAccess
+from app.services.wallet_changes import WalletChanges
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import inbox, settlement, stale
 from app.stores.postgres.engine import is_away
+from app.stores.postgres.inbox import FailedEnd
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
-from app.stores.redis.wallet_cache import CachedFields, WalletCache, WalletChange
+from app.stores.redis.wallet_cache import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
 
 WALLETS_PER_REFRESH = 200
+# A retry whose message got lost is given out again after this long.
+RETRY_AGAIN_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,13 @@ class SettleService:
         self,
         *,
         postgres: PostgresAccess,
-        cache: WalletCache,
+        changes: WalletChanges,
         loader: WalletLoader,
         policy: RetryPolicy,
         batch_size: int,
     ) -> None:
         self._postgres = postgres
-        self._cache = cache
+        self._changes = changes
         self._loader = loader
         self._policy = policy
         self._batch_size = batch_size
@@ -76,19 +79,19 @@ class SettleService:
             report += self._settle(end_ids[start : start + self._batch_size])
         return report
 
-    def collect(self, user_id: str) -> SettleReport:
-        """Try a user's failed ends again, oldest first, as far as the wallet reaches. Raises Unavailable."""
+    def retry(self, end_id: UUID, user_id: str) -> SettleReport:
+        """Try a failed end again, behind the user's older ones, as far as the wallet reaches. Raises Unavailable."""
 
         def work(connection: sa.Connection) -> _Batch:
             if not settlement.lock_wallets(connection, {user_id}):
                 return _Batch()
-            return self._settled(connection, settlement.claim_debts(connection, user_id))
+            return self._settled(connection, settlement.claim_debts(connection, user_id), tried=[end_id])
 
         return self._applied(self._postgres.transaction(work))
 
-    def users_with_due_debt(self, limit: int) -> list[str]:
-        """Users whose failed ends are due for another try. Raises Unavailable."""
-        return self._postgres.run(lambda connection: inbox.users_with_due_debt(connection, limit))
+    def due_retries(self, limit: int) -> list[FailedEnd]:
+        """Failed ends due for another try; each is given out once a minute at most. Raises Unavailable."""
+        return self._postgres.run(lambda connection: inbox.claim_due_retries(connection, limit, RETRY_AGAIN_SECONDS))
 
     def sweep(self, older_than_seconds: float) -> SettleReport:
         """Settle what no message reached, until nothing that old is left. Raises Unavailable."""
@@ -109,8 +112,8 @@ class SettleService:
             lambda connection: stale.older_than(connection, older_than_seconds, WALLETS_PER_REFRESH)
         )
         if found:
-            self._loader.refresh(found)
-            self._postgres.run(lambda connection: stale.clear(connection, found))
+            self._loader.refresh([wallet.user_id for wallet in found])
+            self._postgres.run(lambda connection: stale.clear_refreshed(connection, found))
         return len(found)
 
     def _settle(self, ids: Sequence[UUID]) -> SettleReport:
@@ -136,10 +139,12 @@ class SettleService:
 
         return work
 
-    def _settled(self, connection: sa.Connection, ends: Sequence[ClaimedEnd]) -> _Batch:
+    def _settled(
+        self, connection: sa.Connection, ends: Sequence[ClaimedEnd], tried: Sequence[UUID] | None = None
+    ) -> _Batch:
         if not ends:
             return _Batch()
-        return _Batch(ends, settlement.settle(connection, [end.id for end in ends], self._policy))
+        return _Batch(ends, settlement.settle(connection, [end.id for end in ends], self._policy, tried))
 
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
         log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
@@ -147,7 +152,7 @@ class SettleService:
         return SettleReport(dead=len(ids))
 
     def _applied(self, batch: _Batch) -> SettleReport:
-        """Bring the cache up to a committed settlement. If Redis is away, the stale wallets say so to the sweep."""
+        """Log a committed settlement and bring the cache up to it."""
         wallets = batch.wallets
         if not wallets:
             return SettleReport()
@@ -165,12 +170,7 @@ class SettleService:
             # What follows one call from the API's log to here.
             request_ids=sorted({end.request_id for end in batch.ends if end.request_id is not None}),
         )
-        try:
-            self._cache.apply([_change(wallet) for wallet in wallets])
-            versions = {wallet.user_id: wallet.version for wallet in wallets}
-            self._postgres.run(lambda connection: stale.clear(connection, versions))
-        except (RedisError, Unavailable) as error:
-            log.warning("cache_update_postponed", wallets=len(wallets), error=type(error).__name__)
+        self._changes.apply([_change(wallet) for wallet in wallets])
         return report
 
 

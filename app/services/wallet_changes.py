@@ -6,6 +6,9 @@ change; with Redis away it stays, and the sweep corrects the copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from uuid import UUID
+
 import structlog
 from redis import RedisError
 
@@ -25,10 +28,8 @@ class WalletChanges:
         self._cache = cache
         self._redis = redis
 
-    def announce(self, wallet: WalletRow) -> None:
-        """Best effort; never raises because a store is away."""
-        if not self._redis.is_open:
-            return
+    def announce(self, wallet: WalletRow, settled: Sequence[UUID] = ()) -> None:
+        """Best effort; never raises because a store is away. `settled` are ends that left the inbox with it."""
         fields = CachedFields(
             wallet.version,
             wallet.posted_micros,
@@ -36,12 +37,20 @@ class WalletChanges:
             wallet.status,
             wallet.package_id,
         )
-        try:
-            self._cache.apply([WalletChange(wallet.user_id, fields)])
-        except RedisError as error:
-            self._redis.close(error)
+        self.apply([WalletChange(wallet.user_id, fields, settled)])
+
+    def apply(self, changes: Sequence[WalletChange]) -> None:
+        """Best effort; never raises because a store is away."""
+        if not self._redis.is_open:
             return
         try:
-            self._postgres.run(lambda connection: stale.clear(connection, {wallet.user_id: wallet.version}))
+            self._cache.apply(changes)
+        except RedisError as error:
+            self._redis.close(error)
+            log.warning("cache_update_postponed", wallets=len(changes), error=type(error).__name__)
+            return
+        versions = {change.user_id: change.fields.version for change in changes}
+        try:
+            self._postgres.run(lambda connection: stale.clear(connection, versions))
         except Unavailable as error:
-            log.warning("stale_mark_kept", error=type(error).__name__)
+            log.warning("stale_marks_kept", wallets=len(changes), error=type(error).__name__)

@@ -8,7 +8,6 @@ wallet is loaded again.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from uuid import UUID
@@ -19,9 +18,6 @@ from app.stores.postgres import balances
 from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Unsettled, WalletCache
 
 FILL_ATTEMPTS = 8
-# An end marked in Redis is recorded in Postgres within the time limits of one request, or never: what neither
-# the inbox nor the ledger knows after this long was given up by a process that died.
-ABANDONED_AFTER_SECONDS = 120
 
 
 class WalletLoader:
@@ -50,12 +46,14 @@ class WalletLoader:
             self._fly(mine, epoch)
         return {user_id for user_id, flight in {**mine, **others}.items() if not flight.result()}
 
-    def refresh(self, user_ids: Collection[str]) -> None:
+    def refresh(self, user_ids: Collection[str], *, abandoned: Collection[UUID] = ()) -> None:
         """Correct cached wallets from Postgres, and cache those that weren't.
 
+        `abandoned` are marked ends that nobody is going to record any more; those that Postgres doesn't know are
+        forgotten. Any other unknown mark may be recorded the next moment and stays.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
-        self._fill(self._cache.lease(list(user_ids)))
+        self._fill(self._cache.lease(list(user_ids)), frozenset(abandoned))
 
     def _fly(self, flights: dict[str, Future[bool]], epoch: int) -> None:
         try:
@@ -74,14 +72,14 @@ class WalletLoader:
             else:
                 flight.set_exception(error)
 
-    def _fill(self, leases: Sequence[Lease]) -> set[str]:
+    def _fill(self, leases: Sequence[Lease], abandoned: frozenset[UUID] = frozenset()) -> set[str]:
         missing: set[str] = set()
         for _ in range(FILL_ATTEMPTS):
             if not leases:
                 return missing
             loaded = self._load(leases)
             missing |= {lease.user_id for lease in leases if lease.user_id not in loaded}
-            fills = [_as_fill(lease, loaded[lease.user_id]) for lease in leases if lease.user_id in loaded]
+            fills = [_as_fill(lease, loaded[lease.user_id], abandoned) for lease in leases if lease.user_id in loaded]
             filled = self._cache.fill(fills)
             refused = [fill.lease.user_id for fill, done in zip(fills, filled, strict=True) if not done]
             leases = self._cache.lease(refused) if refused else []
@@ -93,7 +91,7 @@ class WalletLoader:
         return self._postgres.run(lambda connection: balances.load(connection, user_ids, suspects))
 
 
-def _as_fill(lease: Lease, wallet: balances.LoadedWallet) -> Fill:
+def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: frozenset[UUID]) -> Fill:
     unknown = lease.unsettled - wallet.unsettled.keys()
     return Fill(
         lease=lease,
@@ -106,10 +104,5 @@ def _as_fill(lease: Lease, wallet: balances.LoadedWallet) -> Fill:
             wallet.package_id,
         ),
         unsettled={end_id: Unsettled(cost, debt) for end_id, (cost, debt) in wallet.unsettled.items()},
-        forgotten=[end_id for end_id in unknown if end_id in wallet.settled_suspects or _is_abandoned(end_id)],
+        forgotten=sorted(unknown & (wallet.settled_suspects | abandoned)),
     )
-
-
-def _is_abandoned(end_id: UUID) -> bool:
-    # The first 48 bits of a version 7 UUID are its milliseconds.
-    return (end_id.int >> 80) / 1000 < time.time() - ABANDONED_AFTER_SECONDS

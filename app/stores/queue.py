@@ -12,8 +12,11 @@ import structlog
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis import Redis
 
 from app.config import Config
+from app.domain.amounts import token_number
+from app.stores.postgres.inbox import FailedEnd
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +26,18 @@ MAINTENANCE_QUEUE = "maintenance"
 QUEUES = (SETTLE_QUEUE, RETRY_QUEUE, MAINTENANCE_QUEUE)
 
 SETTLE_ENDS = "tokentill.settle_ends"
-COLLECT_DEBTS = "tokentill.collect_debts"
+RETRY_FAILED_END = "tokentill.retry_failed_end"
 
 IDS_PER_MESSAGE = 1_000
+KEY_PREFIX = "tokentill:queue:"
+
+
+def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
+    """How many messages wait in each queue. Raises RedisError."""
+    pipeline = client.pipeline(transaction=False)
+    for queue in queues:
+        pipeline.llen(f"{KEY_PREFIX}{queue}")
+    return dict(zip(queues, pipeline.execute(), strict=True))
 
 
 def create_celery(config: Config) -> Celery:
@@ -38,8 +50,8 @@ def create_celery(config: Config) -> Celery:
         # A worker waits for Redis for as long as it takes.
         broker_connection_max_retries=None,
         broker_transport_options={
-            "global_keyprefix": "tokentill:queue:",
-            # Longer than the longest task. What a killed worker held is the sweep's to find, within seconds.
+            "global_keyprefix": KEY_PREFIX,
+            # Longer than any settlement. What a killed worker held is the sweep's to find, within seconds.
             "visibility_timeout": 600,
             "socket_connect_timeout": timeout_seconds,
             "socket_keepalive": True,
@@ -80,8 +92,12 @@ class CeleryDoorbell:
     def settle(self, end_ids: Sequence[UUID]) -> None:
         self._ring(SETTLE_ENDS, [str(end_id) for end_id in end_ids])
 
-    def collect(self, user_ids: Sequence[str]) -> None:
-        self._ring(COLLECT_DEBTS, list(user_ids))
+    def retry(self, ends: Sequence[FailedEnd]) -> None:
+        for end in ends:
+            self._ring(
+                RETRY_FAILED_END,
+                [str(end.id), end.user_id, str(token_number(end.cost_micros)), end.last_error or ""],
+            )
 
     def _ring(self, task: str, ids: Sequence[str]) -> None:
         self._pending.put((task, ids))
@@ -94,14 +110,16 @@ class CeleryDoorbell:
 
     def close(self) -> None:
         """Send what waits, then stop."""
-        self._pending.put(None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._pending.put(None)
+            thread.join(timeout=5)
 
     def _run(self) -> None:
         is_closing = False
         while not is_closing:
-            waiting: dict[str, list[str]] = {}
+            settled: list[str] = []
             rings = [self._pending.get()]
             with suppress(Empty):
                 while True:
@@ -109,19 +127,19 @@ class CeleryDoorbell:
             for ring in rings:
                 if ring is None:
                     is_closing = True
+                elif ring[0] == SETTLE_ENDS:
+                    settled.extend(ring[1])
                 else:
-                    waiting.setdefault(ring[0], []).extend(ring[1])
-            for task, ids in waiting.items():
-                self._publish(task, ids)
+                    # Each failed end is a task of its own, so that an operator sees it by its arguments.
+                    self._publish(ring[0], RETRY_QUEUE, list(ring[1]))
+            for i in range(0, len(settled), IDS_PER_MESSAGE):
+                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [settled[i : i + IDS_PER_MESSAGE]])
 
-    def _publish(self, task: str, ids: Sequence[str]) -> None:
-        queue = SETTLE_QUEUE if task == SETTLE_ENDS else RETRY_QUEUE
+    def _publish(self, task: str, queue: str, arguments: list[object]) -> None:
         try:
-            for i in range(0, len(ids), IDS_PER_MESSAGE):
-                part = list(ids[i : i + IDS_PER_MESSAGE])
-                self._celery.send_task(task, args=[part], queue=queue, retry=False)
+            self._celery.send_task(task, args=arguments, queue=queue, retry=False)
         except (OperationalError, OSError) as error:
-            log.warning("doorbell_failed", task=task, ids=len(ids), error=type(error).__name__)
+            log.warning("doorbell_failed", task=task, error=type(error).__name__, detail=str(error)[:200])
         except Exception:
-            # The thread outlives whatever the broker does; the sweep settles what it couldn't announce.
-            log.exception("doorbell_failed", task=task, ids=len(ids))
+            # The thread outlives whatever the broker does; the sweep finds what it couldn't announce.
+            log.exception("doorbell_failed", task=task)

@@ -25,11 +25,19 @@ ROUTES = (
     ("POST", "/wallets/u/refunds"),
     ("POST", "/wallets/u/adjustments"),
     ("GET", "/wallets/u/transactions"),
+    ("GET", "/failed-ends"),
+    ("POST", "/failed-ends/01890a5d-ac96-774b-bcce-b302099a8057/write-off"),
+    ("GET", "/reconciliations/1"),
 )
-LISTS = ("/feature-endpoints", "/packages", "/profit-rules", "/wallets", "/wallets/u/transactions")
+# They take no body.
+BARE_ROUTES = (
+    ("POST", "/failed-ends/01890a5d-ac96-774b-bcce-b302099a8057/replay"),
+    ("POST", "/reconciliations"),
+)
+LISTS = ("/feature-endpoints", "/packages", "/profit-rules", "/wallets", "/wallets/u/transactions", "/failed-ends")
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, *BARE_ROUTES])
 @pytest.mark.parametrize(
     "headers",
     [{}, {"x-server-api-key": SERVER_KEY}, {"x-admin-api-key": SERVER_KEY}, {"x-admin-api-key": ""}],

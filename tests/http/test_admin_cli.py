@@ -236,6 +236,8 @@ def test_all_commands() -> None:
         *(f"profit-rules {name}" for name in ("create", "list")),
         *(f"wallets {name}" for name in ("create", "show", "list", "update", "top-up", "refund", "adjust")),
         "wallets transactions",
+        *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
+        "reconcile",
         "demo seed",
     }
 

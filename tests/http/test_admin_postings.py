@@ -12,8 +12,9 @@ from redis import RedisError
 
 from app.bootstrap import Container
 from app.domain.postings import Posting, PostingKind
+from app.stores.postgres.inbox import FailedEnd
 from tests.http.admin import NOT_AMOUNTS, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, Billing, assert_conserved
+from tests.support import FEATURE, Billing, assert_conserved, retry_failed
 
 KINDS = {"top-ups": "top_up", "refunds": "refund", "adjustments": "adjustment"}
 
@@ -122,8 +123,8 @@ class TestCredits:
     def test_wake_what_failed_for_want_of_tokens(
         self, admin: Admin, wallet: Billing, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rung: list[str] = []
-        monkeypatch.setattr(container.doorbell, "collect", rung.extend)
+        rung: list[FailedEnd] = []
+        monkeypatch.setattr(container.doorbell, "retry", rung.extend)
         container.end.end(wallet.usage("u", output_tokens=40))
         container.end.end(wallet.usage("u", output_tokens=44))
         container.end.end(wallet.usage("u", output_tokens=48))
@@ -136,16 +137,16 @@ class TestCredits:
 
         assert rung == []
         data(admin.post("/wallets/u/top-ups", {"token": 100, "reference": "credit"}), 201)
-        assert rung == ["u"]
+        assert [(end.user_id, end.cost_micros) for end in rung] == [("u", 11_000_000), ("u", 12_100_000)]
         assert [end.state for end in wallet.inbox("u")] == ["retrying", "retrying", "dead"]
-        container.settlement.collect("u")
+        retry_failed(container, "u")
         assert [end.output_tokens for end in wallet.inbox("u")] == [48]
         assert posted(admin) == 100 - 11 - Decimal("12.1")
         assert_conserved(wallet, "u")
 
         # Sent again it wakes nobody.
         data(admin.post("/wallets/u/top-ups", {"token": 100, "reference": "credit"}))
-        assert rung == ["u"]
+        assert len(rung) == 2
 
 
 class TestAdjustments:
@@ -162,8 +163,8 @@ class TestAdjustments:
     def test_a_debit_wakes_nobody(
         self, admin: Admin, wallet: Billing, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rung: list[str] = []
-        monkeypatch.setattr(container.doorbell, "collect", rung.extend)
+        rung: list[FailedEnd] = []
+        monkeypatch.setattr(container.doorbell, "retry", rung.extend)
         data(admin.post("/wallets/u/top-ups", {"token": 3, "reference": "a"}), 201)
         container.end.end(wallet.usage("u", output_tokens=40))
         data(admin.post("/wallets/u/adjustments", {"token": -1, "reference": "b"}), 201)

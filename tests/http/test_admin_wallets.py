@@ -12,7 +12,7 @@ from redis import RedisError
 
 from app.bootstrap import Container
 from tests.http.admin import NOT_AMOUNTS, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, PACKAGE, Billing
+from tests.support import FEATURE, PACKAGE, Billing, retry_failed
 
 EMPTY = {
     "token": 0,
@@ -228,7 +228,7 @@ class TestUpdate:
         assert service.end(400) == "not-return-able"
         shop.execute("UPDATE end_inbox SET next_attempt_at = now() + interval '1 day'")
         data(admin.patch("/wallets/u", {"overdraft_limit_token": 100}))
-        assert container.settlement.users_with_due_debt(10) == ["u"]
-        container.settlement.collect("u")
+        assert [end.user_id for end in container.settlement.due_retries(10)] == ["u"]
+        retry_failed(container, "u")
         shown = data(admin.get("/wallets/u"))
         assert (shown["posted_token"], shown["debt_token"]) == (-100, 0)

@@ -494,6 +494,13 @@ class TestEverywhere:
     def test_unknown_route(self, client: FlaskClient, server_headers: Headers) -> None:
         assert_failure(client.post("/api/token-process/nothing", headers=server_headers), 404)
 
+    @pytest.mark.parametrize(
+        "path", ["/api/token-process//start", "//api/token-process/start", "/api//admin/wallets", "/x"]
+    )
+    def test_odd_paths_stay_in_the_envelope(self, client: FlaskClient, path: str) -> None:
+        response = client.post(path, json={})
+        assert_failure(response, 401 if path.startswith("/api/token-process/") else 404)
+
     def test_nothing_internal_leaves_the_server(
         self, shop: Billing, client: FlaskClient, server_headers: Headers, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from app.bootstrap import Container
 from app.config import Config
-from app.domain.errors import Unavailable
+from app.domain.errors import IdempotencyConflict, Unavailable
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
+from app.stores.redis.wallet_cache import mark_of
 from stack.embedded import ValkeyServer
 from tests.conftest import empty_stores
 from tests.processes import free_port
@@ -149,5 +151,116 @@ class TestPostgresAway:
         assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
         with pytest.raises(Unavailable):
             services.start.start(StartRequest("user-2", FEATURE))
+        with pytest.raises(Unavailable):
+            services.end.end(billing.usage("user-2"))
         services.watcher.look_at_postgres()
         assert services.postgres_gate.is_open
+
+    def test_the_spool_takes_ends_of_cached_wallets_until_postgres_is_back(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=30)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        services.postgres_gate.close(ConnectionError("test"))
+        first = services.end.end(billing.usage(idempotency_key="spooled"))
+        again = services.end.end(billing.usage(idempotency_key="spooled"))
+        keyless = services.end.end(billing.usage(idempotency_key=None))
+        owed = services.end.end(billing.usage())
+        assert [(end.spendable_micros, end.replayed) for end in (first, again, keyless, owed)] == [
+            (19_000_000, False),
+            (19_000_000, True),
+            (8_000_000, False),
+            (-3_000_000, False),
+        ]
+        assert owed.deduction is Deduction.FAILED
+        with pytest.raises(IdempotencyConflict):
+            services.end.end(billing.usage(idempotency_key="spooled", output_tokens=4))
+        with pytest.raises(Unavailable):
+            services.end.end(billing.usage("user-2"))
+        assert services.spool.size() == 3
+        assert billing.inbox() == []
+
+        services.watcher.look_at_postgres()
+        # Loaded anew before the spool is drained: what is marked stays marked.
+        services.loader.refresh(["user-1"])
+        assert billing.cached_spendable_micros() == -3_000_000
+        assert services.heal.drain_spool() == 3
+        assert services.heal.drain_spool() == 0
+        assert billing.balance().posted_micros == 8_000_000
+        [waiting] = billing.inbox()
+        assert (waiting.state, waiting.cost_micros) == ("retrying", 11_000_000)
+        assert billing.cached_spendable_micros() == -3_000_000
+        replayed = services.end.end(billing.usage(idempotency_key="spooled"))
+        assert (replayed.spendable_micros, replayed.replayed) == (19_000_000, True)
+        assert_conserved(billing, "user-1")
+
+    def test_draining_twice_bills_once(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        services.postgres_gate.close(ConnectionError("test"))
+        services.end.end(billing.usage())
+        services.end.end(billing.usage(idempotency_key=None))
+        services.watcher.look_at_postgres()
+        kept = services.spool.take(10)
+        services.heal.drain_spool()
+        # The worker died after the commit and before it had cleared the spool.
+        services.spool.put(kept)
+        services.heal.drain_spool()
+        billing.settle_everything()
+        assert billing.balance().posted_micros == 78_000_000
+        assert billing.cached_spendable_micros() == 78_000_000
+        assert_conserved(billing, "user-1")
+
+    @pytest.mark.parametrize("output_tokens", [40, 44])
+    def test_a_key_used_long_before_the_outage_bills_once(self, billing: Billing, output_tokens: int) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.end.end(billing.usage(idempotency_key="old"))
+        billing.settle_everything()
+        services.redis_client.flushall()
+        services.start.start(StartRequest("user-1", FEATURE))
+        services.postgres_gate.close(ConnectionError("test"))
+        services.end.end(billing.usage(idempotency_key="old", output_tokens=output_tokens))
+        services.watcher.look_at_postgres()
+        services.heal.drain_spool()
+        assert billing.balance().posted_micros == 89_000_000
+        assert services.spool.size() == 0
+        if output_tokens == 40:
+            assert billing.inbox() == []
+            assert billing.cached_spendable_micros() == 89_000_000
+        else:
+            [dead] = billing.inbox()
+            assert (dead.state, dead.last_error) == ("dead", "idempotency_key_reused")
+
+
+class TestStranded:
+    def test_a_mark_whose_process_died_is_forgotten(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        request = billing.usage()
+        services.cache.end([mark_of(request, uuid7(), 11_000_000, None)], 0)
+        assert billing.cached_spendable_micros() == 89_000_000
+        assert services.heal.release_stranded(after_seconds=1) == 0
+        services.loader.refresh(["user-1"])
+        assert billing.cached_spendable_micros() == 89_000_000
+        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert billing.cached_spendable_micros() == 100_000_000
+        assert services.heal.release_stranded(after_seconds=0) == 0
+
+    def test_a_mark_whose_end_is_recorded_stays(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        land = services.cache.land
+        services.cache.land = lambda ends: set()  # type: ignore[method-assign]
+        services.end.end(billing.usage())
+        services.cache.land = land  # type: ignore[method-assign]
+        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert billing.cached_spendable_micros() == 89_000_000
+        assert services.heal.release_stranded(after_seconds=0) == 0

@@ -26,6 +26,12 @@ def test_calls_that_wait_share_a_run() -> None:
     assert len(runs) < 40
 
 
+def test_nothing_to_answer_leaves_the_lead_free() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda calls: calls, calls_max=10, timeout_seconds=0.5)
+    assert batcher.submit_all([]) == []
+    assert batcher.submit(1) == 1
+
+
 def test_runs_never_overlap_and_respect_the_limit() -> None:
     running = threading.Lock()
     sizes: list[int] = []

@@ -9,7 +9,7 @@ from worker.celery_app import celery, config, container
 
 log = structlog.get_logger(__name__)
 
-USERS_PER_COLLECTION = 200
+RETRIES_PER_LOOK = 200
 
 
 @celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE)
@@ -18,12 +18,22 @@ def sweep() -> None:
     container().settlement.sweep(older_than_seconds=config.sweep_seconds)
 
 
-@celery.task(name="tokentill.collect_due_debts", queue=MAINTENANCE_QUEUE)
-def collect_due_debts() -> None:
-    """Ring for the users whose failed ends are due for another try."""
-    users = container().settlement.users_with_due_debt(USERS_PER_COLLECTION)
-    if users:
-        container().doorbell.collect(users)
+@celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)
+def give_out_retries() -> None:
+    """Send a task for each failed end that is due for another try."""
+    container().doorbell.retry(container().settlement.due_retries(RETRIES_PER_LOOK))
+
+
+@celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE)
+def drain_spool() -> None:
+    """Record and settle the ends that Redis kept while Postgres was away."""
+    container().heal.drain_spool()
+
+
+@celery.task(name="tokentill.release_stranded_marks", queue=MAINTENANCE_QUEUE)
+def release_stranded_marks() -> None:
+    """Forget marks that a dying process left on cached wallets."""
+    container().heal.release_stranded()
 
 
 @celery.task(name="tokentill.refresh_stale_wallets", queue=MAINTENANCE_QUEUE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from app.domain.errors import Unavailable
-from app.stores.queue import COLLECT_DEBTS, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
+from app.stores.queue import RETRY_FAILED_END, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
 from worker.celery_app import celery, container
 
 
@@ -25,7 +25,7 @@ def settle_ends(end_ids: list[str]) -> None:
 
 
 @celery.task(
-    name=COLLECT_DEBTS,
+    name=RETRY_FAILED_END,
     queue=RETRY_QUEUE,
     autoretry_for=(Unavailable,),
     retry_backoff=1,
@@ -33,7 +33,6 @@ def settle_ends(end_ids: list[str]) -> None:
     retry_jitter=True,
     max_retries=5,
 )
-def collect_debts(user_ids: list[str]) -> None:
-    """Try these users' failed ends again."""
-    for user_id in user_ids:
-        container().settlement.collect(user_id)
+def retry_failed_end(end_id: str, user_id: str, amount_token: str, reason: str) -> None:
+    """Try to deduct a failed end again. Amount and reason are for whoever watches the queue."""
+    container().settlement.retry(UUID(end_id), user_id)

@@ -6,10 +6,8 @@ from typing import Any
 
 from flask import Response, current_app
 
-from app.bootstrap import Container
+from app.bootstrap import EXTENSION, Container
 from app.http.json import respond
-
-EXTENSION = "tokentill"
 
 
 def container() -> Container:

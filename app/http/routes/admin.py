@@ -81,7 +81,7 @@ def list_features() -> Response:
     return success("Feature endpoints", by_id(container().catalog_admin.features, feature_answer))
 
 
-@blueprint.patch("/feature-endpoints/<id:feature_id>", merge_slashes=False)
+@blueprint.patch("/feature-endpoints/<id:feature_id>")
 def update_feature(feature_id: str) -> Response:
     changed = container().catalog_admin.update_feature(feature_id, _feature_change.load(read_object()))
     return success("Feature endpoint updated", feature_answer(changed))
@@ -99,7 +99,7 @@ def list_packages() -> Response:
     return success("Packages", by_id(container().catalog_admin.packages, package_answer))
 
 
-@blueprint.patch("/packages/<id:package_id>", merge_slashes=False)
+@blueprint.patch("/packages/<id:package_id>")
 def update_package(package_id: str) -> Response:
     changed = container().catalog_admin.update_package(package_id, **_package_change.load(read_object()))
     return success("Package updated", package_answer(changed))
@@ -127,33 +127,33 @@ def list_wallets() -> Response:
     return success("Wallets", by_id(container().wallet_admin.list, wallet_answer))
 
 
-@blueprint.get("/wallets/<wallet:user_id>", merge_slashes=False)
+@blueprint.get("/wallets/<wallet:user_id>")
 def show_wallet(user_id: str) -> Response:
     return success("Wallet", wallet_answer(container().wallet_admin.get(user_id)))
 
 
-@blueprint.patch("/wallets/<wallet:user_id>", merge_slashes=False)
+@blueprint.patch("/wallets/<wallet:user_id>")
 def update_wallet(user_id: str) -> Response:
     changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()))
     return success("Wallet updated", wallet_answer(changed))
 
 
-@blueprint.post("/wallets/<id:user_id>/top-ups", merge_slashes=False)
+@blueprint.post("/wallets/<id:user_id>/top-ups")
 def top_up(user_id: str) -> Response:
     return _post(user_id, PostingKind.TOP_UP, _credit.load(read_object()), "Wallet topped up")
 
 
-@blueprint.post("/wallets/<id:user_id>/refunds", merge_slashes=False)
+@blueprint.post("/wallets/<id:user_id>/refunds")
 def refund(user_id: str) -> Response:
     return _post(user_id, PostingKind.REFUND, _credit.load(read_object()), "Tokens refunded")
 
 
-@blueprint.post("/wallets/<id:user_id>/adjustments", merge_slashes=False)
+@blueprint.post("/wallets/<id:user_id>/adjustments")
 def adjust(user_id: str) -> Response:
     return _post(user_id, PostingKind.ADJUSTMENT, _adjustment.load(read_object()), "Wallet adjusted")
 
 
-@blueprint.get("/wallets/<id:user_id>/transactions", merge_slashes=False)
+@blueprint.get("/wallets/<id:user_id>/transactions")
 def list_transactions(user_id: str) -> Response:
     wallets = container().wallet_admin
     return success(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from collections.abc import Iterable
 
-from app.config import metrics_directory
+from flask import Blueprint, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from app.http.json import respond
 from app.http.routes import container
+from app.services.status import Status
 
 blueprint = Blueprint("health", __name__)
 
@@ -19,21 +23,53 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """503 when no end could be taken, that is when Postgres is away."""
-    found = container()
-    dependencies = {gate.store: "up" if gate.is_open else "down" for gate in (found.postgres_gate, found.redis_gate)}
-    is_ready = found.postgres_gate.is_open
+    """503 when no end could be taken: either store alone takes some, Redis those of cached wallets."""
+    stores = container().status.stores
+    is_ready = any(stores.values())
     return respond(
-        {"status": "ready" if is_ready else "unavailable", "dependencies": dependencies},
+        {
+            "status": "ready" if is_ready else "unavailable",
+            "dependencies": {store: "up" if is_up else "down" for store, is_up in stores.items()},
+        },
         200 if is_ready else 503,
     )
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Prometheus's text format; with PROMETHEUS_MULTIPROC_DIR set, the sums over all web processes."""
-    registry = REGISTRY
-    if metrics_directory():
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    """Prometheus's text format. The numbers are the stores' own, so every process gives the same."""
+    registry = CollectorRegistry()
+    registry.register(_Gauges(container().status.look()))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Gauges(Collector):
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        status = self._status
+        stores = GaugeMetricFamily("tokentill_store_up", "Whether a store is in use", labels=["store"])
+        for store, is_up in status.stores.items():
+            stores.add_metric([store], int(is_up))
+        yield stores
+        if status.ends_by_state is not None:
+            waiting = GaugeMetricFamily("tokentill_inbox_ends", "Ends not in the ledger yet", labels=["state"])
+            for state, ends in status.ends_by_state.items():
+                waiting.add_metric([state], ends)
+            yield waiting
+        if status.oldest_accepted_seconds is not None:
+            yield GaugeMetricFamily(
+                "tokentill_inbox_oldest_accepted_seconds",
+                "Age of the oldest end that waits for settlement",
+                value=status.oldest_accepted_seconds,
+            )
+        if status.spooled_ends is not None:
+            yield GaugeMetricFamily(
+                "tokentill_spool_ends", "Ends that Redis keeps until Postgres is back", value=status.spooled_ends
+            )
+        if status.messages_by_queue is not None:
+            queues = GaugeMetricFamily("tokentill_queue_messages", "Messages that wait", labels=["queue"])
+            for queue, messages in status.messages_by_queue.items():
+                queues.add_metric([queue], messages)
+            yield queues

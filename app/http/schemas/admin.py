@@ -69,5 +69,9 @@ class CreditSchema(RequestSchema):
     reason = Text(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
 
 
+class WriteOffSchema(RequestSchema):
+    reason = Text(length_max=REASON_LENGTH_MAX, required=True)
+
+
 class AdjustmentSchema(CreditSchema):
     amount_micros = TokenAmount(allow_negative=True, data_key="token", required=True)

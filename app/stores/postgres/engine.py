@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
 
 from app.config import Config
 
@@ -38,6 +38,11 @@ def is_away(error: BaseException) -> bool:
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Did a statement run into its time limit, on a server that answers?"""
+    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, QueryCanceled)
 
 
 def is_passing(error: BaseException) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.domain.ends import AcceptedEnd
+from app.domain.ends import AcceptedEnd, EndState
 from app.domain.wallets import Deduction
+from app.stores.postgres import stale
 
 # One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
 # in one order, so that two batches with the same keys wait for each other instead of deadlocking.
@@ -68,6 +69,14 @@ class KnownEnd:
     cost_micros: int
     spendable_micros: int
     deduction: Deduction
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEnd:
+    id: UUID
+    user_id: str
+    cost_micros: int
+    last_error: str | None
 
 
 def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> set[UUID]:
@@ -129,15 +138,44 @@ def accepted_before(connection: sa.Connection, seconds: float, limit: int) -> li
     return list(rows.scalars())
 
 
-def users_with_due_debt(connection: sa.Connection, limit: int) -> list[str]:
-    """Users whose failed ends are to be tried again now."""
+def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
+    """How many ends wait in each state, and for how many seconds the oldest accepted one has."""
     rows = connection.execute(
         sa.text("""
-            SELECT DISTINCT user_id FROM (
-                SELECT user_id FROM end_inbox
-                WHERE state = 'retrying' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit
-            ) AS due
+            SELECT state, count(*) AS ends,
+                CAST(extract(epoch FROM now() - min(accepted_at)) AS bigint) AS oldest_seconds
+            FROM end_inbox GROUP BY state
+        """)
+    ).all()
+    counts = {state.value: 0 for state in EndState} | {row.state: row.ends for row in rows}
+    return counts, max((row.oldest_seconds for row in rows if row.state == EndState.ACCEPTED), default=0)
+
+
+def claim_due_retries(connection: sa.Connection, limit: int, again_seconds: float) -> list[FailedEnd]:
+    """Failed ends due for another try, oldest first. They are due again after `again_seconds`, in case nobody tries."""
+    rows = connection.execute(
+        sa.text("""
+            UPDATE end_inbox SET next_attempt_at = now() + make_interval(secs => :again_seconds)
+            WHERE id IN (
+                SELECT id FROM end_inbox WHERE state = 'retrying' AND next_attempt_at <= now()
+                ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+            )
+            RETURNING id, user_id, cost_micros, last_error
         """),
-        {"limit": limit},
+        {"limit": limit, "again_seconds": again_seconds},
     )
-    return list(rows.scalars())
+    return sorted((FailedEnd(*row) for row in rows), key=lambda end: end.id)
+
+
+def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
+    """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them."""
+    requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
+    insert(connection, [replace(end, request=request) for end, request in zip(ends, requests, strict=True)])
+    connection.execute(
+        sa.text("""
+            UPDATE end_inbox SET state = 'dead', next_attempt_at = NULL, last_error = 'idempotency_key_reused'
+            WHERE id = ANY(CAST(:ids AS uuid[]))
+        """),
+        {"ids": [end.id for end in ends]},
+    )
+    stale.demand_refresh(connection, {end.request.user_id for end in ends})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
 from app.domain.postings import Posting, PostingKind
+from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN
 from app.stores.postgres.tables import token_transactions
 
 
@@ -62,6 +65,70 @@ def find_posting(connection: sa.Connection, user_id: str, reference: str) -> Led
         )
     ).one_or_none()
     return None if row is None else LedgerEntry(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOff:
+    """The entry that gave a failed end's cost back, and who wrote it off."""
+
+    entry: LedgerEntry
+    actor: str | None
+
+
+def insert_write_off(connection: sa.Connection, end: Any, *, posted_micros: int, reason: str, actor: str) -> WriteOff:
+    """Enter a failed end as written off and as billed: the balance ends where it was, and nothing can bill it again.
+
+    `end` is its inbox row. The wallet must be locked already.
+    """
+    row = connection.execute(
+        sa.insert(token_transactions)
+        .values(
+            user_id=end.user_id,
+            kind="write_off",
+            amount_micros=end.cost_micros,
+            balance_after_micros=posted_micros + end.cost_micros,
+            end_id=end.id,
+            reason=reason,
+            actor=actor,
+        )
+        .returning(*_COLUMNS)
+    ).one()
+    base_micros = end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN
+    connection.execute(
+        sa.insert(token_transactions).values(
+            user_id=end.user_id,
+            kind="usage",
+            amount_micros=-end.cost_micros,
+            balance_after_micros=posted_micros,
+            # The cost that was promised counts, also where the rule says another.
+            base_cost_micros=base_micros,
+            profit_micros=end.cost_micros - base_micros,
+            cost_micros=end.cost_micros,
+            input_tokens=end.input_tokens,
+            output_tokens=end.output_tokens,
+            model=end.model,
+            feature_endpoint_id=end.feature_endpoint_id,
+            profit_rule_id=end.profit_rule_id,
+            end_id=end.id,
+            process_id=end.process_id,
+            reference=end.idempotency_key,
+        )
+    )
+    return WriteOff(LedgerEntry(*row), actor)
+
+
+def find_write_off(connection: sa.Connection, end_id: UUID) -> WriteOff | None:
+    row = connection.execute(
+        sa.select(*_COLUMNS, token_transactions.c.actor).where(
+            token_transactions.c.end_id == end_id, token_transactions.c.kind == "write_off"
+        )
+    ).one_or_none()
+    return None if row is None else WriteOff(LedgerEntry(*row[:-1]), row.actor)
+
+
+def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
+    usage = (token_transactions.c.end_id == end_id) & (token_transactions.c.kind == "usage")
+    return connection.execute(sa.select(sa.exists().where(usage))).scalar_one()
 
 
 def list_entries(connection: sa.Connection, user_id: str, before_id: int, limit: int) -> list[LedgerEntry]:

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.stores.postgres import stale
+
 # Rows that another worker is settling are skipped, not waited for: they will be gone.
 _CLAIM = sa.text("""
     SELECT id, user_id, request_id FROM end_inbox
@@ -83,7 +85,7 @@ _SETTLE = sa.text("""
             ) END,
             last_error = CASE WHEN o.outcome = 'disagrees' THEN 'quote_disagrees' ELSE 'insufficient_tokens' END
         FROM outcome AS o
-        WHERE i.id = o.id AND o.outcome IN ('disagrees', 'failed')
+        WHERE i.id = o.id AND o.outcome IN ('disagrees', 'failed') AND i.id = ANY(CAST(:tried AS uuid[]))
         RETURNING 1
     ), changed AS (
         UPDATE wallets AS w SET
@@ -99,17 +101,20 @@ _SETTLE = sa.text("""
     ), stale AS (
         INSERT INTO stale_wallets AS s (user_id, version)
         SELECT user_id, version FROM changed ORDER BY user_id
-        ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, changed_at = now()
+        -- See stale.ANY_VERSION.
+        ON CONFLICT (user_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
         RETURNING 1
     )
     SELECT c.user_id, c.posted_micros, c.overdraft_limit_micros, c.status, c.package_id, c.version,
-        o.settled, o.indebted, o.repeated,
+        o.settled, o.indebted, o.debts, o.repeated, o.tried,
         (SELECT count(*) FROM entries) AS entries, (SELECT count(*) FROM cleared) AS cleared,
         (SELECT count(*) FROM kept) AS kept
     FROM changed AS c JOIN (
         SELECT user_id,
             array_agg(id) FILTER (WHERE outcome IN ('settled', 'repeated')) AS settled,
-            array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS indebted,
+            array_agg(id ORDER BY id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS indebted,
+            array_agg(cost_micros ORDER BY id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS debts,
+            count(*) FILTER (WHERE outcome IN ('failed', 'disagrees') AND id = ANY(CAST(:tried AS uuid[]))) AS tried,
             count(*) FILTER (WHERE outcome = 'repeated') AS repeated
         FROM outcome GROUP BY user_id
     ) AS o USING (user_id)
@@ -118,6 +123,7 @@ _SETTLE = sa.text("""
 _BURY = sa.text("""
     UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, next_attempt_at = NULL, last_error = :error
     WHERE id = ANY(CAST(:ids AS uuid[]))
+    RETURNING user_id
 """)
 
 
@@ -144,7 +150,8 @@ class SettledWallet:
     package_id: str | None
     version: int
     settled: tuple[UUID, ...]
-    indebted: tuple[UUID, ...]
+    indebted: dict[UUID, int]
+    """End id -> cost in micro-tokens."""
     repeated: int
 
 
@@ -167,15 +174,20 @@ def lock_wallets(connection: sa.Connection, user_ids: set[str]) -> set[str]:
     return set(connection.execute(_LOCK_WALLETS, {"user_ids": list(user_ids)}).scalars())
 
 
-def settle(connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy) -> list[SettledWallet]:
+def settle(
+    connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy, tried: Sequence[UUID] | None = None
+) -> list[SettledWallet]:
     """Settle claimed ends of locked wallets; the wallets as they are after it.
 
+    A failure counts as an attempt for the ends that were `tried` (all, unless given); the others were only taken
+    along because they are older.
     Raises MoneyDoesNotAddUp when the statement touched other rows than these.
     """
     rows = connection.execute(
         _SETTLE,
         {
             "ids": list(ids),
+            "tried": list(ids if tried is None else tried),
             "attempts_max": policy.attempts_max,
             "base_seconds": policy.base_seconds,
             "cap_seconds": policy.cap_seconds,
@@ -184,8 +196,9 @@ def settle(connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy) 
     settled = sum(len(row.settled or ()) for row in rows)
     kept = sum(len(row.indebted or ()) for row in rows)
     repeated = sum(row.repeated for row in rows)
+    tried_count = sum(row.tried for row in rows)
     for row in rows[:1]:
-        if (row.entries, row.cleared, row.kept) != (settled - repeated, settled, kept):
+        if (row.entries, row.cleared, row.kept) != (settled - repeated, settled, tried_count):
             raise MoneyDoesNotAddUp(f"{row.entries} entries, {row.cleared} cleared, {row.kept} kept")
     if settled + kept != len(ids):
         raise MoneyDoesNotAddUp(f"{settled + kept} of {len(ids)} ends")
@@ -198,7 +211,7 @@ def settle(connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy) 
             row.package_id,
             row.version,
             tuple(row.settled or ()),
-            tuple(row.indebted or ()),
+            dict(zip(row.indebted or (), row.debts or (), strict=True)),
             row.repeated,
         )
         for row in rows
@@ -207,4 +220,5 @@ def settle(connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy) 
 
 def bury(connection: sa.Connection, ids: Sequence[UUID], error: str) -> None:
     """Move ends that can't be settled as they are to the dead letters."""
-    connection.execute(_BURY, {"ids": list(ids), "error": error})
+    users = connection.execute(_BURY, {"ids": list(ids), "error": error}).scalars()
+    stale.demand_refresh(connection, set(users))

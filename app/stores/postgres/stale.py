@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
+
+# Newer than any version: what is noted so only a refresh strikes off. A wallet that is noted already becomes such a
+# one, as the change before may have died on its way to Redis, and the next one's arrival wouldn't tell.
+ANY_VERSION = 2**63 - 1
 
 # Rows are written and struck off in user_id order, and a row in use is left for the next time: no deadlocks.
 _MARK = sa.text("""
     INSERT INTO stale_wallets AS s (user_id, version)
-    SELECT user_id, version FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[])) ORDER BY user_id
-    ON CONFLICT (user_id) DO UPDATE SET version = greatest(s.version, excluded.version), changed_at = now()
+    SELECT user_id, coalesce(CAST(:version AS bigint), version) FROM wallets
+    WHERE user_id = ANY(CAST(:user_ids AS text[])) ORDER BY user_id
+    ON CONFLICT (user_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
 """)
 
 _CLEAR = sa.text("""
@@ -24,9 +31,31 @@ _CLEAR = sa.text("""
     WHERE s.user_id = fresh.user_id
 """)
 
+_CLEAR_REFRESHED = sa.text("""
+    DELETE FROM stale_wallets AS s USING (
+        SELECT user_id FROM stale_wallets
+        JOIN unnest(CAST(:user_ids AS text[]), CAST(:moments AS timestamptz[])) AS done (user_id, changed_at)
+            USING (user_id, changed_at)
+        ORDER BY user_id FOR UPDATE OF stale_wallets SKIP LOCKED
+    ) AS fresh
+    WHERE s.user_id = fresh.user_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class StaleWallet:
+    user_id: str
+    changed_at: datetime
+
 
 def mark(connection: sa.Connection, user_ids: Collection[str]) -> None:
-    connection.execute(_MARK, {"user_ids": list(user_ids)})
+    """Note wallets whose version was raised: bringing that version to Redis is enough."""
+    connection.execute(_MARK, {"user_ids": list(user_ids), "version": None})
+
+
+def demand_refresh(connection: sa.Connection, user_ids: Collection[str]) -> None:
+    """Note wallets of which something changed that their version doesn't tell, such as the state of an end."""
+    connection.execute(_MARK, {"user_ids": list(user_ids), "version": ANY_VERSION})
 
 
 def clear(connection: sa.Connection, versions: Mapping[str, int]) -> None:
@@ -34,13 +63,25 @@ def clear(connection: sa.Connection, versions: Mapping[str, int]) -> None:
     connection.execute(_CLEAR, {"user_ids": list(versions), "versions": list(versions.values())})
 
 
-def older_than(connection: sa.Connection, seconds: float, limit: int) -> dict[str, int]:
-    """Wallets that have been stale for longer than `seconds`, with the version that made them so."""
+def clear_refreshed(connection: sa.Connection, refreshed: Sequence[StaleWallet]) -> None:
+    """Strike off wallets that were refreshed, unless they were noted again since."""
+    connection.execute(
+        _CLEAR_REFRESHED,
+        {
+            "user_ids": [wallet.user_id for wallet in refreshed],
+            "moments": [wallet.changed_at for wallet in refreshed],
+        },
+    )
+
+
+def older_than(connection: sa.Connection, seconds: float, limit: int) -> list[StaleWallet]:
+    """Wallets that have been stale for longer than `seconds`, or of which only a refresh tells."""
     rows = connection.execute(
         sa.text("""
-            SELECT user_id, version FROM stale_wallets
-            WHERE changed_at < now() - make_interval(secs => :seconds) ORDER BY changed_at LIMIT :limit
+            SELECT user_id, changed_at FROM stale_wallets
+            WHERE version = :any_version OR changed_at <= now() - make_interval(secs => :seconds)
+            ORDER BY changed_at LIMIT :limit
         """),
-        {"seconds": seconds, "limit": limit},
+        {"seconds": seconds, "limit": limit, "any_version": ANY_VERSION},
     )
-    return {row.user_id: row.version for row in rows}
+    return [StaleWallet(row.user_id, row.changed_at) for row in rows]

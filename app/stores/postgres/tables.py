@@ -120,6 +120,7 @@ end_inbox = sa.Table(
     sa.Index("end_inbox_user_id", "user_id", "id"),
     sa.Index("end_inbox_accepted", "id", postgresql_where=sa.text("state = 'accepted'")),
     sa.Index("end_inbox_due", "next_attempt_at", postgresql_where=sa.text("state = 'retrying'")),
+    sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
 )
 
 token_transactions = sa.Table(
@@ -156,6 +157,12 @@ token_transactions = sa.Table(
     # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
     sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
     sa.Index(
+        "token_transactions_write_off_once",
+        "end_id",
+        unique=True,
+        postgresql_where=sa.text("kind = 'write_off'"),
+    ),
+    sa.Index(
         "token_transactions_reference_once",
         "user_id",
         "reference",
@@ -172,4 +179,20 @@ stale_wallets = sa.Table(
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+)
+
+# What each reconciliation found. `drifted` is a list of drifts, cut off at a bound; `drifted_count` has them all.
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("started_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("finished_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("checked", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cache_checked", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("drifted_count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("repaired", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("drifted", pg.JSONB, nullable=False, server_default=sa.text("'[]'")),
+    sa.CheckConstraint("state IN ('running', 'done', 'failed')", name="reconciliations_state_known"),
 )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.stores.postgres import stale
+from app.stores.postgres.inbox import FailedEnd
 from app.stores.postgres.tables import end_inbox, wallets
 
 _COLUMNS = (
@@ -78,8 +79,8 @@ def list_ids(connection: sa.Connection, after_id: str, limit: int) -> list[str]:
     return list(connection.execute(statement.order_by(wallets.c.user_id).limit(limit)).scalars())
 
 
-def wake_debts(connection: sa.Connection, user_id: str) -> bool:
-    """Have a user's ends that failed for want of tokens tried again now, dead ones too. False: there's none.
+def wake_debts(connection: sa.Connection, user_id: str) -> list[FailedEnd]:
+    """Have a user's ends that failed for want of tokens tried again now, dead ones too; them, oldest first.
 
     The wallet must be locked already.
     """
@@ -91,5 +92,6 @@ def wake_debts(connection: sa.Connection, user_id: str) -> bool:
             end_inbox.c.state.in_(("retrying", "dead")),
         )
         .values(state="retrying", next_attempt_at=sa.func.now())
+        .returning(end_inbox.c.id, end_inbox.c.user_id, end_inbox.c.cost_micros, end_inbox.c.last_error)
     )
-    return connection.execute(statement).rowcount > 0
+    return sorted((FailedEnd(*row) for row in connection.execute(statement)), key=lambda end: end.id)

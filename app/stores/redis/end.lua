@@ -2,7 +2,7 @@
 -- KEYS: wallet, holds, record of the idempotency key, record of the process id
 -- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
 --       profit rule id ('')
--- Returns {'miss'}, {'marked', available, held, deduction, generation}
+-- Returns {'miss'}, {'marked', available, held, deduction}
 --      or {'seen', end id, payload hash, available, held, deduction, cost,
 --      profit rule id}, as the first call was answered.
 local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule = unpack(ARGV)
@@ -20,7 +20,7 @@ end
 expire_holds()
 if process_id ~= '' then release_hold(process_id) end
 
-local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft', 'generation')
+local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft')
 local after = tonumber(wallet[1]) - tonumber(cost)
 local deduction = 'return-able'
 if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
@@ -32,4 +32,4 @@ for _, record in ipairs(records) do
     'deduction', deduction, 'cost', cost, 'rule', rule)
   redis.call('PEXPIRE', record, record_ms)
 end
-return {'marked', now[1], now[2], deduction, wallet[3]}
+return {'marked', now[1], now[2], deduction}

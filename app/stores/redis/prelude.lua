@@ -1,6 +1,6 @@
 -- Stands before every script on a wallet. KEYS[1] is the wallet's hash, KEYS[2] the sorted set of its holds.
 --
--- The hash: epoch, generation, version, posted, overdraft, status, package; the running totals available
+-- The hash: epoch, version, posted, overdraft, status, package; the running totals available
 -- (posted less every unsettled end), debt and held; p:<end id> = 'p' or 'd' (debt) and the cost of each
 -- unsettled end; h:<process id> = amount of each hold.
 --

@@ -7,7 +7,7 @@ All keys of a user carry the same hash tag, so the scripts work on Redis Cluster
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,19 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import NoScriptError, ResponseError
 
+from app.domain.ends import EndRequest
 from app.domain.wallets import Deduction
 
 KEY_PREFIX = "tokentill"
 # A wallet nobody touched for this long is forgotten; longer than any hold lives.
 IDLE_MS = 48 * 3_600_000
+# Ends that are marked but not recorded yet. What stays here was left by a process that died in between.
+IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
+# When each of them was first seen by a look at what stays, by the server's clock.
+IN_FLIGHT_SEEN_KEY = f"{KEY_PREFIX}:in-flight-seen"
 # How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
 LEASE_MS = 5_000
 
@@ -29,13 +35,17 @@ _HERE = Path(__file__).parent
 _PRELUDE = (_HERE / "prelude.lua").read_text()
 
 
-class _Script:
+class WalletScript:
+    """A script on one wallet: what its file says, behind what they all share."""
+
     def __init__(self, name: str) -> None:
         self.source = _PRELUDE + (_HERE / f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-_START, _END, _UNMARK, _APPLY, _FILL, _RELEASE = map(_Script, ("start", "end", "unmark", "apply", "fill", "release"))
+_START, _END, _UNMARK, _APPLY, _FILL, _RELEASE = map(
+    WalletScript, ("start", "end", "unmark", "apply", "fill", "release")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,19 @@ class EndMark:
     process_id: str | None = None
 
 
+def mark_of(request: EndRequest, end_id: UUID, cost_micros: int, profit_rule_id: int | None) -> EndMark:
+    """The mark of a priced end."""
+    return EndMark(
+        user_id=request.user_id,
+        end_id=end_id,
+        cost_micros=cost_micros,
+        profit_rule_id=profit_rule_id,
+        payload_hash=request.payload_hash,
+        idempotency_key=request.idempotency_key,
+        process_id=request.process_id,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EndReply:
     """What the script decided, or (`seen`) decided when the key came first, under the first call's end id."""
@@ -84,7 +107,6 @@ class EndReply:
     cost_micros: int
     profit_rule_id: int | None
     seen: bool
-    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +136,7 @@ class WalletChange:
     user_id: str
     fields: CachedFields
     settled: Sequence[UUID] = ()
-    indebted: Sequence[UUID] = ()
+    indebted: Mapping[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +196,10 @@ class WalletCache:
         return [None if reply[0] == "miss" else StartReply(reply[0], *map(int, reply[1:4])) for reply in replies]
 
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
-        """Decide ends and mark them as unsettled. None stands where the wallet isn't cached."""
+        """Decide ends and mark them as unsettled. None stands where the wallet isn't cached.
+
+        The marks count as in flight until `land` says that they are recorded.
+        """
         replies = self._run(
             _END,
             [
@@ -193,12 +218,52 @@ class WalletCache:
                 )
                 for mark in marks
             ],
+            before=lambda pipeline: pipeline.sadd(IN_FLIGHT_KEY, *map(_in_flight, marks)),
         )
-        return [_end_reply(mark, reply) for mark, reply in zip(marks, replies, strict=True)]
+        answers = [_end_reply(mark, reply) for mark, reply in zip(marks, replies, strict=True)]
+        unmarked = [mark for mark, answer in zip(marks, answers, strict=True) if answer is None or answer.seen]
+        if unmarked:
+            self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, unmarked))
+        return answers
+
+    def land(self, ends: Sequence[tuple[UUID, str]]) -> set[str]:
+        """Take ends (id, user id) out of flight. The users of those that weren't in flight any more.
+
+        For an end that is recorded this means that a flush, or who took it for abandoned, may have lost its mark.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for end_id, user_id in ends:
+            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, user_id))
+        return {user_id for (_, user_id), found in zip(ends, pipeline.execute(), strict=True) if not found}
 
     def unmark(self, marks: Sequence[EndMark]) -> None:
         """Take marks back whose ends weren't recorded under their id."""
-        self._run(_UNMARK, [(self._keys_with_records(mark), [str(mark.end_id)]) for mark in marks])
+        if not marks:
+            return
+        self._run(
+            _UNMARK,
+            [(self._keys_with_records(mark), [str(mark.end_id)]) for mark in marks],
+            before=lambda pipeline: pipeline.srem(IN_FLIGHT_KEY, *map(_in_flight, marks)),
+        )
+
+    def stranded(self, seconds: float) -> dict[UUID, str]:
+        """Ends in flight that an earlier look has seen more than `seconds` ago: end id -> user id.
+
+        Only the server's clock counts, whatever the clocks of those who look and those who marked say.
+        """
+        members: set[str] = set(self._client.smembers(IN_FLIGHT_KEY))  # type: ignore[arg-type]
+        if not members:
+            self._client.delete(IN_FLIGHT_SEEN_KEY)
+            return {}
+        now = self._client.time()[0]
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.zadd(IN_FLIGHT_SEEN_KEY, dict.fromkeys(members, now), nx=True)
+        pipeline.zrange(IN_FLIGHT_SEEN_KEY, 0, -1, withscores=True)
+        _, seen = pipeline.execute()
+        gone = [member for member, _ in seen if member not in members]
+        if gone:
+            self._client.zrem(IN_FLIGHT_SEEN_KEY, *gone)
+        return dict(_from_in_flight(member) for member, first in seen if member in members and first <= now - seconds)
 
     def release(self, user_id: str, process_id: str | None, epoch: int) -> int | None:
         """Give a hold back, if there is one; spendable micro-tokens after it. None where the wallet isn't cached."""
@@ -222,19 +287,12 @@ class WalletCache:
                         *change.fields.as_arguments(),
                         len(change.settled),
                         *map(str, change.settled),
-                        *map(str, change.indebted),
+                        *(str(part) for debt in change.indebted.items() for part in debt),
                     ],
                 )
                 for change in changes
             ],
         )
-
-    def generations(self, user_ids: Sequence[str]) -> list[str | None]:
-        """The generation of each cached wallet: another one than before means it was loaded anew since."""
-        pipeline = self._client.pipeline(transaction=False)
-        for user_id in user_ids:
-            pipeline.hget(_wallet(user_id), "generation")
-        return list(pipeline.execute())
 
     def lease(self, user_ids: Sequence[str]) -> list[Lease]:
         """Take leases for loading wallets. A cached wallet's epoch and unsettled ends come along."""
@@ -271,7 +329,6 @@ class WalletCache:
                     [
                         fill.epoch,
                         *fill.fields.as_arguments(),
-                        fill.lease.token,
                         IDLE_MS,
                         len(fill.forgotten),
                         *map(str, fill.forgotten),
@@ -291,9 +348,16 @@ class WalletCache:
             _key(mark.user_id, f"process:{mark.process_id or ''}"),
         ]
 
-    def _run(self, script: _Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-        """One pipeline. A server that doesn't know the script (it restarted) is taught it; only those calls repeat."""
-        replies = self._send(script, calls)
+    def _run(
+        self,
+        script: WalletScript,
+        calls: Sequence[tuple[list[str], list[Any]]],
+        before: Callable[[Pipeline], object] | None = None,
+    ) -> list[Any]:
+        """One pipeline, begun by the command of `before`.
+
+        A server that doesn't know the script (it restarted) is taught it; only those calls repeat."""
+        replies = self._send(script, calls, before)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             self._client.script_load(script.source)
@@ -304,13 +368,37 @@ class WalletCache:
                 raise reply
         return replies
 
-    def _send(self, script: _Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    def _send(
+        self,
+        script: WalletScript,
+        calls: Sequence[tuple[list[str], list[Any]]],
+        before: Callable[[Pipeline], object] | None = None,
+    ) -> list[Any]:
         if not calls:
             return []
         pipeline = self._client.pipeline(transaction=False)
+        if before is not None:
+            before(pipeline)
         for keys, arguments in calls:
             pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-        return list(pipeline.execute(raise_on_error=False))
+        return list(pipeline.execute(raise_on_error=False))[-len(calls) :]
+
+
+def wallet_keys(user_id: str) -> list[str]:
+    """The keys that every script on a wallet begins with."""
+    return [_wallet(user_id), _holds(user_id)]
+
+
+def in_flight_member(end_id: UUID, user_id: str) -> str:
+    return f"{end_id}{user_id}"
+
+
+def _in_flight(mark: EndMark) -> str:
+    return in_flight_member(mark.end_id, mark.user_id)
+
+
+def _from_in_flight(member: str) -> tuple[UUID, str]:
+    return UUID(member[:36]), member[36:]
 
 
 def _key(user_id: str, name: str) -> str:
@@ -338,7 +426,7 @@ def _end_reply(mark: EndMark, reply: Sequence[str]) -> EndReply | None:
     match reply:
         case ["miss"]:
             return None
-        case ["marked", available, held, deduction, generation]:
+        case ["marked", available, held, deduction]:
             return EndReply(
                 mark.end_id,
                 mark.payload_hash,
@@ -347,7 +435,6 @@ def _end_reply(mark: EndMark, reply: Sequence[str]) -> EndReply | None:
                 mark.cost_micros,
                 mark.profit_rule_id,
                 seen=False,
-                generation=generation,
             )
         case ["seen", end_id, payload_hash, available, held, deduction, cost, rule]:
             return EndReply(

@@ -1,0 +1,51 @@
+"""The command that holds wallets, ledger and cache against each other."""
+
+from __future__ import annotations
+
+import click
+
+from app.bootstrap import Container
+from app.cli.support import as_json, echo_object, echo_page, with_services
+from app.services.admin_answers import drift_answer, reconciliation_answer
+from app.services.admin_paging import Page
+from app.stores.postgres.reconciliation import Drift, Reconciliation
+
+DOES_NOT_ADD_UP = 1
+
+
+@click.command("reconcile")
+@as_json
+@with_services
+def reconcile(services: Container, as_json: bool) -> None:
+    """Compare every wallet with its ledger and its cached copy, and correct the copies.
+
+    Exits with 1 when money doesn't add up, with 0 when all is right or has been put right.
+
+    \b
+    flask reconcile
+    """
+    done = services.reconciliation.run()
+    answer = reconciliation_answer(done)
+    if as_json:
+        echo_object(answer, as_json=True)
+    else:
+        del answer["drifted"]
+        echo_object(answer, as_json=False)
+        if done.drifted:
+            click.echo()
+            columns = ("user_id", "kind", "expected_token", "found_token", "difference_token", "detail")
+            drifted: Page[Drift, int] = Page(done.drifted, None)
+            echo_page(drifted, drift_answer, columns, as_json=False, more="")
+    click.echo(_verdict(done), err=True)
+    if not done.adds_up:
+        click.get_current_context().exit(DOES_NOT_ADD_UP)
+
+
+def _verdict(done: Reconciliation) -> str:
+    if not done.adds_up:
+        said = f"Money does not add up: {done.drifted_count - done.repaired} differences are left."
+    elif done.drifted_count:
+        said = f"Money adds up. {done.repaired} cached balances had drifted and were repaired."
+    else:
+        said = "Money adds up."
+    return said if done.cache_checked else f"{said} Redis is away: the cache was not checked."

@@ -1,0 +1,92 @@
+"""What operators call: failed ends and reconciliations. Part of the admin API."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+from marshmallow import ValidationError
+
+from app.domain.ends import EndState
+from app.domain.errors import NotFound
+from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX
+from app.http.json import read_object
+from app.http.paging import oldest_first
+from app.http.routes import container, success
+from app.http.routes.token_process import REPLAYED_HEADER
+from app.http.schemas.admin import WriteOffSchema
+from app.http.schemas.fields import check_text
+from app.services.admin_answers import failed_end_answer, reconciliation_answer, write_off_answer
+from app.services.admin_paging import NEWEST
+from app.stores.postgres.failed_ends import Filter
+
+blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
+
+ACTOR_HEADER = "X-Actor"
+ACTOR_DEFAULT = "admin-api"
+FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
+
+_write_off = WriteOffSchema()
+
+
+@blueprint.get("/failed-ends")
+def list_failed_ends() -> Response:
+    matching = _filter()
+    failed_ends = container().failed_ends
+    return success(
+        "Failed ends",
+        oldest_first(lambda limit, after_id: failed_ends.list(matching, limit, after_id), failed_end_answer),
+    )
+
+
+@blueprint.post("/failed-ends/<uuid:end_id>/replay")
+def replay_failed_end(end_id: UUID) -> Response:
+    return success("Failed end is tried again", failed_end_answer(container().failed_ends.replay(end_id)))
+
+
+@blueprint.post("/failed-ends/<uuid:end_id>/write-off")
+def write_off_failed_end(end_id: UUID) -> Response:
+    body = read_object()
+    errors: dict[str, Any] = dict(_write_off.validate(body))
+    actor = request.headers.get(ACTOR_HEADER, ACTOR_DEFAULT)
+    try:
+        check_text(actor, ACTOR_LENGTH_MAX)
+    except ValidationError as error:
+        errors[ACTOR_HEADER] = error.messages
+    if errors:
+        raise ValidationError(errors)
+    written_off = container().failed_ends.write_off(end_id, body["reason"], actor)
+    response = success(
+        "Failed end written off", write_off_answer(written_off.write_off), 200 if written_off.replayed else 201
+    )
+    if written_off.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
+
+
+@blueprint.post("/reconciliations")
+def reconcile() -> Response:
+    return success("Reconciled", reconciliation_answer(container().reconciliation.run()), 201)
+
+
+@blueprint.get("/reconciliations/<int:number>")
+def show_reconciliation(number: int) -> Response:
+    if number > NEWEST:
+        raise NotFound("Reconciliation not found")
+    return success("Reconciliation", reconciliation_answer(container().reconciliation.get(number)))
+
+
+def _filter() -> Filter:
+    errors: dict[str, Any] = {}
+    state, user_id = request.args.get("state"), request.args.get("user_id")
+    if state is not None and state not in FAILED_STATES:
+        errors["state"] = [f"Must be {' or '.join(FAILED_STATES)}."]
+    if user_id is not None:
+        try:
+            check_text(user_id, ID_LENGTH_MAX)
+        except ValidationError as error:
+            errors["user_id"] = error.messages
+    if errors:
+        raise ValidationError(errors)
+    return Filter(state=state, user_id=user_id)

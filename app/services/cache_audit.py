@@ -1,0 +1,228 @@
+"""Holds cached wallets to what Postgres knows of them, and to themselves.
+
+Redis is looked at first and Postgres after it, so what a change does in between shows as a difference that isn't
+there any more a moment later. Only what is found with the same content at every look is a drift.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from uuid import UUID
+
+import structlog
+
+from app.domain.amounts import token_number
+from app.domain.errors import Unavailable
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_loader import WalletLoader
+from app.stores.postgres import balances
+from app.stores.postgres.balances import LoadedWallet
+from app.stores.postgres.reconciliation import Drift, DriftKind
+from app.stores.redis.spool import Spool
+from app.stores.redis.wallet_cache import Unsettled
+from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots
+
+log = structlog.get_logger(__name__)
+
+# The last one leaves the sweep its time to correct what a change has left marked as stale.
+PAUSES_SECONDS = (0.05, 0.2, 1.0, 3.0)
+
+
+class Remedy(StrEnum):
+    REFRESH = "refreshed"
+    RECOUNT = "totals counted anew"
+    FORGET = "dropped and loaded anew, without its holds"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a cached wallet. Two looks that find the same give equal ones."""
+
+    text: str
+    remedy: Remedy = Remedy.REFRESH
+    abandoned: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A cached wallet that looks wrong, and what it says can be spent."""
+
+    findings: frozenset[Finding]
+    expected_micros: int
+    found_micros: int
+
+
+class CacheAudit:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        snapshots: WalletSnapshots,
+        spool: Spool,
+        loader: WalletLoader,
+        pauses_seconds: Sequence[float] = PAUSES_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._postgres = postgres
+        self._snapshots = snapshots
+        self._spool = spool
+        self._loader = loader
+        self._pauses_seconds = pauses_seconds
+        self._sleep = sleep
+
+    def look(self, user_ids: Collection[str]) -> dict[str, Suspect]:
+        """Cached wallets that look wrong right now. Raises Unavailable or RedisError."""
+        cached = self._snapshots.read(user_ids)
+        if not cached:
+            return {}
+        marks = [
+            (end_id, user_id)
+            for user_id, wallet in cached.items()
+            if isinstance(wallet, CachedWallet)
+            for end_id in wallet.unsettled
+        ]
+        # An end goes from here into the inbox, so whoever isn't in flight any more by now stands there.
+        in_flight = self._snapshots.in_flight(marks)
+        end_ids = [end_id for end_id, _ in marks]
+        in_flight |= self._spool.holding(end_ids)
+        stored = self._postgres.run(lambda connection: balances.load(connection, list(cached), end_ids))
+        suspects = {}
+        for user_id, wallet in cached.items():
+            suspect = _compare(wallet, stored[user_id], in_flight) if user_id in stored else None
+            if suspect is not None:
+                suspects[user_id] = suspect
+        return suspects
+
+    def confirm(self, suspects: Mapping[str, Suspect]) -> list[Drift]:
+        """Look again until what passes has passed; correct what stays. Raises Unavailable or RedisError."""
+        suspects = dict(suspects)
+        for pause in self._pauses_seconds:
+            if not suspects:
+                return []
+            self._sleep(pause)
+            suspects = _persisting(suspects, self.look(suspects))
+        if not suspects:
+            return []
+        still = _persisting(suspects, self._repaired(suspects))
+        return [_drift(user_id, suspect, is_repaired=user_id not in still) for user_id, suspect in suspects.items()]
+
+    def _repaired(self, suspects: Mapping[str, Suspect]) -> dict[str, Suspect]:
+        """Correct these wallets; what looks wrong with them after it."""
+        remedies = {user_id: _remedy(suspect) for user_id, suspect in suspects.items()}
+        abandoned = {f.abandoned for suspect in suspects.values() for f in suspect.findings if f.abandoned}
+        self._snapshots.forget([user_id for user_id, remedy in remedies.items() if remedy is Remedy.FORGET])
+        self._snapshots.recount([user_id for user_id, remedy in remedies.items() if remedy is Remedy.RECOUNT])
+        try:
+            self._loader.refresh(list(suspects), abandoned=abandoned)
+        except Unavailable:
+            # One of them may have been in too much use to be filled; the others are.
+            log.warning("cache_repair_incomplete", wallets=len(suspects))
+        return self.look(suspects)
+
+
+def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight: Set[UUID]) -> Suspect | None:
+    owed_micros = sum(cost_micros for cost_micros, _ in stored.unsettled.values())
+    expected_micros = stored.posted_micros - owed_micros
+    if isinstance(cached, Unreadable):
+        return Suspect(frozenset([Finding(cached.reason, Remedy.FORGET)]), expected_micros, 0)
+    findings = _totals(cached)
+    # A copy of an older epoch is void: it is loaded anew before it is used. Only its totals would stay wrong.
+    if cached.epoch >= stored.cache_epoch:
+        findings += _fields(cached, stored) + _unsettled(cached, stored, in_flight)
+    if not findings:
+        return None
+    # What is on its way counts on both sides.
+    underway = (cached.unsettled.keys() & in_flight) - stored.unsettled.keys()
+    expected_micros -= sum(cached.unsettled[end_id].cost_micros for end_id in underway) + sum(cached.holds.values())
+    return Suspect(frozenset(findings), expected_micros, cached.available_micros - cached.held_micros)
+
+
+def _totals(cached: CachedWallet) -> list[Finding]:
+    """Where the running totals aren't what they sum up. One hash is read at one moment: no change explains it."""
+    ends = cached.unsettled.values()
+    totals = (
+        ("available", cached.available_micros, cached.fields.posted_micros - sum(end.cost_micros for end in ends)),
+        ("debt", cached.debt_micros, sum(end.cost_micros for end in ends if end.is_debt)),
+        ("held", cached.held_micros, sum(cached.holds.values())),
+    )
+    findings = [
+        Finding(f"{name} is {_tokens(found - expected)} off its own sum", Remedy.RECOUNT)
+        for name, found, expected in totals
+        if found != expected
+    ]
+    findings += [
+        Finding(f"the hold of process {process_id} would never expire", Remedy.RECOUNT)
+        for process_id in cached.endless_holds
+    ]
+    return findings
+
+
+def _fields(cached: CachedWallet, stored: LoadedWallet) -> list[Finding]:
+    ours = cached.fields
+    if ours.version > stored.version:
+        # No newer copy would ever be taken for one.
+        return [Finding(f"version {ours.version} is ahead of {stored.version}", Remedy.FORGET)]
+    if ours.version < stored.version:
+        return [Finding(f"version {ours.version} is behind {stored.version}")]
+    pairs = (
+        ("posted", _tokens(ours.posted_micros), _tokens(stored.posted_micros)),
+        ("overdraft limit", _tokens(ours.overdraft_limit_micros), _tokens(stored.overdraft_limit_micros)),
+        ("status", ours.status, stored.status),
+        ("package", ours.package_id, stored.package_id),
+    )
+    return [Finding(f"{name} is {found}, not {expected}") for name, found, expected in pairs if found != expected]
+
+
+def _unsettled(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> list[Finding]:
+    findings = []
+    for end_id, (cost_micros, is_debt) in stored.unsettled.items():
+        mark = cached.unsettled.get(end_id)
+        if mark is None:
+            findings.append(Finding(f"end {end_id} of {_tokens(cost_micros)} is missing"))
+        elif mark != Unsettled(cost_micros, is_debt):
+            findings.append(Finding(f"end {end_id} is {mark.entry}, not {Unsettled(cost_micros, is_debt).entry}"))
+    for end_id, mark in cached.unsettled.items():
+        if end_id in stored.unsettled or (end_id in in_flight and end_id not in stored.settled_suspects):
+            continue
+        if end_id in stored.settled_suspects:
+            findings.append(Finding(f"end {end_id} of {_tokens(mark.cost_micros)} is settled and still marked"))
+        else:
+            findings.append(Finding(f"end {end_id} of {_tokens(mark.cost_micros)} is unknown", abandoned=end_id))
+    return findings
+
+
+def _persisting(before: Mapping[str, Suspect], now: Mapping[str, Suspect]) -> dict[str, Suspect]:
+    """What two looks agree on."""
+    both = {
+        user_id: replace(suspect, findings=suspect.findings & before[user_id].findings)
+        for user_id, suspect in now.items()
+        if user_id in before
+    }
+    return {user_id: suspect for user_id, suspect in both.items() if suspect.findings}
+
+
+def _remedy(suspect: Suspect) -> Remedy:
+    """The strongest one that is needed."""
+    remedies = {finding.remedy for finding in suspect.findings}
+    return next(remedy for remedy in (Remedy.FORGET, Remedy.RECOUNT, Remedy.REFRESH) if remedy in remedies)
+
+
+def _drift(user_id: str, suspect: Suspect, *, is_repaired: bool) -> Drift:
+    findings = sorted(finding.text for finding in suspect.findings)
+    # A wallet of ten thousand lost marks is one drift, and its detail stays readable.
+    told = "; ".join(findings[:10]) + (f"; and {len(findings) - 10} more" if len(findings) > 10 else "")
+    return Drift(
+        user_id=user_id,
+        kind=DriftKind.CACHE,
+        expected_micros=suspect.expected_micros,
+        found_micros=suspect.found_micros,
+        detail=f"{told} ({_remedy(suspect)})" if is_repaired else f"{told} (not repaired)",
+        repaired=is_repaired,
+    )
+
+
+def _tokens(micros: int) -> str:
+    return str(token_number(micros))

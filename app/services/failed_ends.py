@@ -1,0 +1,168 @@
+"""What operators do with ends whose deduction has failed: look at them, replay them, write them off.
+
+Both changes take the wallet's lock first, so they come before or after each settlement of it and never in
+between. Each may be repeated: a replay of what is replayed changes nothing, and a write-off answers as it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+import structlog
+from redis import RedisError
+
+from app.domain.ends import EndState
+from app.domain.errors import AlreadyExists, NotFound, Unavailable, WalletNotFound
+from app.services.admin_paging import Page, page
+from app.services.end import Doorbell
+from app.services.gate import Gate
+from app.services.postgres_access import PostgresAccess
+from app.services.wallet_changes import WalletChanges
+from app.services.wallet_loader import WalletLoader
+from app.stores.postgres import failed_ends as store
+from app.stores.postgres import ledger, stale, wallets
+from app.stores.postgres.failed_ends import FailedEndRow, Filter, Replayed
+from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.ledger import WriteOff
+from app.stores.postgres.wallets import WalletRow
+
+log = structlog.get_logger(__name__)
+
+FIRST_END = str(UUID(int=0))
+ENDS_PER_REPLAY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenOff:
+    write_off: WriteOff
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    write_off: WriteOff
+    wallet: WalletRow | None = None
+
+
+class FailedEndService:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        loader: WalletLoader,
+        redis: Gate,
+        changes: WalletChanges,
+        doorbell: Doorbell,
+    ) -> None:
+        self._postgres = postgres
+        self._loader = loader
+        self._redis = redis
+        self._changes = changes
+        self._doorbell = doorbell
+
+    def list(self, matching: Filter, limit: int, after_id: str = FIRST_END) -> Page[FailedEndRow, str]:
+        """Oldest first. Raises Unavailable."""
+        after = UUID(after_id)
+        return self._postgres.run(
+            lambda connection: page(
+                lambda count: store.list_ends(connection, matching, after, count), lambda end: str(end.id), limit
+            )
+        )
+
+    def count(self, matching: Filter) -> int:
+        """Raises Unavailable."""
+        return self._postgres.run(lambda connection: store.count(connection, matching))
+
+    def get(self, end_id: UUID) -> FailedEndRow:
+        """Raises NotFound or Unavailable."""
+        found = self._postgres.run(lambda connection: store.find(connection, end_id))
+        if found is None:
+            raise NotFound("Failed end not found")
+        return found
+
+    def replay(self, end_id: UUID) -> FailedEndRow:
+        """Have a failed end tried again at once; what it is after that. Raises NotFound or Unavailable."""
+        replayed = self.replay_all([end_id])
+        if not replayed:
+            raise NotFound("Failed end not found")
+        return replayed[0]
+
+    def replay_all(self, end_ids: Sequence[UUID]) -> Sequence[FailedEndRow]:
+        """Have failed ends tried again at once, in one transaction; those that there are. Raises Unavailable."""
+        replayed = self._postgres.transaction(lambda connection: store.replay(connection, end_ids))
+        self._refresh(replayed)
+        self._ring(replayed.ends)
+        return replayed.ends
+
+    def replay_matching(self, matching: Filter) -> Iterator[Sequence[FailedEndRow]]:
+        """Replay all that match, so many at a time. Stopped half-way it has done what it gave. Raises Unavailable.
+
+        An end that fails again meanwhile is not tried twice: the list is walked through once, oldest first.
+        """
+        after_id: str | None = FIRST_END
+        while after_id is not None:
+            found = self.list(matching, ENDS_PER_REPLAY, after_id)
+            if found.items:
+                yield self.replay_all([end.id for end in found.items])
+            after_id = found.next_key
+
+    def write_off(self, end_id: UUID, reason: str, actor: str) -> WrittenOff:
+        """Give up an end's cost, with two ledger entries that leave the balance as it is. It can't be billed any more.
+
+        Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
+        """
+        outcome = self._postgres.transaction(lambda connection: _write_off(connection, end_id, reason, actor))
+        if outcome.wallet is None:
+            return WrittenOff(outcome.write_off, replayed=True)
+        log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.write_off.entry.amount_micros)
+        self._changes.announce(outcome.wallet, [end_id])
+        return WrittenOff(outcome.write_off, replayed=False)
+
+    def _refresh(self, replayed: Replayed) -> None:
+        """Debt has become an accepted end in the cache as well. If that fails, the stale mark says so to the sweep."""
+        if not replayed.stale or not self._redis.is_open:
+            return
+        try:
+            self._loader.refresh([wallet.user_id for wallet in replayed.stale])
+            self._postgres.run(lambda connection: stale.clear_refreshed(connection, replayed.stale))
+        except RedisError as error:
+            self._redis.close(error)
+        except Unavailable:
+            log.warning("refresh_postponed", users=len(replayed.stale))
+
+    def _ring(self, ends: Sequence[FailedEndRow]) -> None:
+        accepted = [end.id for end in ends if end.state == EndState.ACCEPTED]
+        if accepted:
+            self._doorbell.settle(accepted)
+        self._doorbell.retry(
+            [
+                FailedEnd(end.id, end.user_id, end.cost_micros, end.last_error)
+                for end in ends
+                if end.state == EndState.RETRYING
+            ]
+        )
+
+
+def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str) -> _Outcome:
+    user_id = store.user_of(connection, end_id)
+    wallet = None if user_id is None else wallets.lock(connection, user_id)
+    known = ledger.find_write_off(connection, end_id)
+    if known is not None:
+        return _Outcome(known)
+    if user_id is None:
+        raise NotFound("Failed end not found")
+    if wallet is None:
+        raise WalletNotFound
+    end = store.claim(connection, end_id)
+    if end is None:
+        raise NotFound("Failed end not found")
+    if ledger.is_billed(connection, end_id):
+        raise AlreadyExists("This end is billed already")
+    written_off = ledger.insert_write_off(
+        connection, end, posted_micros=wallet.posted_micros, reason=reason, actor=actor
+    )
+    store.delete(connection, end_id)
+    return _Outcome(written_off, wallets.update(connection, wallet.user_id, {}))

@@ -1,0 +1,117 @@
+"""Cached wallets as they stand, for whoever checks them, and the two ways to put one right that doesn't add up.
+
+Errors are redis-py's own, as in `wallet_cache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from app.stores.redis.wallet_cache import (
+    IN_FLIGHT_KEY,
+    CachedFields,
+    Unsettled,
+    WalletScript,
+    in_flight_member,
+    wallet_keys,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedWallet:
+    """A wallet's hash as `prelude.lua` describes it. The totals stand beside what they should sum up."""
+
+    epoch: int
+    fields: CachedFields
+    available_micros: int
+    debt_micros: int
+    held_micros: int
+    unsettled: Mapping[UUID, Unsettled]
+    holds: Mapping[str, int]
+    endless_holds: frozenset[str]
+    """Process ids of holds that nothing will expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something stands where a wallet should, and isn't one."""
+
+    reason: str
+
+
+class WalletSnapshots:
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._recount = client.register_script(WalletScript("recount").source)
+
+    def read(self, user_ids: Collection[str]) -> dict[str, CachedWallet | Unreadable]:
+        """Those of these wallets that are cached."""
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id in user_ids:
+            wallet, holds = wallet_keys(user_id)
+            # The holds last: one that is granted in between has its end in time by then.
+            pipeline.hgetall(wallet)
+            pipeline.zrange(holds, 0, -1)
+        replies = pipeline.execute(raise_on_error=False)
+        found: dict[str, CachedWallet | Unreadable] = {}
+        for user_id, fields, expiring in zip(user_ids, replies[::2], replies[1::2], strict=True):
+            for reply in (fields, expiring):
+                if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+                    raise reply
+            if fields:
+                found[user_id] = _read(fields, expiring)
+        return found
+
+    def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
+        """Which of these ends (id, user id) are marked and on their way into the inbox."""
+        if not ends:
+            return set()
+        members = [in_flight_member(end_id, user_id) for end_id, user_id in ends]
+        found = self._client.smismember(IN_FLIGHT_KEY, members)
+        return {end_id for (end_id, _), is_member in zip(ends, found, strict=True) if is_member}
+
+    def recount(self, user_ids: Collection[str]) -> None:
+        """Correct the totals of wallets that don't add up in themselves."""
+        for user_id in user_ids:
+            self._recount(keys=wallet_keys(user_id))
+
+    def forget(self, user_ids: Collection[str]) -> None:
+        """Drop wallets that can't be corrected. Their holds are lost; everything else can be loaded again."""
+        for user_id in user_ids:
+            self._client.delete(*wallet_keys(user_id))
+
+
+def _read(
+    fields: Mapping[str, str] | ResponseError, expiring: Sequence[str] | ResponseError
+) -> CachedWallet | Unreadable:
+    if isinstance(fields, ResponseError) or isinstance(expiring, ResponseError):
+        return Unreadable("is of another type")
+    try:
+        holds = {name[2:]: int(value) for name, value in fields.items() if name.startswith("h:")}
+        return CachedWallet(
+            epoch=int(fields["epoch"]),
+            fields=CachedFields(
+                int(fields["version"]),
+                int(fields["posted"]),
+                int(fields["overdraft"]),
+                fields["status"],
+                fields["package"] or None,
+            ),
+            available_micros=int(fields["available"]),
+            debt_micros=int(fields["debt"]),
+            held_micros=int(fields["held"]),
+            unsettled={
+                UUID(name[2:]): Unsettled(int(value[1:]), is_debt={"p": False, "d": True}[value[:1]])
+                for name, value in fields.items()
+                if name.startswith("p:")
+            },
+            holds=holds,
+            endless_holds=frozenset(holds.keys() - set(expiring)),
+        )
+    except (KeyError, ValueError) as error:
+        return Unreadable(f"can't be read: {error}")

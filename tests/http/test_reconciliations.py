@@ -1,0 +1,212 @@
+"""Reconciliation as operators start it: over the admin API, from the command line, and by the clock."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import simplejson
+import sqlalchemy as sa
+from click.testing import Result
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.bootstrap import Container
+from app.cli import cli
+from app.services.cache_audit import CacheAudit
+from app.stores.postgres import reconciliation as store
+from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.wallet_snapshot import WalletSnapshots
+from tests.conftest import PROJECT
+from tests.http.admin import PREFIX, Admin, data, failure
+from tests.support import Billing
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def shop(container: Container, billing: Billing) -> Billing:
+    """Two cached wallets, in a process that doesn't wait for its second looks."""
+    container.cache_audit = CacheAudit(
+        postgres=container.postgres,
+        snapshots=WalletSnapshots(container.redis_client),
+        spool=container.spool,
+        loader=container.loader,
+        pauses_seconds=(0.01,),
+    )
+    billing.catalog()
+    billing.wallet("alice", tokens=100)
+    billing.wallet("bob", tokens=50)
+    container.loader.load(["alice", "bob"], container.catalog.epoch)
+    return billing
+
+
+@pytest.fixture
+def run(shop: Billing, app: Flask) -> Run:
+    runner = app.test_cli_runner()
+    return lambda *arguments: runner.invoke(cli, ("reconcile", *arguments))
+
+
+def break_ledger(shop: Billing) -> None:
+    """A quarter of a token that no entry accounts for."""
+    with shop.container.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE wallets SET posted_micros = posted_micros - 250000 WHERE user_id = 'bob'"))
+    shop.container.redis_client.flushall()
+
+
+def break_cache(shop: Billing) -> None:
+    shop.container.redis_client.hincrby(wallet_keys("alice")[0], "available", 2_500_000)
+
+
+class TestApi:
+    def test_nothing_is_wrong(self, admin: Admin, shop: Billing) -> None:
+        done = data(admin.post("/reconciliations", {}), 201)
+        assert data(admin.get(f"/reconciliations/{done['id']}")) == done
+        assert done.pop("started_at").endswith("Z")
+        assert done.pop("finished_at").endswith("Z")
+        assert done == {
+            "id": 1,
+            "state": "done",
+            "checked": 2,
+            "cache_checked": True,
+            "drifted_count": 0,
+            "repaired": 0,
+            "drifted": [],
+        }
+
+    def test_drifts_with_their_amounts(self, admin: Admin, shop: Billing) -> None:
+        break_ledger(shop)
+        shop.container.loader.load(["alice"], shop.container.catalog.epoch)
+        break_cache(shop)
+        done = data(admin.post("/reconciliations", {}), 201)
+        assert (done["checked"], done["drifted_count"], done["repaired"]) == (2, 2, 1)
+        assert done["drifted"] == [
+            {
+                "user_id": "bob",
+                "kind": "ledger_sum",
+                "expected_token": 50,
+                "found_token": Decimal("49.75"),
+                "difference_token": Decimal("-0.25"),
+                "repaired": False,
+                "detail": "the posted balance is not the sum of the ledger",
+            },
+            {
+                "user_id": "alice",
+                "kind": "cache",
+                "expected_token": 100,
+                "found_token": Decimal("102.5"),
+                "difference_token": Decimal("2.5"),
+                "repaired": True,
+                "detail": "available is 2.5 off its own sum (totals counted anew)",
+            },
+        ]
+        assert data(admin.get(f"/reconciliations/{done['id']}")) == done
+        assert shop.cached_spendable_micros("alice") == 100_000_000
+        assert shop.balance("bob").posted_micros == 49_750_000
+
+    def test_needs_no_body(self, client: FlaskClient, admin_headers: dict[str, str], shop: Billing) -> None:
+        data(client.post(f"{PREFIX}/reconciliations", headers=admin_headers), 201)
+
+    def test_one_at_a_time(self, admin: Admin, shop: Billing) -> None:
+        with shop.container.engine.connect() as connection:
+            assert store.try_lock(connection)
+            failure(admin.post("/reconciliations", {}), 409, "already_exists")
+            store.unlock(connection)
+
+    @pytest.mark.parametrize("number", ["1", "x", "-1", "9223372036854775808"])
+    def test_unknown(self, admin: Admin, number: str) -> None:
+        failure(admin.get(f"/reconciliations/{number}"), 404, "not_found")
+
+
+class TestCommand:
+    def test_money_adds_up(self, run: Run) -> None:
+        result = run()
+        assert (result.exit_code, result.stderr) == (0, "Money adds up.\n")
+        assert "checked        2\n" in result.stdout
+
+    def test_repaired_is_right(self, run: Run, shop: Billing) -> None:
+        break_cache(shop)
+        result = run("--json")
+        assert (result.exit_code, result.stderr) == (
+            0,
+            "Money adds up. 1 cached balances had drifted and were repaired.\n",
+        )
+        assert simplejson.loads(result.stdout)["repaired"] == 1
+        assert run().stderr == "Money adds up.\n"
+
+    def test_money_does_not_add_up(self, run: Run, shop: Billing) -> None:
+        break_ledger(shop)
+        for _ in range(2):
+            result = run()
+            assert (result.exit_code, result.stderr) == (1, "Money does not add up: 1 differences are left.\n")
+            assert "bob      ledger_sum  50              49.75        -0.25" in result.stdout
+
+    def test_without_redis(self, run: Run, shop: Billing) -> None:
+        shop.container.redis_gate.close(ConnectionError("test"))
+        result = run()
+        assert (result.exit_code, result.stderr) == (
+            0,
+            "Money adds up. Redis is away: the cache was not checked.\n",
+        )
+        break_ledger(shop)
+        assert run().exit_code == 1
+
+    def test_while_one_is_running(self, run: Run, shop: Billing) -> None:
+        with shop.container.engine.connect() as connection:
+            assert store.try_lock(connection)
+            result = run()
+            store.unlock(connection)
+        assert (result.exit_code, result.stderr) == (1, "Error: A reconciliation is running already\n")
+
+    def test_as_a_process(self, environment: dict[str, str], shop: Billing) -> None:
+        def call() -> Any:
+            return subprocess.run(
+                [sys.executable, "-m", "flask", "reconcile"],
+                cwd=PROJECT,
+                env={"PATH": os.environ["PATH"], **environment},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        assert call().returncode == 0
+        break_ledger(shop)
+        assert call().returncode == 1
+
+
+def test_the_task_runs_it_unless_one_is_running(environment: dict[str, str], shop: Billing) -> None:
+    # In a process of its own: the worker's application reads the environment when it is imported.
+    script = """
+import worker.tasks.reconcile as tasks
+from worker.celery_app import celery, config, container
+assert celery.conf.beat_schedule["reconcile"]["schedule"] == config.reconcile_seconds == 45
+tasks.reconcile()
+"""
+
+    def call() -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=PROJECT,
+            env={"PATH": os.environ["PATH"], **environment, "RECONCILE_SECONDS": "45"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    call()
+    with shop.container.engine.connect() as connection:
+        assert store.try_lock(connection)
+        call()
+        store.unlock(connection)
+    found = shop.container.reconciliation.get(1)
+    assert (found.state, found.checked) == ("done", 2)
+    with shop.container.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM reconciliations")).scalar_one() == 1

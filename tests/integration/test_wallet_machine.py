@@ -1,0 +1,201 @@
+"""One wallet under any sequence of what can happen to it, against a model in a few lines of Python.
+
+Held after every step: the ledger sums up to the posted balance entry by entry (1); each end we said yes to is
+settled once or stands in the inbox with its amount (2); the posted balance stays above the overdraft limit (3);
+what the cache says is posted less unsettled less debt less holds, also after flushes and restarts (4); holds never
+exceed what there is (5); a key never bills twice (6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+
+from app.domain.ends import EndRequest
+from app.domain.errors import BalanceOutOfRange, IdempotencyConflict
+from app.domain.postings import Posting, PostingKind
+from app.domain.wallets import Access, Deduction
+from app.services.start import StartRequest
+from tests.support import FEATURE, Billing, assert_conserved, retry_failed
+
+TOKEN = 1_000_000
+
+
+@dataclass
+class Model:
+    posted: int = 0
+    overdraft: int = 0
+    pending: dict[str, int] = field(default_factory=dict)
+    debts: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def covered(self) -> int:
+        return self.posted - sum(self.pending.values()) - sum(self.debts.values())
+
+    @property
+    def spendable(self) -> int:
+        return self.covered - sum(self.holds.values())
+
+
+def machine(billing: Billing) -> type[RuleBasedStateMachine]:
+    services = billing.container
+
+    class WalletMachine(RuleBasedStateMachine):
+        ended: Bundle[EndRequest] = Bundle("ended")
+        held: Bundle[str] = Bundle("held")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.user = uuid4().hex
+            self.model = Model()
+            billing.wallet(self.user, tokens=0)
+
+        @rule(tokens=st.integers(1, 60))
+        def top_up(self, tokens: int) -> None:
+            services.postings.post(Posting(self.user, PostingKind.TOP_UP, tokens * TOKEN, uuid4().hex))
+            self.model.posted += tokens * TOKEN
+
+        @rule(tokens=st.integers(1, 60))
+        def adjust_down(self, tokens: int) -> None:
+            posting = Posting(self.user, PostingKind.ADJUSTMENT, -tokens * TOKEN, uuid4().hex)
+            if self.model.posted - tokens * TOKEN < -self.model.overdraft:
+                with pytest.raises(BalanceOutOfRange):
+                    services.postings.post(posting)
+            else:
+                services.postings.post(posting)
+                self.model.posted -= tokens * TOKEN
+
+        @rule(tokens=st.integers(0, 40))
+        def set_overdraft(self, tokens: int) -> None:
+            if self.model.posted >= -tokens * TOKEN:
+                services.wallet_admin.update(self.user, {"overdraft_limit_micros": tokens * TOKEN})
+                self.model.overdraft = tokens * TOKEN
+
+        @rule(target=held, tokens=st.integers(1, 40))
+        def start_with_a_hold(self, tokens: int) -> Any:
+            model = self.model
+            answer = services.start.start(StartRequest(self.user, FEATURE, hold_micros=tokens * TOKEN))
+            fits = not model.debts and model.spendable + model.overdraft >= tokens * TOKEN
+            assert (answer.access is Access.GRANTED) == fits
+            if fits and answer.process_id is not None:
+                model.holds[answer.process_id] = tokens * TOKEN
+            assert answer.spendable_micros == model.spendable
+            return answer.process_id if fits and answer.process_id else multiple()
+
+        @rule(process_id=held)
+        def cancel(self, process_id: str) -> None:
+            self.model.holds.pop(process_id, None)
+            assert services.holds.release(self.user, process_id) == self.model.spendable
+
+        @rule(target=ended, output_tokens=st.integers(0, 160))
+        def end(self, output_tokens: int) -> EndRequest:
+            return self._end(billing.usage(self.user, output_tokens=output_tokens))
+
+        @rule(target=ended, process_id=held, output_tokens=st.integers(1, 160))
+        def end_of_a_hold(self, process_id: str, output_tokens: int) -> Any:
+            if process_id in self.model.answers:
+                return multiple()
+            request = billing.usage(self.user, output_tokens=output_tokens, process_id=process_id, idempotency_key=None)
+            return self._end(request)
+
+        def _end(self, request: EndRequest) -> EndRequest:
+            model = self.model
+            key = request.idempotency_key or request.process_id or ""
+            cost = request.output_tokens * 275_000
+            model.holds.pop(request.process_id or "", None)
+            covered = cost == 0 or model.covered - cost >= -model.overdraft
+            (model.pending if covered else model.debts)[key] = cost
+            answer = services.end.end(request)
+            assert answer.deduction is (Deduction.COVERED if covered else Deduction.FAILED)
+            assert (answer.cost_micros, answer.spendable_micros) == (cost, model.spendable)
+            model.answers[key] = answer
+            return request
+
+        @rule(request=ended)
+        def end_again(self, request: EndRequest) -> None:
+            first = self.model.answers[request.idempotency_key or request.process_id or ""]
+            again = services.end.end(request)
+            assert again.replayed
+            assert (again.spendable_micros, again.cost_micros, again.deduction) == (
+                first.spendable_micros,
+                first.cost_micros,
+                first.deduction,
+            )
+
+        @rule(request=ended)
+        def end_with_another_body(self, request: EndRequest) -> None:
+            other = EndRequest(
+                self.user,
+                FEATURE,
+                request.input_tokens + 1,
+                request.output_tokens,
+                idempotency_key=request.idempotency_key,
+                process_id=request.process_id,
+            )
+            with pytest.raises(IdempotencyConflict):
+                services.end.end(other)
+
+        @rule()
+        def settle(self) -> None:
+            billing.settle_everything()
+            model = self.model
+            for key, cost in list(model.pending.items()):
+                del model.pending[key]
+                if cost == 0 or model.posted - cost >= -model.overdraft:
+                    model.posted -= cost
+                else:
+                    # Money left by an adjustment, or a lower limit, since we said yes: it waits as debt.
+                    model.debts[key] = cost
+
+        @rule()
+        def retry(self) -> None:
+            retry_failed(services, self.user)
+            model = self.model
+            with billing.container.engine.connect():
+                order = [end.idempotency_key or end.process_id for end in billing.inbox(self.user)]
+            for key in sorted(model.debts, key=lambda key: order.index(key) if key in order else -1):
+                if key not in order:
+                    model.posted -= model.debts.pop(key)
+            for key, cost in list(model.debts.items())[:1]:
+                assert model.posted - cost < -model.overdraft, key
+
+        @rule()
+        def flush(self) -> None:
+            services.redis_client.flushall()
+            self.model.holds.clear()
+
+        @rule()
+        def new_epoch(self) -> None:
+            services.catalog.start_new_epoch()
+
+        @invariant()
+        def it_adds_up(self) -> None:
+            model = self.model
+            balance = billing.balance(self.user)
+            assert balance.posted_micros == model.posted >= -model.overdraft
+            assert balance.pending_micros == sum(model.pending.values())
+            assert balance.debt_micros == sum(model.debts.values())
+            waiting = {end.idempotency_key or end.process_id for end in billing.inbox(self.user)}
+            assert waiting == {*model.pending, *model.debts}
+            assert billing.cached_spendable_micros(self.user) in (None, model.spendable)
+            assert_conserved(billing, self.user)
+
+    return WalletMachine
+
+
+def test_one_wallet_whatever_happens(billing: Billing) -> None:
+    billing.catalog(min_micros=0)
+    run_state_machine_as_test(
+        machine(billing),
+        settings=settings(
+            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,29 @@
+"""Holding wallets, ledger and cache against each other, time and again."""
+
+from __future__ import annotations
+
+import structlog
+
+from app.domain.errors import AlreadyExists
+from app.stores.queue import MAINTENANCE_QUEUE
+from worker.celery_app import celery, container
+
+log = structlog.get_logger(__name__)
+
+# Every wallet's whole ledger is read. The broker may deliver the message once more meanwhile: that one finds the
+# first still running and lets it be.
+SECONDS_MAX = 6 * 3_600
+
+
+@celery.task(
+    name="tokentill.reconcile",
+    queue=MAINTENANCE_QUEUE,
+    soft_time_limit=SECONDS_MAX,
+    time_limit=SECONDS_MAX + 60,
+)
+def reconcile() -> None:
+    """Check every wallet and correct the cache; what doesn't add up is in the log and in `reconciliations`."""
+    try:
+        container().reconciliation.run()
+    except AlreadyExists:
+        log.info("reconciliation_skipped", reason="one is running already")
