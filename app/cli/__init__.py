@@ -1,6 +1,6 @@
 """The command line: what the admin API does, from a terminal beside the stores.
 
-`flask` in the project's root finds these commands by itself; `tokentill` is the same from anywhere. They use
+`flask` in the project's root finds these commands by itself; `tokentill-server` is the same from anywhere. They use
 the same services as the API. A refusal is one line and exit code 1, a wrong setting or option exit code 2.
 """
 
@@ -29,5 +29,5 @@ cli = click.Group("tokentill", commands=COMMANDS, help="Manage what Tokentill se
 
 
 def main() -> None:
-    """The `tokentill` script. The application is named, not imported: it stands above the command line."""
+    """The `tokentill-server` script. The application is named, not imported: it stands above the command line."""
     cli.main(obj=ScriptInfo("app:create_app"))

@@ -1,0 +1,320 @@
+"""The two clients: `TokenProcess` for threads, `AsyncTokenProcess` for asyncio. Same calls, same behaviour.
+
+Both read TOKEN_SERVER_URL, SERVER_API_KEY and TOKENTILL_OUTBOX where nothing else is given, and may be shared
+by all threads or tasks of a process. Settings, in seconds where they are times:
+
+- `timeout` limits one attempt, `total_timeout` a call with all its retries;
+- `outbox` is a path, or an `Outbox` that the caller closes; `outbox_ends_max` bounds it;
+- `background`: a thread sends what a failed call, another process or an earlier run of the program left in
+  the outbox. Without it that is left to `flush_outbox()` or to the command `tokentill outbox flush`;
+- `transport` replaces httpx's own, say for a certificate of yours.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import httpx
+
+from tokentill.core import BatchItem, Core, Flushed, Steps, new_key
+from tokentill.drivers import AsyncDriver, Driver
+from tokentill.outbox import ENDS_MAX_DEFAULT, Outbox
+from tokentill.run import AsyncRun, OnEndError, Run
+from tokentill.sender import Sender
+from tokentill.settings import Settings, outbox_path_from_environment
+from tokentill.usage import Extractor
+from tokentill.wire import Amount, End, Start, end_body
+
+OutboxOrPath: TypeAlias = "Outbox | str | os.PathLike[str]"
+
+
+class _Client:
+    """What both clients are made of: the protocol, the outbox and its sender."""
+
+    def __init__(self, settings: Settings, outbox: OutboxOrPath | None, outbox_ends_max: int) -> None:
+        chosen = outbox if outbox is not None else outbox_path_from_environment()
+        self._owns_outbox = not isinstance(chosen, Outbox)
+        self.outbox: Outbox | None
+        if chosen is None or isinstance(chosen, Outbox):
+            self.outbox = chosen
+        else:
+            self.outbox = Outbox(chosen, ends_max=outbox_ends_max)
+        self.settings = settings
+        self._core = Core(settings, self.outbox)
+        self._sender: Sender | None = None
+
+    def _send_in_background(self, driver: Driver) -> None:
+        if self.outbox is not None:
+            self._sender = Sender(self._core, driver, owns_outbox=self._owns_outbox)
+            self._sender.ensure_running()
+            # A client that is forgotten, not closed: its thread ends, too.
+            weakref.finalize(self, self._sender.stopping.set)
+
+    def _end_steps(
+        self,
+        *,
+        user_id: str,
+        feature_endpoint_id: str,
+        input_token: int,
+        output_token: int,
+        model: str | None,
+        process_id: str | None,
+        idempotency_key: str | None,
+    ) -> Steps[End]:
+        if self._sender is not None:
+            self._sender.ensure_running()
+        body = end_body(
+            user_id=user_id,
+            feature_endpoint_id=feature_endpoint_id,
+            input_token=input_token,
+            output_token=output_token,
+            model=model,
+            process_id=process_id,
+        )
+        return self._core.end(body, idempotency_key or new_key())
+
+    def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
+        return self._core.end_batch(
+            [
+                (
+                    end.get("idempotency_key") or new_key(),
+                    end_body(
+                        user_id=end.get("user_id", ""),
+                        feature_endpoint_id=end.get("feature_endpoint_id", ""),
+                        input_token=end.get("input_token"),
+                        output_token=end.get("output_token"),
+                        model=end.get("model"),
+                        process_id=end.get("process_id"),
+                    ),
+                )
+                for end in ends
+            ]
+        )
+
+    def _close_outbox(self) -> None:
+        if self._sender is not None:
+            self._sender.stop()
+        if self.outbox is not None and self._owns_outbox:
+            self.outbox.close()
+
+
+class TokenProcess(_Client):
+    """The client for plain, threaded code. Its settings are the module's."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 10.0,
+        total_timeout: float = 30.0,
+        outbox: OutboxOrPath | None = None,
+        outbox_ends_max: int = ENDS_MAX_DEFAULT,
+        background: bool = True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(Settings.resolve(base_url, api_key, timeout, total_timeout), outbox, outbox_ends_max)
+        self._driver = Driver(self._core, transport)
+        if background:
+            self._send_in_background(self._driver)
+
+    def start(
+        self,
+        user_id: str,
+        feature_endpoint_id: str,
+        *,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+    ) -> Start:
+        """May this user run this feature? The answer's `access_able` says. Raises TokenProcessError."""
+        return self._driver.run(self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds))
+
+    def end(
+        self,
+        user_id: str,
+        feature_endpoint_id: str,
+        input_token: int,
+        output_token: int,
+        *,
+        model: str | None = None,
+        process_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> End:
+        """Bill what a run used, once, however often it has to be sent. Raises TokenProcessError.
+
+        Pass an `idempotency_key` of your own to be able to repeat a call that failed. With an outbox, an
+        UnavailableError whose `queued` is True needs no repeating.
+        """
+        return self._driver.run(
+            self._end_steps(
+                user_id=user_id,
+                feature_endpoint_id=feature_endpoint_id,
+                input_token=input_token,
+                output_token=output_token,
+                model=model,
+                process_id=process_id,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    def end_batch(self, ends: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Bill many runs, given as mappings of `end`'s arguments. Each is accepted or refused on its own."""
+        return self._driver.run(self._batch_steps(ends))
+
+    def cancel(self, user_id: str, process_id: str) -> None:
+        """Give back the hold of a run that used nothing. May be repeated. Raises TokenProcessError."""
+        self._driver.run(self._core.cancel(user_id, process_id))
+
+    def run(
+        self,
+        *,
+        user_id: str,
+        feature_endpoint_id: str,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+        usage: Extractor | None = None,
+        on_end_error: OnEndError | None = None,
+    ) -> Run:
+        """A run for code that isn't one function: `with client.run(...) as run: run.use(output_token=40)`."""
+        return Run(
+            self._core,
+            self._driver,
+            user_id,
+            feature_endpoint_id,
+            hold_token=hold_token,
+            hold_seconds=hold_seconds,
+            usage=usage,
+            on_end_error=on_end_error,
+        )
+
+    def flush_outbox(self, timeout: float = 60.0) -> Flushed:
+        """Send everything that waits in the outbox, back-offs or not. Gives up after `timeout` seconds."""
+        return self._driver.run(self._core.flush(timeout))
+
+    def close(self) -> None:
+        self._close_outbox()
+        self._driver.close()
+
+    def __enter__(self) -> TokenProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncTokenProcess(_Client):
+    """The client for asyncio. Its settings are the module's; `transport` doesn't reach the outbox's thread.
+
+    An end that is on its way is finished even if its task is cancelled: the cancellation is raised
+    afterwards.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 10.0,
+        total_timeout: float = 30.0,
+        outbox: OutboxOrPath | None = None,
+        outbox_ends_max: int = ENDS_MAX_DEFAULT,
+        background: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(Settings.resolve(base_url, api_key, timeout, total_timeout), outbox, outbox_ends_max)
+        self._driver = AsyncDriver(self._core, transport)
+        self._background_driver: Driver | None = None
+        if background and self.outbox is not None:
+            self._background_driver = Driver(self._core)
+            self._send_in_background(self._background_driver)
+
+    async def start(
+        self,
+        user_id: str,
+        feature_endpoint_id: str,
+        *,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+    ) -> Start:
+        """See `TokenProcess.start`."""
+        return await self._driver.run(
+            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds)
+        )
+
+    async def end(
+        self,
+        user_id: str,
+        feature_endpoint_id: str,
+        input_token: int,
+        output_token: int,
+        *,
+        model: str | None = None,
+        process_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> End:
+        """See `TokenProcess.end`."""
+        return await self._driver.run_to_the_end(
+            self._end_steps(
+                user_id=user_id,
+                feature_endpoint_id=feature_endpoint_id,
+                input_token=input_token,
+                output_token=output_token,
+                model=model,
+                process_id=process_id,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    async def end_batch(self, ends: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """See `TokenProcess.end_batch`."""
+        return await self._driver.run_to_the_end(self._batch_steps(ends))
+
+    async def cancel(self, user_id: str, process_id: str) -> None:
+        """See `TokenProcess.cancel`."""
+        await self._driver.run(self._core.cancel(user_id, process_id))
+
+    def run(
+        self,
+        *,
+        user_id: str,
+        feature_endpoint_id: str,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+        usage: Extractor | None = None,
+        on_end_error: OnEndError | None = None,
+    ) -> AsyncRun:
+        """See `TokenProcess.run`: `async with client.run(...) as run: ...`."""
+        return AsyncRun(
+            self._core,
+            self._driver,
+            user_id,
+            feature_endpoint_id,
+            hold_token=hold_token,
+            hold_seconds=hold_seconds,
+            usage=usage,
+            on_end_error=on_end_error,
+        )
+
+    async def flush_outbox(self, timeout: float = 60.0) -> Flushed:
+        """See `TokenProcess.flush_outbox`."""
+        return await self._driver.run(self._core.flush(timeout))
+
+    async def aclose(self) -> None:
+        self._close_outbox()
+        if self._background_driver is not None:
+            self._background_driver.close()
+        await self._driver.close()
+
+    async def __aenter__(self) -> AsyncTokenProcess:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self.aclose()

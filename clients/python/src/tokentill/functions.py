@@ -1,0 +1,100 @@
+"""The guide's service functions, on a client that is configured by the environment and made on first use."""
+
+from __future__ import annotations
+
+import threading
+
+from tokentill.client import AsyncTokenProcess, TokenProcess
+from tokentill.wire import Amount, End, Start
+
+_lock = threading.Lock()
+_client: TokenProcess | None = None
+_async_client: AsyncTokenProcess | None = None
+
+
+def default_client() -> TokenProcess:
+    """The process's own client. Raises ConfigurationError where the environment has no SERVER_API_KEY."""
+    global _client  # noqa: PLW0603 - one for each process, made late so that importing needs no settings
+    with _lock:
+        if _client is None:
+            _client = TokenProcess()
+        return _client
+
+
+def default_async_client() -> AsyncTokenProcess:
+    """See `default_client`."""
+    global _async_client  # noqa: PLW0603
+    with _lock:
+        if _async_client is None:
+            _async_client = AsyncTokenProcess()
+        return _async_client
+
+
+def token_process_start(
+    *,
+    user_id: str,
+    feature_endpoint_id: str,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+) -> Start:
+    """See `TokenProcess.start`."""
+    return default_client().start(
+        user_id, feature_endpoint_id, hold_token=hold_token, hold_seconds=hold_seconds
+    )
+
+
+def token_process_end(
+    *,
+    user_id: str,
+    feature_endpoint_id: str,
+    input_token: int = 0,
+    output_token: int = 0,
+    model: str | None = None,
+    process_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> End:
+    """See `TokenProcess.end`."""
+    return default_client().end(
+        user_id,
+        feature_endpoint_id,
+        input_token,
+        output_token,
+        model=model,
+        process_id=process_id,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def token_process_start_async(
+    *,
+    user_id: str,
+    feature_endpoint_id: str,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+) -> Start:
+    """See `AsyncTokenProcess.start`."""
+    return await default_async_client().start(
+        user_id, feature_endpoint_id, hold_token=hold_token, hold_seconds=hold_seconds
+    )
+
+
+async def token_process_end_async(
+    *,
+    user_id: str,
+    feature_endpoint_id: str,
+    input_token: int = 0,
+    output_token: int = 0,
+    model: str | None = None,
+    process_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> End:
+    """See `AsyncTokenProcess.end`."""
+    return await default_async_client().end(
+        user_id,
+        feature_endpoint_id,
+        input_token,
+        output_token,
+        model=model,
+        process_id=process_id,
+        idempotency_key=idempotency_key,
+    )

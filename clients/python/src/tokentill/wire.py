@@ -1,0 +1,210 @@
+"""What goes over the wire: bodies checked before they are sent, answers checked before they are believed.
+
+Amounts of tokens are read as `int`, or as `Decimal` where they have decimals; a float never touches one.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+from tokentill.errors import (
+    AuthenticationError,
+    ConflictError,
+    FeatureNotAvailableError,
+    TokenProcessError,
+    UnavailableError,
+    ValidationError,
+    WalletNotFoundError,
+)
+
+Amount: TypeAlias = int | Decimal
+
+ACCESS_ABLE = "access-able"
+RETURN_ABLE = "return-able"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The server's answer to a start. `token` is what the user can spend now; `process_id` names this run."""
+
+    user_id: str
+    token: Amount
+    status: str
+    process_id: str | None = None
+    hold_token: Amount | None = None
+    expires_at: str | None = None
+
+    @property
+    def access_able(self) -> bool:
+        return self.status == ACCESS_ABLE
+
+
+@dataclass(frozen=True)
+class End:
+    """The server's answer to an end: what it cost and what is left. `replayed`: it had been billed before."""
+
+    user_id: str
+    token: Amount
+    cost: Amount
+    status: str
+    replayed: bool = False
+
+    @property
+    def return_able(self) -> bool:
+        return self.status == RETURN_ABLE
+
+
+def start_body(
+    user_id: str, feature_endpoint_id: str, hold_token: Amount | None, hold_seconds: int | None
+) -> str:
+    body: dict[str, Any] = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
+    if hold_seconds is not None:
+        body["hold_seconds"] = hold_seconds
+    text = json.dumps(body)
+    # Spliced in as text: the json module would turn a Decimal into a float.
+    return text if hold_token is None else f'{text[:-1]}, "hold_token": {_plain_number(hold_token)}}}'
+
+
+def end_body(
+    *,
+    user_id: str,
+    feature_endpoint_id: str,
+    input_token: int | None,
+    output_token: int | None,
+    model: str | None,
+    process_id: str | None,
+) -> str:
+    body: dict[str, Any] = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
+    body["input_token"] = token_count("input_token", input_token)
+    body["output_token"] = token_count("output_token", output_token)
+    if model:
+        body["model"] = str(model)
+    if process_id:
+        body["process_id"] = process_id
+    return json.dumps(body)
+
+
+def token_count(name: str, value: Any) -> int:
+    """A count of tokens; None counts as 0. ValidationError for anything but a whole number >= 0."""
+    if value is None:
+        return 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        whole = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise ValidationError(
+            f"{name} is not a count of tokens", errors={name: [f"Not a whole number >= 0: {value!r}."]}
+        )
+    return whole
+
+
+def parse(status: int, text: str) -> dict[str, Any]:
+    """The envelope of a success. Raises the error that stands for anything else."""
+    try:
+        body = json.loads(text, parse_float=_amount)
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and body.get("success") is True and 200 <= status < 300:
+        return body
+    raise error_from(status, body)
+
+
+def error_from(status: int, body: Any) -> TokenProcessError:
+    """The error for an answer that isn't a success; `body` is its JSON, or None where it had none."""
+    if not (isinstance(body, dict) and body.get("success") is False):
+        # Not the server's words: a proxy's page, another service, a cut answer.
+        message = f"The answer (HTTP {status}) is not Tokentill's. Is TOKEN_SERVER_URL right?"
+        kind = UnavailableError if status >= 500 or 200 <= status < 300 else TokenProcessError
+        return kind(message, status=status)
+    code = body.get("code") or _CODES.get(status) or f"http_{status}"
+    errors, data = body.get("errors"), body.get("data")
+    kind = UnavailableError if status >= 500 else _ERRORS.get(status, TokenProcessError)
+    if code == "not_found":
+        kind = TokenProcessError
+    return kind(
+        str(body.get("message") or f"HTTP {status}"),
+        status=status,
+        code=str(code),
+        errors=errors if isinstance(errors, Mapping) else None,
+        request_id=body.get("request_id"),
+        data=data if isinstance(data, Mapping) else None,
+    )
+
+
+def parse_start(envelope: Mapping[str, Any]) -> Start:
+    data = envelope.get("data") or {}
+    try:
+        return Start(
+            user_id=data["user_id"],
+            token=data["token"],
+            status=data["status"],
+            process_id=data.get("process_id"),
+            hold_token=data.get("hold_token"),
+            expires_at=data.get("expires_at"),
+        )
+    except (KeyError, TypeError):
+        raise UnavailableError("The answer to start is incomplete") from None
+
+
+def parse_end(envelope: Mapping[str, Any], *, replayed: bool = False) -> End:
+    data = envelope.get("data") or {}
+    try:
+        return End(
+            user_id=data["user_id"],
+            token=data["token"],
+            cost=data["cost"],
+            status=data["status"],
+            replayed=replayed or envelope.get("idempotent_replayed") is True,
+        )
+    except (KeyError, TypeError):
+        raise UnavailableError("The answer to end is incomplete") from None
+
+
+_ERRORS: dict[int, type[TokenProcessError]] = {
+    400: ValidationError,
+    401: AuthenticationError,
+    403: FeatureNotAvailableError,
+    404: WalletNotFoundError,
+    409: ConflictError,
+    413: ValidationError,
+    415: ValidationError,
+}
+# For servers that name no code, such as the one the guide was written for.
+_CODES = {
+    400: "validation_failed",
+    401: "unauthorized",
+    403: "feature_not_available",
+    404: "wallet_not_found",
+    409: "idempotency_conflict",
+}
+
+
+def _ids(**ids: str) -> dict[str, Any]:
+    for name, value in ids.items():
+        if not isinstance(value, str) or not value:
+            raise ValidationError(f"{name} is missing", errors={name: ["A string that isn't empty."]})
+    return dict(ids)
+
+
+def _amount(text: str) -> Amount:
+    number = Decimal(text)
+    # Looked at before it becomes an integer: 1e999999999 would fill the memory.
+    return int(number) if number.adjusted() < 30 and number == number.to_integral_value() else number
+
+
+def _plain_number(value: Amount) -> str:
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number <= 0:
+        raise ValidationError("hold_token is not a number > 0", errors={"hold_token": [repr(value)]})
+    return format(number, "f")

@@ -1,0 +1,166 @@
+"""`with_token_process`: a service function that bills itself.
+
+    @with_token_process(feature_endpoint_id="translation", user_id=lambda data: data["user_id"])
+    def translate(data): ...
+        return {"translated": text, "input_token": 12, "output_token": 40}
+
+Works on functions, coroutine functions, generator functions and async generator functions, and on functions
+that return an iterator, such as a provider's stream. Start; not access-able raises InsufficientTokensError
+and the function does not run; run; bill what it used. A generator starts with its first chunk.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
+
+from tokentill.client import AsyncTokenProcess, TokenProcess
+from tokentill.errors import ConfigurationError
+from tokentill.functions import default_async_client, default_client
+from tokentill.run import OnEndError
+from tokentill.usage import Extractor
+from tokentill.wire import Amount
+
+P = ParamSpec("P")
+R = TypeVar("R")
+UserId: TypeAlias = "str | Callable[..., str]"
+
+
+@overload
+def with_token_process(
+    function: Callable[P, R],
+    /,
+    *,
+    feature_endpoint_id: str,
+    user_id: UserId,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+    usage: Extractor | None = None,
+    on_end_error: OnEndError | None = None,
+    client: TokenProcess | AsyncTokenProcess | None = None,
+) -> Callable[P, R]: ...
+
+
+@overload
+def with_token_process(
+    *,
+    feature_endpoint_id: str,
+    user_id: UserId,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+    usage: Extractor | None = None,
+    on_end_error: OnEndError | None = None,
+    client: TokenProcess | AsyncTokenProcess | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def with_token_process(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    feature_endpoint_id: str,
+    user_id: UserId,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+    usage: Extractor | None = None,
+    on_end_error: OnEndError | None = None,
+    client: TokenProcess | AsyncTokenProcess | None = None,
+) -> Any:
+    """Wrap `function`, or give a decorator where none is passed.
+
+    `user_id` is the id, or a function of the call's arguments. `hold_token` reserves that many tokens for
+    `hold_seconds` while it runs. `usage` replaces `tokentill.usage.read_usage`. `on_end_error(error, end)` is
+    told of an end that failed. `client` is the TokenProcess (for plain functions) or AsyncTokenProcess (for
+    asyncio ones) to use; without it, one configured by the environment is made when it is first needed.
+    """
+    options: dict[str, Any] = {
+        "feature_endpoint_id": feature_endpoint_id,
+        "hold_token": hold_token,
+        "hold_seconds": hold_seconds,
+        "usage": usage,
+        "on_end_error": on_end_error,
+    }
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def options_of(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            return {**options, "user_id": user_id(*args, **kwargs) if callable(user_id) else user_id}
+
+        if _is(inspect.isasyncgenfunction, function) or _is(inspect.iscoroutinefunction, function):
+            if isinstance(client, TokenProcess):
+                raise ConfigurationError("An asynchronous function needs an AsyncTokenProcess")
+            return _wrap_async(function, options_of, client)
+        if isinstance(client, AsyncTokenProcess):
+            raise ConfigurationError("A plain function needs a TokenProcess")
+        return _wrap_plain(function, options_of, client)
+
+    return wrap if function is None else wrap(function)
+
+
+def _wrap_plain(
+    function: Callable[..., Any], options_of: Callable[..., dict[str, Any]], client: TokenProcess | None
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        run = (client or default_client()).run(**options_of(*args, **kwargs))
+        return run.stream(function(*args, **kwargs))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        run = (client or default_client()).run(**options_of(*args, **kwargs))
+        run.start()
+        try:
+            result = function(*args, **kwargs)
+            _refuse_asynchronous(result)
+        except BaseException:
+            run.finish(failed=True)
+            raise
+        # A file is an iterator too, but no stream of chunks that report their usage.
+        if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
+            return run.stream(result)
+        run.observe(result)
+        run.finish()
+        return result
+
+    return stream if _is(inspect.isgeneratorfunction, function) else call
+
+
+def _wrap_async(
+    function: Callable[..., Any], options_of: Callable[..., dict[str, Any]], client: AsyncTokenProcess | None
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        run = (client or default_async_client()).run(**options_of(*args, **kwargs))
+        return run.stream(function(*args, **kwargs))
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        run = (client or default_async_client()).run(**options_of(*args, **kwargs))
+        await run.start()
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException:
+            await run.finish(failed=True)
+            raise
+        if isinstance(result, AsyncIterator):
+            return run.stream(result)
+        run.observe(result)
+        await run.finish()
+        return result
+
+    return stream if _is(inspect.isasyncgenfunction, function) else call
+
+
+def _refuse_asynchronous(result: Any) -> None:
+    """A plain function can't be told from one that returns a coroutine before it has returned it."""
+    if inspect.iscoroutine(result):
+        result.close()
+    if inspect.isawaitable(result) or isinstance(result, AsyncIterator):
+        raise ConfigurationError("The function is asynchronous inside: define it with `async def`")
+
+
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    # Also an object whose class says how to call it.
+    return kind(function) or kind(type(function).__call__)
