@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from uuid import UUID
 
 from app.domain.wallets import Deduction
@@ -17,7 +18,7 @@ class EndState(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EndRequest:
     user_id: str
     feature_endpoint_id: str
@@ -28,7 +29,7 @@ class EndRequest:
     idempotency_key: str | None = None
     request_id: str | None = None
 
-    @property
+    @cached_property
     def payload_hash(self) -> str:
         """Tells whether a repeated key came with the same body. Fields this server ignores don't count."""
         body = (

@@ -23,7 +23,11 @@ def read_object() -> dict[str, Any]:
     """The request's body. Raises BadBody (400), UnsupportedMediaType (415) or RequestEntityTooLarge (413)."""
     if not request.is_json:
         raise UnsupportedMediaType("Content-Type must be application/json")
-    body = parse(request.get_data(cache=False))
+    data = request.get_data(cache=False)
+    if request.content_length is None:
+        # A body without a length is cut at the limit without a word; only reading on tells that there is more.
+        request.stream.read(1)
+    body = parse(data)
     if not isinstance(body, dict):
         raise BadBody("Must be a JSON object.")
     return body

@@ -46,17 +46,8 @@ def start() -> Response:
 
 @blueprint.post("/end")
 def end() -> Response:
-    body = read_object()
-    errors: dict[str, Any] = {}
-    key = None
-    try:
-        key = _key_from_header()
-    except ValidationError as error:
-        errors[IDEMPOTENCY_HEADER] = error.messages
-    errors.update(_end.validate(body))
-    if errors:
-        raise ValidationError(errors)
-    accepted = container().end.end(replace(_end.load(body), idempotency_key=key, request_id=g.request_id))
+    key, request_of_body = _key_and_body(read_object())
+    accepted = container().end.end(replace(request_of_body, idempotency_key=key, request_id=g.request_id))
     response = success("Token process ended", _end_data(accepted))
     if accepted.replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -94,6 +85,23 @@ def cancel() -> Response:
             "token": token_number(spendable_micros),
         },
     )
+
+
+def _key_and_body(body: dict[str, Any]) -> tuple[str | None, EndRequest]:
+    """What header and body say; what is wrong with either is said together."""
+    errors: dict[str, Any] = {}
+    key, parsed = None, None
+    try:
+        key = _key_from_header()
+    except ValidationError as error:
+        errors[IDEMPOTENCY_HEADER] = error.messages
+    try:
+        parsed = _end.load(body)
+    except ValidationError as error:
+        errors.update(messages_of(error))
+    if errors or parsed is None:
+        raise ValidationError(errors)
+    return key, parsed
 
 
 def _key_from_header() -> str | None:
