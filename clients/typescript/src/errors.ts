@@ -1,0 +1,178 @@
+/**
+ * Everything this package throws of its own.
+ *
+ * TokenProcessError
+ *  ├─ ConfigurationError             a setting is wrong; nothing was sent
+ *  ├─ AuthenticationError       401  the server API key is missing or wrong
+ *  ├─ WalletNotFoundError       404  the user has no wallet (start: none that is active with a package)
+ *  ├─ FeatureNotAvailableError  403  the feature endpoint is not in the user's package
+ *  ├─ InsufficientTokensError        start answered not-access-able: `token` is the balance
+ *  ├─ ValidationError           400, 405, 413, 415, 422  `errors` names the fields; also a key no header can carry
+ *  ├─ ConflictError             409  this idempotency key was used with another body
+ *  ├─ UnavailableError          5xx, no connection, time-out: retried until the time limit
+ *  └─ OutboxError                    the outbox can't be opened, read or written
+ *      ├─ OutboxFullError            it holds as many ends as it may
+ *      └─ OutboxUnsupportedError     this Node has no node:sqlite
+ *
+ * An error that came from an answer carries that answer in `response`, where code written for axios looks for it.
+ */
+
+export interface TokenProcessErrorResponse {
+  status: number;
+  statusText: string;
+  headers: Record<string, string>;
+  /** The parsed body, or its text if it was not JSON. Untyped, as it was in axios. */
+  // eslint-disable-next-line @typescript-eslint/no-explicit-any
+  data: any;
+}
+
+export interface TokenProcessErrorOptions {
+  code?: string | undefined;
+  response?: TokenProcessErrorResponse | undefined;
+  cause?: unknown;
+}
+
+export class TokenProcessError extends Error {
+  /** Stable and snake_case: the server's own code where it gave one. */
+  readonly code: string;
+  /** Absent when no answer came. */
+  readonly response?: TokenProcessErrorResponse;
+  readonly status?: number;
+  /** The token server itself refused this very body: sent again unchanged, it would be refused again. */
+  readonly refused: boolean;
+  /** Names the call in the server's logs. */
+  readonly requestId?: string;
+  /** The key an end was sent with: sending the same end again with it can't bill twice. */
+  idempotencyKey?: string;
+  /** The end is on disk and will be sent again; nothing is lost and nothing needs to be done. */
+  queued = false;
+
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = new.target.name;
+    const { response } = options;
+    const body: unknown = response?.data;
+    const said = isRecord(body) ? body : {};
+    const serverCode = said['code'];
+    this.code = typeof serverCode === 'string' ? serverCode : (options.code ?? 'token_process_error');
+    const status = response?.status ?? 0;
+    // "not_found" is said of a path, not of the body that was sent there.
+    this.refused = said['success'] === false && serverCode !== 'not_found' && [400, 403, 404, 409].includes(status);
+    if (response) {
+      this.response = response;
+      this.status = response.status;
+      const requestId = said['request_id'] ?? response.headers['x-request-id'];
+      if (typeof requestId === 'string') this.requestId = requestId;
+    }
+  }
+}
+
+export class ConfigurationError extends TokenProcessError {
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, { code: 'configuration_error', ...options });
+  }
+}
+
+export class AuthenticationError extends TokenProcessError {}
+
+export class WalletNotFoundError extends TokenProcessError {}
+
+export class FeatureNotAvailableError extends TokenProcessError {}
+
+export class InsufficientTokensError extends TokenProcessError {
+  /** What the user can spend now. */
+  readonly token: number;
+  readonly user_id: string;
+  readonly feature_endpoint_id: string;
+
+  constructor(balance: { token: number; user_id: string; feature_endpoint_id: string }) {
+    super(`Insufficient tokens. Available: ${balance.token}`, { code: 'insufficient_tokens' });
+    this.token = balance.token;
+    this.user_id = balance.user_id;
+    this.feature_endpoint_id = balance.feature_endpoint_id;
+  }
+}
+
+export class ValidationError extends TokenProcessError {
+  /** Field to reasons, as the server names them. */
+  readonly errors: Record<string, string[]>;
+
+  constructor(message: string, options: TokenProcessErrorOptions & { errors?: Record<string, string[]> } = {}) {
+    super(message, options);
+    const body: unknown = options.response?.data;
+    const errors = isRecord(body) ? body['errors'] : undefined;
+    this.errors = isRecord(errors) ? (errors as Record<string, string[]>) : (options.errors ?? {});
+  }
+}
+
+export class ConflictError extends TokenProcessError {}
+
+export class UnavailableError extends TokenProcessError {
+  /** What the server asked for with Retry-After. */
+  readonly retryAfterMs?: number;
+  /** How often the call was sent before it was given up. */
+  attempts = 1;
+
+  constructor(message: string, options: TokenProcessErrorOptions & { retryAfterMs?: number | undefined } = {}) {
+    super(message, { code: 'unavailable', ...options });
+    if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
+  }
+}
+
+export class OutboxError extends TokenProcessError {
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, { code: 'outbox_error', ...options });
+  }
+}
+
+export class OutboxFullError extends OutboxError {
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, { code: 'outbox_full', ...options });
+  }
+}
+
+export class OutboxUnsupportedError extends OutboxError {
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, { code: 'outbox_unsupported', ...options });
+  }
+}
+
+/** The error of an answer that is not a success. The status decides: a code may be newer than this client. */
+export function errorFromResponse(response: TokenProcessErrorResponse, retryAfterMs?: number): TokenProcessError {
+  const { status } = response;
+  const body: unknown = response.data;
+  const enveloped = isRecord(body) && body['success'] === false && typeof body['message'] === 'string';
+  const message = enveloped ? String(body['message']) : `The token server answered HTTP ${status}`;
+  const options = { response };
+  if (status >= 500) return new UnavailableError(message, { response, retryAfterMs });
+  if (status === 401) return new AuthenticationError(message, { ...options, code: 'unauthorized' });
+  if (status === 409) return new ConflictError(message, { ...options, code: 'idempotency_conflict' });
+  if ([400, 405, 413, 415, 422].includes(status)) {
+    return new ValidationError(message, { ...options, code: 'validation_failed' });
+  }
+  // A proxy, another server or a wrong path at this address is answered 403 and 404 too, which says nothing about a
+  // wallet or a feature.
+  const missing = isRecord(body) && body['code'] === 'not_found';
+  if (enveloped && status === 404 && !missing) return new WalletNotFoundError(message, { ...options, code: 'wallet_not_found' });
+  if (enveloped && status === 403) {
+    return new FeatureNotAvailableError(message, { ...options, code: 'feature_not_available' });
+  }
+  if (status >= 300 && status < 400) {
+    return new TokenProcessError(
+      `The token server redirects to ${response.headers['location'] ?? 'elsewhere'}: set TOKEN_SERVER_URL to its final address`,
+      { ...options, code: 'redirected' },
+    );
+  }
+  return new TokenProcessError(enveloped ? message : `${message}. Is TOKEN_SERVER_URL right?`, {
+    ...options,
+    code: `http_${status}`,
+  });
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,103 @@
+/**
+ * The shapes on the wire, named as the token process guide names them. Fields that the guide doesn't have are
+ * optional, so a value typed after the guide fits every one of these types.
+ */
+
+export interface TTokenProcessStartPayload {
+  user_id: string;
+  feature_endpoint_id: string;
+  /** Tokens to reserve for this run: granted in full, or the start is not access-able. */
+  hold_token?: number;
+  /** How long the reservation lasts: 15 minutes unless said, at most 24 hours. */
+  hold_seconds?: number;
+}
+
+export interface TTokenProcessStartData {
+  user_id: string;
+  /** What the user can spend now. */
+  token: number;
+  status: 'access-able' | 'not-access-able';
+  /** The server's id for this run; given to the end, it releases the run's hold. */
+  process_id?: string;
+  hold_token?: number;
+  expires_at?: string;
+}
+
+export interface TTokenProcessStartResponse {
+  success: boolean;
+  message: string;
+  data: TTokenProcessStartData;
+}
+
+export interface TTokenProcessEndPayload {
+  user_id: string;
+  feature_endpoint_id: string;
+  input_token: number;
+  output_token: number;
+  model?: string | undefined;
+  process_id?: string | undefined;
+  /** At most 255 characters; made by the client for every call that brings none. */
+  idempotency_key?: string | undefined;
+}
+
+export interface TTokenProcessEndData {
+  user_id: string;
+  /** What the user can spend once this end is deducted. */
+  token: number;
+  /** output_token / 4 and the profit on top. */
+  cost: number;
+  /** not-return-able: recorded in full, but the wallet doesn't cover it; it stands as debt until it is paid. */
+  status: 'return-able' | 'not-return-able';
+}
+
+export interface TTokenProcessEndResponse {
+  success: boolean;
+  message: string;
+  data: TTokenProcessEndData;
+  /** The server had billed this end before: this is the first answer again. */
+  replayed?: boolean;
+}
+
+export interface TTokenProcessCancelPayload {
+  user_id: string;
+  process_id: string;
+}
+
+export interface TTokenProcessCancelResponse {
+  success: boolean;
+  message: string;
+  data?: unknown;
+}
+
+/** Every refusal of the server, and one refused end in the results of a batch. */
+export interface TTokenProcessFailure {
+  success: false;
+  status: number;
+  message: string;
+  code?: string;
+  errors?: Record<string, string[]>;
+  request_id?: string;
+  data?: unknown;
+}
+
+export type TTokenProcessBatchResult = TTokenProcessEndResponse | TTokenProcessFailure;
+
+export interface TTokenProcessBatchResponse {
+  success: boolean;
+  message: string;
+  data: { results: TTokenProcessBatchResult[] };
+}
+
+/** The body of an end as it is sent and as the outbox keeps it: what the server hashes, and no key. */
+export type EndBody = Omit<TTokenProcessEndPayload, 'idempotency_key'>;
+
+export function endBody(payload: TTokenProcessEndPayload): EndBody {
+  return {
+    user_id: payload.user_id,
+    feature_endpoint_id: payload.feature_endpoint_id,
+    input_token: payload.input_token,
+    output_token: payload.output_token,
+    ...(payload.model ? { model: payload.model } : {}),
+    ...(payload.process_id ? { process_id: payload.process_id } : {}),
+  };
+}
