@@ -8,13 +8,12 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := app worker stack migrations tests
 UV_VERSION := 0.13.9
 
-.PHONY: help install up test bench check lint format lock clean
+.PHONY: help install up test test-server test-clients chaos chaos-short bench check lint format lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create .venv from the lock files (done by the others when needed)
 
@@ -30,8 +29,21 @@ endif
 up: $(STAMP) ## run the whole stack here: Postgres, Redis, web, worker, beat, flower
 	@exec $(BIN)/python -m stack up
 
-test: $(STAMP) ## run every test
+test: test-server test-clients ## run every test
+
+test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and worker processes
 	$(BIN)/python -m pytest
+
+test-clients: $(STAMP) ## run the client libraries' tests against the real stack
+	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check
+	@if command -v npm >/dev/null; then cd clients/typescript && npm ci --silent && npm test; \
+	else echo "TypeScript client: not tested, as Node.js isn't installed"; fi
+
+chaos: $(STAMP) ## break everything a hundred times under load and audit every micro-token (about half an hour)
+	$(BIN)/python -m tests.faults.chaos
+
+chaos-short: $(STAMP) ## the same, each fault once, in under three minutes
+	$(BIN)/python -m tests.faults.chaos --short
 
 bench: $(STAMP) ## measure calls and settlement on this machine (two to four minutes)
 	$(BIN)/python -m benchmarks
@@ -52,5 +64,5 @@ lock: ## resolve pyproject.toml into requirements/*.lock again (newest versions 
 	@sh requirements/lock.sh $(UV_VERSION)
 
 clean: ## remove the venv, caches and build output; keeps .data
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) clients/python/.venv clients/typescript/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

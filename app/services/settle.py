@@ -26,8 +26,8 @@ from app.stores.redis.wallet_cache import CachedFields, WalletChange
 log = structlog.get_logger(__name__)
 
 WALLETS_PER_REFRESH = 200
-# A retry whose message got lost is given out again after this long.
-RETRY_AGAIN_SECONDS = 60
+# A retry whose message got lost is given out again after this long; one too many does no harm.
+RETRY_AGAIN_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class SettleService:
         return self._applied(self._postgres.transaction(work))
 
     def due_retries(self, limit: int) -> list[FailedEnd]:
-        """Failed ends due for another try; each is given out once a minute at most. Raises Unavailable."""
+        """Failed ends due for another try; each is given out once in a while only. Raises Unavailable."""
         return self._postgres.run(lambda connection: inbox.claim_due_retries(connection, limit, RETRY_AGAIN_SECONDS))
 
     def sweep(self, older_than_seconds: float) -> SettleReport:
