@@ -50,6 +50,8 @@ class Watcher:
 
     def look_at_redis(self) -> None:
         try:
+            # A server that is still loading its data tells of itself already, but refuses this.
+            self._client.ping()
             run_id = self._client.info("server").get("run_id")
         except RedisError as error:
             self._redis.close(error)
