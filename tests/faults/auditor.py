@@ -1,0 +1,271 @@
+"""Holds what the server has in Postgres and Redis to what the clients were told.
+
+`check` is a pure function of the book and a snapshot, taken when everything has come to rest. It finds:
+
+- `lost`: an end that was answered 200 and is neither in the ledger nor, with its amount, in the inbox
+- `double`: an end, or a top-up, that was billed or posted more than once, or stands in both places
+- `ghost`: a row that no client ever asked for
+- `conservation`: a ledger that doesn't add up to its balance, entry by entry, or to what the clients know
+- `overdraft`: a balance below the wallet's limit
+- `cache`: a cached wallet that isn't posted - unsettled - held, or misses that there is debt
+- `stuck`: an end still waiting, or a debt that the wallet could pay
+- `poison`: an event that should have been put aside as dead and wasn't
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from redis import Redis
+
+from tests.faults.book import MICROS, Book, End, Violation
+
+POISON_PREFIX = "poison-"
+# What the inbox says of an end under a key that another body had used, accepted when nobody could know.
+REUSED = "idempotency_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    id: int
+    user_id: str
+    kind: str
+    amount_micros: int
+    balance_after_micros: int
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row of the inbox."""
+
+    id: str
+    user_id: str
+    state: str
+    cost_micros: int
+    key: str | None
+    error: str | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it was sent as an end of its own, and not under the key of another."""
+        return self.error != REUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    posted_micros: int
+    overdraft_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A wallet's hash in Redis, if it is of the present epoch."""
+
+    available_micros: int
+    held_micros: int
+    debt_micros: int
+
+
+@dataclass(slots=True)
+class Snapshot:
+    wallets: dict[str, Stored] = field(default_factory=dict)
+    ledger: list[Entry] = field(default_factory=list)
+    inbox: list[Waiting] = field(default_factory=list)
+    cached: dict[str, Cached] = field(default_factory=dict)
+
+
+def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
+    snapshot = Snapshot()
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        for user_id, *amounts in connection.execute(
+            "SELECT user_id, posted_micros, overdraft_limit_micros FROM wallets"
+        ):
+            snapshot.wallets[user_id] = Stored(*amounts)
+        for row in connection.execute("""
+            SELECT id, user_id, kind, amount_micros, balance_after_micros, reference
+            FROM token_transactions ORDER BY id
+        """):
+            snapshot.ledger.append(Entry(*row))
+        for row in connection.execute("""
+            SELECT id::text, user_id, state, cost_micros, idempotency_key, last_error
+            FROM end_inbox ORDER BY id
+        """):
+            snapshot.inbox.append(Waiting(*row))
+        [epoch] = connection.execute("SELECT cache_epoch FROM system_state").fetchone() or [0]
+    for user_id in snapshot.wallets:
+        wallet: Any = redis.hgetall(f"tokentill:{{{user_id}}}:wallet")
+        if wallet.get("epoch") and int(wallet["epoch"]) >= epoch:
+            snapshot.cached[user_id] = Cached(int(wallet["available"]), int(wallet["held"]), int(wallet["debt"]))
+    return snapshot
+
+
+def check(book: Book, snapshot: Snapshot) -> list[Violation]:
+    return [
+        *_ends(book, snapshot),
+        *_top_ups(book, snapshot),
+        *_conservation(book, snapshot),
+        *_rest(snapshot),
+        *_cache(snapshot),
+        *_poison(snapshot),
+        *_reused(book, snapshot),
+    ]
+
+
+def check_ledger(snapshot: Snapshot) -> list[Violation]:
+    """What holds at every moment, not only at rest."""
+    return [*_chains(snapshot), *_overdrafts(snapshot)]
+
+
+def _ends(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    billed: Mapping[str, list[Entry]] = defaultdict(list)
+    waiting: Mapping[str, list[Waiting]] = defaultdict(list)
+    for entry in snapshot.ledger:
+        if entry.kind == "usage":
+            billed[entry.reference or ""].append(entry)
+    for row in snapshot.inbox:
+        if row.error != REUSED:
+            waiting[row.key or ""].append(row)
+    for key in (billed.keys() | waiting.keys()) - book.ends.keys():
+        if not key.startswith(POISON_PREFIX):
+            yield Violation("ghost", f"key {key!r} was never sent: {billed.get(key)} {waiting.get(key)}", key)
+    for end in book.ends.values():
+        entries, rows = billed.get(end.key, []), waiting.get(end.key, [])
+        found = len(entries) + len(rows)
+        if found > 1:
+            yield Violation("double", f"{_named(end)} stands {found} times: {entries} {rows}", end.key)
+        elif found == 0 and end.answer is not None:
+            yield Violation("lost", f"{_named(end)} was answered {end.answer} and is nowhere", end.key)
+        amounts = [(entry.user_id, -entry.amount_micros) for entry in entries]
+        amounts += [(row.user_id, row.cost_micros) for row in rows]
+        if any(amount != (end.user_id, end.cost_micros) for amount in amounts):
+            yield Violation("amount", f"{_named(end)} stands as {entries} {rows}", end.key)
+
+
+def _top_ups(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    posted: Mapping[str, list[Entry]] = defaultdict(list)
+    for entry in snapshot.ledger:
+        if entry.kind == "top_up" and entry.reference != "opening":
+            posted[entry.reference or ""].append(entry)
+    for reference in posted.keys() - book.top_ups.keys():
+        yield Violation("ghost", f"top-up {reference!r} was never sent", reference)
+    for top_up in book.top_ups.values():
+        entries = posted.get(top_up.reference, [])
+        if len(entries) > 1:
+            yield Violation("double", f"top-up {top_up.reference} was posted {len(entries)} times", top_up.reference)
+        elif not entries and top_up.is_acknowledged:
+            yield Violation("lost", f"top-up {top_up.reference} was answered and is nowhere", top_up.reference)
+        for entry in entries:
+            if (entry.user_id, entry.amount_micros) != (top_up.user_id, top_up.tokens * MICROS):
+                yield Violation("amount", f"top-up {top_up.reference} was posted as {entry}", top_up.reference)
+
+
+def _conservation(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    yield from _chains(snapshot)
+    yield from _overdrafts(snapshot)
+    # The same again from the clients' side: opening + top-ups - ends, each counted once.
+    known = {user_id: wallet.opening_micros for user_id, wallet in book.wallets.items()}
+    for top_up in book.top_ups.values():
+        if top_up.is_acknowledged:
+            known[top_up.user_id] += top_up.tokens * MICROS
+    for end in book.ends.values():
+        if end.answer is not None:
+            known[end.user_id] -= end.cost_micros
+    for user_id, micros in known.items():
+        unsettled = sum(row.cost_micros for row in snapshot.inbox if row.is_asked and row.user_id == user_id)
+        stored = snapshot.wallets[user_id].posted_micros - unsettled
+        if stored != micros:
+            yield Violation(
+                "conservation", f"{user_id} has {stored} micros less its unsettled ends, its clients count {micros}"
+            )
+
+
+def _chains(snapshot: Snapshot) -> Iterator[Violation]:
+    balances = dict.fromkeys(snapshot.wallets, 0)
+    for entry in snapshot.ledger:
+        balances[entry.user_id] += entry.amount_micros
+        if entry.balance_after_micros != balances[entry.user_id]:
+            yield Violation("conservation", f"{entry} should leave {balances[entry.user_id]}", entry.reference)
+            balances[entry.user_id] = entry.balance_after_micros
+    for user_id, wallet in snapshot.wallets.items():
+        if wallet.posted_micros != balances[user_id]:
+            yield Violation(
+                "conservation", f"{user_id} has {wallet.posted_micros} micros, its ledger {balances[user_id]}"
+            )
+
+
+def _overdrafts(snapshot: Snapshot) -> Iterator[Violation]:
+    for user_id, wallet in snapshot.wallets.items():
+        if wallet.posted_micros < -wallet.overdraft_micros:
+            yield Violation("overdraft", f"{user_id} has {wallet.posted_micros} micros")
+
+
+def _rest(snapshot: Snapshot) -> Iterator[Violation]:
+    for row in snapshot.inbox:
+        if row.state == "accepted":
+            yield Violation("stuck", f"{row} was never settled", row.key)
+    for row in payable(snapshot):
+        yield Violation("stuck", f"{row} could be paid and isn't", row.key)
+
+
+def payable(snapshot: Snapshot) -> list[Waiting]:
+    """Each wallet's oldest debt, where the wallet covers it."""
+    oldest: dict[str, Waiting] = {}
+    for row in snapshot.inbox:
+        if row.state != "accepted" and row.is_asked and not _is_poison(row.key):
+            oldest.setdefault(row.user_id, row)
+    return [
+        row
+        for row in oldest.values()
+        if row.user_id in snapshot.wallets
+        and row.cost_micros
+        <= snapshot.wallets[row.user_id].posted_micros + snapshot.wallets[row.user_id].overdraft_micros
+    ]
+
+
+def _cache(snapshot: Snapshot) -> Iterator[Violation]:
+    for user_id, cached in snapshot.cached.items():
+        rows = [row for row in snapshot.inbox if row.user_id == user_id]
+        covered = snapshot.wallets[user_id].posted_micros - sum(row.cost_micros for row in rows)
+        debt = sum(row.cost_micros for row in rows if row.state != "accepted")
+        if cached.available_micros != covered:
+            yield Violation("cache", f"{user_id} has {cached.available_micros} in Redis, {covered} in Postgres")
+        if cached.debt_micros != debt:
+            yield Violation("cache", f"{user_id} has a debt of {cached.debt_micros} in Redis, {debt} in Postgres")
+        if cached.held_micros != 0:
+            yield Violation("cache", f"{user_id} has {cached.held_micros} held when every hold has expired")
+
+
+def _poison(snapshot: Snapshot) -> Iterator[Violation]:
+    for row in snapshot.inbox:
+        if _is_poison(row.key) and row.state != "dead":
+            yield Violation("poison", f"{row} isn't dead", row.key)
+    for entry in snapshot.ledger:
+        if _is_poison(entry.reference):
+            yield Violation("poison", f"{entry} was billed", entry.reference)
+
+
+def _reused(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    """Ends accepted under a used key are put aside with their amount, and nothing else is."""
+    aside = [row for row in snapshot.inbox if row.error == REUSED]
+    found = {(row.user_id, row.cost_micros) for row in aside}
+    for key, micros in book.reused.items():
+        if (book.ends[key].user_id, micros) not in found:
+            yield Violation("lost", f"another body under {key} was accepted for {micros} and is nowhere", key)
+    sent = {(book.ends[key].user_id, micros) for key, micros in book.contradictions.items()}
+    for row in aside:
+        if row.state != "dead" or (row.user_id, row.cost_micros) not in sent:
+            yield Violation("ghost", f"{row} was put aside and nobody sent it")
+
+
+def _is_poison(key: str | None) -> bool:
+    return key is not None and key.startswith(POISON_PREFIX)
+
+
+def _named(end: End) -> str:
+    return f"end {end.key} of {end.user_id} ({end.cost_micros} micros, accepted under {end.phase})"

@@ -1,0 +1,248 @@
+"""The faults. Each strikes a running server once, undoes itself, and says from when on recovery is to be timed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import psycopg
+from redis import RedisError
+
+from stack.embedded import EmbeddedServer
+from stack.processes import until
+from tests.faults import trouble
+from tests.faults.book import Book, End
+from tests.faults.load import Caller
+from tests.faults.stack_under_test import Program, StackUnderTest
+
+REFUSED_SECONDS = 20.0
+REFUSED_SECONDS_SHORT = 5.0
+PAUSED_SECONDS = 6.0
+PAUSED_SECONDS_SHORT = 3.0
+CLOCK_SECONDS = 3_600
+SPOOL = "tokentill:spool"
+FLUSH_UNLESS_NEEDED = """
+    if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+    redis.call('FLUSHALL')
+    return 1
+"""
+
+
+@dataclass
+class Scene:
+    stack: StackUnderTest
+    book: Book
+    caller: Caller
+    rng: random.Random
+    is_short: bool = False
+    kills: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    postgres_away: int = 0
+
+    def note(self, text: str) -> None:
+        self.book.note(f"--- {text}")
+
+    def killed(self, name: str) -> None:
+        self.kills += 1
+        self.note(f"kill -9 {name}")
+
+    def without_postgres(self) -> None:
+        """From here until recovery the server may have to do without Postgres."""
+        self.postgres_away += 1
+        self.book.postgres_leaves()
+
+    def later(self, undo: Callable[[], None]) -> None:
+        """What ends the fault. In a mix of faults it is done when all of them have struck."""
+        self.undo.append(undo)
+
+    def end_faults(self) -> None:
+        while self.undo:
+            self.undo.pop(0)()
+
+
+def kill_worker_parent(scene: Scene) -> None:
+    worker = scene.rng.choice(scene.stack.workers)
+    worker.kill_parent()
+    scene.killed(f"{worker.name} (parent)")
+    # Its children are orphans until the next worker is up.
+    scene.later(worker.start)
+
+
+def kill_worker_child(scene: Scene) -> None:
+    worker = scene.rng.choice(scene.stack.workers)
+    if worker.kill_child(scene.rng.randrange(8)):
+        scene.killed(f"{worker.name} (child)")
+
+
+def kill_api(scene: Scene) -> None:
+    """All of one API process, or only the child that serves, which its parent replaces."""
+    api = scene.rng.choice(scene.stack.apis)
+    if scene.rng.random() < 0.3 and api.kill_child(0):
+        scene.killed(f"{api.name} (child)")
+        return
+    api.kill()
+    scene.killed(api.name)
+    scene.later(api.start)
+
+
+def kill_beat(scene: Scene) -> None:
+    scene.stack.beat.kill()
+    scene.killed("beat")
+    scene.later(scene.stack.beat.start)
+
+
+def kill_redis(scene: Scene) -> None:
+    scene.stack.redis.kill()
+    scene.killed("redis")
+    away = scene.rng.uniform(0, 2)
+    scene.later(lambda: _start_again(scene.stack.redis, away))
+
+
+def kill_postgres(scene: Scene) -> None:
+    scene.without_postgres()
+    scene.stack.postgres.kill()
+    scene.killed("postgres")
+    away = scene.rng.uniform(0, 2)
+    scene.later(lambda: _start_again(scene.stack.postgres, away))
+
+
+def _start_again(server: EmbeddedServer, after_seconds: float) -> None:
+    time.sleep(after_seconds)
+    server.start()
+
+
+def flush(scene: Scene) -> None:
+    """FLUSHALL, at a moment when Redis isn't the only one to know of an end.
+
+    What was accepted while Postgres was away stands in Redis alone until Postgres is back: emptied in that time,
+    both stores have failed.
+    """
+    with suppress(RedisError), scene.stack.redis_client() as client:
+        if until(lambda: bool(client.eval(FLUSH_UNLESS_NEEDED, 1, SPOOL)), 5):
+            scene.note("FLUSHALL")
+        else:
+            scene.note("no FLUSHALL: the spool isn't empty")
+
+
+def repeat_messages(scene: Scene) -> None:
+    """Stop the workers until messages pile up, then have each delivered 1 to 10 times, shuffled; and old ones again."""
+    for worker in scene.stack.workers:
+        worker.pause()
+    time.sleep(scene.rng.uniform(0.5, 1.5))
+    total = 0
+    with suppress(RedisError), scene.stack.redis_client() as client:
+        total = trouble.repeat_messages(client, scene.rng)
+    for worker in scene.stack.workers:
+        worker.resume()
+    again = 0
+    with suppress(psycopg.OperationalError), scene.stack.connect() as connection:
+        again = trouble.announce_again(scene.stack.environment, connection, scene.rng, ends=200)
+    scene.note(f"{total} repeated messages, {again} of ends announced before")
+
+
+def pause_worker(scene: Scene) -> None:
+    worker = scene.rng.choice(scene.stack.workers)
+    worker.pause()
+    scene.note(f"SIGSTOP {worker.name}")
+    seconds = PAUSED_SECONDS_SHORT if scene.is_short else PAUSED_SECONDS
+    scene.later(lambda: _resume(scene, worker, seconds))
+
+
+def _resume(scene: Scene, worker: Program, seconds: float) -> None:
+    time.sleep(seconds)
+    worker.resume()
+    scene.note(f"SIGCONT {worker.name}")
+
+
+def refuse_postgres(scene: Scene) -> None:
+    scene.without_postgres()
+    scene.stack.proxy.refuse()
+    scene.note("postgres refuses connections")
+    seconds = REFUSED_SECONDS_SHORT if scene.is_short else REFUSED_SECONDS
+    scene.later(lambda: _allow(scene, seconds))
+
+
+def _allow(scene: Scene, seconds: float) -> None:
+    time.sleep(seconds)
+    scene.stack.proxy.allow()
+    scene.note("postgres takes connections again")
+
+
+def cut_commits(scene: Scene) -> None:
+    proxy = scene.stack.proxy
+    scene.without_postgres()
+    proxy.arm("commit", scene.rng.randint(2, 6))
+    proxy.arm("insert", scene.rng.randint(2, 6))
+    scene.note(f"the next {proxy.armed} connections are cut in their commit")
+    until(lambda: not proxy.armed, 5)
+    proxy.arm("commit", 0)
+    proxy.arm("insert", 0)
+
+
+def move_clock(scene: Scene) -> None:
+    """A worker whose clock is an hour fast or slow takes the place of another; later its own one comes back."""
+    worker = scene.rng.choice(scene.stack.workers)
+    seconds = scene.rng.choice([-CLOCK_SECONDS, CLOCK_SECONDS])
+    worker.kill()
+    listening = scene.stack.workers_listening()
+    scene.stack.restart_worker(worker, clock_seconds=seconds)
+    scene.note(f"{worker.name} runs with its clock {seconds:+} s off")
+    until(lambda: scene.stack.workers_listening() > listening, 10 if scene.is_short else 20, 0.1)
+    time.sleep(2 if scene.is_short else 8)
+    worker.kill()
+    scene.later(worker.start)
+
+
+def poison(scene: Scene) -> None:
+    """Messages that no task can work with, and ends that can't be settled, in batches with good ones."""
+    with suppress(RedisError, OSError), scene.stack.redis_client() as client:
+        trouble.poison_messages(scene.stack.environment, scene.rng, 60)
+        trouble.garbage_messages(client, scene.rng, 10)
+    with suppress(psycopg.OperationalError), scene.stack.connect() as connection:
+        trouble.orphan_ends(connection, 3)
+    for _ in range(3):
+        ends = []
+        for kind in ("good", "poison-disagrees", "poison-overflows"):
+            for _ in range(scene.rng.randint(1, 4)):
+                user_id = f"poisoned-{scene.rng.randrange(3)}"
+                ends.append(End(f"{kind}-{uuid4()}", user_id, scene.rng.randint(1, 400)))
+        scene.rng.shuffle(ends)
+        scene.caller.send_batch([scene.book.add_end(end) for end in ends])
+    scene.note("poison in the queue and in the inbox")
+
+
+KILLS: dict[str, Callable[[Scene], None]] = {
+    "worker-parent": kill_worker_parent,
+    "worker-child": kill_worker_child,
+    "api": kill_api,
+    "beat": kill_beat,
+    "redis": kill_redis,
+    "postgres": kill_postgres,
+}
+OTHERS: dict[str, Callable[[Scene], None]] = {
+    "flush": flush,
+    "repeats": repeat_messages,
+    "paused-worker": pause_worker,
+    "refused": refuse_postgres,
+    "cut-commits": cut_commits,
+    "clock": move_clock,
+    "poison": poison,
+}
+MIXED = "mixed"
+# A mix would otherwise take too long: these wait by themselves.
+SLOW = {"refused", "clock", "paused-worker"}
+ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS
+
+
+def mix(scene: Scene) -> None:
+    """Two to four faults on top of each other, before any of them ends."""
+    quick = [name for name in ALL if name not in SLOW]
+    for name in scene.rng.sample(quick, scene.rng.randint(2, 4)):
+        if name in KILLS or scene.rng.random() < 0.8:
+            with suppress(RedisError):
+                ALL[name](scene)
+        time.sleep(scene.rng.uniform(0, 0.3))

@@ -1,0 +1,66 @@
+"""The table that a run ends with, for people and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+HEADINGS = ("fault", "times", "acknowledged", "lost", "double", "seconds to recover (median, longest)")
+
+
+@dataclass(slots=True)
+class Row:
+    fault: str
+    times: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    double: int = 0
+    recoveries: list[float] = field(default_factory=list)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        recovery = f"{median(self.recoveries):.1f}, {max(self.recoveries):.1f}" if self.recoveries else "-"
+        return (
+            self.fault,
+            str(self.times),
+            str(self.acknowledged),
+            str(self.lost),
+            str(self.double),
+            recovery,
+        )
+
+
+def total(rows: Sequence[Row]) -> Row:
+    return Row(
+        "all",
+        sum(row.times for row in rows),
+        sum(row.acknowledged for row in rows),
+        sum(row.lost for row in rows),
+        sum(row.double for row in rows),
+        [seconds for row in rows for seconds in row.recoveries],
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Columns under headings, which is Markdown too."""
+    lines = [HEADINGS, *(row.cells for row in [*rows, total(rows)])]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    first = [0]
+    text = ["| " + " | ".join(_aligned(line, widths, first)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if i in first else ":") for i, width in enumerate(widths)) + "|"
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if i in left else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
+
+
+def markdown(seed: int, command: str, kills: int, seconds: float, rows: Sequence[Row], verdict: str) -> str:
+    return (
+        f"# Chaos run, seed {seed}\n\n`{command}`\n\n"
+        f"{kills} kills in {seconds:.0f} seconds. {verdict}\n\n{table(rows)}\n"
+    )

@@ -1,0 +1,239 @@
+"""The whole server as real processes on real stores, each of which can be killed, paused and started again.
+
+Commands are those of the `Procfile`. Our processes reach Postgres through the proxy, the auditor directly.
+Everything listens on the loopback interface only, and dies with the process that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from redis import Redis
+
+from stack.embedded import PostgresServer, ValkeyServer
+from stack.processes import free_port, last_lines, launch, until
+from stack.procfile import ROOT, commands
+from tests.faults.proxy import PostgresProxy
+
+SERVER_KEY = "dev-server-key"
+ADMIN_KEY = "dev-admin-key"
+BIN = Path(sys.executable).parent
+START_SECONDS_MAX = 60
+
+
+class Program:
+    """One of our processes with its children. A program killed only in part is swept up when it starts again."""
+
+    def __init__(self, name: str, command: str, environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self.command = command
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def children(self) -> list[int]:
+        """Processes of its group other than itself."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != self.pid:
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    # After the name in brackets: state, parent, process group.
+                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                    if int(fields[2]) == self.pid and fields[0] != "Z":
+                        found.append(int(entry.name))
+        return found
+
+    def start(self, command: str | None = None) -> None:
+        """Start it, then end what is left of the one before. Call it from the main thread (see `launch`)."""
+        before = self._process
+        with self.log.open("ab") as output:
+            self._process = launch(
+                ["/bin/sh", "-c", command or self.command],
+                death_signal="SIGKILL",
+                cwd=ROOT,
+                env=self._environment,
+                output=output,
+            )
+        if before is not None:
+            _kill_group(before)
+
+    def kill_parent(self) -> None:
+        """kill -9 of the process itself; its children find out in their own time."""
+        self._signal(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def kill_child(self, which: int) -> bool:
+        """kill -9 of one child. False: it has none now."""
+        children = sorted(self.children)
+        if not children:
+            return False
+        self._signal(children[which % len(children)], signal.SIGKILL)
+        return True
+
+    def kill(self) -> None:
+        """kill -9 of it and of its children."""
+        if self._process is not None:
+            _kill_group(self._process)
+
+    def pause(self) -> None:
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGCONT)
+
+    def finish(self, seconds: float) -> int | None:
+        """Ask it to finish, as an operator does; its exit code, None when it had to be killed."""
+        if self._process is None:
+            return None
+        self._signal(self.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        code = self._process.poll()
+        self.kill()
+        return code
+
+    @staticmethod
+    def _signal(pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # The group outlives its leader for as long as a child of it runs.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class StackUnderTest:
+    def __init__(self, folder: Path, *, seed: int, apis: int = 2, workers: int = 2) -> None:
+        self.folder = folder
+        self.postgres = PostgresServer(folder / "postgres", free_port())
+        self.redis = ValkeyServer(folder / "redis", free_port())
+        self._seed = seed
+        self._counts = (apis, workers)
+        self.proxy: PostgresProxy
+        self.environment: dict[str, str] = {}
+        self.api_urls: list[str] = []
+        self.apis: list[Program] = []
+        self.workers: list[Program] = []
+        self.beat: Program
+
+    @property
+    def programs(self) -> list[Program]:
+        return [*self.apis, *self.workers, *([self.beat] if hasattr(self, "beat") else [])]
+
+    def start(self) -> None:
+        self.postgres.start()
+        self.redis.start()
+        self.proxy = PostgresProxy(self.postgres.port, seed=self._seed)
+        self.environment = {
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "HOME": os.environ.get("HOME", "/"),
+            "LC_ALL": "C.UTF-8",
+            "TOKENTILL_MODE": "local",
+            "DATABASE_URL": self.postgres.url.replace(f":{self.postgres.port}/", f":{self.proxy.port}/"),
+            "REDIS_URL": self.redis.url,
+            "SERVER_API_KEY": SERVER_KEY,
+            "ADMIN_API_KEY": ADMIN_KEY,
+            "LOG_LEVEL": "WARNING",
+            "DATA_DIR": str(self.folder),
+            "WEB_WORKERS": "1",
+            "WEB_THREADS": "16",
+            "WORKER_CONCURRENCY": "2",
+            # Shorter than in production, so that a run sees many waits end.
+            "DATABASE_TIMEOUT_MS": "2000",
+            "RETRY_BASE_SECONDS": "3",
+            "RETRY_CAP_SECONDS": "20",
+        }
+        lines = commands()
+        release = Program("release", lines["release"], self.environment, self.folder)
+        release.start()
+        if not until(lambda: not release.is_running, START_SECONDS_MAX):
+            raise AssertionError("the migration did not end")
+        for i in range(self._counts[0]):
+            port = free_port()
+            self.api_urls.append(f"http://127.0.0.1:{port}")
+            environment = {**self.environment, "PORT": str(port)}
+            self.apis.append(Program(f"api-{i}", lines["web"], environment, self.folder))
+        for i in range(self._counts[1]):
+            command = f"{lines['worker']} -n worker-{i}@chaos"
+            self.workers.append(Program(f"worker-{i}", command, self.environment, self.folder))
+        self.beat = Program("beat", lines["beat"], self.environment, self.folder)
+
+    def start_programs(self) -> None:
+        """Start our processes and wait until every API takes ends and every worker listens."""
+        for program in self.programs:
+            program.start()
+        for url, program in zip(self.api_urls, self.apis, strict=True):
+            self._await(partial(is_ready, url), program)
+        self._await(lambda: self.workers_listening() >= len(self.workers), *self.workers)
+
+    def workers_listening(self) -> int:
+        with self.redis_client() as client:
+            return sum(entry["cmd"] == "brpop" for entry in client.client_list())
+
+    def restart_worker(self, worker: Program, *, clock_seconds: int = 0) -> None:
+        """Start a worker, with its clock off by so many seconds."""
+        command = None
+        if clock_seconds:
+            shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds} "
+            command = worker.command.replace("exec celery ", shim, 1)
+        worker.start(command)
+
+    def revive(self) -> list[str]:
+        """Start whatever ended by itself; the names of those that had."""
+        ended = [program for program in self.programs if not program.is_running]
+        for program in ended:
+            program.start()
+        return [program.name for program in ended]
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection past the proxy."""
+        return psycopg.connect(self.postgres.url, autocommit=True, connect_timeout=5)
+
+    def redis_client(self) -> Redis:
+        return Redis.from_url(self.redis.url, decode_responses=True, socket_timeout=5)
+
+    def stop(self) -> None:
+        """End everything, however far the start came."""
+        for program in self.programs:
+            program.kill()
+        if hasattr(self, "proxy"):
+            self.proxy.close()
+        self.redis.kill()
+        self.postgres.kill()
+
+    def _await(self, condition: Callable[[], bool], *programs: Program) -> None:
+        if not until(condition, START_SECONDS_MAX, 0.1):
+            tails = "\n".join(f"{program.name}:\n{last_lines(program.log)}" for program in programs)
+            raise AssertionError(f"not up within {START_SECONDS_MAX} seconds\n{tails}")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,184 @@
+"""The auditor finds each kind of wrong in a snapshot, and nothing in a right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.auditor import Cached, Entry, Snapshot, Stored, Waiting, check, check_ledger
+from tests.faults.book import MICROS, Book, End, TopUp, WalletModel
+
+# 40 output tokens cost 11 tokens.
+COST = 11 * MICROS
+
+
+def _book() -> Book:
+    book = Book()
+    book.add_wallet(WalletModel("user", 100 * MICROS))
+    for key in ("settled", "indebted"):
+        end = book.add_end(End(key, "user", 40))
+        book.answered(end, 200, {"data": {"user_id": "user", "token": 1, "cost": 11, "status": "return-able"}}, "api")
+    book.add_end(End("unknown", "user", 40))
+    book.add_top_up(TopUp("top", "user", 20, is_acknowledged=True))
+    return book
+
+
+def _snapshot() -> Snapshot:
+    return Snapshot(
+        wallets={"user": Stored(5 * MICROS, 0)},
+        ledger=[
+            Entry(1, "user", "top_up", 100 * MICROS, 100 * MICROS, "opening"),
+            Entry(2, "user", "usage", -COST, 100 * MICROS - COST, "settled"),
+            Entry(3, "user", "top_up", 20 * MICROS, 120 * MICROS - COST, "top"),
+            Entry(4, "user", "adjustment", 5 * MICROS - 109 * MICROS, 5 * MICROS, "an adjustment"),
+        ],
+        inbox=[Waiting("id-1", "user", "retrying", COST, "indebted")],
+        cached={"user": Cached(5 * MICROS - COST, 0, COST)},
+    )
+
+
+def _right() -> tuple[Book, Snapshot]:
+    book, snapshot = _book(), _snapshot()
+    # The clients know nothing of adjustments: they are part of what the wallet opened with.
+    book.wallets["user"].opening_micros -= 104 * MICROS
+    return book, snapshot
+
+
+def test_nothing_wrong() -> None:
+    book, snapshot = _right()
+    assert check(book, snapshot) == []
+
+
+def _lose_settled(snapshot: Snapshot) -> None:
+    del snapshot.ledger[1]
+
+
+def _lose_indebted(snapshot: Snapshot) -> None:
+    snapshot.inbox.clear()
+
+
+def _bill_twice(snapshot: Snapshot) -> None:
+    snapshot.ledger.append(Entry(5, "user", "usage", -COST, 5 * MICROS - COST, "settled"))
+
+
+def _bill_and_keep(snapshot: Snapshot) -> None:
+    snapshot.inbox.append(Waiting("id-2", "user", "retrying", COST, "settled"))
+
+
+def _bill_unknown(snapshot: Snapshot) -> None:
+    # An unknown end may have been recorded, but the clients were to ask until they know.
+    snapshot.ledger.append(Entry(5, "user", "usage", -COST, 5 * MICROS - COST, "unknown"))
+
+
+def _ghost(snapshot: Snapshot) -> None:
+    snapshot.ledger.append(Entry(5, "user", "usage", -COST, 5 * MICROS - COST, "nobody's"))
+
+
+def _wrong_amount(snapshot: Snapshot) -> None:
+    snapshot.ledger[1] = replace(snapshot.ledger[1], amount_micros=-COST - 1)
+
+
+def _wrong_balance(snapshot: Snapshot) -> None:
+    snapshot.wallets["user"] = Stored(5 * MICROS - 1, 0)
+
+
+def _broken_chain(snapshot: Snapshot) -> None:
+    snapshot.ledger[2] = replace(snapshot.ledger[2], balance_after_micros=1)
+
+
+def _post_twice(snapshot: Snapshot) -> None:
+    snapshot.ledger.append(Entry(5, "user", "top_up", 20 * MICROS, 25 * MICROS, "top"))
+
+
+def _overdraw(snapshot: Snapshot) -> None:
+    snapshot.wallets["user"] = Stored(-1, 0)
+
+
+def _stuck(snapshot: Snapshot) -> None:
+    snapshot.inbox[0] = replace(snapshot.inbox[0], state="accepted")
+
+
+def _payable(snapshot: Snapshot) -> None:
+    snapshot.wallets["user"] = Stored(5 * MICROS, 6 * MICROS)
+
+
+def _cache_misses_debt(snapshot: Snapshot) -> None:
+    snapshot.cached["user"] = replace(snapshot.cached["user"], debt_micros=0)
+
+
+def _cache_is_off(snapshot: Snapshot) -> None:
+    snapshot.cached["user"] = replace(snapshot.cached["user"], available_micros=5 * MICROS)
+
+
+def _hold_left(snapshot: Snapshot) -> None:
+    snapshot.cached["user"] = replace(snapshot.cached["user"], held_micros=1)
+
+
+def _poison_lives(snapshot: Snapshot) -> None:
+    snapshot.inbox.append(Waiting("id-3", "nobody", "retrying", COST, "poison-1"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (_lose_settled, "lost"),
+        (_lose_indebted, "lost"),
+        (_bill_twice, "double"),
+        (_bill_and_keep, "double"),
+        (_bill_unknown, "conservation"),
+        (_ghost, "ghost"),
+        (_wrong_amount, "amount"),
+        (_wrong_balance, "conservation"),
+        (_broken_chain, "conservation"),
+        (_post_twice, "double"),
+        (_overdraw, "overdraft"),
+        (_stuck, "stuck"),
+        (_payable, "stuck"),
+        (_cache_misses_debt, "cache"),
+        (_cache_is_off, "cache"),
+        (_hold_left, "cache"),
+        (_poison_lives, "poison"),
+    ],
+)
+def test_each_wrong_is_found(spoil: Callable[[Snapshot], None], kind: str) -> None:
+    book, snapshot = _right()
+    spoil(snapshot)
+    assert kind in {violation.kind for violation in check(book, snapshot)}
+
+
+def test_what_holds_at_every_moment_is_checked_without_rest() -> None:
+    snapshot = _snapshot()
+    assert check_ledger(snapshot) == []
+    _wrong_balance(snapshot)
+    assert [violation.kind for violation in check_ledger(snapshot)] == ["conservation"]
+
+
+def test_a_repeat_that_is_answered_differently_is_found() -> None:
+    book = _book()
+    data = {"user_id": "user", "token": 2, "cost": 11, "status": "return-able"}
+    book.answered(book.ends["settled"], 200, {"data": data}, "api")
+    assert [violation.kind for violation in book.violations] == ["replay"]
+
+
+def test_a_wrong_price_is_found() -> None:
+    book = _book()
+    data = {"user_id": "user", "token": 2, "cost": 10.999999, "status": "return-able"}
+    book.answered(book.ends["unknown"], 200, {"data": data}, "api")
+    assert [violation.kind for violation in book.violations] == ["price"]
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+def test_an_answer_that_never_came_stays_open(status: int) -> None:
+    book = _book()
+    book.answered(book.ends["unknown"], status, {}, "api")
+    assert book.open_ends() == [book.ends["unknown"]]
+    assert book.violations == []
+
+
+def test_a_refused_end_is_found() -> None:
+    book = _book()
+    book.answered(book.ends["unknown"], 409, {"message": "no"}, "api")
+    assert [violation.kind for violation in book.violations] == ["refused"]
+    assert book.open_ends() == []

@@ -1,0 +1,142 @@
+"""What is put into the stores behind the server's back: repeated and shuffled messages, and poison."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from kombu.exceptions import OperationalError
+from redis import Redis, RedisError
+from uuid_utils.compat import uuid7
+
+from app.config import Config
+from app.stores.queue import RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
+from tests.faults.auditor import POISON_PREFIX
+from tests.faults.load import FEATURE
+
+QUEUE_PREFIX = "tokentill:queue:"
+COPIES_MAX = 10
+MESSAGES_REPEATED_MAX = 100
+IDS_PER_MESSAGE = 50
+
+
+def repeat_messages(redis: Redis, rng: random.Random) -> int:
+    """Put each message that waits into its queue 1 to 10 times, in any order; how many there are then.
+
+    Of a long queue only the newest: copies of copies of copies would be all that the workers ever see.
+    """
+    total = 0
+    for queue in (SETTLE_QUEUE, RETRY_QUEUE):
+        name = QUEUE_PREFIX + queue
+        with redis.pipeline() as pipeline:
+            pipeline.lrange(name, 0, MESSAGES_REPEATED_MAX - 1)
+            pipeline.ltrim(name, MESSAGES_REPEATED_MAX, -1)
+            waiting = pipeline.execute()[0]
+        copies = [message for message in waiting for _ in range(rng.randint(1, COPIES_MAX))]
+        rng.shuffle(copies)
+        if copies:
+            redis.rpush(name, *copies)
+        total += len(copies)
+    return total
+
+
+def announce_again(
+    environment: dict[str, str], connection: psycopg.Connection[Any], rng: random.Random, ends: int
+) -> int:
+    """Send messages for ends that were announced before, each 1 to 10 times, in any order; how many messages."""
+    rows = connection.execute("SELECT end_id::text FROM end_keys ORDER BY created_at DESC LIMIT %s", [ends])
+    ids = [str(row[0]) for row in rows for _ in range(rng.randint(1, COPIES_MAX))]
+    rng.shuffle(ids)
+    celery = create_celery(Config.from_environment(environment))
+    sent = 0
+    try:
+        for i in range(0, len(ids), IDS_PER_MESSAGE):
+            celery.send_task(SETTLE_ENDS, args=[ids[i : i + IDS_PER_MESSAGE]], queue=SETTLE_QUEUE, retry=False)
+            sent += 1
+    except (OperationalError, OSError):
+        pass
+    finally:
+        celery.close()
+    return sent
+
+
+def poison_messages(environment: dict[str, str], rng: random.Random, count: int) -> int:
+    """Well-formed messages that no task can work with: unknown tasks, arguments of the wrong kind or number."""
+    celery = create_celery(Config.from_environment(environment))
+    kinds: list[tuple[str, list[Any]]] = [
+        ("tokentill.no_such_task", [1]),
+        (SETTLE_ENDS, [["not-an-id"]]),
+        (SETTLE_ENDS, [[str(uuid4()), None, {}]]),
+        (SETTLE_ENDS, [[str(uuid4()) for _ in range(50)]]),
+        (SETTLE_ENDS, []),
+        (SETTLE_ENDS, [{"an": "object"}]),
+        ("tokentill.collect_debts", [["nobody", "", "x" * 10_000]]),
+    ]
+    try:
+        for _ in range(count):
+            task, arguments = rng.choice(kinds)
+            queue = RETRY_QUEUE if task == "tokentill.collect_debts" else SETTLE_QUEUE
+            celery.send_task(task, args=arguments, queue=queue, retry=False)
+    except (OperationalError, OSError):
+        pass
+    finally:
+        celery.close()
+    return count
+
+
+def garbage_messages(redis: Redis, rng: random.Random, count: int) -> int:
+    """JSON that is no message of Celery's, straight into the queue's list."""
+    kinds = [
+        json.dumps({"body": "bm90IGpzb24=", "content-encoding": "utf-8", "content-type": "application/json",
+                    "headers": {"task": SETTLE_ENDS, "id": str(uuid4())},
+                    "properties": {"delivery_tag": str(uuid4()), "body_encoding": "base64",
+                                   "delivery_info": {"exchange": "settle", "routing_key": "settle"}}}),
+        json.dumps({"body": "e30=", "content-encoding": "utf-8", "content-type": "application/x-pickle",
+                    "headers": {"task": SETTLE_ENDS, "id": str(uuid4())},
+                    "properties": {"delivery_tag": str(uuid4()), "body_encoding": "base64",
+                                   "delivery_info": {"exchange": "settle", "routing_key": "settle"}}}),
+    ]  # fmt: skip
+    try:
+        for _ in range(count):
+            redis.lpush(QUEUE_PREFIX + SETTLE_QUEUE, rng.choice(kinds))
+    except RedisError:
+        return 0
+    return count
+
+
+def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
+    """From now on an end whose key begins with `poison-` is spoilt on its way into the inbox.
+
+    By the key, either its usage doesn't fit its quote any more, or it is a number that no price can be worked out of.
+    """
+    connection.execute(
+        """
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.idempotency_key LIKE 'poison-disagrees-%' THEN
+                NEW.output_tokens := NEW.output_tokens + 1;
+            ELSIF NEW.idempotency_key LIKE 'poison-overflows-%' THEN
+                NEW.output_tokens := 9000000000000000000;
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER spoil BEFORE INSERT ON end_inbox FOR EACH ROW EXECUTE FUNCTION spoil();
+        """
+    )
+
+
+def orphan_ends(connection: psycopg.Connection[Any], count: int) -> None:
+    """Inbox rows of a user who has no wallet."""
+    for _ in range(count):
+        connection.execute(
+            """
+            INSERT INTO end_inbox (
+                id, user_id, feature_endpoint_id, input_tokens, output_tokens, idempotency_key,
+                profit_rule_id, cost_micros, state
+            ) VALUES (%s, 'nobody', %s, 1, 40, %s, (SELECT min(id) FROM profit_rules), 11000000, 'accepted')
+            """,
+            [uuid7(), FEATURE, f"{POISON_PREFIX}orphan-{uuid4()}"],
+        )
