@@ -115,6 +115,7 @@ class Container:
         return Watcher(
             catalog=self.catalog,
             client=self.redis_client,
+            settlement=self.settlement,
             postgres=self.postgres_gate,
             redis=self.redis_gate,
         )

@@ -35,7 +35,7 @@ class Config:
     # How long a call to a store may take before it counts as away.
     database_timeout_ms: int
     redis_timeout_ms: int
-    # How long one process answers a repeated key from Redis; after that Postgres answers it.
+    # How long a repeated key is answered from Redis; after that Postgres answers it.
     idempotency_cache_seconds: int
     hold_seconds_default: int
     settle_batch_size: int
@@ -57,7 +57,7 @@ class Config:
         return cls(
             mode=mode,
             database_url=_database_url(env),
-            redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
+            redis_url=_url(env, "REDIS_URL", ("redis", "rediss")),
             server_api_keys=_api_keys(env, "SERVER_API_KEY", mode),
             admin_api_keys=_api_keys(env, "ADMIN_API_KEY", mode),
             log_level=_choice(env, "LOG_LEVEL", "INFO", LOG_LEVELS),
@@ -83,7 +83,9 @@ def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
         lines = handover.read_text().splitlines()
     except OSError:
         return env
-    return {**dict(line.split("=", 1) for line in lines if "=" in line), **env}
+    # An empty variable is as good as none.
+    given = {name: value for name, value in env.items() if value}
+    return {**dict(line.split("=", 1) for line in lines if "=" in line), **given}
 
 
 def _required(env: Mapping[str, str], name: str) -> str:

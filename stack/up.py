@@ -36,7 +36,6 @@ WAIT_MESSAGE_EVERY_S = 10.0
 WATCH_EVERY_S = 0.2
 LINES_KEPT = 15
 SAME_REQUEST_S = 0.3
-SAME_REQUEST_S = 0.3
 
 # In the order in which they stop: first what takes requests, last what they rest on.
 PROCESSES = ("web", "beat", "worker", "flower")

@@ -70,9 +70,12 @@ class Billing:
 
     def execute(self, statement: str) -> None:
         """Change Postgres behind the services' back, and forget what was cached."""
+        self.execute_in_postgres(statement)
+        self.container.redis_client.flushall()
+
+    def execute_in_postgres(self, statement: str) -> None:
         with self.container.engine.begin() as connection:
             connection.execute(sa.text(statement))
-        self.container.redis_client.flushall()
 
     def announce_catalog(self) -> None:
         self.execute("UPDATE system_state SET catalog_version = catalog_version + 1")

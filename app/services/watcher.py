@@ -1,7 +1,8 @@
 """Two background threads in each serving process: one keeps an eye on Postgres, one on Redis.
 
 They keep the catalog fresh, open a closed gate when its store answers again, and begin a new cache epoch whenever
-Redis may have missed something (it was away, or it restarted).
+Redis may have missed something (it was away, or it restarted). While Redis is away no message reaches a worker: then
+this process settles by itself.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ import structlog
 from redis import Redis, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.domain.errors import Unavailable
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
+from app.services.settle import SettleService
 
 log = structlog.get_logger(__name__)
 
 # A change has to be seen within a second; this leaves room for a slow look.
 INTERVAL_SECONDS = 0.25
+SETTLE_AFTER_SECONDS = 1.0
+RETRIES_PER_LOOK = 50
 
 
 class Watcher:
-    def __init__(self, *, catalog: CatalogSnapshot, client: Redis, postgres: Gate, redis: Gate) -> None:
+    def __init__(
+        self, *, catalog: CatalogSnapshot, client: Redis, settlement: SettleService, postgres: Gate, redis: Gate
+    ) -> None:
         self._catalog = catalog
         self._client = client
+        self._settlement = settlement
         self._postgres = postgres
         self._redis = redis
         self._run_id: str | None = None
@@ -55,6 +63,7 @@ class Watcher:
             run_id = self._client.info("server").get("run_id")
         except RedisError as error:
             self._redis.close(error)
+            self._settle_without_workers()
             return
         is_another = self._run_id is not None and run_id != self._run_id
         self._run_id = run_id
@@ -69,6 +78,16 @@ class Watcher:
             else:
                 self._owes_epoch = False
         self._redis.open()
+
+    def _settle_without_workers(self) -> None:
+        """What beat and the workers do otherwise. Any number of processes may do it at once."""
+        try:
+            self._settlement.sweep(older_than_seconds=SETTLE_AFTER_SECONDS)
+            for end in self._settlement.due_retries(RETRIES_PER_LOOK):
+                self._settlement.retry(end.id, end.user_id)
+        except Unavailable:
+            # Both stores are away; the next look tries again.
+            return
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.errors import IdempotencyConflict, Unavailable
+from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import mark_of
@@ -91,6 +92,20 @@ class TestRedisAway:
         assert shop.cached_spendable_micros() == 89_000_000
         [lease] = services.cache.lease(["user-1"])
         assert lease.unsettled == frozenset()
+
+    def test_a_serving_process_settles_while_no_message_reaches_a_worker(
+        self, shop: Billing, own_redis: ValkeyServer
+    ) -> None:
+        shop.wallet("poor", tokens=5)
+        own_redis.kill()
+        shop.container.end.end(shop.usage())
+        shop.container.end.end(shop.usage("poor"))
+        shop.container.postings.post(Posting("poor", PostingKind.TOP_UP, 20_000_000, "paid"))
+        shop.execute_in_postgres("UPDATE end_inbox SET accepted_at = now() - interval '2 seconds'")
+        shop.container.watcher.look_at_redis()
+        assert shop.balance().posted_micros == 89_000_000
+        assert shop.balance("poor").posted_micros == 14_000_000
+        assert_conserved(shop, "user-1", "poor")
 
     def test_a_hold_cannot_be_promised_without_redis(self, shop: Billing, own_redis: ValkeyServer) -> None:
         own_redis.kill()
