@@ -46,7 +46,7 @@ if ! cmp -s requirements/servers.lock "$venv/servers/.lock"; then
     fi
 fi
 
-# The project itself, as `import app` from anywhere and as the `tokentill` command.
+# The project itself, as `import app` from anywhere and as the `tokentill-server` command.
 "$venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation \
     --config-settings editable_mode=compat --editable .
 echo "tokentill: installed"

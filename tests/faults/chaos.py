@@ -121,6 +121,8 @@ def execute(run: ChaosRun, report: Path | None, limit_seconds: float, *, keep: b
         f"without Postgres to ask: {run.book.answered_anew} repeats answered anew, "
         f"{len(run.book.reused)} bodies accepted under a used key and put aside"
     )
+    if run.ended:
+        say(f"{run.ended} processes ended by themselves and were started again")
     verdict = f"{len(violations)} violations" if violations else "Nothing lost, nothing double, every wallet conserved."
     say(f"seed {run.seed}: {run.kills} kills in {seconds:.0f} s. {verdict}")
     if report is not None:

@@ -8,22 +8,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psycopg
 from redis import RedisError
 
 from stack.processes import until
-from tests.faults import auditor, faults, trouble
-from tests.faults.book import MICROS, PROFIT_BASIS_POINTS, Book, End, TopUp, Violation
-from tests.faults.load import FEATURE, HOLD_SECONDS_MAX, Caller, Load, company
+from tests.faults import faults, trouble
+from tests.faults.book import PROFIT_BASIS_POINTS, Book, End, TopUp, Violation
+from tests.faults.load import FEATURE, Caller, Load, company
 from tests.faults.report import Row
+from tests.faults.rest import audit
 from tests.faults.stack_under_test import StackUnderTest
 
 RECOVERY_SECONDS_MAX = 60.0
-REST_SECONDS_MAX = 90.0
 CANARY_SECONDS = 0.1
-FAULTS_PER_REST = 4
+FAULTS_PER_REST = 8
 PACKAGE = "package-chaos"
 
 
@@ -44,6 +42,7 @@ class ChaosRun:
     violations: list[Violation] = field(default_factory=list)
     kills: int = 0
     cut: dict[str, int] = field(default_factory=dict)
+    ended: int = 0
     stack: StackUnderTest | None = None
 
     def run(self) -> list[Violation]:
@@ -148,7 +147,12 @@ class ChaosRun:
         # Often the next fault finds programs that are still starting.
         if scene.rng.random() < (0.2 if self.is_short else 0.5):
             until(lambda: self._is_whole(scene.stack), 20, 0.2)
-        for ended in scene.stack.revive():
+        self._supervise(scene.stack)
+
+    def _supervise(self, stack: StackUnderTest) -> None:
+        """Start again what ended by itself, as a supervisor does in production."""
+        for ended in stack.revive():
+            self.ended += 1
             self.say(f"{self.book.now:6.1f}s  {ended} had ended by itself and was started again")
             self.book.note(f"--- {ended} had ended by itself")
 
@@ -164,6 +168,7 @@ class ChaosRun:
         while end.is_open and time.monotonic() < deadline:
             caller.send_end(end)
             if end.is_open:
+                self._supervise(stack)
                 time.sleep(CANARY_SECONDS)
         with stack.connect() as connection:
             query = "SELECT 1 FROM token_transactions WHERE reference = %s"
@@ -171,6 +176,7 @@ class ChaosRun:
                 if time.monotonic() > deadline:
                     self.book.violate("stuck", f"end {key} was not settled in {RECOVERY_SECONDS_MAX:.0f} s", key)
                     break
+                self._supervise(stack)
                 time.sleep(0.02)
         return time.monotonic() - since
 
@@ -180,75 +186,13 @@ class ChaosRun:
         """Stop the clients, have every open question answered, audit, and go on."""
         load.pause()
         started = time.monotonic()
-        self._audit(stack)
+        self.violations += audit(stack, self.book, self.seed, lambda: self._supervise(stack))
         acknowledged = sum(self.book.acknowledged.values())
         self.say(
             f"{self.book.now:6.1f}s  {name} x{self.rows[name].times}, audited in {time.monotonic() - started:.1f} s: "
             f"{acknowledged} ends acknowledged so far, {len(self.violations)} violations"
         )
         load.run()
-
-    def _audit(self, stack: StackUnderTest) -> None:
-        caller = Caller(self.book, stack.api_urls, random.Random(f"{self.seed}/audit"))
-        try:
-            self._settle_questions(caller)
-            with stack.connect() as connection, stack.redis_client() as redis:
-                until(lambda: self._is_at_rest(connection), REST_SECONDS_MAX, 0.1)
-                time.sleep(HOLD_SECONDS_MAX)
-                self._look(connection, caller, len(stack.apis))
-                found = auditor.check(self.book, auditor.take(connection, redis))
-                if found:
-                    # A worker may have been between its commit and its note to Redis.
-                    time.sleep(2)
-                    found = auditor.check(self.book, auditor.take(connection, redis))
-            self.violations += [*self.book.violations, *found]
-            self.book.violations.clear()
-        finally:
-            caller.close()
-
-    def _settle_questions(self, caller: Caller) -> None:
-        """Ask again, with the same keys, whatever was never answered."""
-        deadline = time.monotonic() + REST_SECONDS_MAX
-        while (ends := self.book.open_ends()) or self.book.open_top_ups():
-            for end in ends:
-                caller.send_end(end)
-            for top_up in self.book.open_top_ups():
-                caller.send_top_up(top_up)
-            if time.monotonic() > deadline:
-                [end, *others] = self.book.open_ends()
-                text = f"end {end.key} and {len(others)} others get no definite answer"
-                self.book.violate("unanswered", text, end.key)
-                return
-            time.sleep(0.2)
-
-    def _is_at_rest(self, connection: psycopg.Connection[Any]) -> bool:
-        row = connection.execute("""
-            SELECT NOT EXISTS (SELECT 1 FROM end_inbox WHERE state = 'accepted')
-                AND NOT EXISTS (SELECT 1 FROM stale_wallets WHERE changed_at < now() - interval '0.2 s')
-                AND NOT EXISTS (
-                    SELECT 1 FROM wallets AS w JOIN LATERAL (
-                        SELECT cost_micros FROM end_inbox AS i
-                        WHERE i.user_id = w.user_id AND last_error = 'insufficient_tokens' ORDER BY id LIMIT 1
-                    ) AS oldest ON true
-                    WHERE oldest.cost_micros <= w.posted_micros + w.overdraft_limit_micros
-                )
-        """).fetchone()
-        return bool(row and row[0])
-
-    def _look(self, connection: psycopg.Connection[Any], caller: Caller, apis: int) -> None:
-        """Every API must tell what Postgres knows: the cache is right before it is used."""
-        for api in range(apis):
-            for user_id in self.book.wallets:
-                for _ in range(3):
-                    status, data = caller.look(user_id, api)
-                    spendable = _spendable_micros(connection, user_id)
-                    if status == 200 and round(data["token"] * MICROS) == spendable:
-                        break
-                    time.sleep(0.5)
-                else:
-                    self.book.violate(
-                        "cache", f"api-{api} says {status} {data} of {user_id}, Postgres {spendable} micros"
-                    )
 
     def _pay_debts(self, stack: StackUnderTest) -> None:
         """Pay every debt that stands, and see it collected."""
@@ -263,7 +207,7 @@ class ChaosRun:
             for user_id, tokens in rows:
                 caller.send_top_up(self.book.add_top_up(TopUp(f"paid-{user_id}", user_id, tokens)))
             caller.close()
-            self._audit(stack)
+            self.violations += audit(stack, self.book, self.seed, lambda: self._supervise(stack))
             left = connection.execute(
                 "SELECT count(*) FROM end_inbox WHERE last_error = 'insufficient_tokens'"
             ).fetchone()
@@ -288,15 +232,3 @@ class ChaosRun:
             if row_of is not None and violation.kind in ("lost", "double"):
                 row_of.lost += violation.kind == "lost"
                 row_of.double += violation.kind == "double"
-
-
-def _spendable_micros(connection: psycopg.Connection[Any], user_id: str) -> int:
-    query = """
-        SELECT CAST(posted_micros - coalesce((
-            SELECT sum(cost_micros) FROM end_inbox AS i WHERE i.user_id = w.user_id
-        ), 0) AS bigint) FROM wallets AS w WHERE user_id = %s
-    """
-    row = connection.execute(query, [user_id]).fetchone()
-    assert row is not None
-    micros: int = row[0]
-    return micros

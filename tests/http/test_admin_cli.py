@@ -256,7 +256,7 @@ def test_help_shows_an_example_that_can_be_parsed(path: tuple[str, ...], command
 
 
 class TestAsProcesses:
-    """`flask` and `tokentill` as a shell starts them."""
+    """`flask` and `tokentill-server` as a shell starts them."""
 
     def call(
         self, environment: dict[str, str], *command: str, folder: Path = PROJECT
@@ -281,7 +281,7 @@ class TestAsProcesses:
         ]
         assert self.call(environment, "flask", "demo", "seed").stdout.splitlines()[:4] == expected
         # The script needs no project around it.
-        elsewhere = self.call(environment, "tokentill", "demo", "seed", folder=tmp_path)
+        elsewhere = self.call(environment, "tokentill-server", "demo", "seed", folder=tmp_path)
         assert elsewhere.stdout.splitlines()[:4] == expected
 
     def test_without_settings(self) -> None:
