@@ -42,7 +42,7 @@ test-clients: $(STAMP) ## run the client libraries' tests against the real stack
 chaos: $(STAMP) ## break everything a hundred times under load and audit every micro-token (about half an hour)
 	$(BIN)/python -m tests.faults.chaos
 
-chaos-short: $(STAMP) ## the same, each fault once, in under three minutes
+chaos-short: $(STAMP) ## the same, each fault once, in about three minutes
 	$(BIN)/python -m tests.faults.chaos --short
 
 bench: $(STAMP) ## measure calls and settlement on this machine (two to four minutes)

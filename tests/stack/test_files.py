@@ -131,7 +131,7 @@ class TestMakefile:
         text = (ROOT / "Makefile").read_text()
         phony = re.search(r"^\.PHONY: (help .*)$", text, re.MULTILINE)
         assert phony is not None
-        assert set(phony[1].split()) == set(re.findall(r"^([a-z]+):.*## ", text, re.MULTILINE))
+        assert set(phony[1].split()) == set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
 
     def test_continuous_integration_runs_the_developers_check(self) -> None:
         script = ROOT / ".ci" / "run"
