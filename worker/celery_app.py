@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from celery.signals import setup_logging, worker_init, worker_process_init
-from kombu.transport.redis import QoS
 
 from app import logs
 from app.bootstrap import Container, wait_for_postgres, wait_for_redis
@@ -19,10 +18,6 @@ try:
     config = Config.from_environment()
 except ConfigError as error:
     sys.exit(f"tokentill worker: {error}")
-
-# kombu 5.7 puts unacknowledged messages back when a connection closes, also when it closes because Redis died: then
-# that fails in a way that Celery takes for unrecoverable, and the worker ends. What a message told the sweep finds.
-QoS.restore_at_shutdown = False
 
 celery = create_celery(config)
 celery.conf.update(

@@ -80,12 +80,17 @@ class SettleService:
         return report
 
     def retry(self, end_id: UUID, user_id: str) -> SettleReport:
-        """Try a failed end again, behind the user's older ones, as far as the wallet reaches. Raises Unavailable."""
+        """Try a failed end again, with the user's others, oldest first, as far as the wallet reaches.
+
+        Nothing to do when it isn't failed any more: whoever paid it tried the others too. Raises Unavailable.
+        """
 
         def work(connection: sa.Connection) -> _Batch:
             if not settlement.lock_wallets(connection, {user_id}):
                 return _Batch()
-            return self._settled(connection, settlement.claim_debts(connection, user_id), tried=[end_id])
+            debts = settlement.claim_debts(connection, user_id)
+            is_failed = any(debt.id == end_id for debt in debts)
+            return self._settled(connection, debts, tried=[end_id]) if is_failed else _Batch()
 
         return self._applied(self._postgres.transaction(work))
 

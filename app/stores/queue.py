@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from redis import Redis
 
 from app.config import Config
 from app.domain.amounts import token_number
+from app.stores.broker import use_lasting_transport
 from app.stores.postgres.inbox import FailedEnd
 
 log = structlog.get_logger(__name__)
@@ -42,10 +44,13 @@ def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
 
 def create_celery(config: Config) -> Celery:
     """The Celery application that publishers and workers share."""
+    use_lasting_transport()
     celery = Celery("tokentill")
     timeout_seconds = config.redis_timeout_ms / 1000
     celery.conf.update(
         broker_url=config.redis_url,
+        # kombu's default is to believe any certificate.
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if config.redis_url.startswith("rediss:") else None,
         broker_connection_retry_on_startup=True,
         # A worker waits for Redis for as long as it takes.
         broker_connection_max_retries=None,

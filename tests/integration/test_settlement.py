@@ -145,6 +145,7 @@ def test_a_spent_retry_is_a_dead_letter(billing: Billing) -> None:
         [failed] = billing.inbox()
         waits.append(failed.next_attempt_at)
     assert (failed.state, failed.attempts, failed.last_error) == ("dead", attempts_max, "insufficient_tokens")
+    assert failed.next_attempt_at is None
     assert all(earlier < later for earlier, later in zip(waits[:4], waits[2:6], strict=True))
 
 

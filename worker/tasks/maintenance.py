@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from app.stores.queue import MAINTENANCE_QUEUE
+from app.stores.queue import MAINTENANCE_QUEUE, RETRY_QUEUE, message_counts
 from worker.celery_app import celery, config, container
 
 log = structlog.get_logger(__name__)
@@ -20,8 +20,13 @@ def sweep() -> None:
 
 @celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)
 def give_out_retries() -> None:
-    """Send a task for each failed end that is due for another try."""
-    container().doorbell.retry(container().settlement.due_retries(RETRIES_PER_LOOK))
+    """Send a task for each failed end that is due for another try, once those sent before have been worked off.
+
+    An end is due again while its task waits: without that limit slow workers would find an ever longer queue.
+    """
+    waiting = message_counts(container().redis_client, [RETRY_QUEUE])[RETRY_QUEUE]
+    if waiting < RETRIES_PER_LOOK:
+        container().doorbell.retry(container().settlement.due_retries(RETRIES_PER_LOOK))
 
 
 @celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE)

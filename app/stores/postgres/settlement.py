@@ -83,7 +83,8 @@ _SETTLE = sa.text("""
                 ELSE 'retrying'
             END,
             next_attempt_at = CASE
-                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees')) THEN NULL
+                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees'))
+                    OR i.attempts + 1 >= :attempts_max THEN NULL
                 ELSE now() + make_interval(
                 -- Doubles with every attempt up to the cap; the jitter spreads what failed together.
                 secs => least(:cap_seconds, :base_seconds * power(2, least(i.attempts, 30)))

@@ -1,0 +1,54 @@
+"""kombu's transport as we change it; these fail when a new kombu no longer works as that change assumes."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from kombu import Connection
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.config import Config
+from app.stores import broker
+from app.stores.broker import Channel, use_lasting_transport
+from app.stores.queue import create_celery
+from tests.unit.test_config import GOOD
+
+
+@pytest.fixture
+def channel(monkeypatch: pytest.MonkeyPatch) -> Channel:
+    """A channel whose connection has gone, as after its Redis died."""
+    monkeypatch.setattr(kombu_redis.Channel, "__init__", lambda self: None)
+    made = Channel()
+    made.connection = kombu_redis.Transport.__new__(kombu_redis.Transport)
+    made.connection.client = None
+    return made
+
+
+def test_a_channel_whose_connection_has_gone_says_so_in_a_way_that_celery_recovers_from(channel: Channel) -> None:
+    with pytest.raises(AttributeError):
+        kombu_redis.Channel._connparams(channel)
+    with pytest.raises(RedisConnectionError) as raised:
+        channel._connparams()
+    assert isinstance(raised.value, kombu_redis.Transport.connection_errors)
+    channel.connection = None
+    with pytest.raises(RedisConnectionError):
+        channel._connparams()
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "rediss://127.0.0.1:1/0"])
+def test_it_is_the_transport_of_our_urls(url: str) -> None:
+    use_lasting_transport()
+    connection = Connection(url)
+    assert connection.get_transport_cls() is broker.Transport
+    # What flower tells Redis by.
+    assert connection.as_uri().partition("://")[0] == url.partition("://")[0]
+    assert connection.transport.Channel is Channel
+    assert Channel.QoS.restore_at_shutdown is False
+
+
+def test_a_broker_reached_by_tls_has_to_prove_who_it_is() -> None:
+    config = Config.from_environment({**GOOD, "REDIS_URL": "rediss://redis.example:6379/0"})
+    assert create_celery(config).connection_for_write().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert not create_celery(Config.from_environment(GOOD)).connection_for_write().ssl
