@@ -75,10 +75,10 @@ class Book:
         self.acknowledged: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.violations: list[Violation] = []
-        # Costs of ends that were accepted under another end's key, when nobody could know that key.
+        # Costs of ends that were accepted under another end's key when nobody could know that key ...
         self.reused: dict[str, int] = {}
-        # Those of all such ends that were sent, to be refused.
-        self.contradictions: dict[str, int] = {}
+        # ... and of those too that may have been, as no answer came.
+        self.maybe_reused: dict[str, int] = {}
         self.answered_anew = 0
         self.before_violation: list[str] = []
         self._postgres_away = 0

@@ -232,12 +232,13 @@ class LoadThread(threading.Thread):
         end = self._rng.choice(answered)
         other = End(end.key, end.user_id, end.output_tokens + 1, end.process_id)
         body = end_body(other)
-        self._book.contradictions[end.key] = other.cost_micros
         knew_keys = self._book.knows_keys
         status, _, via = self._caller.call("/api/token-process/end", body, key=end.key)
         self._book.note(f"contradict {end.key} via {via}: {status or 'no answer'}")
-        if status == 200 and not (knew_keys and self._book.knows_keys):
-            self._book.reused[end.key] = other.cost_micros
+        if not (knew_keys and self._book.knows_keys) and (status in (0, 200) or status >= 500):
+            self._book.maybe_reused[end.key] = other.cost_micros
+            if status == 200:
+                self._book.reused[end.key] = other.cost_micros
         elif 0 < status < 500 and status != 409:
             self._book.violate("conflict", f"another body under {end.key} was answered {status}", end.key)
 

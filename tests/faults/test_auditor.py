@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.auditor import Cached, Entry, Snapshot, Stored, Waiting, check, check_ledger
+from tests.faults.auditor import (
+    REUSED,
+    Cached,
+    Entry,
+    Snapshot,
+    Stored,
+    Waiting,
+    check,
+    check_ledger,
+)
 from tests.faults.book import MICROS, Book, End, TopUp, WalletModel
 
 # 40 output tokens cost 11 tokens.
@@ -182,3 +191,26 @@ def test_a_refused_end_is_found() -> None:
     book.answered(book.ends["unknown"], 409, {"message": "no"}, "api")
     assert [violation.kind for violation in book.violations] == ["refused"]
     assert book.open_ends() == []
+
+
+@pytest.mark.parametrize("is_first_billed", [True, False])
+def test_of_two_bodies_under_one_key_one_is_billed_and_the_other_put_aside(is_first_billed: bool) -> None:
+    book, snapshot = _right()
+    other = COST + 275_000
+    book.maybe_reused["settled"] = book.reused["settled"] = other
+    if is_first_billed:
+        snapshot.inbox.append(Waiting("id-9", "user", "dead", other, None, REUSED))
+    else:
+        snapshot.inbox.append(Waiting("id-9", "user", "dead", COST, None, REUSED))
+        snapshot.ledger[1] = replace(snapshot.ledger[1], amount_micros=-other)
+        book.wallets["user"].opening_micros += 275_000
+    found = {violation.kind for violation in check(book, snapshot)}
+    assert found <= {"conservation", "cache"}
+    snapshot.inbox.pop()
+    assert "lost" in {violation.kind for violation in check(book, snapshot)}
+
+
+def test_what_is_put_aside_must_have_been_sent() -> None:
+    book, snapshot = _right()
+    snapshot.inbox.append(Waiting("id-9", "user", "dead", COST, None, REUSED))
+    assert "ghost" in {violation.kind for violation in check(book, snapshot)}

@@ -3,14 +3,14 @@
 Held after every step: the ledger sums up to the posted balance entry by entry (1); each end we said yes to is
 settled once or stands in the inbox with its amount (2); the posted balance stays above the overdraft limit (3);
 what the cache says is posted less unsettled less debt less holds, also after flushes and restarts (4); holds never
-exceed what there is (5); a key never bills twice (6).
+exceed what there is (5); a key never bills twice (6), nor after it was written off.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from app.domain.ends import EndRequest
-from app.domain.errors import BalanceOutOfRange, IdempotencyConflict
+from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, NotFound
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
@@ -35,6 +35,8 @@ class Model:
     debts: dict[str, int] = field(default_factory=dict)
     holds: dict[str, int] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
+    ids: dict[str, UUID] = field(default_factory=dict)
+    written_off: set[str] = field(default_factory=set)
 
     @property
     def covered(self) -> int:
@@ -43,6 +45,12 @@ class Model:
     @property
     def spendable(self) -> int:
         return self.covered - sum(self.holds.values())
+
+
+def key_of(end: Any) -> str:
+    """What makes an end, or its row in the inbox, repeatable."""
+    key: str = end.idempotency_key or end.process_id
+    return key
 
 
 def machine(billing: Billing) -> type[RuleBasedStateMachine]:
@@ -108,7 +116,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
 
         def _end(self, request: EndRequest) -> EndRequest:
             model = self.model
-            key = request.idempotency_key or request.process_id or ""
+            key = key_of(request)
             cost = request.output_tokens * 275_000
             model.holds.pop(request.process_id or "", None)
             covered = cost == 0 or model.covered - cost >= -model.overdraft
@@ -117,11 +125,34 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             assert answer.deduction is (Deduction.COVERED if covered else Deduction.FAILED)
             assert (answer.cost_micros, answer.spendable_micros) == (cost, model.spendable)
             model.answers[key] = answer
+            [model.ids[key]] = [row.id for row in billing.inbox(self.user) if key_of(row) == key]
             return request
 
         @rule(request=ended)
+        def write_off(self, request: EndRequest) -> None:
+            model, key = self.model, key_of(request)
+            if key in model.debts or key in model.written_off:
+                first = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+                assert first.replayed == (key in model.written_off)
+                model.debts.pop(key, None)
+                model.written_off.add(key)
+                again = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+                assert (again.replayed, again.write_off) == (True, first.write_off)
+            else:
+                # Not failed, or billed already.
+                with pytest.raises(NotFound):
+                    services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+
+        @rule(request=ended)
+        def replay(self, request: EndRequest) -> None:
+            replayed = services.failed_ends.replay_all([self.model.ids[key_of(request)]])
+            expected = ["retrying"] if key_of(request) in self.model.debts else ["accepted"]
+            assert [end.state for end in replayed] in (expected, []), "an end that failed waits for its retry again"
+            assert bool(replayed) == (key_of(request) in {*self.model.debts, *self.model.pending})
+
+        @rule(request=ended)
         def end_again(self, request: EndRequest) -> None:
-            first = self.model.answers[request.idempotency_key or request.process_id or ""]
+            first = self.model.answers[key_of(request)]
             again = services.end.end(request)
             assert again.replayed
             assert (again.spendable_micros, again.cost_micros, again.deduction) == (
@@ -164,7 +195,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             retry_failed(services, self.user)
             model = self.model
             with billing.container.engine.connect():
-                order = [end.idempotency_key or end.process_id for end in billing.inbox(self.user)]
+                order = [key_of(end) for end in billing.inbox(self.user)]
             for key in sorted(model.debts, key=lambda key: order.index(key) if key in order else -1):
                 if key not in order:
                     model.posted -= model.debts.pop(key)
@@ -187,9 +218,11 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             assert balance.posted_micros == model.posted >= -model.overdraft
             assert balance.pending_micros == sum(model.pending.values())
             assert balance.debt_micros == sum(model.debts.values())
-            waiting = {end.idempotency_key or end.process_id for end in billing.inbox(self.user)}
+            waiting = {key_of(end) for end in billing.inbox(self.user)}
             assert waiting == {*model.pending, *model.debts}
             assert billing.cached_spendable_micros(self.user) in (None, model.spendable)
+            written_off = [entry for entry in billing.ledger(self.user) if entry.kind == "write_off"]
+            assert len(written_off) == len(model.written_off)
             assert_conserved(billing, self.user)
 
     return WalletMachine
