@@ -132,27 +132,35 @@ class EndService:
         return result
 
     def end_all(self, requests: Sequence[EndRequest]) -> list[EndAnswer | Exception]:
-        """Accept many ends; one that is refused stands as its error and leaves the others alone."""
+        """Accept many ends in their order; one that is refused stands as its error and leaves the others alone."""
         results: list[EndAnswer | Exception | None] = [None] * len(requests)
         waiting: dict[int, _Candidate] = {}
         for i, request in enumerate(requests):
             try:
                 candidate = self._candidate(request)
-                if request.is_free:
-                    results[i] = self._free(request)
-                else:
+                if not request.is_free:
                     waiting[i] = candidate
+                    continue
+                if any(before.request.user_id == request.user_id for before in waiting.values()):
+                    # What it is answered is the balance after those before it.
+                    self._accept(waiting, results)
+                results[i] = self._free(request)
             except DomainError as error:
                 results[i] = error
+        self._accept(waiting, results)
+        return [result if result is not None else Unavailable() for result in results]
+
+    def _accept(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
+        """Commit what waits and enter each result at its place; without one it couldn't be decided."""
         for _ in range(LOOK_ATTEMPTS):
+            if not waiting:
+                return
             for i, result in zip(waiting.copy(), self._commits.submit_all(list(waiting.values())), strict=True):
                 if not isinstance(result, _NotCached):
                     results[i] = Unavailable() if isinstance(result, BatchTimeout) else result
                     del waiting[i]
-            if not waiting:
-                break
             self._cache_wallets(waiting, results)
-        return [result if result is not None else Unavailable() for result in results]
+        waiting.clear()
 
     def _candidate(self, request: EndRequest) -> _Candidate:
         catalog = self._catalog.current
@@ -174,6 +182,8 @@ class EndService:
 
     def _cache_wallets(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
         user_ids = {candidate.request.user_id for candidate in waiting.values()}
+        if not user_ids:
+            return
         try:
             missing = self._loader.load(user_ids, self._catalog.epoch)
         except RedisError as error:

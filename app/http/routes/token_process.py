@@ -46,8 +46,8 @@ def start() -> Response:
 
 @blueprint.post("/end")
 def end() -> Response:
-    key, request_of_body = _key_and_body(read_object())
-    accepted = container().end.end(replace(request_of_body, idempotency_key=key, request_id=g.request_id))
+    body = read_object()
+    accepted = container().end.end(_end_request(body, request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER))
     response = success("Token process ended", _end_data(accepted))
     if accepted.replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -87,39 +87,28 @@ def cancel() -> Response:
     )
 
 
-def _key_and_body(body: dict[str, Any]) -> tuple[str | None, EndRequest]:
-    """What header and body say; what is wrong with either is said together."""
+def _end_request(body: Any, key: Any, key_field: str) -> EndRequest:
+    """What a body and its key ask for; what is wrong with either is said together. Raises ValidationError."""
     errors: dict[str, Any] = {}
-    key, parsed = None, None
-    try:
-        key = _key_from_header()
-    except ValidationError as error:
-        errors[IDEMPOTENCY_HEADER] = error.messages
+    parsed: EndRequest | None = None
+    if key is not None:
+        try:
+            check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
+        except ValidationError as error:
+            errors[key_field] = error.messages
     try:
         parsed = _end.load(body)
     except ValidationError as error:
         errors.update(messages_of(error))
     if errors or parsed is None:
         raise ValidationError(errors)
-    return key, parsed
-
-
-def _key_from_header() -> str | None:
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    return None if key is None else check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
+    return replace(parsed, idempotency_key=key, request_id=g.request_id)
 
 
 def _end_of_batch(body: Any) -> EndRequest:
     if not isinstance(body, dict):
         raise ValidationError({"end": ["Must be a JSON object."]})
-    parsed: EndRequest = _end.load(body)
-    key = body.get("idempotency_key")
-    if key is not None:
-        try:
-            check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
-        except ValidationError as error:
-            raise ValidationError({"idempotency_key": error.messages}) from None
-    return replace(parsed, idempotency_key=key, request_id=g.request_id)
+    return _end_request(body, body.get("idempotency_key"), "idempotency_key")
 
 
 def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:
