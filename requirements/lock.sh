@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves pyproject.toml into the three lock files, for every Python and platform at once, with the uv version in $1.
+# Resolves the project and its Python client into lock files, for every Python and platform at once, with uv $1.
 set -eu
 tool=build/lock
 python3 -m venv "$tool"
@@ -7,9 +7,11 @@ python3 -m venv "$tool"
 compile() {
     output=$1
     shift
-    "$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+    "$tool/bin/uv" pip compile --quiet --universal --generate-hashes --no-header --upgrade \
         "$@" --output-file "$output"
 }
-compile requirements/runtime.lock pyproject.toml
-compile requirements/dev.lock pyproject.toml --group dev --constraint requirements/runtime.lock
-compile requirements/servers.lock --group local --no-deps
+compile requirements/runtime.lock --python-version 3.11 pyproject.toml
+compile requirements/dev.lock --python-version 3.11 pyproject.toml --group dev --constraint requirements/runtime.lock
+compile requirements/servers.lock --python-version 3.11 --group local --no-deps
+client=clients/python
+compile "$client/requirements-dev.lock" --python-version 3.10 "$client/pyproject.toml" "$client/requirements-dev.txt"

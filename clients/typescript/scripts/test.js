@@ -4,16 +4,17 @@
 //
 // The server is the one that TOKENTILL_TEST_URL, TOKENTILL_TEST_SERVER_KEY and TOKENTILL_TEST_ADMIN_KEY name, or else the
 // project's own stack, started for the tests and stopped after them.
-// TOKENTILL_TEST_NODE names another Node to run the tests with: the outbox needs one that has node:sqlite.
+// The outbox needs node:sqlite. Where this Node has none, the outbox's tests run on another: the one that
+// TOKENTILL_TEST_NODE names, or else the one that test/node/package-lock.json pins.
 'use strict';
 
 const { execFileSync, spawn } = require('node:child_process');
-const { readdirSync } = require('node:fs');
+const { existsSync, readdirSync } = require('node:fs');
 const { join } = require('node:path');
 
 const root = join(__dirname, '..');
 const built = join(root, 'build', 'test');
-const node = process.env.TOKENTILL_TEST_NODE || process.execPath;
+const anotherNode = join(root, 'test', 'node');
 const VARIABLES = ['TOKENTILL_TEST_URL', 'TOKENTILL_TEST_SERVER_KEY', 'TOKENTILL_TEST_ADMIN_KEY'];
 
 async function main(only) {
@@ -21,18 +22,50 @@ async function main(only) {
   execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'tsconfig.test.json')], {
     stdio: 'inherit',
   });
-  const version = execFileSync(node, ['--version']).toString().trim();
-  const hasSqlite = ask("process.getBuiltinModule?.('node:sqlite') !== undefined") === 'true';
-  const files = (kind) =>
+  const isOutbox = (name) => name.includes('.sqlite.');
+  const kinds = only === undefined ? ['unit', 'server'] : [only];
+  const files = kinds.flatMap((kind) =>
     readdirSync(join(built, kind))
-      .filter((name) => name.endsWith('.test.js') && (hasSqlite || !name.includes('.sqlite.')))
-      .map((name) => join(built, kind, name));
-  if (!hasSqlite) {
-    console.log(`Node ${version} has no node:sqlite: of the outbox only its refusal is tested (TOKENTILL_TEST_NODE names another Node)`);
+      .filter((name) => name.endsWith('.test.js'))
+      .map((name) => join(built, kind, name)),
+  );
+  if (hasSqlite(process.execPath)) return inTurn(kinds, [[process.execPath, files]]);
+  const runs = [[process.execPath, files.filter((name) => !isOutbox(name))]];
+  const other = process.env.TOKENTILL_TEST_NODE || installedNode();
+  if (other !== undefined && hasSqlite(other)) {
+    console.log(`Node ${process.version} has no node:sqlite: the outbox is tested on ${ask(other, 'process.version')}`);
+    runs.push([other, files.filter(isOutbox)]);
+  } else {
+    console.log(`Node ${process.version} has no node:sqlite: of the outbox only its refusal is tested (TOKENTILL_TEST_NODE names another Node)`);
   }
-  const unit = only === 'server' ? [] : files('unit');
-  if (only === 'unit') return run(unit, {});
-  return withServer((env) => run([...unit, ...files('server')], env));
+  return inTurn(kinds, runs);
+}
+
+/** Run each list of files on its Node; the worst of the exit statuses. */
+async function inTurn(kinds, runs) {
+  const act = async (env) => {
+    let worst = 0;
+    for (const [node, files] of runs) worst = Math.max(worst, await run(node, files, env));
+    return worst;
+  };
+  return kinds.includes('server') ? withServer(act) : act({});
+}
+
+/** The Node of test/node, installed; undefined where there is none for this machine or it can't be had. */
+function installedNode() {
+  const node = join(anotherNode, 'node_modules', `node-${process.platform}-${process.arch}`, 'bin', 'node');
+  if (!existsSync(node)) {
+    try {
+      execFileSync('npm', ['ci', '--silent'], { cwd: anotherNode, stdio: ['ignore', 'inherit', 'inherit'] });
+    } catch {
+      return undefined;
+    }
+  }
+  return existsSync(node) ? node : undefined;
+}
+
+function hasSqlite(node) {
+  return ask(node, "process.getBuiltinModule?.('node:sqlite') !== undefined") === 'true';
 }
 
 async function withServer(act) {
@@ -47,7 +80,7 @@ async function withServer(act) {
   }
 }
 
-function run(files, env) {
+function run(node, files, env) {
   const child = spawn(node, ['--test', '--test-reporter=spec', ...files], {
     cwd: root,
     env: { ...process.env, NODE_NO_WARNINGS: '1', ...env },
@@ -56,7 +89,7 @@ function run(files, env) {
   return new Promise((resolve) => child.on('exit', (status) => resolve(status ?? 1)));
 }
 
-function ask(expression) {
+function ask(node, expression) {
   return execFileSync(node, ['-p', expression], { env: { ...process.env, NODE_NO_WARNINGS: '1' } }).toString().trim();
 }
 
