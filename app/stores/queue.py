@@ -17,7 +17,7 @@ from redis import Redis
 
 from app.config import Config
 from app.domain.amounts import token_number
-from app.stores.broker import use_lasting_transport
+from app.stores.broker import Amqp, use_lasting_transport
 from app.stores.postgres.inbox import FailedEnd
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
 def create_celery(config: Config) -> Celery:
     """The Celery application that publishers and workers share."""
     use_lasting_transport()
-    celery = Celery("tokentill")
+    celery = Celery("tokentill", amqp=Amqp)
     timeout_seconds = config.redis_timeout_ms / 1000
     celery.conf.update(
         broker_url=config.redis_url,

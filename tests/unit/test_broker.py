@@ -6,6 +6,7 @@ import ssl
 
 import pytest
 from kombu import Connection
+from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -13,6 +14,7 @@ from app.config import Config
 from app.stores import broker
 from app.stores.broker import Channel, use_lasting_transport
 from app.stores.queue import create_celery
+from stack.processes import free_port
 from tests.unit.test_config import GOOD
 
 
@@ -52,3 +54,12 @@ def test_a_broker_reached_by_tls_has_to_prove_who_it_is() -> None:
     config = Config.from_environment({**GOOD, "REDIS_URL": "rediss://redis.example:6379/0"})
     assert create_celery(config).connection_for_write().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     assert not create_celery(Config.from_environment(GOOD)).connection_for_write().ssl
+
+
+def test_a_lost_broker_is_looked_for_every_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
+    celery = create_celery(Config.from_environment({**GOOD, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}))
+    with pytest.raises(OperationalError):
+        celery.connection_for_read().ensure_connection(lambda error, wait: waits.append(wait), max_retries=5)
+    assert waits == [0.5, 1, 1.5, 2, 2]
