@@ -9,7 +9,7 @@ from alembic import context
 
 from app.bootstrap import wait_for_postgres
 from app.config import Config, ConfigError
-from app.stores.postgres.engine import create_engine
+from app.stores.postgres.engine import allow_seconds, create_engine
 from app.stores.postgres.tables import metadata
 
 # Any constant of our own: it only has to differ from other programs' advisory locks on this database.
@@ -25,7 +25,7 @@ with engine.connect() as connection:
     context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
     with context.begin_transaction():
         # A migration may rewrite a table; only requests are held to the short limit.
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        allow_seconds(connection, None)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         context.run_migrations()
 engine.dispose()

@@ -8,6 +8,7 @@ lone caller pays nothing.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -17,7 +18,9 @@ Result = TypeVar("Result")
 
 
 class BatchTimeout(Exception):
-    """The run that this call was part of didn't answer in time; its outcome is unknown."""
+    """A call was given up before its turn came, and nothing of it was done; or, twice as late, in the middle of a run
+    that doesn't end, and what became of it is unknown.
+    """
 
 
 class _Slot(Generic[Call, Result]):
@@ -72,14 +75,14 @@ class Batcher(Generic[Call, Result]):
             self._queue.extend(slots)
             leads = not self._is_led
             self._is_led = True
+        turn_by = time.monotonic() + self._timeout_seconds
         for slot in slots:
             if leads:
                 # The queue is first in, first out: leading from here reaches our own slots.
                 leads = self._lead_until(slot)
             while not slot.is_done:
-                if not slot.wakeup.acquire(timeout=self._timeout_seconds):
+                if not self._wait_for(slot, turn_by):
                     slot.error = BatchTimeout()
-                    self._leave(slot)
                     break
                 if not slot.is_done:
                     self._lead_until(slot)
@@ -121,10 +124,19 @@ class Batcher(Generic[Call, Result]):
             else:
                 self._is_led = False
 
-    def _leave(self, slot: _Slot[Call, Result]) -> None:
-        """Give up a place in the queue; if the lead was handed to us meanwhile, pass it on."""
+    def _wait_for(self, slot: _Slot[Call, Result], turn_by: float) -> bool:
+        """Wait until the slot is answered or shall lead. False: it took too long."""
+        if slot.wakeup.acquire(timeout=max(0.0, turn_by - time.monotonic())):
+            return True
         with self._lock:
             if slot in self._queue:
                 self._queue.remove(slot)
-        if slot.wakeup.acquire(blocking=False) and not slot.is_done:
+                # Woken just now, to lead: the next one has to.
+                is_leader = slot.wakeup.acquire(blocking=False)
+            else:
+                # In somebody's hands. Whoever gave it up now might do again what is about to be done.
+                is_leader = None
+        if is_leader:
             self._hand_on()
+        done_by = turn_by + self._timeout_seconds
+        return is_leader is None and slot.wakeup.acquire(timeout=max(0.0, done_by - time.monotonic()))

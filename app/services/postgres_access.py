@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.domain.errors import Unavailable
 from app.services.gate import Gate
-from app.stores.postgres.engine import is_away, is_passing, is_too_slow
+from app.stores.postgres.engine import is_away, is_passing, is_silent, is_too_slow
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class PostgresAccess:
                     raise Unavailable from error
                 if not (is_away(error) or is_passing(error)):
                     raise
-                if attempts_left and not isinstance(error, sa.exc.TimeoutError):
+                if attempts_left and not is_silent(error):
                     continue
                 self.gate.close(error)
                 raise Unavailable from error

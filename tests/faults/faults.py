@@ -17,13 +17,16 @@ from stack.processes import until
 from tests.faults import trouble
 from tests.faults.book import Book, End
 from tests.faults.load import Caller
-from tests.faults.stack_under_test import Program, StackUnderTest
+from tests.faults.stack_under_test import Program, StackUnderTest, freeze, thaw
 
 REFUSED_SECONDS = 20.0
 REFUSED_SECONDS_SHORT = 5.0
 PAUSED_SECONDS = 6.0
 PAUSED_SECONDS_SHORT = 3.0
 CLOCK_SECONDS = 3_600
+# Longer than our processes wait for a store.
+FROZEN_SECONDS = 8.0
+FROZEN_SECONDS_SHORT = 4.0
 SPOOL = "tokentill:spool"
 FLUSH_UNLESS_NEEDED = """
     if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -172,6 +175,28 @@ def _allow(scene: Scene, seconds: float) -> None:
     scene.note("postgres takes connections again")
 
 
+def freeze_redis(scene: Scene) -> None:
+    _freeze(scene, scene.stack.redis, "redis")
+
+
+def freeze_postgres(scene: Scene) -> None:
+    scene.without_postgres()
+    _freeze(scene, scene.stack.postgres, "postgres")
+
+
+def _freeze(scene: Scene, server: EmbeddedServer, name: str) -> None:
+    """A server that takes connections and whatever is sent there, and says nothing."""
+    frozen = freeze(server.pid)
+    scene.note(f"SIGSTOP {name}")
+    scene.later(lambda: _thaw(scene, frozen, name))
+
+
+def _thaw(scene: Scene, frozen: list[int], name: str) -> None:
+    time.sleep(FROZEN_SECONDS_SHORT if scene.is_short else FROZEN_SECONDS)
+    thaw(frozen)
+    scene.note(f"SIGCONT {name}")
+
+
 def cut_commits(scene: Scene) -> None:
     proxy = scene.stack.proxy
     scene.without_postgres()
@@ -228,13 +253,17 @@ OTHERS: dict[str, Callable[[Scene], None]] = {
     "repeats": repeat_messages,
     "paused-worker": pause_worker,
     "refused": refuse_postgres,
+    "frozen-redis": freeze_redis,
+    "frozen-postgres": freeze_postgres,
     "cut-commits": cut_commits,
     "clock": move_clock,
     "poison": poison,
 }
 MIXED = "mixed"
 # A mix would otherwise take too long: these wait by themselves.
-SLOW = {"refused", "clock", "paused-worker"}
+SLOW = {"refused", "clock", "paused-worker", "frozen-redis", "frozen-postgres"}
+# These are recovered from once they are over; a kill from the moment it struck.
+LASTING = SLOW | {"repeats", "cut-commits"}
 ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS
 
 

@@ -133,12 +133,10 @@ class ChaosRun:
         struck = time.monotonic()
         strike = faults.mix if name == faults.MIXED else faults.ALL[name]
         strike(scene)
-        # A fault that lasts is recovered from once it is over; a kill from the moment it struck.
-        lasting = name in {"refused", "paused-worker", "clock", "repeats", "cut-commits"}
         if name == faults.MIXED:
             time.sleep(scene.rng.uniform(0, 2))
         scene.end_faults()
-        since = time.monotonic() if lasting else struck
+        since = time.monotonic() if name in faults.LASTING else struck
         row.times += 1
         row.recoveries.append(self._recover(scene.stack, caller, f"canary-{number}", since))
         for _ in range(scene.postgres_away):

@@ -11,10 +11,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psycopg
@@ -29,6 +29,41 @@ SERVER_KEY = "dev-server-key"
 ADMIN_KEY = "dev-admin-key"
 BIN = Path(sys.executable).parent
 START_SECONDS_MAX = 60
+
+
+class RunningProcess(NamedTuple):
+    pid: int
+    parent: int
+    group: int
+
+
+def running_processes() -> Iterator[RunningProcess]:
+    """All of this machine that haven't ended."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # After the name in brackets: state, parent, process group.
+                state, parent, group, *_ = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if state != "Z":
+                    yield RunningProcess(int(entry.name), int(parent), int(group))
+
+
+def freeze(pid: int) -> list[int]:
+    """SIGSTOP a process and its children, which with Postgres have sessions of their own; all that are stopped."""
+    frozen = [pid]
+    os.kill(pid, signal.SIGSTOP)
+    for each in running_processes():
+        if each.parent == pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGSTOP)
+                frozen.append(each.pid)
+    return frozen
+
+
+def thaw(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 class Program:
@@ -53,15 +88,7 @@ class Program:
     @property
     def children(self) -> list[int]:
         """Processes of its group other than itself."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != self.pid:
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    # After the name in brackets: state, parent, process group.
-                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                    if int(fields[2]) == self.pid and fields[0] != "Z":
-                        found.append(int(entry.name))
-        return found
+        return [each.pid for each in running_processes() if each.group == self.pid != each.pid]
 
     def start(self, command: str | None = None) -> None:
         """Start it, then end what is left of the one before. Call it from the main thread (see `launch`)."""

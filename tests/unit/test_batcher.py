@@ -92,6 +92,30 @@ def test_a_stuck_run_keeps_nobody_waiting_for_ever() -> None:
     assert batcher.submit(2) == 2
 
 
+def test_a_call_that_is_being_run_is_waited_for_longer_than_one_whose_turn_has_not_come() -> None:
+    """Given up in the queue nothing has happened; given up in the middle of a run nobody knows."""
+    done: list[int] = []
+
+    def run(calls: list[int]) -> Sequence[int]:
+        time.sleep(0.3)
+        done.extend(calls)
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=2, timeout_seconds=0.2)
+    with ThreadPoolExecutor(4) as pool:
+        leader = pool.submit(batcher.submit, 0)
+        time.sleep(0.05)
+        # 1 and 2 are run together after 0; 3 would be after them.
+        others = [pool.submit(batcher.submit, call) for call in (1, 2)]
+        time.sleep(0.05)
+        last = pool.submit(batcher.submit, 3)
+        given_up = {call for call, future in zip((1, 2, 3), [*others, last], strict=True) if future.exception()}
+        assert leader.result() == 0
+    time.sleep(0.1)
+    assert given_up
+    assert given_up.isdisjoint(done)
+
+
 def test_leads_are_handed_on_under_pressure_with_timeouts() -> None:
     def run(calls: list[int]) -> Sequence[int]:
         time.sleep(0.004)

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import reconciliations
 
 # Any constant of our own: it only has to differ from other advisory locks on this database.
@@ -127,7 +128,7 @@ _COLUMNS = [reconciliations.c[field.name] for field in fields(Reconciliation)]
 def wallets_after(connection: sa.Connection, after_id: str, limit: int, timeout_seconds: int) -> list[WalletSums]:
     """Wallets in the order of user ids, each with what its ledger adds up to."""
     # A wallet with millions of entries takes longer than a request may; this reads and blocks nobody.
-    connection.execute(sa.text(f"SET LOCAL statement_timeout = {timeout_seconds * 1000:d}"))
+    allow_seconds(connection, timeout_seconds)
     return [
         WalletSums(
             row.user_id,
