@@ -180,7 +180,11 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
 
     def is_waiting() -> bool:
         with shop.container.engine.connect() as connection:
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            # Others wait for locks too: interrupted while it still starts, the command might not hear of it.
+            waiting = """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE wait_event_type = 'Lock' AND query LIKE '%wallets%FOR NO KEY UPDATE%'
+            """
             return bool(connection.execute(sa.text(waiting)).scalar_one())
 
     with shop.container.engine.begin() as lock:
@@ -189,9 +193,13 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
         process = subprocess.Popen(
             command, cwd=PROJECT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        wait_until(is_waiting, what="the second page")
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        with process:
+            try:
+                wait_until(is_waiting, what="the second page")
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=20)
+            finally:
+                process.kill()
     assert process.returncode == 130
     assert "Interrupted: 100 of 300 replayed. The same command goes on with the rest." in said
     assert "Traceback" not in said
