@@ -29,7 +29,11 @@ endif
 up: $(STAMP) ## run the whole stack here: Postgres, Redis, web, worker, beat, flower
 	@exec $(BIN)/python -m stack up
 
-test: test-server test-clients ## run every test
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+test: $(STAMP) ## run every test, the server's and the clients' side by side
+	@echo "seven to ten minutes; the output of each part comes when it is done"
+	@$(MAKE) --no-print-directory -j2 $(SYNC) test-server test-clients
 
 test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and worker processes
 	$(BIN)/python -m pytest

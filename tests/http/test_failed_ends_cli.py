@@ -180,7 +180,6 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
 
     def is_waiting() -> bool:
         with shop.container.engine.connect() as connection:
-            # Others wait for locks too: interrupted while it still starts, the command might not hear of it.
             waiting = """
                 SELECT count(*) FROM pg_stat_activity
                 WHERE wait_event_type = 'Lock' AND query LIKE '%wallets%FOR NO KEY UPDATE%'
@@ -190,9 +189,12 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
     with shop.container.engine.begin() as lock:
         # The second page comes to a wallet that somebody else is using.
         lock.execute(sa.text("SELECT 1 FROM wallets WHERE user_id = 'b' FOR UPDATE"))
+        # Started in a shell's background we ignore Ctrl-C, and so would the command.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             command, cwd=PROJECT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        signal.signal(signal.SIGINT, before)
         with process:
             try:
                 wait_until(is_waiting, what="the second page")

@@ -17,6 +17,8 @@ const BATCH_BYTES_MAX = 900_000;
 const LEASE_SLACK_MS = 5_000;
 const POSTPONE_BASE_MS = 1_000;
 const POSTPONE_MAX_MS = 60_000;
+/** However little time is left for a flush, a call that it makes has a fair chance to be answered. */
+const CALL_MS_MIN = 1_000;
 const RETRY_AFTER_MAX_MS = 3_600_000;
 const POLL_MS = 1_000;
 const STOP_PATIENCE_MS = 1_000;
@@ -88,13 +90,13 @@ export class OutboxSender {
     return !error.refused;
   }
 
-  /** Sends all that waits, back-offs or not; no call begins after `timeoutMs`. `postponed` still waits. */
+  /** Sends all that waits, back-offs or not, for `timeoutMs` at most. `postponed` still waits. */
   async flush(timeoutMs: number): Promise<FlushReport> {
     const deadline = Date.now() + timeoutMs;
     const report: FlushReport = { sent: 0, refused: 0, postponed: 0 };
     for (let failed = 0; ; ) {
       const sentBefore = report.sent;
-      await this.sendRound(report, true);
+      await this.sendRound(report, true, deadline);
       report.postponed = this.outbox.status().pending;
       if (report.postponed === 0 || Date.now() >= deadline || this.stopped) return report;
       if (report.sent > sentBefore) continue;
@@ -105,7 +107,7 @@ export class OutboxSender {
     }
   }
 
-  private async sendRound(report: FlushReport, early: boolean): Promise<void> {
+  private async sendRound(report: FlushReport, early: boolean, deadline = Infinity): Promise<void> {
     const { timeoutMs, totalTimeoutMs } = this.transport.policy;
     const queued = this.outbox.claim({
       limit: BATCH_ENDS_MAX,
@@ -113,13 +115,13 @@ export class OutboxSender {
       leaseMs: totalTimeoutMs + timeoutMs + LEASE_SLACK_MS,
       early,
     });
-    if (queued.length > 0) await this.send(queued, report);
+    if (queued.length > 0) await this.send(queued, report, deadline);
   }
 
-  private async send(queued: readonly QueuedEnd[], report: FlushReport): Promise<void> {
+  private async send(queued: readonly QueuedEnd[], report: FlushReport, deadline: number): Promise<void> {
     let errors: (TokenProcessError | undefined)[];
     try {
-      errors = await this.sendTogether(queued);
+      errors = await this.sendTogether(queued, deadline);
     } catch (error) {
       if (!(error instanceof TokenProcessError)) throw error;
       errors = queued.map(() => error);
@@ -146,10 +148,10 @@ export class OutboxSender {
   }
 
   /** For every end undefined or why it was not taken. Throws when the call as a whole failed. */
-  private async sendTogether(queued: readonly QueuedEnd[]): Promise<(TokenProcessError | undefined)[]> {
+  private async sendTogether(queued: readonly QueuedEnd[], deadline: number): Promise<(TokenProcessError | undefined)[]> {
     if (queued.length > 1) {
       try {
-        return await this.sendBatch(queued);
+        return await this.sendBatch(queued, deadline);
       } catch (error) {
         // A server without the batch call, or one end that no batch survives: each for itself.
         const alone = error instanceof TokenProcessError && [400, 404, 405, 413].includes(error.status ?? 0);
@@ -161,7 +163,10 @@ export class OutboxSender {
     for (const end of queued) {
       if (!unanswered) {
         try {
-          await this.transport.postText('/api/token-process/end', end.body, { idempotencyKey: end.idempotency_key });
+          await this.transport.postText('/api/token-process/end', end.body, {
+            idempotencyKey: end.idempotency_key,
+            totalTimeoutMs: this.leftMs(deadline),
+          });
           errors.push(undefined);
           continue;
         } catch (error) {
@@ -176,7 +181,7 @@ export class OutboxSender {
     return errors;
   }
 
-  private async sendBatch(queued: readonly QueuedEnd[]): Promise<(TokenProcessError | undefined)[]> {
+  private async sendBatch(queued: readonly QueuedEnd[], deadline: number): Promise<(TokenProcessError | undefined)[]> {
     // Spliced as text: the bodies are JSON already, and stay the very bodies of the single call.
     const ends = queued.map(
       ({ body, idempotency_key }) => `${body.slice(0, -1)}, "idempotency_key": ${JSON.stringify(idempotency_key)}}`,
@@ -184,6 +189,7 @@ export class OutboxSender {
     const answer = await this.transport.postText<TTokenProcessBatchResponse>(
       '/api/token-process/end/batch',
       `{"ends": [${ends.join(', ')}]}`,
+      { totalTimeoutMs: this.leftMs(deadline) },
     );
     const results: unknown = answer.data?.results;
     if (!Array.isArray(results) || results.length !== queued.length) {
@@ -194,6 +200,10 @@ export class OutboxSender {
       const status = isRecord(result) && typeof result['status'] === 'number' ? result['status'] : 500;
       return errorFromResponse({ status, statusText: '', headers: {}, data: result });
     });
+  }
+
+  private leftMs(deadline: number): number {
+    return Math.min(this.transport.policy.totalTimeoutMs, Math.max(CALL_MS_MIN, deadline - Date.now()));
   }
 
   private schedule(delayMs: number): void {

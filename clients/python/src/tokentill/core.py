@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -37,6 +38,8 @@ BATCH_ENDS_MAX = 500
 BATCH_BYTES_MAX = 900_000
 LEASE_SLACK_S = 5.0
 POSTPONE_CAP_S = 60.0
+# However little time is left for a flush, a call that it makes has a fair chance to be answered.
+CALL_S_MIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ class Core:
         """Send (key, body) pairs, in calls of a size the server takes. Raises when a whole call fails."""
         items: list[BatchItem] = []
         for chunk in _chunks(ends):
-            items += yield from self._send_batch(chunk)
+            items += yield from self._send_batch(chunk, self.settings.total_timeout_s)
         return items
 
-    def flush_once(self, *, early: bool) -> Steps[Flushed]:
+    def flush_once(self, *, early: bool, deadline: float = math.inf) -> Steps[Flushed]:
         """Send one batch from the outbox. `early`: without waiting for back-offs to run out."""
         outbox = self.outbox
         if outbox is None:
@@ -169,7 +172,7 @@ class Core:
         if not queued:
             return Flushed()
         try:
-            items = yield from self._send_queued(queued)
+            items = yield from self._send_queued(queued, deadline)
         except TokenProcessError as error:
             yield from self._keep(outbox, queued, error)
             return Flushed(postponed=len(queued), error=error)
@@ -187,7 +190,7 @@ class Core:
         return Flushed(len(sent), len(refused), len(postponed), failed[0][1] if failed else None)
 
     def flush(self, limit_s: float) -> Steps[Flushed]:
-        """Send all that waits, back-offs or not; no call begins after `limit_s`. `postponed` still waits."""
+        """Send all that waits, back-offs or not, for `limit_s` at most. `postponed` still waits."""
         outbox = self.outbox
         if outbox is None:
             raise ConfigurationError("There is no outbox: give its path, or set TOKENTILL_OUTBOX")
@@ -195,7 +198,7 @@ class Core:
         sent = refused = rounds_failed = 0
         last: TokenProcessError | None = None
         while True:
-            done = yield from self.flush_once(early=True)
+            done = yield from self.flush_once(early=True, deadline=deadline)
             sent, refused, last = sent + done.sent, refused + done.refused, done.error or last
             pending: int = yield Disk(lambda: outbox.status().pending)
             if pending == 0 or time.monotonic() >= deadline:
@@ -205,11 +208,14 @@ class Core:
                 rounds_failed += 1
                 yield Sleep(min(backoff_s(rounds_failed), max(deadline - time.monotonic(), 0.0)))
 
-    def _send_queued(self, queued: Sequence[QueuedEnd]) -> Steps[list[BatchItem]]:
+    def _send_queued(self, queued: Sequence[QueuedEnd], deadline: float) -> Steps[list[BatchItem]]:
+        def left_s() -> float:
+            return min(self.settings.total_timeout_s, max(deadline - time.monotonic(), CALL_S_MIN))
+
         pairs = [(end.idempotency_key, end.body) for end in queued]
         if len(pairs) > 1:
             try:
-                return (yield from self._send_batch(pairs))
+                return (yield from self._send_batch(pairs, left_s()))
             except TokenProcessError as error:
                 if not error.refused:
                     raise
@@ -218,7 +224,7 @@ class Core:
         items = []
         for key, body in pairs:
             try:
-                end = yield from self._send_end(body, key, self.settings.total_timeout_s)
+                end = yield from self._send_end(body, key, left_s())
                 items.append(BatchItem(end, None))
             except TokenProcessError as error:
                 if not error.refused:
@@ -229,7 +235,7 @@ class Core:
     def _send_end(self, body: str, key: str, limit_s: float) -> Steps[wire.End]:
         return (yield from self._call(END_PATH, body, limit_s, wire.parse_end, {"Idempotency-Key": key}))
 
-    def _send_batch(self, pairs: Sequence[tuple[str, str]]) -> Steps[list[BatchItem]]:
+    def _send_batch(self, pairs: Sequence[tuple[str, str]], limit_s: float) -> Steps[list[BatchItem]]:
         # Spliced as text: the bodies are JSON already, and stay the very bodies of the single call.
         ends = ", ".join(f'{body[:-1]}, "idempotency_key": {json.dumps(key)}}}' for key, body in pairs)
 
@@ -239,9 +245,7 @@ class Core:
                 raise UnavailableError("The answer to end/batch doesn't match its ends")
             return [_batch_item(result) for result in results]
 
-        return (
-            yield from self._call(BATCH_PATH, f'{{"ends": [{ends}]}}', self.settings.total_timeout_s, parse)
-        )
+        return (yield from self._call(BATCH_PATH, f'{{"ends": [{ends}]}}', limit_s, parse))
 
     def _keep(self, outbox: Outbox, ends: Sequence[QueuedEnd], error: TokenProcessError) -> Steps[None]:
         """Note why these ends are still in the outbox, and when they are due again."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.unit.fake import Fake, failure
+from tests.unit.fake import Clock, Fake, failure
 from tokentill import (
     AuthenticationError,
     ConfigurationError,
@@ -379,3 +379,17 @@ def test_status_and_discard_on_the_command_line(
     assert main(["outbox", "status"]) == 2
     assert main(["outbox", "status", "--path", str(path) + "-not-there"]) == 2
     assert "no outbox at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_flush_takes_no_longer_than_it_may(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    put(outbox, *"ab"[:count])
+    clock = Clock(monkeypatch)
+    fake = Fake(answers=[httpx.ConnectError("down")] * 99)
+    with fake.client(outbox=outbox, background=False, total_timeout=30) as client:
+        began = clock.now
+        done = client.flush_outbox(timeout=5)
+    assert (done.sent, done.postponed) == (0, count)
+    assert 4 < clock.now - began < 7

@@ -361,7 +361,7 @@ test('the command line looks and sends', () =>
     assert.deepEqual([said.status, shown.pending, shown.refused, shown.refused_ends[0].body], [0, 0, 1, END]);
     server.isDown = true;
     said = await cli('outbox', 'flush', '--refused', '--timeout', '0.5');
-    assert.match(said.out, /^1 refused ends are tried again\n0 sent in \d+\.\d s, 0 refused, 1 still wait\n$/);
+    assert.match(said.out, /^1 refused ends are tried again\n0 sent in [0-4]\.\d s, 0 refused, 1 still wait\n$/);
     assert.equal(said.status, 1);
     outbox.refuse('c', 'no');
     said = await cli('outbox', 'discard', 'c');
