@@ -32,6 +32,7 @@ RETRY_FAILED_END = "tokentill.retry_failed_end"
 
 IDS_PER_MESSAGE = 1_000
 KEY_PREFIX = "tokentill:queue:"
+BROKER_SILENT_SECONDS = 5.0
 
 
 def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
@@ -59,6 +60,8 @@ def create_celery(config: Config) -> Celery:
             # Longer than any settlement. What a killed worker held is the sweep's to find, within seconds.
             "visibility_timeout": 600,
             "socket_connect_timeout": timeout_seconds,
+            # A worker's wait for messages takes a second, a call of ours far less.
+            "socket_timeout": BROKER_SILENT_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 30,
         },

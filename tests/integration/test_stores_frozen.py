@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from kombu.exceptions import OperationalError
 
 from app.bootstrap import Container
 from app.config import Config
@@ -18,6 +19,7 @@ from app.domain.errors import Unavailable
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
 from app.stores.postgres.engine import NoAnswer, allow_seconds, create_engine
+from app.stores.queue import SETTLE_ENDS, SETTLE_QUEUE
 from stack.embedded import EmbeddedServer, PostgresServer, ValkeyServer
 from tests.conftest import empty_stores
 from tests.faults.stack_under_test import freeze, thaw
@@ -124,3 +126,11 @@ def test_a_longer_limit_ends_with_its_transaction(impatient: Config, postgres_ur
     with engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match="statement timeout"):
         connection.execute(slow)
     engine.dispose()
+
+
+def test_no_message_is_waited_for_without_end(shop: Billing, own_redis: ValkeyServer) -> None:
+    send = shop.container.celery.send_task
+    send(SETTLE_ENDS, args=[[]], queue=SETTLE_QUEUE, retry=False)
+    with frozen(own_redis), pytest.raises(OperationalError):
+        send(SETTLE_ENDS, args=[[]], queue=SETTLE_QUEUE, retry=False)
+    send(SETTLE_ENDS, args=[[]], queue=SETTLE_QUEUE, retry=False)
