@@ -2,7 +2,7 @@
 
 kombu 5.7, told by a broken socket that Redis died, closes the channel and then uses it: to put back what the worker
 held, and to acknowledge what a task has done since. That asks a closed connection for its address and fails with an
-AttributeError, which Celery takes for unrecoverable: it ended 7 workers in 12 kills of Redis, and none in 17 as here.
+AttributeError, which Celery takes for unrecoverable: it ended 7 workers in 12 kills of Redis, and none in 84 as here.
 """
 
 from __future__ import annotations
