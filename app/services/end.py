@@ -265,7 +265,11 @@ class EndService:
 
         Raises Unavailable: nothing was recorded; SQLAlchemyError: Postgres refuses one of these.
         """
-        ends = {end.id: end for decision in decisions if (end := decision.end) is not None}
+        ends: dict[UUID, AcceptedEnd] = {}
+        for decision in decisions:
+            if decision.end is not None:
+                # A repeat has the id of the end it repeats, which is recorded as it came first.
+                ends.setdefault(decision.end.id, decision.end)
         around = {d.candidate.request.user_id for d in decisions if d.mark is None and not d.seen}
 
         def insert(connection: sa.Connection) -> set[UUID]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import FEATURE, Billing, assert_conserved
@@ -21,7 +21,8 @@ from tests.support import FEATURE, Billing, assert_conserved
 END = "/api/token-process/end"
 BATCH = "/api/token-process/end/batch"
 
-RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
+# Each run of the suite tries the same examples; `derandomize=False, max_examples=2_000` goes looking for others.
+RELAXED = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 # Replaced by a name of the example's own: wallets, keys and runs are new in each.
 OWN = "own:"
@@ -86,10 +87,12 @@ def named(value: Any, prefix: str) -> Any:
     if not isinstance(value, dict):
         return value
     filled = dict(value)
+    user_id = value.get("user_id")
+    owner = user_id.removeprefix(OWN) if isinstance(user_id, str) and user_id.startswith(OWN) else "odd"
     for name, field in value.items():
         if isinstance(field, str) and field.startswith(OWN):
             rest = field.removeprefix(OWN)
-            start = f"{prefix}{value.get('user_id')}-" if name in KEYS else prefix
+            start = f"{prefix}{owner}-" if name in KEYS else prefix
             filled[name] = start.ljust(int(rest), "x") if rest.isdigit() else start + rest
     return filled
 
@@ -117,8 +120,13 @@ def prefixes(shop: Billing) -> Iterator[tuple[str, str]]:
 def test_a_batch_is_its_ends_one_by_one(
     shop: Billing, client: FlaskClient, server_headers: dict[str, str], prefixes: Iterator[tuple[str, str]]
 ) -> None:
+    run = {"user_id": OWN + "rich", "feature_endpoint_id": FEATURE, "input_token": 1, "output_token": 4}
+    repeated = {**run, "process_id": OWN + "p1"}
+
     @RELAXED
     @given(BATCHES)
+    @example([{**run, "input_token": 0, "output_token": 0}, run, {**run, "input_token": 0, "output_token": 0}])
+    @example([repeated, {**repeated, "idempotency_key": OWN + "k1"}])
     def check(ends: list[Any]) -> None:
         a, b = next(prefixes)
         response = client.post(BATCH, json={"ends": [named(end, a) for end in ends]}, headers=server_headers)
