@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.bootstrap import Container
-from app.config import Config
 from app.domain.errors import IdempotencyConflict, Unavailable
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import mark_of
 from stack.embedded import ValkeyServer
-from tests.conftest import empty_stores
-from tests.processes import free_port
 from tests.support import FEATURE, Billing, assert_conserved
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
-    with ValkeyServer(tmp_path / "redis", port=free_port()) as server:
-        yield server
-
-
-@pytest.fixture
-def shop(config: Config, own_redis: ValkeyServer, redis_client: object) -> Iterator[Billing]:
-    own = replace(config, redis_url=own_redis.url, redis_timeout_ms=300)
-    container = Container(own, is_watched=True)
-    empty_stores(own, container.redis_client)
-    container.catalog.refresh()
-    billing = Billing(container)
-    billing.catalog()
-    billing.wallet("user-1", tokens=100)
-    yield billing
-    container.doorbell.close()
-    container.engine.dispose()
-    container.redis_client.close()
+def shop(make_shop: Callable[..., Billing]) -> Billing:
+    return make_shop()
 
 
 class TestRedisAway:

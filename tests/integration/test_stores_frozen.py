@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from kombu.exceptions import OperationalError
 
-from app.bootstrap import Container
 from app.config import Config
 from app.domain.errors import Unavailable
 from app.domain.wallets import Access, Deduction
@@ -21,35 +19,18 @@ from app.services.start import StartRequest
 from app.stores.postgres.engine import NoAnswer, allow_seconds, create_engine
 from app.stores.queue import SETTLE_ENDS, SETTLE_QUEUE
 from stack.embedded import EmbeddedServer, PostgresServer, ValkeyServer
-from tests.conftest import empty_stores
 from tests.faults.stack_under_test import freeze, thaw
-from tests.processes import free_port
 from tests.support import FEATURE, Billing, assert_conserved
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
-    with ValkeyServer(tmp_path / "redis", port=free_port()) as server:
-        yield server
+def shop(make_shop: Callable[..., Billing]) -> Billing:
+    return make_shop(database_timeout_ms=300)
 
 
 @pytest.fixture
 def impatient(config: Config) -> Config:
-    return replace(config, database_timeout_ms=300, redis_timeout_ms=300)
-
-
-@pytest.fixture
-def shop(impatient: Config, own_redis: ValkeyServer) -> Iterator[Billing]:
-    container = Container(replace(impatient, redis_url=own_redis.url), is_watched=True)
-    empty_stores(container.config, container.redis_client)
-    container.catalog.refresh()
-    billing = Billing(container)
-    billing.catalog()
-    billing.wallet("user-1", tokens=100)
-    yield billing
-    container.doorbell.close()
-    container.engine.dispose()
-    container.redis_client.close()
+    return replace(config, database_timeout_ms=300)
 
 
 @contextmanager
