@@ -129,14 +129,15 @@ class Batcher(Generic[Call, Result]):
         if slot.wakeup.acquire(timeout=max(0.0, turn_by - time.monotonic())):
             return True
         with self._lock:
-            if slot in self._queue:
+            is_queued = slot in self._queue
+            if is_queued:
                 self._queue.remove(slot)
-                # Woken just now, to lead: the next one has to.
-                is_leader = slot.wakeup.acquire(blocking=False)
-            else:
-                # In somebody's hands. Whoever gave it up now might do again what is about to be done.
-                is_leader = None
-        if is_leader:
-            self._hand_on()
+                leads = slot.wakeup.acquire(blocking=False)
+        if is_queued:
+            if leads:
+                # Woken at the last moment: the next one has to lead.
+                self._hand_on()
+            return False
+        # In the hands of a run. Whoever gave it up now might do again what is about to be done.
         done_by = turn_by + self._timeout_seconds
-        return is_leader is None and slot.wakeup.acquire(timeout=max(0.0, done_by - time.monotonic()))
+        return slot.wakeup.acquire(timeout=max(0.0, done_by - time.monotonic()))
