@@ -19,6 +19,7 @@ from app.services.admin_demo import DemoSeed
 from app.services.admin_wallets import WalletAdmin
 from app.services.cache_audit import CacheAudit
 from app.services.catalog_snapshot import CatalogSnapshot
+from app.services.collect import CollectService
 from app.services.end import Doorbell, EndService
 from app.services.failed_ends import FailedEndService
 from app.services.gate import Gate
@@ -116,6 +117,7 @@ class Container:
             catalog=self.catalog,
             client=self.redis_client,
             settlement=self.settlement,
+            collection=self.collection,
             postgres=self.postgres_gate,
             redis=self.redis_gate,
         )
@@ -162,12 +164,25 @@ class Container:
             postgres=self.postgres,
             changes=self.wallet_changes,
             loader=self.loader,
-            policy=RetryPolicy(
-                attempts_max=self.config.retry_attempts_max,
-                base_seconds=self.config.retry_base_seconds,
-                cap_seconds=self.config.retry_cap_seconds,
-            ),
+            policy=self.retry_policy,
             batch_size=self.config.settle_batch_size,
+        )
+
+    @cached_property
+    def collection(self) -> CollectService:
+        return CollectService(
+            postgres=self.postgres,
+            changes=self.wallet_changes,
+            policy=self.retry_policy,
+            batch_size=self.config.settle_batch_size,
+        )
+
+    @cached_property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            attempts_max=self.config.retry_attempts_max,
+            base_seconds=self.config.retry_base_seconds,
+            cap_seconds=self.config.retry_cap_seconds,
         )
 
     @cached_property
@@ -196,8 +211,6 @@ class Container:
     def failed_ends(self) -> FailedEndService:
         return FailedEndService(
             postgres=self.postgres,
-            loader=self.loader,
-            redis=self.redis_gate,
             changes=self.wallet_changes,
             doorbell=self.doorbell,
         )

@@ -21,7 +21,7 @@ from app import logs
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.amounts import MICROS_PER_TOKEN
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.debts import IndebtedWallet
 from benchmarks.load import HOST, Plan, Result
 from stack.embedded import PostgresServer, ValkeyServer
 from stack.processes import free_port, launch, stop, until
@@ -196,7 +196,7 @@ class Bells:
     def settle(self, end_ids: Sequence[uuid.UUID]) -> None:
         self.end_ids += end_ids
 
-    def retry(self, ends: Sequence[FailedEnd]) -> None:
+    def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
         """Nobody here has failed ends."""
 
     def close(self) -> None:

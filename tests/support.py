@@ -138,15 +138,14 @@ class Billing:
         self.container.settlement.sweep(older_than_seconds=0)
 
 
-def retry_failed(container: Container, user_id: str) -> None:
-    """What the retry tasks of a user's failed ends do."""
-    with container.engine.connect() as connection:
-        ids = connection.execute(
-            sa.text("SELECT id FROM end_inbox WHERE user_id = :user_id AND state = 'retrying' ORDER BY id"),
-            {"user_id": user_id},
-        ).scalars()
-        for end_id in ids:
-            container.settlement.retry(end_id, user_id)
+def collect_now(container: Container, user_id: str) -> None:
+    """What happens when the debts of a wallet are due."""
+    container.settlement.sweep(older_than_seconds=0)
+    with container.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE wallets SET collect_at = now() WHERE user_id = :user_id"), {"user_id": user_id}
+        )
+    container.collection.collect(user_id, seconds=60)
 
 
 def assert_conserved(billing: Billing, *user_ids: str) -> None:

@@ -14,6 +14,8 @@ MICROS_PER_TOKEN = 1_000_000
 # largest number a script compares, so each stays below 2^52.
 AMOUNT_MICROS_MAX = 10**15
 BALANCE_MICROS_MAX = 4 * 10**15
+# What a wallet may owe in its sum of debts. What comes on top is recorded all the same, and put aside.
+DEBT_MICROS_MAX = 2**53
 
 
 def micros_from_number(number: int | Decimal) -> int:

@@ -9,6 +9,7 @@ DomainError
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
+     └─ TooSlow              a statement took longer than it may, on a server that answers
 """
 
 from __future__ import annotations
@@ -72,3 +73,7 @@ class BalanceOutOfRange(DomainError):
 class Unavailable(DomainError):
     code = "temporarily_unavailable"
     message = "Temporarily unavailable, please retry"
+
+
+class TooSlow(Unavailable):
+    pass

@@ -16,8 +16,8 @@ from app.services.end import Doorbell
 from app.services.gate import Gate
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_changes import WalletChanges
-from app.stores.postgres import balances, catalog, ledger, wallets
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres import balances, catalog, debts, ledger, wallets
+from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.wallets import WalletRow
 from app.stores.redis.wallet_cache import WalletCache
@@ -82,7 +82,7 @@ class WalletAdmin:
         if changes:
             changed, woken = self._postgres.transaction(lambda connection: _update(connection, user_id, changes))
             self._changes.announce(changed)
-            self._doorbell.retry(woken)
+            self._doorbell.collect(woken)
         return self.get(user_id)
 
     def get(self, user_id: str) -> WalletView:
@@ -148,7 +148,7 @@ class WalletAdmin:
 
 def _update(
     connection: sa.Connection, user_id: str, changes: Mapping[str, Any]
-) -> tuple[WalletRow, Sequence[FailedEnd]]:
+) -> tuple[WalletRow, Sequence[IndebtedWallet]]:
     wallet = wallets.lock(connection, user_id)
     if wallet is None:
         raise WalletNotFound
@@ -158,7 +158,7 @@ def _update(
         raise BalanceOutOfRange("More is overdrawn than the new limit allows")
     changed = wallets.update(connection, user_id, changes)
     has_more_room = limit_micros > wallet.overdraft_limit_micros
-    return changed, wallets.wake_debts(connection, user_id) if has_more_room else ()
+    return changed, debts.wake(connection, user_id) if has_more_room else ()
 
 
 def _check_package(connection: sa.Connection, package_id: str | None) -> None:

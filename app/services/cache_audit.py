@@ -22,7 +22,7 @@ from app.stores.postgres import balances
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift, DriftKind
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import Unsettled
+from app.stores.redis.wallet_cache import Mark
 from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class CacheAudit:
             (end_id, user_id)
             for user_id, wallet in cached.items()
             if isinstance(wallet, CachedWallet)
-            for end_id in wallet.unsettled
+            for end_id in wallet.marks
         ]
         # An end goes from here into the inbox, so whoever isn't in flight any more by now stands there.
         in_flight = self._snapshots.in_flight(marks)
@@ -124,28 +124,29 @@ class CacheAudit:
 
 
 def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight: Set[UUID]) -> Suspect | None:
-    owed_micros = sum(cost_micros for cost_micros, _ in stored.unsettled.values())
-    expected_micros = stored.posted_micros - owed_micros
+    untold_micros = sum(cost_micros for cost_micros, _ in stored.untold.values())
+    expected_micros = stored.posted_micros - stored.debt_micros - untold_micros
     if isinstance(cached, Unreadable):
         return Suspect(frozenset([Finding(cached.reason, Remedy.FORGET)]), expected_micros, 0)
     findings = _totals(cached)
     # A copy of an older epoch is void: it is loaded anew before it is used. Only its totals would stay wrong.
     if cached.epoch >= stored.cache_epoch:
-        findings += _fields(cached, stored) + _unsettled(cached, stored, in_flight)
+        findings += _fields(cached, stored) + _marks(cached, stored, in_flight)
     if not findings:
         return None
     # What is on its way counts on both sides.
-    underway = (cached.unsettled.keys() & in_flight) - stored.unsettled.keys()
-    expected_micros -= sum(cached.unsettled[end_id].cost_micros for end_id in underway) + sum(cached.holds.values())
+    underway = (cached.marks.keys() & in_flight) - stored.untold.keys()
+    expected_micros -= sum(cached.marks[end_id].cost_micros for end_id in underway) + sum(cached.holds.values())
     return Suspect(frozenset(findings), expected_micros, cached.available_micros - cached.held_micros)
 
 
 def _totals(cached: CachedWallet) -> list[Finding]:
     """Where the running totals aren't what they sum up. One hash is read at one moment: no change explains it."""
-    ends = cached.unsettled.values()
+    marks, told_micros = cached.marks.values(), cached.fields.debt_micros
+    marked_micros = sum(mark.cost_micros for mark in marks)
     totals = (
-        ("available", cached.available_micros, cached.fields.posted_micros - sum(end.cost_micros for end in ends)),
-        ("debt", cached.debt_micros, sum(end.cost_micros for end in ends if end.is_debt)),
+        ("available", cached.available_micros, cached.fields.posted_micros - told_micros - marked_micros),
+        ("debt", cached.debt_micros, told_micros + sum(mark.cost_micros for mark in marks if mark.is_failed)),
         ("held", cached.held_micros, sum(cached.holds.values())),
     )
     findings = [
@@ -169,6 +170,7 @@ def _fields(cached: CachedWallet, stored: LoadedWallet) -> list[Finding]:
         return [Finding(f"version {ours.version} is behind {stored.version}")]
     pairs = (
         ("posted", _tokens(ours.posted_micros), _tokens(stored.posted_micros)),
+        ("debt", _tokens(ours.debt_micros), _tokens(stored.debt_micros)),
         ("overdraft limit", _tokens(ours.overdraft_limit_micros), _tokens(stored.overdraft_limit_micros)),
         ("status", ours.status, stored.status),
         ("package", ours.package_id, stored.package_id),
@@ -176,19 +178,19 @@ def _fields(cached: CachedWallet, stored: LoadedWallet) -> list[Finding]:
     return [Finding(f"{name} is {found}, not {expected}") for name, found, expected in pairs if found != expected]
 
 
-def _unsettled(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> list[Finding]:
+def _marks(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> list[Finding]:
     findings = []
-    for end_id, (cost_micros, is_debt) in stored.unsettled.items():
-        mark = cached.unsettled.get(end_id)
+    for end_id, (cost_micros, is_failed) in stored.untold.items():
+        mark, expected = cached.marks.get(end_id), Mark(cost_micros, is_failed)
         if mark is None:
             findings.append(Finding(f"end {end_id} of {_tokens(cost_micros)} is missing"))
-        elif mark != Unsettled(cost_micros, is_debt):
-            findings.append(Finding(f"end {end_id} is {mark.entry}, not {Unsettled(cost_micros, is_debt).entry}"))
-    for end_id, mark in cached.unsettled.items():
-        if end_id in stored.unsettled or (end_id in in_flight and end_id not in stored.settled_suspects):
+        elif mark != expected:
+            findings.append(Finding(f"end {end_id} is {mark.entry}, not {expected.entry}"))
+    for end_id, mark in cached.marks.items():
+        if end_id in stored.untold or (end_id in in_flight and end_id not in stored.told_suspects):
             continue
-        if end_id in stored.settled_suspects:
-            findings.append(Finding(f"end {end_id} of {_tokens(mark.cost_micros)} is settled and still marked"))
+        if end_id in stored.told_suspects:
+            findings.append(Finding(f"end {end_id} of {_tokens(mark.cost_micros)} is told of and still marked"))
         else:
             findings.append(Finding(f"end {end_id} of {_tokens(mark.cost_micros)} is unknown", abandoned=end_id))
     return findings

@@ -36,7 +36,7 @@ from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox, stale
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.debts import IndebtedWallet
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache, mark_of
 
@@ -44,14 +44,16 @@ log = structlog.get_logger(__name__)
 
 LOOK_ATTEMPTS = 3
 ENDS_PER_BATCH = 500
+# What a first answer is remembered with has 64 bits.
+SPENDABLE_MICROS_MIN = -(2**63)
 
 
 class Doorbell(Protocol):
     def settle(self, end_ids: Sequence[UUID]) -> None:
-        """Tell the workers about accepted ends; best effort, never raises."""
+        """Tell the workers about recorded ends; best effort, never raises."""
 
-    def retry(self, ends: Sequence[FailedEnd]) -> None:
-        """Have workers try failed ends again, each as a task of its own; best effort, never raises."""
+    def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
+        """Have workers collect the debts of wallets, each as a task of its own; best effort, never raises."""
 
     def close(self) -> None:
         """Send what waits, then stop."""
@@ -65,6 +67,8 @@ class _Candidate:
     request: EndRequest
     profit_rule_id: int | None
     cost_micros: int
+    past_cache: bool = False
+    """Its wallet couldn't be cached: Postgres decides."""
 
     @property
     def mark(self) -> EndMark:
@@ -152,9 +156,12 @@ class EndService:
 
     def _accept(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
         """Commit what waits and enter each result at its place; without one it couldn't be decided."""
-        for _ in range(LOOK_ATTEMPTS):
+        for attempts_left in reversed(range(LOOK_ATTEMPTS)):
             if not waiting:
                 return
+            if not attempts_left:
+                for i, candidate in waiting.items():
+                    waiting[i] = replace(candidate, past_cache=True)
             for i, result in zip(waiting.copy(), self._commits.submit_all(list(waiting.values())), strict=True):
                 if not isinstance(result, _NotCached):
                     results[i] = Unavailable() if isinstance(result, BatchTimeout) else result
@@ -225,14 +232,17 @@ class EndService:
                 decision.outcome = error
 
     def _decide(self, candidates: list[_Candidate]) -> list[_Decision]:
-        if self._redis.is_open:
-            try:
-                replies = self._cache.end([c.mark for c in candidates], self._catalog.epoch)
-            except RedisError as error:
-                self._redis.close(error)
-            else:
-                return [_decided(c, reply) for c, reply in zip(candidates, replies, strict=True)]
-        return self._decide_from_postgres(candidates)
+        cached = [candidate for candidate in candidates if not candidate.past_cache] if self._redis.is_open else []
+        try:
+            replies = self._cache.end([c.mark for c in cached], self._catalog.epoch)
+        except RedisError as error:
+            self._redis.close(error)
+            return self._decide_from_postgres(candidates)
+        decided = {c.id: _decided(c, reply) for c, reply in zip(cached, replies, strict=True)}
+        others = [candidate for candidate in candidates if candidate.id not in decided]
+        if others:
+            decided |= {d.candidate.id: d for d in self._decide_from_postgres(others)}
+        return [decided[candidate.id] for candidate in candidates]
 
     def _decide_from_postgres(self, candidates: list[_Candidate]) -> list[_Decision]:
         try:
@@ -256,7 +266,7 @@ class EndService:
             )
             taken_micros[wallet.user_id] += candidate.cost_micros
             verdict = deduction(balance, candidate.cost_micros)
-            spendable_micros = balance.spendable_micros - candidate.cost_micros
+            spendable_micros = max(balance.spendable_micros - candidate.cost_micros, SPENDABLE_MICROS_MIN)
             decisions.append(_Decision(candidate, end=candidate.accepted(verdict, spendable_micros)))
         return decisions
 
@@ -368,9 +378,9 @@ class EndService:
 
     def _ring(self, decisions: list[_Decision]) -> None:
         recorded = [d.end for d in decisions if d.end is not None and isinstance(d.outcome, EndAnswer)]
-        settled = [end.id for end in recorded if end.deduction is Deduction.COVERED]
-        if settled:
-            self._doorbell.settle(settled)
+        if recorded:
+            # Also those that aren't covered: settlement makes them part of what their wallet owes.
+            self._doorbell.settle([end.id for end in recorded])
 
 
 def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:

@@ -6,26 +6,24 @@ between. Each may be repeated: a replay of what is replayed changes nothing, and
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
-from redis import RedisError
 
 from app.domain.ends import EndState
-from app.domain.errors import AlreadyExists, NotFound, Unavailable, WalletNotFound
+from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
 from app.services.admin_paging import Page, page
 from app.services.end import Doorbell
-from app.services.gate import Gate
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_changes import WalletChanges
-from app.services.wallet_loader import WalletLoader
+from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
-from app.stores.postgres import ledger, stale, wallets
-from app.stores.postgres.failed_ends import FailedEndRow, Filter, Replayed
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.failed_ends import FailedEndRow, Filter
 from app.stores.postgres.ledger import WriteOff
 from app.stores.postgres.wallets import WalletRow
 
@@ -45,6 +43,7 @@ class WrittenOff:
 class _Outcome:
     write_off: WriteOff
     wallet: WalletRow | None = None
+    woken: Sequence[IndebtedWallet] = ()
 
 
 class FailedEndService:
@@ -52,14 +51,10 @@ class FailedEndService:
         self,
         *,
         postgres: PostgresAccess,
-        loader: WalletLoader,
-        redis: Gate,
         changes: WalletChanges,
         doorbell: Doorbell,
     ) -> None:
         self._postgres = postgres
-        self._loader = loader
-        self._redis = redis
         self._changes = changes
         self._doorbell = doorbell
 
@@ -93,9 +88,8 @@ class FailedEndService:
     def replay_all(self, end_ids: Sequence[UUID]) -> Sequence[FailedEndRow]:
         """Have failed ends tried again at once, in one transaction; those that there are. Raises Unavailable."""
         replayed = self._postgres.transaction(lambda connection: store.replay(connection, end_ids))
-        self._refresh(replayed)
-        self._ring(replayed.ends)
-        return replayed.ends
+        self._ring(replayed)
+        return replayed
 
     def replay_matching(self, matching: Filter) -> Iterator[Sequence[FailedEndRow]]:
         """Replay all that match, so many at a time. Stopped half-way it has done what it gave. Raises Unavailable.
@@ -119,31 +113,18 @@ class FailedEndService:
             return WrittenOff(outcome.write_off, replayed=True)
         log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.write_off.entry.amount_micros)
         self._changes.announce(outcome.wallet, [end_id])
+        self._doorbell.collect(outcome.woken)
         return WrittenOff(outcome.write_off, replayed=False)
-
-    def _refresh(self, replayed: Replayed) -> None:
-        """Debt has become an accepted end in the cache as well. If that fails, the stale mark says so to the sweep."""
-        if not replayed.stale or not self._redis.is_open:
-            return
-        try:
-            self._loader.refresh([wallet.user_id for wallet in replayed.stale])
-            self._postgres.run(lambda connection: stale.clear_refreshed(connection, replayed.stale))
-        except RedisError as error:
-            self._redis.close(error)
-        except Unavailable:
-            log.warning("refresh_postponed", users=len(replayed.stale))
 
     def _ring(self, ends: Sequence[FailedEndRow]) -> None:
         accepted = [end.id for end in ends if end.state == EndState.ACCEPTED]
         if accepted:
             self._doorbell.settle(accepted)
-        self._doorbell.retry(
-            [
-                FailedEnd(end.id, end.user_id, end.cost_micros, end.last_error)
-                for end in ends
-                if end.state == EndState.RETRYING
-            ]
-        )
+        owed_micros: dict[str, int] = defaultdict(int)
+        for end in ends:
+            if end.state == EndState.RETRYING:
+                owed_micros[end.user_id] += end.cost_micros
+        self._doorbell.collect([IndebtedWallet(user_id, micros) for user_id, micros in owed_micros.items()])
 
 
 def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str) -> _Outcome:
@@ -165,4 +146,7 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str)
         connection, end, posted_micros=wallet.posted_micros, reason=reason, actor=actor
     )
     store.delete(connection, end_id)
-    return _Outcome(written_off, wallets.update(connection, wallet.user_id, {}))
+    debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros
+    changed = wallets.update(connection, wallet.user_id, {"debt_micros": debt_micros})
+    # What stood behind it in the line may be payable.
+    return _Outcome(written_off, changed, debts.wake(connection, wallet.user_id))

@@ -68,7 +68,7 @@ class HealService:
         kept = self._spool.holding(list(stranded))
         users = set(stranded.values())
         self._loader.refresh(users, abandoned=stranded.keys() - kept)
-        landed = self._cache.land(list(stranded.items()))
+        landed = self._cache.give_up(list(stranded.items()))
         if landed:
             # Their process lived after all, and recorded the end while its mark was being forgotten.
             self._loader.refresh(landed)

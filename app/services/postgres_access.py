@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from app.domain.errors import Unavailable
+from app.domain.errors import TooSlow, Unavailable
 from app.services.gate import Gate
 from app.stores.postgres.engine import is_away, is_passing, is_silent, is_too_slow
 
@@ -51,7 +51,7 @@ class PostgresAccess:
             except sa.exc.SQLAlchemyError as error:
                 if is_too_slow(error):
                     # Waiting as long again helps nobody, and other requests may do well.
-                    raise Unavailable from error
+                    raise TooSlow from error
                 if not (is_away(error) or is_passing(error)):
                     raise
                 if attempts_left and not is_silent(error):

@@ -1,7 +1,7 @@
 """Top-ups, refunds and adjustments: each exactly once, however often it is sent.
 
 The wallet's row is locked first, so that two calls with one reference come one after the other, and the
-second finds what the first has done. A credit also wakes the ends that failed for want of tokens.
+second finds what the first has done. A credit that pays for the wallet's oldest debt also has its debts collected.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from app.domain.postings import Posting
 from app.services.end import Doorbell
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_changes import WalletChanges
-from app.stores.postgres import ledger, wallets
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres import debts, ledger, wallets
+from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.wallets import WalletRow
 
@@ -33,7 +33,7 @@ class Posted:
 class _Outcome:
     entry: LedgerEntry
     wallet: WalletRow | None = None
-    woken: Sequence[FailedEnd] = ()
+    woken: Sequence[IndebtedWallet] = ()
 
 
 class PostingService:
@@ -48,7 +48,7 @@ class PostingService:
         if outcome.wallet is None:
             return Posted(outcome.entry, replayed=True)
         self._changes.announce(outcome.wallet)
-        self._doorbell.retry(outcome.woken)
+        self._doorbell.collect(outcome.woken)
         return Posted(outcome.entry, replayed=False)
 
 
@@ -71,4 +71,4 @@ def _post(connection: sa.Connection, posting: Posting) -> _Outcome:
     entry = ledger.insert_posting(connection, posting, balance_after_micros)
     changed = wallets.update(connection, posting.user_id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
-    return _Outcome(entry, changed, wallets.wake_debts(connection, posting.user_id) if is_credit else ())
+    return _Outcome(entry, changed, debts.wake(connection, posting.user_id) if is_credit else ())

@@ -2,58 +2,54 @@
 
 Safe under repeated, reordered and concurrent calls: an end is claimed under a row lock, its ledger entry is unique
 by end id, and it leaves the inbox in the same transaction. When it dies half-way nothing has happened.
+
+Nothing here waits for a lock. The ends of a wallet that somebody else has are tried again in a moment, then left to the
+sweep: a row that is locked by hand delays its own wallet and no other.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
-from app.domain.errors import Unavailable
+from app.domain.errors import TooSlow, Unavailable
 from app.services.postgres_access import PostgresAccess
+from app.services.settlements import SettleReport, announce
 from app.services.wallet_changes import WalletChanges
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import inbox, settlement, stale
 from app.stores.postgres.engine import is_away
-from app.stores.postgres.inbox import FailedEnd
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
-from app.stores.redis.wallet_cache import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
 
 WALLETS_PER_REFRESH = 200
-# A retry whose message got lost is given out again after this long; one too many does no harm.
-RETRY_AGAIN_SECONDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class SettleReport:
-    """How many ends a call settled, found settled already, left as debt, or moved to the dead letters."""
-
-    settled: int = 0
-    repeated: int = 0
-    indebted: int = 0
-    dead: int = 0
-
-    def __add__(self, other: SettleReport) -> SettleReport:
-        return SettleReport(
-            self.settled + other.settled,
-            self.repeated + other.repeated,
-            self.indebted + other.indebted,
-            self.dead + other.dead,
-        )
+# Another worker has a wallet for as long as a batch takes.
+BUSY_PAUSES_SECONDS = (0.02, 0.05, 0.1)
+BEFORE_ALL = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one committed transaction settled."""
+    """What one committed transaction settled, and what it had to leave because its wallet was busy."""
 
     ends: Sequence[ClaimedEnd] = ()
     wallets: Sequence[SettledWallet] = ()
+    busy: Sequence[ClaimedEnd] = ()
+
+
+@dataclass
+class _Run:
+    """What a call has done so far."""
+
+    report: SettleReport = field(default_factory=SettleReport)
+    busy: list[ClaimedEnd] = field(default_factory=list)
 
 
 class SettleService:
@@ -73,43 +69,37 @@ class SettleService:
         self._batch_size = batch_size
 
     def settle(self, end_ids: Sequence[UUID]) -> SettleReport:
-        """Settle accepted ends; ids that aren't accepted (any more) are passed over. Raises Unavailable."""
-        report = SettleReport()
-        for start in range(0, len(end_ids), self._batch_size):
-            report += self._settle(end_ids[start : start + self._batch_size])
-        return report
-
-    def retry(self, end_id: UUID, user_id: str) -> SettleReport:
-        """Try a failed end again, with the user's others, oldest first, as far as the wallet reaches.
-
-        Nothing to do when it isn't failed any more: whoever paid it tried the others too. Raises Unavailable.
-        """
-
-        def work(connection: sa.Connection) -> _Batch:
-            if not settlement.lock_wallets(connection, {user_id}):
-                return _Batch()
-            debts = settlement.claim_debts(connection, user_id)
-            is_failed = any(debt.id == end_id for debt in debts)
-            return self._settled(connection, debts, tried=[end_id]) if is_failed else _Batch()
-
-        return self._applied(self._postgres.transaction(work))
-
-    def due_retries(self, limit: int) -> list[FailedEnd]:
-        """Failed ends due for another try; each is given out once in a while only. Raises Unavailable."""
-        return self._postgres.run(lambda connection: inbox.claim_due_retries(connection, limit, RETRY_AGAIN_SECONDS))
+        """Settle ends; ids of which nothing is to be settled (any more) are passed over. Raises Unavailable."""
+        run = _Run()
+        self._settle_all(end_ids, run)
+        for pause_seconds in BUSY_PAUSES_SECONDS:
+            if not run.busy:
+                break
+            time.sleep(pause_seconds)
+            again, run.busy = [end.id for end in run.busy], []
+            self._settle_all(again, run)
+        if run.busy:
+            log.info("wallets_busy", ends=len(run.busy), wallets=len({end.user_id for end in run.busy}))
+        return run.report
 
     def sweep(self, older_than_seconds: float) -> SettleReport:
-        """Settle what no message reached, until nothing that old is left. Raises Unavailable."""
-        report = SettleReport()
+        """Settle what no message reached, all that is that old. Raises Unavailable."""
+        run = _Run()
+        after_id = BEFORE_ALL
         while True:
-            ids = self._postgres.run(
-                lambda connection: inbox.accepted_before(connection, older_than_seconds, self._batch_size)
+            # However many ends a busy wallet has, those behind them get their turn.
+            look = partial(
+                inbox.to_settle_before,
+                seconds=older_than_seconds,
+                after_id=after_id,
+                limit=self._batch_size,
+                but_not={end.user_id for end in run.busy},
             )
-            swept = self.settle(ids) if ids else SettleReport()
-            report += swept
-            # Nothing moved: the rest is in the hands of other workers.
-            if len(ids) < self._batch_size or swept == SettleReport():
-                return report
+            ids = self._postgres.run(look)
+            self._settle_all(ids, run)
+            if len(ids) < self._batch_size:
+                return run.report
+            after_id = ids[-1]
 
     def refresh_stale(self, older_than_seconds: float) -> int:
         """Correct the cached copies of wallets whose last change didn't reach Redis; how many there were."""
@@ -121,74 +111,50 @@ class SettleService:
             self._postgres.run(lambda connection: stale.clear_refreshed(connection, found))
         return len(found)
 
-    def _settle(self, ids: Sequence[UUID]) -> SettleReport:
+    def _settle_all(self, ids: Sequence[UUID], run: _Run) -> None:
+        for start in range(0, len(ids), self._batch_size):
+            self._settle(ids[start : start + self._batch_size], run)
+
+    def _settle(self, ids: Sequence[UUID], run: _Run) -> None:
         """One batch in one transaction. What the database refuses is found by halving; the rest settles."""
         try:
-            return self._applied(self._postgres.transaction(self._work(ids)))
-        except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp) as error:
+            batch = self._postgres.transaction(self._work(ids))
+        except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
             if isinstance(error, sa.exc.SQLAlchemyError) and is_away(error):
                 raise Unavailable from error
             if len(ids) > 1:
                 middle = len(ids) // 2
-                return self._settle(ids[:middle]) + self._settle(ids[middle:])
-            return self._bury(ids, error)
+                self._settle(ids[:middle], run)
+                self._settle(ids[middle:], run)
+            elif isinstance(error, TooSlow):
+                # One end alone isn't to blame for that.
+                raise
+            else:
+                run.report += self._bury(ids, error)
+            return
+        run.report += announce(self._changes, batch.ends, batch.wallets)
+        run.busy += batch.busy
 
     def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], _Batch]:
         def work(connection: sa.Connection) -> _Batch:
             claimed = settlement.claim(connection, ids)
-            users = settlement.lock_wallets(connection, {end.user_id for end in claimed})
-            orphans = [end.id for end in claimed if end.user_id not in users]
+            if not claimed:
+                return _Batch()
+            wallets = settlement.lock_free_wallets(connection, {end.user_id for end in claimed})
+            orphans = [end.id for end in claimed if end.user_id not in wallets]
             if orphans:
                 settlement.bury(connection, orphans, "wallet_missing")
-            return self._settled(connection, [end for end in claimed if end.user_id in users])
+            ends = [end for end in claimed if wallets.get(end.user_id)]
+            settled = settlement.settle(connection, [end.id for end in ends], self._policy) if ends else []
+            return _Batch(ends, settled, [end for end in claimed if wallets.get(end.user_id) is False])
 
         return work
 
-    def _settled(
-        self, connection: sa.Connection, ends: Sequence[ClaimedEnd], tried: Sequence[UUID] | None = None
-    ) -> _Batch:
-        if not ends:
-            return _Batch()
-        return _Batch(ends, settlement.settle(connection, [end.id for end in ends], self._policy, tried))
-
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
+        def work(connection: sa.Connection) -> bool:
+            claimed = [end.id for end in settlement.claim(connection, ids)]
+            return bool(claimed) and settlement.bury(connection, claimed, type(error).__name__)
+
         log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
-        self._postgres.transaction(lambda connection: settlement.bury(connection, ids, type(error).__name__))
-        return SettleReport(dead=len(ids))
-
-    def _applied(self, batch: _Batch) -> SettleReport:
-        """Log a committed settlement and bring the cache up to it."""
-        wallets = batch.wallets
-        if not wallets:
-            return SettleReport()
-        report = SettleReport(
-            settled=sum(len(wallet.settled) - wallet.repeated for wallet in wallets),
-            repeated=sum(wallet.repeated for wallet in wallets),
-            indebted=sum(len(wallet.indebted) for wallet in wallets),
-        )
-        log.info(
-            "ends_settled",
-            settled=report.settled,
-            repeated=report.repeated,
-            indebted=report.indebted,
-            wallets=len(wallets),
-            # What follows one call from the API's log to here.
-            request_ids=sorted({end.request_id for end in batch.ends if end.request_id is not None}),
-        )
-        self._changes.apply([_change(wallet) for wallet in wallets])
-        return report
-
-
-def _change(wallet: SettledWallet) -> WalletChange:
-    return WalletChange(
-        user_id=wallet.user_id,
-        fields=CachedFields(
-            wallet.version,
-            wallet.posted_micros,
-            wallet.overdraft_limit_micros,
-            wallet.status,
-            wallet.package_id,
-        ),
-        settled=wallet.settled,
-        indebted=wallet.indebted,
-    )
+        # Where its wallet is busy, the sweep comes back to it.
+        return SettleReport(dead=len(ids) if self._postgres.transaction(work) else 0)

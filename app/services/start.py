@@ -76,8 +76,8 @@ class StartService:
             reply = self._reply(call)
         except RedisError as error:
             self._redis.close(error)
-            return self._answer_from_postgres(request, call)
-        return self._answer(request, call, reply)
+            reply = None
+        return self._answer_from_postgres(request, call) if reply is None else self._answer(request, call, reply)
 
     def _call(self, request: StartRequest) -> StartCall:
         catalog = self._catalog.current
@@ -95,7 +95,8 @@ class StartService:
     def _look(self, calls: list[StartCall]) -> Sequence[StartReply | None]:
         return self._cache.start(calls, self._catalog.epoch)
 
-    def _reply(self, call: StartCall) -> StartReply:
+    def _reply(self, call: StartCall) -> StartReply | None:
+        """What the cached wallet says; None where it can't be cached."""
         try:
             for _ in range(LOOK_ATTEMPTS):
                 reply = self._looks.submit(call)
@@ -105,7 +106,7 @@ class StartService:
                     raise WalletNotFound
         except BatchTimeout as error:
             raise Unavailable from error
-        raise Unavailable
+        return None
 
     def _answer(self, request: StartRequest, call: StartCall, reply: StartReply) -> StartAnswer:
         match reply.outcome:

@@ -28,16 +28,17 @@ class WalletChanges:
         self._cache = cache
         self._redis = redis
 
-    def announce(self, wallet: WalletRow, settled: Sequence[UUID] = ()) -> None:
-        """Best effort; never raises because a store is away. `settled` are ends that left the inbox with it."""
+    def announce(self, wallet: WalletRow, told: Sequence[UUID] = ()) -> None:
+        """Best effort; never raises because a store is away. `told` are ends that left the inbox with it."""
         fields = CachedFields(
             wallet.version,
             wallet.posted_micros,
+            wallet.debt_micros,
             wallet.overdraft_limit_micros,
             wallet.status,
             wallet.package_id,
         )
-        self.apply([WalletChange(wallet.user_id, fields, settled)])
+        self.apply([WalletChange(wallet.user_id, fields, told)])
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Best effort; never raises because a store is away."""

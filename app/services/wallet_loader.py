@@ -15,7 +15,7 @@ from uuid import UUID
 from app.domain.errors import Unavailable
 from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import balances
-from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Unsettled, WalletCache
+from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Mark, WalletCache
 
 FILL_ATTEMPTS = 8
 
@@ -30,7 +30,8 @@ class WalletLoader:
     def load(self, user_ids: Collection[str], epoch: int) -> set[str]:
         """Have wallets cached in at least this epoch; the user ids that have no wallet.
 
-        Each wallet is read once, however many callers ask for it at the same time.
+        One that can't be cached, as it changes too often or its numbers don't fit, is left out; Postgres can answer for
+        it. Each wallet is read once, however many callers ask for it at the same time.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
         mine: dict[str, Future[bool]] = {}
@@ -53,13 +54,15 @@ class WalletLoader:
         forgotten. Any other unknown mark may be recorded the next moment and stays.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
-        self._fill(self._cache.lease(list(user_ids)), frozenset(abandoned))
+        _, refused = self._fill(self._cache.lease(list(user_ids)), frozenset(abandoned))
+        if refused:
+            raise Unavailable
 
     def _fly(self, flights: dict[str, Future[bool]], epoch: int) -> None:
         try:
             leases = self._cache.lease(list(flights))
             # Somebody may have filled it between our caller's look and now.
-            missing = self._fill([lease for lease in leases if lease.epoch is None or lease.epoch < epoch])
+            missing, _ = self._fill([lease for lease in leases if lease.epoch is None or lease.epoch < epoch])
             error: BaseException | None = None
         except BaseException as raised:
             error = raised
@@ -72,37 +75,42 @@ class WalletLoader:
             else:
                 flight.set_exception(error)
 
-    def _fill(self, leases: Sequence[Lease], abandoned: frozenset[UUID] = frozenset()) -> set[str]:
+    def _fill(
+        self, leases: Sequence[Lease], abandoned: frozenset[UUID] = frozenset()
+    ) -> tuple[set[str], Sequence[str]]:
+        """Users without a wallet, and those whose wallet something newer came in between of each time."""
         missing: set[str] = set()
+        refused: Sequence[str] = []
         for _ in range(FILL_ATTEMPTS):
             if not leases:
-                return missing
+                break
             loaded = self._load(leases)
             missing |= {lease.user_id for lease in leases if lease.user_id not in loaded}
             fills = [_as_fill(lease, loaded[lease.user_id], abandoned) for lease in leases if lease.user_id in loaded]
             filled = self._cache.fill(fills)
             refused = [fill.lease.user_id for fill, done in zip(fills, filled, strict=True) if not done]
             leases = self._cache.lease(refused) if refused else []
-        raise Unavailable
+        return missing, refused
 
     def _load(self, leases: Sequence[Lease]) -> dict[str, balances.LoadedWallet]:
-        suspects = [end_id for lease in leases for end_id in lease.unsettled]
+        suspects = [end_id for lease in leases for end_id in lease.marked]
         user_ids = [lease.user_id for lease in leases]
         return self._postgres.run(lambda connection: balances.load(connection, user_ids, suspects))
 
 
 def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: frozenset[UUID]) -> Fill:
-    unknown = lease.unsettled - wallet.unsettled.keys()
+    unknown = lease.marked - wallet.untold.keys()
     return Fill(
         lease=lease,
         epoch=wallet.cache_epoch,
         fields=CachedFields(
             wallet.version,
             wallet.posted_micros,
+            wallet.debt_micros,
             wallet.overdraft_limit_micros,
             wallet.status,
             wallet.package_id,
         ),
-        unsettled={end_id: Unsettled(cost, debt) for end_id, (cost, debt) in wallet.unsettled.items()},
-        forgotten=sorted(unknown & (wallet.settled_suspects | abandoned)),
+        marks={end_id: Mark(cost_micros, is_failed) for end_id, (cost_micros, is_failed) in wallet.untold.items()},
+        forgotten=sorted(unknown & (wallet.told_suspects | abandoned)),
     )

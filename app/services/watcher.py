@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.errors import Unavailable
 from app.services.catalog_snapshot import CatalogSnapshot
+from app.services.collect import CollectService
 from app.services.gate import Gate
 from app.services.settle import SettleService
 
@@ -24,16 +25,25 @@ log = structlog.get_logger(__name__)
 # A change has to be seen within a second; this leaves room for a slow look.
 INTERVAL_SECONDS = 0.25
 SETTLE_AFTER_SECONDS = 1.0
-RETRIES_PER_LOOK = 50
+WALLETS_PER_LOOK = 50
+COLLECT_SECONDS = 0.2
 
 
 class Watcher:
     def __init__(
-        self, *, catalog: CatalogSnapshot, client: Redis, settlement: SettleService, postgres: Gate, redis: Gate
+        self,
+        *,
+        catalog: CatalogSnapshot,
+        client: Redis,
+        settlement: SettleService,
+        collection: CollectService,
+        postgres: Gate,
+        redis: Gate,
     ) -> None:
         self._catalog = catalog
         self._client = client
         self._settlement = settlement
+        self._collection = collection
         self._postgres = postgres
         self._redis = redis
         self._run_id: str | None = None
@@ -83,8 +93,8 @@ class Watcher:
         """What beat and the workers do otherwise. Any number of processes may do it at once."""
         try:
             self._settlement.sweep(older_than_seconds=SETTLE_AFTER_SECONDS)
-            for end in self._settlement.due_retries(RETRIES_PER_LOOK):
-                self._settlement.retry(end.id, end.user_id)
+            for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
+                self._collection.collect(wallet.user_id, COLLECT_SECONDS)
         except Unavailable:
             # Both stores are away; the next look tries again.
             return

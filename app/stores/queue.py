@@ -18,7 +18,7 @@ from redis import Redis
 from app.config import Config
 from app.domain.amounts import token_number
 from app.stores.broker import Amqp, use_lasting_transport
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.debts import IndebtedWallet
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ MAINTENANCE_QUEUE = "maintenance"
 QUEUES = (SETTLE_QUEUE, RETRY_QUEUE, MAINTENANCE_QUEUE)
 
 SETTLE_ENDS = "tokentill.settle_ends"
-RETRY_FAILED_END = "tokentill.retry_failed_end"
+COLLECT_DEBTS = "tokentill.collect_debts"
 
 IDS_PER_MESSAGE = 1_000
 KEY_PREFIX = "tokentill:queue:"
@@ -99,12 +99,9 @@ class CeleryDoorbell:
     def settle(self, end_ids: Sequence[UUID]) -> None:
         self._ring(SETTLE_ENDS, [str(end_id) for end_id in end_ids])
 
-    def retry(self, ends: Sequence[FailedEnd]) -> None:
-        for end in ends:
-            self._ring(
-                RETRY_FAILED_END,
-                [str(end.id), end.user_id, str(token_number(end.cost_micros)), end.last_error or ""],
-            )
+    def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
+        for wallet in wallets:
+            self._ring(COLLECT_DEBTS, [wallet.user_id, str(token_number(wallet.debt_micros))])
 
     def _ring(self, task: str, ids: Sequence[str]) -> None:
         self._pending.put((task, ids))
@@ -127,6 +124,7 @@ class CeleryDoorbell:
         is_closing = False
         while not is_closing:
             settled: list[str] = []
+            indebted: dict[str, Sequence[str]] = {}
             rings = [self._pending.get()]
             with suppress(Empty):
                 while True:
@@ -137,10 +135,12 @@ class CeleryDoorbell:
                 elif ring[0] == SETTLE_ENDS:
                     settled.extend(ring[1])
                 else:
-                    # Each failed end is a task of its own, so that an operator sees it by its arguments.
-                    self._publish(ring[0], RETRY_QUEUE, list(ring[1]))
+                    indebted[ring[1][0]] = ring[1]
             for i in range(0, len(settled), IDS_PER_MESSAGE):
                 self._publish(SETTLE_ENDS, SETTLE_QUEUE, [settled[i : i + IDS_PER_MESSAGE]])
+            for arguments in indebted.values():
+                # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
+                self._publish(COLLECT_DEBTS, RETRY_QUEUE, list(arguments))
 
     def _publish(self, task: str, queue: str, arguments: list[object]) -> None:
         try:

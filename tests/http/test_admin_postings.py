@@ -12,9 +12,9 @@ from redis import RedisError
 
 from app.bootstrap import Container
 from app.domain.postings import Posting, PostingKind
-from app.stores.postgres.inbox import FailedEnd
+from app.stores.postgres.debts import IndebtedWallet
 from tests.http.admin import NOT_AMOUNTS, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, Billing, assert_conserved, retry_failed
+from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 KINDS = {"top-ups": "top_up", "refunds": "refund", "adjustments": "adjustment"}
 
@@ -123,30 +123,33 @@ class TestCredits:
     def test_wake_what_failed_for_want_of_tokens(
         self, admin: Admin, wallet: Billing, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rung: list[FailedEnd] = []
-        monkeypatch.setattr(container.doorbell, "retry", rung.extend)
+        rung: list[IndebtedWallet] = []
+        monkeypatch.setattr(container.doorbell, "collect", rung.extend)
         container.end.end(wallet.usage("u", output_tokens=40))
         container.end.end(wallet.usage("u", output_tokens=44))
         container.end.end(wallet.usage("u", output_tokens=48))
-        wallet.execute("UPDATE end_inbox SET state = 'dead', next_attempt_at = NULL WHERE output_tokens = 40")
-        wallet.execute("UPDATE end_inbox SET next_attempt_at = now() + interval '1 day' WHERE output_tokens = 44")
-        wallet.execute(
-            "UPDATE end_inbox SET state = 'dead', next_attempt_at = NULL, last_error = 'quote_disagrees'"
-            " WHERE output_tokens = 48"
-        )
+        wallet.settle_everything()
+        wallet.execute("UPDATE end_inbox SET state = 'dead' WHERE output_tokens = 40")
+        wallet.execute("UPDATE end_inbox SET state = 'dead', last_error = 'quote_disagrees' WHERE output_tokens = 48")
+        wallet.execute("UPDATE wallets SET collect_at = now() + interval '1 day'")
 
+        # Too little for the oldest: nobody has to be told.
+        data(admin.post("/wallets/u/top-ups", {"token": 10, "reference": "small"}), 201)
         assert rung == []
-        data(admin.post("/wallets/u/top-ups", {"token": 100, "reference": "credit"}), 201)
-        assert [(end.user_id, end.cost_micros) for end in rung] == [("u", 11_000_000), ("u", 12_100_000)]
-        assert [end.state for end in wallet.inbox("u")] == ["retrying", "retrying", "dead"]
-        retry_failed(container, "u")
+        data(admin.post("/wallets/u/top-ups", {"token": 90, "reference": "credit"}), 201)
+        assert rung == [IndebtedWallet("u", 36_300_000)]
+        # One more while that one's message is on its way.
+        data(admin.post("/wallets/u/top-ups", {"token": 1, "reference": "another"}), 201)
+        data(admin.post("/wallets/u/adjustments", {"token": -1, "reference": "back"}), 201)
+        assert len(rung) == 1
+        collect_now(container, "u")
         assert [end.output_tokens for end in wallet.inbox("u")] == [48]
         assert posted(admin) == 100 - 11 - Decimal("12.1")
         assert_conserved(wallet, "u")
 
         # Sent again it wakes nobody.
-        data(admin.post("/wallets/u/top-ups", {"token": 100, "reference": "credit"}))
-        assert len(rung) == 2
+        data(admin.post("/wallets/u/top-ups", {"token": 90, "reference": "credit"}))
+        assert len(rung) == 1
 
 
 class TestAdjustments:
@@ -163,8 +166,8 @@ class TestAdjustments:
     def test_a_debit_wakes_nobody(
         self, admin: Admin, wallet: Billing, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rung: list[FailedEnd] = []
-        monkeypatch.setattr(container.doorbell, "retry", rung.extend)
+        rung: list[IndebtedWallet] = []
+        monkeypatch.setattr(container.doorbell, "collect", rung.extend)
         data(admin.post("/wallets/u/top-ups", {"token": 3, "reference": "a"}), 201)
         container.end.end(wallet.usage("u", output_tokens=40))
         data(admin.post("/wallets/u/adjustments", {"token": -1, "reference": "b"}), 201)

@@ -12,7 +12,7 @@ from redis import RedisError
 
 from app.bootstrap import Container
 from tests.http.admin import NOT_AMOUNTS, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, PACKAGE, Billing, retry_failed
+from tests.support import FEATURE, PACKAGE, Billing, collect_now
 
 EMPTY = {
     "token": 0,
@@ -226,9 +226,10 @@ class TestUpdate:
     ) -> None:
         shop.wallet("u", tokens=10)
         assert service.end(400) == "not-return-able"
-        shop.execute("UPDATE end_inbox SET next_attempt_at = now() + interval '1 day'")
+        shop.settle_everything()
+        shop.execute("UPDATE wallets SET collect_at = now() + interval '1 day'")
         data(admin.patch("/wallets/u", {"overdraft_limit_token": 100}))
-        assert [end.user_id for end in container.settlement.due_retries(10)] == ["u"]
-        retry_failed(container, "u")
+        assert [wallet.user_id for wallet in container.collection.due_wallets(10)] == ["u"]
+        collect_now(container, "u")
         shown = data(admin.get("/wallets/u"))
         assert (shown["posted_token"], shown["debt_token"]) == (-100, 0)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
-from redis import RedisError
 
 from app.bootstrap import Container
 from app.domain.wallets import Access
 from app.services.start import StartRequest
+from app.stores.postgres.debts import IndebtedWallet
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, Billing, assert_conserved, retry_failed
+from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -47,7 +46,7 @@ class TestList:
             till.container.end.end(till.usage("poor", output_tokens=40 + i))
         till.container.end.end(till.usage("u", output_tokens=400))
         till.container.end.end(till.usage("rich"))
-        till.execute("UPDATE end_inbox SET state = 'dead', next_attempt_at = NULL WHERE output_tokens IN (41, 43)")
+        till.execute("UPDATE end_inbox SET state = 'dead' WHERE output_tokens IN (41, 43)")
 
         pages = list(admin.pages("/failed-ends", limit=2))
         assert [len(page) for page in pages] == [2, 2, 2]
@@ -84,11 +83,11 @@ class TestReplay:
             None,
             None,
         )
-        # What was debt is an accepted end again, and stops nobody.
-        assert till.cached_spendable_micros("u") == 9_000_000
+        # Until settlement has been at it, it is what it was.
+        assert start(till.container) is Access.DENIED
+        till.settle_everything()
         assert start(till.container) is Access.GRANTED
         assert stale_wallets(till.container) == []
-        till.settle_everything()
         assert till.inbox("u") == []
         assert till.balance("u").posted_micros == 9_000_000
         assert till.cached_spendable_micros("u") == 9_000_000
@@ -104,21 +103,24 @@ class TestReplay:
     def test_what_lacked_tokens_is_tried_now(
         self, admin: Admin, till: Billing, owed: str, monkeypatch: pytest.MonkeyPatch, state: str
     ) -> None:
-        rung: list[Any] = []
-        monkeypatch.setattr(till.container.doorbell, "retry", rung.extend)
-        till.execute(f"UPDATE end_inbox SET state = '{state}', attempts = 7, next_attempt_at = now() + '1 day'")
+        rung: list[IndebtedWallet] = []
+        monkeypatch.setattr(till.container.doorbell, "collect", rung.extend)
+        till.settle_everything()
+        till.execute(f"UPDATE end_inbox SET state = '{state}', attempts = 7")
+        till.execute("UPDATE wallets SET collect_at = now() + interval '1 day'")
         replayed = data(admin.post(f"/failed-ends/{owed}/replay", {}))
         assert (replayed["state"], replayed["attempts"], replayed["last_error"]) == (
             "retrying",
             0,
             "insufficient_tokens",
         )
-        assert [str(end.id) for end in rung] == [owed]
-        assert [str(end.id) for end in till.container.settlement.due_retries(10)] == [owed]
+        assert rung == [IndebtedWallet("u", 33_000_000)]
+        assert till.container.collection.due_wallets(10) == rung
         # There is still too little: it fails as before, from the first attempt on.
-        retry_failed(till.container, "u")
+        collect_now(till.container, "u")
         [end] = till.inbox("u")
         assert (end.state, end.attempts) == ("retrying", 1)
+        assert start(till.container) is Access.DENIED
         assert till.cached_spendable_micros("u") == -13_000_000
 
     def test_repeated(self, admin: Admin, disagreeing: str) -> None:
@@ -127,25 +129,6 @@ class TestReplay:
 
     def test_needs_no_body(self, client: FlaskClient, admin_headers: dict[str, str], disagreeing: str) -> None:
         data(client.post(f"{PREFIX}/failed-ends/{disagreeing}/replay", headers=admin_headers))
-
-    def test_with_redis_away_the_sweep_corrects_the_copy(
-        self, admin: Admin, till: Billing, disagreeing: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def away(*_: object, **__: object) -> None:
-            raise RedisError
-
-        start(till.container)
-        with monkeypatch.context() as patch:
-            patch.setattr(till.container.loader, "refresh", away)
-            data(admin.post(f"/failed-ends/{disagreeing}/replay", {}))
-        assert stale_wallets(till.container) == ["u"]
-        till.container.redis_gate.open()
-        # Nor does another change of the wallet, brought to Redis, make up for it.
-        data(admin.post("/wallets/u/top-ups", {"token": 1, "reference": "r"}), 201)
-        assert stale_wallets(till.container) == ["u"]
-        assert start(till.container) is Access.DENIED
-        till.container.settlement.refresh_stale(older_than_seconds=0)
-        assert start(till.container) is Access.GRANTED
 
     def test_an_end_without_a_wallet(self, admin: Admin, till: Billing, owed: str) -> None:
         till.execute("UPDATE end_inbox SET user_id = 'nobody', state = 'dead', last_error = 'wallet_missing'")

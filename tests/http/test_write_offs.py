@@ -15,7 +15,7 @@ from app.domain.wallets import Access
 from app.services.start import StartRequest
 from stack.embedded import PostgresServer
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
-from tests.support import FEATURE, Billing, assert_conserved
+from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 
 def start(container: Container) -> Access:
@@ -68,7 +68,7 @@ class TestWriteOff:
         data(admin.post("/wallets/u/top-ups", {"token": 100, "reference": "r"}), 201)
         container = till.container
         container.settlement.settle([UUID(owed)])
-        container.settlement.retry(UUID(owed), "u")
+        collect_now(container, "u")
         # Sent again by its service server it is answered as it was.
         again = container.end.end(till.usage("u", output_tokens=120, idempotency_key="run-1", model="large"))
         assert (again.replayed, again.cost_micros) == (True, 33_000_000)
@@ -77,7 +77,7 @@ class TestWriteOff:
         with container.engine.begin() as connection:
             connection.execute(
                 sa.text(f"INSERT INTO end_inbox ({columns}) VALUES ({', '.join(f':{name}' for name in row._mapping)})"),
-                {**row._mapping, "state": "accepted", "next_attempt_at": None},
+                {**row._mapping, "state": "accepted"},
             )
         till.settle_everything()
         assert till.inbox("u") == []
@@ -118,7 +118,7 @@ class TestWriteOff:
                     with suppress(NotFound):
                         container.failed_ends.write_off(end_id, "Gone", "me")
                 case 1:
-                    container.settlement.retry(end_id, "u")
+                    container.collection.collect("u", seconds=1)
                 case 2:
                     container.settlement.settle(ids)
                 case 3:

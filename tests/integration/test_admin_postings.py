@@ -13,7 +13,7 @@ from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.errors import BalanceOutOfRange
 from app.domain.postings import Posting, PostingKind
 from stack.embedded import PostgresServer
-from tests.support import Billing, assert_conserved, retry_failed
+from tests.support import Billing, assert_conserved, collect_now
 
 USERS = [f"user-{i}" for i in range(4)]
 
@@ -52,7 +52,7 @@ def test_everything_at_once(
             case 4:
                 container.settlement.sweep(older_than_seconds=0)
             case 5:
-                retry_failed(container, user_id)
+                collect_now(container, user_id)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(act, range(300)))

@@ -105,7 +105,7 @@ class TestCache:
         assert [drift.user_id for drift in done.drifted] == ["user-1", "user-2"]
         assert done.repaired == 2
         assert done.drifted[1].detail == (
-            f"end {end.id} of 11 is settled and still marked; version 1 is behind 2 (refreshed)"
+            f"end {end.id} of 11 is told of and still marked; version 1 is behind 2 (refreshed)"
         )
         assert run().drifted_count == 0
         assert shop.cached_spendable_micros("user-2") == 89_000_000

@@ -14,7 +14,7 @@ from app.bootstrap import Container
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import wallet_keys
 from tests.reconciling import only
-from tests.support import FEATURE, Billing, retry_failed
+from tests.support import FEATURE, Billing, collect_now
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_no_false_alarm_under_load(make_container: Callable[[], Container], stea
         time.sleep(0.02)
 
     def heal(dice: random.Random) -> None:
-        retry_failed(second, dice.choice(users))
+        collect_now(second, dice.choice(users))
         second.failed_ends.replay_all([row.id for row in billing.inbox(dice.choice(users))[:3]])
         second.settlement.refresh_stale(older_than_seconds=0.5)
         time.sleep(0.1)

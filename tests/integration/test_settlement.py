@@ -12,8 +12,9 @@ from redis import RedisError
 
 from app.bootstrap import Container
 from app.domain.wallets import Deduction
+from app.stores.postgres.failed_ends import Filter
 from stack.embedded import PostgresServer
-from tests.support import Billing, assert_conserved, retry_failed
+from tests.support import Billing, assert_conserved, collect_now
 
 
 def accepted_ids(billing: Billing) -> list[UUID]:
@@ -129,7 +130,7 @@ def test_debt_is_collected_oldest_first_and_only_as_far_as_the_money_reaches(bil
         ended = billing.container.end.end(billing.usage(output_tokens=output_tokens))
         assert ended.deduction is Deduction.FAILED
     billing.execute("UPDATE wallets SET posted_micros = 20000000")
-    retry_failed(billing.container, "user-1")
+    collect_now(billing.container, "user-1")
     assert [end.output_tokens for end in billing.inbox()] == [80, 4]
     assert billing.balance().posted_micros == 9_000_000
 
@@ -141,8 +142,8 @@ def test_a_spent_retry_is_a_dead_letter(billing: Billing) -> None:
     attempts_max = billing.container.config.retry_attempts_max
     waits = []
     for _ in range(attempts_max):
-        retry_failed(billing.container, "user-1")
-        [failed] = billing.inbox()
+        collect_now(billing.container, "user-1")
+        [failed] = billing.container.failed_ends.list(Filter(), 1).items
         waits.append(failed.next_attempt_at)
     assert (failed.state, failed.attempts, failed.last_error) == ("dead", attempts_max, "insufficient_tokens")
     assert failed.next_attempt_at is None

@@ -69,7 +69,7 @@ class TestRedisAway:
         assert services.settlement.refresh_stale(older_than_seconds=0) == 0
         assert shop.cached_spendable_micros() == 89_000_000
         [lease] = services.cache.lease(["user-1"])
-        assert lease.unsettled == frozenset()
+        assert lease.marked == frozenset()
 
     def test_a_serving_process_settles_while_no_message_reaches_a_worker(
         self, shop: Billing, own_redis: ValkeyServer

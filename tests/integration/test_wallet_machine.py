@@ -22,7 +22,7 @@ from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, NotFound
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
-from tests.support import FEATURE, Billing, assert_conserved, retry_failed
+from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 TOKEN = 1_000_000
 
@@ -192,7 +192,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
 
         @rule()
         def retry(self) -> None:
-            retry_failed(services, self.user)
+            collect_now(services, self.user)
             model = self.model
             with billing.container.engine.connect():
                 order = [key_of(end) for end in billing.inbox(self.user)]

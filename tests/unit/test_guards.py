@@ -72,7 +72,7 @@ def test_every_scheduled_or_published_task_is_registered_with_a_known_queue() ->
 import worker.celery_app as w, app.stores.queue as q
 w.celery.loader.import_default_modules()
 own = {name: task for name, task in w.celery.tasks.items() if name.startswith("tokentill.")}
-assert {q.SETTLE_ENDS, q.RETRY_FAILED_END} <= set(own), own
+assert {q.SETTLE_ENDS, q.COLLECT_DEBTS} <= set(own), own
 for entry in w.celery.conf.beat_schedule.values():
     assert entry["task"] in own, entry
     assert entry["options"]["queue"] in q.QUEUES, entry

@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Deduction
-from app.stores.queue import RETRY_FAILED_END, SETTLE_ENDS
+from app.stores.queue import COLLECT_DEBTS, SETTLE_ENDS
 from tests import processes
 from tests.support import Billing, assert_conserved
 
@@ -90,15 +90,18 @@ def test_beat_settles_what_no_message_announced(
         processes.wait_until(lambda: posted(shop) == 89_000_000, seconds=20, what="the sweep", log=worker.log)
 
 
-def test_a_failed_end_is_a_task_that_says_what_it_is_about(shop: Billing) -> None:
+def test_a_wallet_in_debt_is_one_task_that_says_what_it_is_about(shop: Billing) -> None:
     shop.wallet("poor", tokens=0)
-    shop.container.end.end(shop.usage("poor"))
-    due = shop.container.settlement.due_retries(10)
-    shop.container.doorbell.retry(due)
+    for _ in range(3):
+        shop.container.end.end(shop.usage("poor"))
+    shop.settle_everything()
+    shop.execute_in_postgres("UPDATE wallets SET collect_at = now() WHERE user_id = 'poor'")
+    due = shop.container.collection.due_wallets(10)
+    for _ in range(5):
+        shop.container.doorbell.collect(due)
     shop.container.doorbell.close()
-    [message] = shop.container.redis_client.lrange("tokentill:queue:retry", 0, -1)
-    headers = json.loads(message)["headers"]
-    assert headers["task"] == RETRY_FAILED_END
-    assert headers["argsrepr"] == f"['{due[0].id}', 'poor', '11', 'insufficient_tokens']"
-    # Given out, it isn't due again at once.
-    assert shop.container.settlement.due_retries(10) == []
+    messages = shop.container.redis_client.lrange("tokentill:queue:retry", 0, -1)
+    headers = json.loads(messages[0])["headers"]
+    assert headers["task"] == COLLECT_DEBTS
+    assert headers["argsrepr"] == "['poor', '33']"
+    assert len(messages) < 5

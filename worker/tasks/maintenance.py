@@ -9,7 +9,7 @@ from worker.celery_app import celery, config, container
 
 log = structlog.get_logger(__name__)
 
-RETRIES_PER_LOOK = 200
+WALLETS_PER_LOOK = 200
 
 
 @celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE)
@@ -20,13 +20,13 @@ def sweep() -> None:
 
 @celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)
 def give_out_retries() -> None:
-    """Send a task for each failed end that is due for another try, once those sent before have been worked off.
+    """Send a task for each wallet whose debts are due for a try, as far as those sent before have been worked off.
 
-    An end is due again while its task waits: without that limit slow workers would find an ever longer queue.
+    A wallet is due while its task waits: without that limit slow workers would find an ever longer queue.
     """
     waiting = message_counts(container().redis_client, [RETRY_QUEUE])[RETRY_QUEUE]
-    if waiting < RETRIES_PER_LOOK:
-        container().doorbell.retry(container().settlement.due_retries(RETRIES_PER_LOOK))
+    if waiting < WALLETS_PER_LOOK:
+        container().doorbell.collect(container().collection.due_wallets(WALLETS_PER_LOOK - waiting))
 
 
 @celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE)

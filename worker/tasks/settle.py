@@ -5,8 +5,10 @@ from __future__ import annotations
 from uuid import UUID
 
 from app.domain.errors import Unavailable
-from app.stores.queue import RETRY_FAILED_END, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
+from app.stores.queue import COLLECT_DEBTS, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
 from worker.celery_app import celery, container
+
+COLLECT_SECONDS = 0.25
 
 
 # A message that fails is let go after its retries: the inbox still has the ends and the sweep settles them.
@@ -25,7 +27,7 @@ def settle_ends(end_ids: list[str]) -> None:
 
 
 @celery.task(
-    name=RETRY_FAILED_END,
+    name=COLLECT_DEBTS,
     queue=RETRY_QUEUE,
     autoretry_for=(Unavailable,),
     retry_backoff=1,
@@ -33,6 +35,11 @@ def settle_ends(end_ids: list[str]) -> None:
     retry_jitter=True,
     max_retries=5,
 )
-def retry_failed_end(end_id: str, user_id: str, amount_token: str, reason: str) -> None:
-    """Try to deduct a failed end again. Amount and reason are for whoever watches the queue."""
-    container().settlement.retry(UUID(end_id), user_id)
+def collect_debts(user_id: str, debt_token: str) -> None:
+    """Collect what a wallet can pay of its debts. `debt_token` is for whoever watches the queue.
+
+    A wallet with many debts takes its turn among all others: a task ends soon, and sends for the next one.
+    """
+    unfinished = container().collection.collect(user_id, COLLECT_SECONDS).unfinished
+    if unfinished is not None:
+        container().doorbell.collect([unfinished])

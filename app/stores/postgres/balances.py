@@ -8,28 +8,33 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-# One statement is one snapshot: an end stands either in the inbox or in the posted balance, never in both.
+# One statement is one snapshot: an end is told of by its wallet's row, as settled or as debt, or stands in the inbox.
 _LOAD = sa.text("""
-    SELECT wallets.user_id, package_id, status, posted_micros, overdraft_limit_micros, version,
+    SELECT wallets.user_id, package_id, status, posted_micros, debt_micros, overdraft_limit_micros, version,
         (SELECT cache_epoch FROM system_state) AS cache_epoch,
-        ARRAY(SELECT id FROM end_inbox AS i WHERE i.user_id = wallets.user_id ORDER BY id) AS unsettled_ids,
-        ARRAY(SELECT cost_micros FROM end_inbox AS i WHERE i.user_id = wallets.user_id ORDER BY id) AS unsettled_costs,
-        ARRAY(SELECT state <> 'accepted' FROM end_inbox AS i WHERE i.user_id = wallets.user_id ORDER BY id)
-            AS unsettled_debts,
+        ARRAY(SELECT id FROM end_inbox AS i WHERE i.user_id = wallets.user_id AND NOT is_debt ORDER BY id) AS ids,
+        ARRAY(SELECT cost_micros FROM end_inbox AS i WHERE i.user_id = wallets.user_id AND NOT is_debt ORDER BY id)
+            AS costs,
+        ARRAY(SELECT state <> 'accepted' FROM end_inbox AS i WHERE i.user_id = wallets.user_id AND NOT is_debt
+            ORDER BY id) AS failed,
         ARRAY(
             SELECT end_id FROM token_transactions AS t
             WHERE kind = 'usage' AND end_id = ANY(CAST(:suspects AS uuid[])) AND t.user_id = wallets.user_id
-        ) AS settled_suspects
+            UNION ALL
+            SELECT id FROM end_inbox AS i
+            WHERE id = ANY(CAST(:suspects AS uuid[])) AND i.user_id = wallets.user_id AND is_debt
+        ) AS told_suspects
     FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
 """)
 
 _BALANCES = sa.text("""
     SELECT wallets.user_id, package_id, status, posted_micros, overdraft_limit_micros, version,
-        coalesce(pending_micros, 0) AS pending_micros, coalesce(debt_micros, 0) AS debt_micros
+        coalesce(pending_micros, 0) AS pending_micros, debt_micros + coalesce(untold_micros, 0) AS debt_micros
     FROM wallets LEFT JOIN LATERAL (
-        SELECT CAST(sum(cost_micros) FILTER (WHERE state = 'accepted') AS bigint) AS pending_micros,
-            CAST(sum(cost_micros) FILTER (WHERE state <> 'accepted') AS bigint) AS debt_micros
-        FROM end_inbox AS i WHERE i.user_id = wallets.user_id
+        -- Numeric: what adds up past 64 bits is one wallet's trouble, and nobody else's.
+        SELECT sum(cost_micros) FILTER (WHERE state = 'accepted') AS pending_micros,
+            sum(cost_micros) FILTER (WHERE state <> 'accepted') AS untold_micros
+        FROM end_inbox AS i WHERE i.user_id = wallets.user_id AND NOT is_debt
     ) AS unsettled ON true
     WHERE wallets.user_id = ANY(CAST(:user_ids AS text[]))
 """)
@@ -41,12 +46,13 @@ class LoadedWallet:
     package_id: str | None
     status: str
     posted_micros: int
+    debt_micros: int
     overdraft_limit_micros: int
     version: int
     cache_epoch: int
-    unsettled: dict[UUID, tuple[int, bool]]
-    """End id -> (cost in micro-tokens, is it debt)."""
-    settled_suspects: frozenset[UUID]
+    untold: dict[UUID, tuple[int, bool]]
+    """Ends that the wallet's row doesn't tell of: end id -> (cost in micro-tokens, has it failed)."""
+    told_suspects: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class WalletBalance:
 
 
 def load(connection: sa.Connection, user_ids: Collection[str], suspects: Collection[UUID]) -> dict[str, LoadedWallet]:
-    """Wallets with each unsettled end; `suspects` are end ids of which to tell whether they are settled."""
+    """Wallets with each end that their rows don't tell of; `suspects` are ends of which to say whether they do."""
     rows = connection.execute(_LOAD, {"user_ids": list(user_ids), "suspects": list(suspects)})
     return {
         row.user_id: LoadedWallet(
@@ -70,14 +76,12 @@ def load(connection: sa.Connection, user_ids: Collection[str], suspects: Collect
             row.package_id,
             row.status,
             row.posted_micros,
+            row.debt_micros,
             row.overdraft_limit_micros,
             row.version,
             row.cache_epoch,
-            {
-                end_id: (cost, debt)
-                for end_id, cost, debt in zip(row.unsettled_ids, row.unsettled_costs, row.unsettled_debts, strict=True)
-            },
-            frozenset(row.settled_suspects),
+            {end_id: (cost, failed) for end_id, cost, failed in zip(row.ids, row.costs, row.failed, strict=True)},
+            frozenset(row.told_suspects),
         )
         for row in rows
     }
@@ -86,4 +90,16 @@ def load(connection: sa.Connection, user_ids: Collection[str], suspects: Collect
 def balances(connection: sa.Connection, user_ids: Collection[str]) -> dict[str, WalletBalance]:
     """Wallets with the sums of what is unsettled."""
     rows = connection.execute(_BALANCES, {"user_ids": list(user_ids)})
-    return {row.user_id: WalletBalance(*row) for row in rows}
+    return {
+        row.user_id: WalletBalance(
+            row.user_id,
+            row.package_id,
+            row.status,
+            row.posted_micros,
+            row.overdraft_limit_micros,
+            row.version,
+            int(row.pending_micros),
+            int(row.debt_micros),
+        )
+        for row in rows
+    }

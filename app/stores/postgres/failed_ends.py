@@ -10,24 +10,27 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.stores.postgres import settlement, stale
-from app.stores.postgres.stale import StaleWallet
-from app.stores.postgres.tables import end_inbox, stale_wallets, wallets
+from app.stores.postgres import settlement
+from app.stores.postgres.tables import end_inbox, wallets
 
 NOT_ACCEPTED = end_inbox.c.state != sa.literal_column("'accepted'")
 
-# What failed for want of tokens goes back to the retry queue; anything else through settlement again.
+# What failed for want of tokens goes back to the retry queue; anything else through settlement again. Until that has
+# been at it, it stays in its wallet's sum of debts: nothing that is cached changes.
 _REPLAY = sa.text("""
-    UPDATE end_inbox SET
-        state = CASE WHEN last_error = 'insufficient_tokens' THEN 'retrying' ELSE 'accepted' END,
-        attempts = 0,
-        next_attempt_at = CASE WHEN last_error = 'insufficient_tokens' THEN now() END,
-        last_error = CASE WHEN last_error = 'insufficient_tokens' THEN last_error END
-    WHERE id IN (
-        SELECT id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[])) AND state <> 'accepted'
-        ORDER BY id FOR UPDATE
+    WITH replayed AS (
+        UPDATE end_inbox SET
+            state = CASE WHEN last_error = 'insufficient_tokens' THEN 'retrying' ELSE 'accepted' END,
+            attempts = 0,
+            last_error = CASE WHEN last_error = 'insufficient_tokens' THEN last_error END
+        WHERE id IN (
+            SELECT id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[])) AND state <> 'accepted'
+            ORDER BY id FOR UPDATE
+        )
+        RETURNING user_id, state
     )
-    RETURNING user_id
+    UPDATE wallets SET collect_at = now()
+    WHERE user_id = ANY(ARRAY(SELECT user_id FROM replayed WHERE state = 'retrying'))
 """)
 
 
@@ -63,20 +66,21 @@ class Filter:
         return sa.and_(*parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """Ends as they are after a replay, and the wallets whose cached copies are old by it."""
-
-    ends: list[FailedEndRow]
-    stale: list[StaleWallet]
-
-
-_COLUMNS = [end_inbox.c[field.name] for field in fields(FailedEndRow)]
+# All debts of a wallet are tried together; one that its wallet doesn't know of yet is tried at once.
+_NEXT_ATTEMPT_AT = sa.case(
+    (end_inbox.c.state == "retrying", sa.func.coalesce(wallets.c.collect_at, end_inbox.c.accepted_at))
+).label("next_attempt_at")
+_COLUMNS = [
+    _NEXT_ATTEMPT_AT if field.name == "next_attempt_at" else end_inbox.c[field.name] for field in fields(FailedEndRow)
+]
+_ENDS = sa.select(*_COLUMNS).select_from(
+    end_inbox.outerjoin(wallets, wallets.c.user_id == end_inbox.c.user_id),
+)
 
 
 def list_ends(connection: sa.Connection, matching: Filter, after_id: UUID, limit: int) -> list[FailedEndRow]:
     """Oldest first."""
-    statement = sa.select(*_COLUMNS).where(matching.condition, end_inbox.c.id > after_id)
+    statement = _ENDS.where(matching.condition, end_inbox.c.id > after_id)
     return [FailedEndRow(*row) for row in connection.execute(statement.order_by(end_inbox.c.id).limit(limit))]
 
 
@@ -85,7 +89,7 @@ def count(connection: sa.Connection, matching: Filter) -> int:
 
 
 def find(connection: sa.Connection, end_id: UUID) -> FailedEndRow | None:
-    statement = sa.select(*_COLUMNS).where(end_inbox.c.id == end_id, NOT_ACCEPTED)
+    statement = _ENDS.where(end_inbox.c.id == end_id, NOT_ACCEPTED)
     row = connection.execute(statement).one_or_none()
     return None if row is None else FailedEndRow(*row)
 
@@ -96,23 +100,17 @@ def user_of(connection: sa.Connection, end_id: UUID) -> str | None:
     return connection.execute(statement).scalar_one_or_none()
 
 
-def replay(connection: sa.Connection, ids: Collection[UUID]) -> Replayed:
+def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRow]:
     """Have failed ends tried again from the start. Those accepted again before stay as they are, others are left out.
 
-    The wallets are locked first, as retrying does. Their versions rise, so that whoever is loading an older copy
-    just now can't cache it; only a refresh brings the ends' new states to Redis.
+    The wallets are locked first, as collecting does.
     """
     ids = list(ids)
     wanted = end_inbox.c.id.in_(ids)
     users = set(connection.execute(sa.select(end_inbox.c.user_id).where(wanted)).scalars())
     settlement.lock_wallets(connection, users)
-    changed = sorted(set(connection.execute(_REPLAY, {"ids": ids}).scalars()))
-    raised = sa.update(wallets).where(wallets.c.user_id.in_(changed)).values(version=wallets.c.version + 1)
-    connection.execute(raised)
-    stale.demand_refresh(connection, changed)
-    noted = sa.select(stale_wallets.c.user_id, stale_wallets.c.changed_at).where(stale_wallets.c.user_id.in_(changed))
-    after = connection.execute(sa.select(*_COLUMNS).where(wanted).order_by(end_inbox.c.id))
-    return Replayed([FailedEndRow(*row) for row in after], [StaleWallet(*row) for row in connection.execute(noted)])
+    connection.execute(_REPLAY, {"ids": ids})
+    return [FailedEndRow(*row) for row in connection.execute(_ENDS.where(wanted).order_by(end_inbox.c.id))]
 
 
 def claim(connection: sa.Connection, end_id: UUID) -> Any | None:

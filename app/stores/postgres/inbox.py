@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.domain.ends import AcceptedEnd, EndState
 from app.domain.wallets import Deduction
-from app.stores.postgres import stale
+from app.stores.postgres import settlement
 
 # One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
 # in one order, so that two batches with the same keys wait for each other instead of deadlocking.
@@ -38,11 +38,10 @@ _INSERT = sa.text("""
     )
     INSERT INTO end_inbox (
         id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-        request_id, profit_rule_id, cost_micros, state, next_attempt_at, last_error
+        request_id, profit_rule_id, cost_micros, state, last_error
     )
     SELECT id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, cost_micros, state,
-        CASE WHEN state = 'retrying' THEN now() END,
         CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END
     FROM given
     WHERE (idempotency_key IS NULL AND process_id IS NULL) OR id IN (SELECT end_id FROM remembered)
@@ -69,14 +68,6 @@ class KnownEnd:
     cost_micros: int
     spendable_micros: int
     deduction: Deduction
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEnd:
-    id: UUID
-    user_id: str
-    cost_micros: int
-    last_error: str | None
 
 
 def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> set[UUID]:
@@ -125,15 +116,19 @@ def find_keys(
     ]
 
 
-def accepted_before(connection: sa.Connection, seconds: float, limit: int) -> list[UUID]:
-    """Ids of accepted ends that have waited for longer than `seconds`, oldest first."""
+def to_settle_before(
+    connection: sa.Connection, seconds: float, after_id: UUID, limit: int, but_not: Collection[str] = ()
+) -> list[UUID]:
+    """Ids of ends behind `after_id` that nobody has settled for longer than `seconds`, oldest first."""
     rows = connection.execute(
         sa.text("""
             SELECT id FROM end_inbox
-            WHERE state = 'accepted' AND accepted_at < now() - make_interval(secs => :seconds)
+            WHERE (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
+                AND accepted_at < now() - make_interval(secs => :seconds)
+                AND id > :after_id AND user_id <> ALL(CAST(:but_not AS text[]))
             ORDER BY id LIMIT :limit
         """),
-        {"seconds": seconds, "limit": limit},
+        {"seconds": seconds, "after_id": after_id, "limit": limit, "but_not": list(but_not)},
     )
     return list(rows.scalars())
 
@@ -151,31 +146,8 @@ def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
     return counts, max((row.oldest_seconds for row in rows if row.state == EndState.ACCEPTED), default=0)
 
 
-def claim_due_retries(connection: sa.Connection, limit: int, again_seconds: float) -> list[FailedEnd]:
-    """Failed ends due for another try, oldest first. They are due again after `again_seconds`, in case nobody tries."""
-    rows = connection.execute(
-        sa.text("""
-            UPDATE end_inbox SET next_attempt_at = now() + make_interval(secs => :again_seconds)
-            WHERE id IN (
-                SELECT id FROM end_inbox WHERE state = 'retrying' AND next_attempt_at <= now()
-                ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
-            )
-            RETURNING id, user_id, cost_micros, last_error
-        """),
-        {"limit": limit, "again_seconds": again_seconds},
-    )
-    return sorted((FailedEnd(*row) for row in rows), key=lambda end: end.id)
-
-
 def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
     """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them."""
     requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
     insert(connection, [replace(end, request=request) for end, request in zip(ends, requests, strict=True)])
-    connection.execute(
-        sa.text("""
-            UPDATE end_inbox SET state = 'dead', next_attempt_at = NULL, last_error = 'idempotency_key_reused'
-            WHERE id = ANY(CAST(:ids AS uuid[]))
-        """),
-        {"ids": [end.id for end in ends]},
-    )
-    stale.demand_refresh(connection, {end.request.user_id for end in ends})
+    settlement.bury(connection, [end.id for end in ends], "idempotency_key_reused")

@@ -8,37 +8,45 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.amounts import DEBT_MICROS_MAX
 from app.stores.postgres import stale
 
 # Rows that another worker is settling are skipped, not waited for: they will be gone.
 _CLAIM = sa.text("""
-    SELECT id, user_id, request_id FROM end_inbox
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'accepted'
+    SELECT id, user_id, cost_micros, request_id FROM end_inbox
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
     ORDER BY id FOR UPDATE SKIP LOCKED
 """)
 
-_CLAIM_DEBTS = sa.text("""
-    SELECT id, user_id, request_id FROM end_inbox
-    WHERE user_id = :user_id AND state = 'retrying' ORDER BY id FOR UPDATE
-""")
-
-# In user_id order, so that two batches with the same wallets wait for each other instead of deadlocking.
+# In user_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
 _LOCK_WALLETS = sa.text("""
     SELECT user_id FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
     ORDER BY user_id FOR NO KEY UPDATE
 """)
 
+# A wallet that somebody holds makes nobody wait but its own ends.
+_LOCK_FREE_WALLETS = sa.text("""
+    WITH free AS MATERIALIZED (
+        SELECT user_id FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
+        ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT user_id, user_id IN (SELECT user_id FROM free) AS is_free
+    FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
+""")
+
 # The rows and wallets are locked by now, and a statement of its own sees them as they are now.
 #
-# In each wallet ends are taken in the order they were accepted, for as long as the balance stays above the
-# overdraft limit; those after that are debt. An end that costs nothing is always settled.
+# In each wallet ends are taken in the order they were accepted, for as long as the balance stays above the overdraft
+# limit; those after that are debt. An end that wasn't covered when it came stands behind all debt, so that a small one
+# doesn't overtake a large one. An end that costs nothing is always settled.
 _SETTLE = sa.text("""
     -- Rows are picked by arrays of ids, not by joins with `outcome`: statistics taken while the inbox was empty, as it
     -- mostly is, make the planner expect one row and join 1,000 with 1,000 in nested loops, seconds long.
     WITH due AS MATERIALIZED (
         SELECT i.*,
-            w.posted_micros,
+            w.posted_micros, w.debt_micros,
             w.posted_micros + w.overdraft_limit_micros AS room_micros,
+            i.state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind,
             i.output_tokens * 250000 AS base_cost_micros,
             i.output_tokens * coalesce(r.basis_points, 0) * 25 AS profit_micros,
             EXISTS (SELECT 1 FROM token_transactions AS t WHERE t.kind = 'usage' AND t.end_id = i.id) AS is_repeated
@@ -49,26 +57,32 @@ _SETTLE = sa.text("""
     ), judged AS (
         SELECT due.*, base_cost_micros + profit_micros = cost_micros AS agrees,
             sum(cost_micros) FILTER (WHERE NOT is_repeated AND base_cost_micros + profit_micros = cost_micros)
-                OVER (PARTITION BY user_id ORDER BY id) AS asked_micros
+                OVER (PARTITION BY user_id ORDER BY is_behind, id) AS asked_micros
         FROM due
-    ), outcome AS (
+    ), decided AS (
         SELECT judged.*, CASE
             WHEN is_repeated THEN 'repeated'
             WHEN NOT agrees THEN 'disagrees'
-            WHEN cost_micros = 0 OR asked_micros <= room_micros THEN 'settled'
+            WHEN cost_micros = 0 OR asked_micros <= room_micros - CASE WHEN is_behind THEN debt_micros ELSE 0 END
+                THEN 'settled'
             ELSE 'failed'
         END AS outcome FROM judged
+    ), outcome AS (
+        -- What the sum of debts can't hold stays outside of it, where the wallet's balance counts it as well.
+        SELECT decided.*, is_debt OR debt_micros + sum(cost_micros) FILTER (
+            WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt
+        ) OVER (PARTITION BY user_id ORDER BY id) <= :debt_max AS fits FROM decided
     ), entries AS (
         INSERT INTO token_transactions (
             user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference
         )
         SELECT user_id, 'usage', -cost_micros,
-            posted_micros - sum(cost_micros) OVER (PARTITION BY user_id ORDER BY id),
+            posted_micros - sum(cost_micros) OVER (PARTITION BY user_id ORDER BY is_behind, id),
             base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key
         FROM outcome WHERE outcome = 'settled'
-        ORDER BY user_id, id
+        ORDER BY user_id, is_behind, id
         RETURNING 1
     ), cleared AS (
         DELETE FROM end_inbox
@@ -77,43 +91,45 @@ _SETTLE = sa.text("""
     ), kept AS (
         UPDATE end_inbox AS i SET
             attempts = i.attempts + 1,
+            is_debt = i.id = ANY(ARRAY(SELECT id FROM outcome WHERE fits)),
             state = CASE
-                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees'))
+                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees' OR NOT fits))
                     OR i.attempts + 1 >= :attempts_max THEN 'dead'
                 ELSE 'retrying'
             END,
-            next_attempt_at = CASE
-                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees'))
-                    OR i.attempts + 1 >= :attempts_max THEN NULL
-                ELSE now() + make_interval(
-                -- Doubles with every attempt up to the cap; the jitter spreads what failed together.
-                secs => least(:cap_seconds, :base_seconds * power(2, least(i.attempts, 30)))
-                    * (0.5 + random() / 2)
-            ) END,
             last_error = CASE
                 WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees')) THEN 'quote_disagrees'
+                WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE NOT fits)) THEN 'debt_out_of_range'
                 ELSE 'insufficient_tokens' END
         WHERE i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome IN ('disagrees', 'failed')))
-            AND i.id = ANY(CAST(:tried AS uuid[]))
         RETURNING 1
     ), changed AS (
         UPDATE wallets AS w SET
             posted_micros = w.posted_micros - o.settled_micros,
-            version = w.version + 1
+            debt_micros = greatest(w.debt_micros + o.owed_micros - o.paid_micros, 0),
+            version = w.version + 1,
+            collect_at = CASE
+                WHEN o.kept_ids IS NULL THEN w.collect_at
+                ELSE coalesce(w.collect_at, now() + make_interval(secs => :base_seconds * (0.5 + random() / 2)))
+            END
         FROM (
             SELECT user_id,
                 coalesce(CAST(sum(cost_micros) FILTER (WHERE outcome = 'settled') AS bigint), 0) AS settled_micros,
-                array_agg(id) FILTER (WHERE outcome IN ('settled', 'repeated')) AS settled,
-                array_agg(id ORDER BY id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS indebted,
-                array_agg(cost_micros ORDER BY id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS debts,
-                count(*) FILTER (WHERE outcome IN ('failed', 'disagrees') AND id = ANY(CAST(:tried AS uuid[])))
-                    AS tried,
+                coalesce(CAST(sum(cost_micros) FILTER (
+                    WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt AND fits
+                ) AS bigint), 0) AS owed_micros,
+                coalesce(CAST(sum(cost_micros) FILTER (
+                    WHERE outcome IN ('settled', 'repeated') AND is_debt
+                ) AS bigint), 0) AS paid_micros,
+                array_agg(id) FILTER (WHERE outcome IN ('settled', 'repeated')) AS settled_ids,
+                array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS kept_ids,
+                array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees') AND NOT fits) AS untold_ids,
                 count(*) FILTER (WHERE outcome = 'repeated') AS repeated
             FROM outcome GROUP BY user_id
         ) AS o
         WHERE w.user_id = o.user_id
-        RETURNING w.user_id, w.posted_micros, w.overdraft_limit_micros, w.status, w.package_id, w.version,
-            o.settled, o.indebted, o.debts, o.tried, o.repeated
+        RETURNING w.user_id, w.posted_micros, w.debt_micros, w.overdraft_limit_micros, w.status, w.package_id,
+            w.version, o.settled_ids, o.kept_ids, o.untold_ids, o.repeated
     ), stale AS (
         INSERT INTO stale_wallets AS s (user_id, version)
         SELECT user_id, version FROM changed ORDER BY user_id
@@ -128,9 +144,23 @@ _SETTLE = sa.text("""
 """)
 
 _BURY = sa.text("""
-    UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, next_attempt_at = NULL, last_error = :error
-    WHERE id = ANY(CAST(:ids AS uuid[]))
-    RETURNING user_id
+    WITH buried AS (
+        SELECT id, user_id, cost_micros, is_debt OR debt_micros + sum(cost_micros) FILTER (WHERE NOT is_debt)
+            OVER (PARTITION BY user_id ORDER BY id) <= :debt_max AS fits, is_debt
+        FROM end_inbox JOIN wallets USING (user_id)
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND user_id = ANY(CAST(:user_ids AS text[]))
+    ), put_aside AS (
+        UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, last_error = :error,
+            is_debt = id = ANY(ARRAY(SELECT id FROM buried WHERE fits))
+        WHERE id = ANY(CAST(:ids AS uuid[]))
+        RETURNING 1
+    )
+    UPDATE wallets AS w SET version = w.version + 1, debt_micros = w.debt_micros + owed.micros
+    FROM (
+        SELECT user_id, coalesce(sum(cost_micros) FILTER (WHERE fits AND NOT is_debt), 0) AS micros
+        FROM buried GROUP BY user_id
+    ) AS owed
+    WHERE w.user_id = owed.user_id
 """)
 
 
@@ -145,6 +175,7 @@ class RetryPolicy:
 class ClaimedEnd:
     id: UUID
     user_id: str
+    cost_micros: int
     request_id: str | None
 
 
@@ -152,14 +183,22 @@ class ClaimedEnd:
 class SettledWallet:
     user_id: str
     posted_micros: int
+    debt_micros: int
     overdraft_limit_micros: int
     status: str
     package_id: str | None
     version: int
     settled: tuple[UUID, ...]
-    indebted: dict[UUID, int]
-    """End id -> cost in micro-tokens."""
+    kept: tuple[UUID, ...]
+    """Ends that are debt, or dead, after it."""
+    untold: tuple[UUID, ...]
+    """Those of them that `debt_micros` doesn't tell of."""
     repeated: int
+
+    @property
+    def told(self) -> list[UUID]:
+        """Ends that the wallet's row tells of now."""
+        return [*self.settled, *(end_id for end_id in self.kept if end_id not in self.untold)]
 
 
 class MoneyDoesNotAddUp(Exception):
@@ -167,13 +206,8 @@ class MoneyDoesNotAddUp(Exception):
 
 
 def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedEnd]:
-    """Lock those of these accepted ends that nobody else is settling."""
+    """Lock those of these ends that are still to be settled and that nobody else is settling."""
     return [ClaimedEnd(*row) for row in connection.execute(_CLAIM, {"ids": list(ids)})]
-
-
-def claim_debts(connection: sa.Connection, user_id: str) -> list[ClaimedEnd]:
-    """Lock a user's failed ends, oldest first. The wallet must be locked already."""
-    return [ClaimedEnd(*row) for row in connection.execute(_CLAIM_DEBTS, {"user_id": user_id})]
 
 
 def lock_wallets(connection: sa.Connection, user_ids: set[str]) -> set[str]:
@@ -181,31 +215,35 @@ def lock_wallets(connection: sa.Connection, user_ids: set[str]) -> set[str]:
     return set(connection.execute(_LOCK_WALLETS, {"user_ids": list(user_ids)}).scalars())
 
 
+def lock_free_wallets(connection: sa.Connection, user_ids: set[str]) -> dict[str, bool]:
+    """Lock the wallets that nobody else has locked. User id -> whether we have it; who isn't named has no wallet."""
+    rows = connection.execute(_LOCK_FREE_WALLETS, {"user_ids": list(user_ids)})
+    return {row.user_id: row.is_free for row in rows}
+
+
 def settle(
-    connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy, tried: Sequence[UUID] | None = None
+    connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy, *, collecting: bool = False
 ) -> list[SettledWallet]:
     """Settle claimed ends of locked wallets; the wallets as they are after it.
 
-    A failure counts as an attempt for the ends that were `tried` (all, unless given); the others were only taken
-    along because they are older.
+    `collecting` says that these are the oldest debts of their wallet: no others stand before them.
     Raises MoneyDoesNotAddUp when the statement touched other rows than these.
     """
     rows = connection.execute(
         _SETTLE,
         {
             "ids": list(ids),
-            "tried": list(ids if tried is None else tried),
+            "collecting": collecting,
             "attempts_max": policy.attempts_max,
             "base_seconds": policy.base_seconds,
-            "cap_seconds": policy.cap_seconds,
+            "debt_max": DEBT_MICROS_MAX,
         },
     ).all()
-    settled = sum(len(row.settled or ()) for row in rows)
-    kept = sum(len(row.indebted or ()) for row in rows)
+    settled = sum(len(row.settled_ids or ()) for row in rows)
+    kept = sum(len(row.kept_ids or ()) for row in rows)
     repeated = sum(row.repeated for row in rows)
-    tried_count = sum(row.tried for row in rows)
     for row in rows[:1]:
-        if (row.entries, row.cleared, row.kept) != (settled - repeated, settled, tried_count):
+        if (row.entries, row.cleared, row.kept) != (settled - repeated, settled, kept):
             raise MoneyDoesNotAddUp(f"{row.entries} entries, {row.cleared} cleared, {row.kept} kept")
     if settled + kept != len(ids):
         raise MoneyDoesNotAddUp(f"{settled + kept} of {len(ids)} ends")
@@ -213,19 +251,33 @@ def settle(
         SettledWallet(
             row.user_id,
             row.posted_micros,
+            row.debt_micros,
             row.overdraft_limit_micros,
             row.status,
             row.package_id,
             row.version,
-            tuple(row.settled or ()),
-            dict(zip(row.indebted or (), row.debts or (), strict=True)),
+            tuple(row.settled_ids or ()),
+            tuple(row.kept_ids or ()),
+            tuple(row.untold_ids or ()),
             row.repeated,
         )
         for row in rows
     ]
 
 
-def bury(connection: sa.Connection, ids: Sequence[UUID], error: str) -> None:
-    """Move ends that can't be settled as they are to the dead letters."""
-    users = connection.execute(_BURY, {"ids": list(ids), "error": error}).scalars()
-    stale.demand_refresh(connection, set(users))
+def bury(connection: sa.Connection, ids: Sequence[UUID], error: str) -> bool:
+    """Move ends that can't be settled as they are to the dead letters. Their rows must be ours already.
+
+    False, and nothing is done, while somebody else holds one of their wallets.
+    """
+    users = connection.execute(
+        sa.text("SELECT DISTINCT user_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
+    )
+    wallets = lock_free_wallets(connection, set(users.scalars()))
+    if not all(wallets.values()):
+        return False
+    connection.execute(
+        _BURY, {"ids": list(ids), "user_ids": list(wallets), "error": error, "debt_max": DEBT_MICROS_MAX}
+    )
+    stale.demand_refresh(connection, set(wallets))
+    return True

@@ -70,10 +70,16 @@ wallets = sa.Table(
     sa.Column("posted_micros", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("overdraft_limit_micros", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    # The sum of its ends with `is_debt`, changed in the transaction that changes which these are.
+    sa.Column("debt_micros", sa.BigInteger, nullable=False, server_default="0"),
+    # When its debts are due for another try. All of a wallet's debts wait in one line.
+    sa.Column("collect_at", sa.TIMESTAMP(timezone=True)),
     _created_at(),
     sa.CheckConstraint("status IN ('active', 'suspended', 'closed')", name="wallets_status_known"),
     sa.CheckConstraint("overdraft_limit_micros >= 0", name="wallets_overdraft_limit_not_negative"),
     sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),
+    sa.CheckConstraint("debt_micros BETWEEN 0 AND 9007199254740992", name="wallets_debt_in_range"),
+    sa.Index("wallets_collect_at", "collect_at", postgresql_where=sa.text("collect_at IS NOT NULL")),
 )
 
 # The permanent memory of the keys that ends came with. It outlives the inbox row, so that a key can't bill twice
@@ -112,15 +118,23 @@ end_inbox = sa.Table(
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("next_attempt_at", sa.TIMESTAMP(timezone=True)),
+    # Whether its cost is part of `wallets.debt_micros`. An end that failed at acceptance isn't yet: taking the wallet's
+    # lock for it would have every end of a wallet wait for the one before.
+    sa.Column("is_debt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("last_error", sa.Text),
     sa.Column("accepted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
     sa.CheckConstraint("state IN ('accepted', 'retrying', 'dead')", name="end_inbox_state_known"),
     sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
-    sa.Index("end_inbox_user_id", "user_id", "id"),
-    sa.Index("end_inbox_accepted", "id", postgresql_where=sa.text("state = 'accepted'")),
-    sa.Index("end_inbox_due", "next_attempt_at", postgresql_where=sa.text("state = 'retrying'")),
+    # What a wallet's row doesn't tell of its unsettled ends.
+    sa.Index("end_inbox_untold", "user_id", "id", postgresql_where=sa.text("NOT is_debt")),
+    sa.Index(
+        "end_inbox_to_settle",
+        "id",
+        postgresql_where=sa.text("state = 'accepted' OR (state = 'retrying' AND NOT is_debt)"),
+    ),
     sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
+    sa.Index("end_inbox_failed_of_wallet", "user_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
+    sa.Index("end_inbox_retrying_of_wallet", "user_id", "id", postgresql_where=sa.text("state = 'retrying'")),
 )
 
 token_transactions = sa.Table(

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.stores.postgres import stale
-from app.stores.postgres.inbox import FailedEnd
-from app.stores.postgres.tables import end_inbox, wallets
+from app.stores.postgres.tables import wallets
 
 _COLUMNS = (
     wallets.c.user_id,
     wallets.c.package_id,
     wallets.c.status,
     wallets.c.posted_micros,
+    wallets.c.debt_micros,
     wallets.c.overdraft_limit_micros,
     wallets.c.version,
 )
@@ -29,6 +29,7 @@ class WalletRow:
     package_id: str | None
     status: str
     posted_micros: int
+    debt_micros: int
     overdraft_limit_micros: int
     version: int
 
@@ -77,21 +78,3 @@ def exists(connection: sa.Connection, user_id: str) -> bool:
 def list_ids(connection: sa.Connection, after_id: str, limit: int) -> list[str]:
     statement = sa.select(wallets.c.user_id).where(wallets.c.user_id > after_id)
     return list(connection.execute(statement.order_by(wallets.c.user_id).limit(limit)).scalars())
-
-
-def wake_debts(connection: sa.Connection, user_id: str) -> list[FailedEnd]:
-    """Have a user's ends that failed for want of tokens tried again now, dead ones too; them, oldest first.
-
-    The wallet must be locked already.
-    """
-    statement = (
-        sa.update(end_inbox)
-        .where(
-            end_inbox.c.user_id == user_id,
-            end_inbox.c.last_error == "insufficient_tokens",
-            end_inbox.c.state.in_(("retrying", "dead")),
-        )
-        .values(state="retrying", next_attempt_at=sa.func.now())
-        .returning(end_inbox.c.id, end_inbox.c.user_id, end_inbox.c.cost_micros, end_inbox.c.last_error)
-    )
-    return sorted((FailedEnd(*row) for row in connection.execute(statement)), key=lambda end: end.id)

@@ -24,7 +24,7 @@ local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft')
 local after = tonumber(wallet[1]) - tonumber(cost)
 local deduction = 'return-able'
 if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
-set_unsettled(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
+set_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
 
 local now = redis.call('HMGET', WALLET, 'available', 'held')
 for _, record in ipairs(records) do

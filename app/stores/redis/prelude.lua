@@ -1,8 +1,9 @@
 -- Stands before every script on a wallet. KEYS[1] is the wallet's hash, KEYS[2] the sorted set of its holds.
 --
--- The hash: epoch, version, posted, overdraft, status, package; the running totals available
--- (posted less every unsettled end), debt and held; p:<end id> = 'p' or 'd' (debt) and the cost of each
--- unsettled end; h:<process id> = amount of each hold.
+-- The hash: epoch, version, posted, told (the debt that the wallet's row tells), overdraft, status, package; the running
+-- totals available (posted less what is told and every marked end), debt (told and marked) and held; p:<end id> = 'p' or
+-- 'd' (not covered) and the cost of each end that the wallet's row doesn't tell of yet; h:<process id> = amount of each
+-- hold.
 --
 -- Amounts are decimal strings of micro-tokens and are only ever added by HINCRBY, in 64-bit integers. Lua's
 -- numbers are doubles: they are used for comparing, where rounding beyond 2^53 can't change the outcome.
@@ -18,15 +19,25 @@ local function add(field, amount)
   return redis.call('HINCRBY', WALLET, field, amount)
 end
 
+-- A copy without each of its numbers is worked on by nobody: what is added to nothing would look like a balance.
+local function numbers(first)
+  local fields = redis.call('HMGET', WALLET, first, 'posted', 'told', 'overdraft', 'available', 'debt', 'held')
+  if not fields[1] then return nil end
+  for i = 1, #fields do
+    local number = fields[i] and string.match(fields[i], '^-?%d+$') and tonumber(fields[i])
+    if not number or math.abs(number) >= 2 ^ 63 then return error('a number of the copy is missing') end
+  end
+  return tonumber(fields[1])
+end
+
 local function cached_version()
-  local version = redis.call('HGET', WALLET, 'version')
-  return version and tonumber(version)
+  return numbers('version')
 end
 
 -- A wallet of an older epoch may lack what was written while Redis was away.
 local function is_missing(epoch)
-  local cached = redis.call('HGET', WALLET, 'epoch')
-  return not cached or tonumber(cached) < tonumber(epoch)
+  local cached = numbers('epoch')
+  return not cached or cached < tonumber(epoch)
 end
 
 local function now_ms()
@@ -50,7 +61,7 @@ local function expire_holds()
   for _, process_id in ipairs(due) do release_hold(process_id) end
 end
 
-local function set_unsettled(end_id, entry)
+local function set_mark(end_id, entry)
   local field = 'p:' .. end_id
   local old = redis.call('HGET', WALLET, field)
   if old == entry then return end
@@ -69,9 +80,15 @@ local function set_unsettled(end_id, entry)
   end
 end
 
-local function set_posted(posted)
-  local old = redis.call('HGET', WALLET, 'posted')
-  add('available', negative(old))
+-- What the wallet's row says. Where nothing was said yet, there may be marks already.
+local function set_row(version, posted, told, overdraft, status, package)
+  local old = redis.call('HMGET', WALLET, 'posted', 'told')
+  add('available', negative(old[1] or '0'))
   add('available', posted)
-  redis.call('HSET', WALLET, 'posted', posted)
+  add('available', old[2] or '0')
+  add('available', negative(told))
+  add('debt', negative(old[2] or '0'))
+  add('debt', told)
+  redis.call('HSET', WALLET, 'version', version, 'posted', posted, 'told', told, 'overdraft', overdraft,
+    'status', status, 'package', package)
 end

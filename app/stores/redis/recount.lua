@@ -1,10 +1,14 @@
 -- Count the running totals of a cached wallet anew from the ends and holds that they sum up.
 -- A hold that has lost its end in time is given back: nothing would ever expire it.
--- Returns 1, or 0 where nothing is cached.
+-- ARGV: most fields to count in one call
+-- Returns 1, 0 where nothing is cached, or -1 where there is more to count.
 if not cached_version() then return 0 end
+if redis.call('HLEN', WALLET) > tonumber(ARGV[1]) then return -1 end
 
 local fields = redis.call('HGETALL', WALLET)
-redis.call('HSET', WALLET, 'available', redis.call('HGET', WALLET, 'posted'), 'debt', '0', 'held', '0')
+local told = redis.call('HGET', WALLET, 'told')
+redis.call('HSET', WALLET, 'available', redis.call('HGET', WALLET, 'posted'), 'debt', told, 'held', '0')
+add('available', negative(told))
 for i = 1, #fields, 2 do
   local kind, name, value = string.sub(fields[i], 1, 2), string.sub(fields[i], 3), fields[i + 1]
   if kind == 'p:' then

@@ -1,25 +1,30 @@
 """The cached wallets: each call is one round trip for any number of wallets, decided by a Lua script.
 
 All keys of a user carry the same hash tag, so the scripts work on Redis Cluster. Errors are redis-py's own
-(`redis.RedisError`): callers treat any of them as "Redis is away" and go to Postgres.
+(`redis.RedisError`) and mean all of Redis: callers go to Postgres. What is wrong with one wallet (a field that isn't a
+number, a sum past 64 bits, a key of another type) is that wallet's alone: its copy is dropped, and it counts as not
+cached.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+import structlog
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.domain.ends import EndRequest
 from app.domain.wallets import Deduction
+
+log = structlog.get_logger(__name__)
 
 KEY_PREFIX = "tokentill"
 # A wallet nobody touched for this long is forgotten; longer than any hold lives.
@@ -30,6 +35,12 @@ IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
 IN_FLIGHT_SEEN_KEY = f"{KEY_PREFIX}:in-flight-seen"
 # How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
 LEASE_MS = 5_000
+# So many marks a script sets, and so many fields are read at once: a few milliseconds in which nobody else is served.
+MARKS_PER_CALL = 500
+
+T = TypeVar("T")
+
+_REFUSED_AS_A_WHOLE = ("NOREPLICAS", "MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOPERM", "EXECABORT")
 
 _HERE = Path(__file__).parent
 _PRELUDE = (_HERE / "prelude.lua").read_text()
@@ -43,8 +54,8 @@ class WalletScript:
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-_START, _END, _UNMARK, _APPLY, _FILL, _RELEASE = map(
-    WalletScript, ("start", "end", "unmark", "apply", "fill", "release")
+_START, _END, _UNMARK, _APPLY, _MARKS, _FILL, _RELEASE = map(
+    WalletScript, ("start", "end", "unmark", "apply", "marks", "fill", "release")
 )
 
 
@@ -115,6 +126,7 @@ class CachedFields:
 
     version: int
     posted_micros: int
+    debt_micros: int
     overdraft_limit_micros: int
     status: str
     package_id: str | None
@@ -123,6 +135,7 @@ class CachedFields:
         return (
             self.version,
             self.posted_micros,
+            self.debt_micros,
             self.overdraft_limit_micros,
             self.status,
             self.package_id or "",
@@ -131,12 +144,11 @@ class CachedFields:
 
 @dataclass(frozen=True, slots=True)
 class WalletChange:
-    """A committed change: the wallet after it, the ends it settled and those it left as debt."""
+    """A committed change: the wallet after it, and the ends that its row tells of now, as settled or as debt."""
 
     user_id: str
     fields: CachedFields
-    settled: Sequence[UUID] = ()
-    indebted: Mapping[UUID, int] = field(default_factory=dict)
+    told: Sequence[UUID] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +158,19 @@ class Lease:
     user_id: str
     token: str
     epoch: int | None
-    unsettled: frozenset[UUID]
+    marked: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)
-class Unsettled:
+class Mark:
+    """An end that its wallet's row doesn't tell of yet. `is_failed`: the balance didn't cover it when it came."""
+
     cost_micros: int
-    is_debt: bool
+    is_failed: bool
 
     @property
     def entry(self) -> str:
-        return f"{'d' if self.is_debt else 'p'}{self.cost_micros}"
+        return f"{'d' if self.is_failed else 'p'}{self.cost_micros}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +178,7 @@ class Fill:
     lease: Lease
     epoch: int
     fields: CachedFields
-    unsettled: Mapping[UUID, Unsettled] = field(default_factory=dict)
+    marks: Mapping[UUID, Mark] = field(default_factory=dict)
     forgotten: Sequence[UUID] = ()
 
 
@@ -193,7 +207,10 @@ class WalletCache:
                 for call in calls
             ],
         )
-        return [None if reply[0] == "miss" else StartReply(reply[0], *map(int, reply[1:4])) for reply in replies]
+        return [
+            None if reply is None or reply[0] == "miss" else StartReply(reply[0], *map(int, reply[1:4]))
+            for reply in replies
+        ]
 
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
         """Decide ends and mark them as unsettled. None stands where the wallet isn't cached.
@@ -227,9 +244,26 @@ class WalletCache:
         return answers
 
     def land(self, ends: Sequence[tuple[UUID, str]]) -> set[str]:
-        """Take ends (id, user id) out of flight. The users of those that weren't in flight any more.
+        """Take recorded ends (id, user id) out of flight. The users of those whose mark may have been lost meanwhile:
+        by a flush, by who took it for abandoned, or with a copy that was dropped.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for end_id, user_id in ends:
+            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, user_id))
+            pipeline.hexists(_wallet(user_id), f"p:{end_id}")
+        replies = pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_of_one_wallet(reply):
+                raise reply
+        return {
+            user_id
+            for (_, user_id), was_in_flight, is_marked in zip(ends, replies[::2], replies[1::2], strict=True)
+            if was_in_flight != 1 or is_marked is not True
+        }
 
-        For an end that is recorded this means that a flush, or who took it for abandoned, may have lost its mark.
+    def give_up(self, ends: Sequence[tuple[UUID, str]]) -> set[str]:
+        """Take ends (id, user id) out of flight that were never recorded. The users of those that have landed after
+        all.
         """
         pipeline = self._client.pipeline(transaction=False)
         for end_id, user_id in ends:
@@ -268,77 +302,85 @@ class WalletCache:
     def release(self, user_id: str, process_id: str | None, epoch: int) -> int | None:
         """Give a hold back, if there is one; spendable micro-tokens after it. None where the wallet isn't cached."""
         [reply] = self._run(_RELEASE, [([_wallet(user_id), _holds(user_id)], [epoch, process_id or ""])])
-        return None if reply[0] == "miss" else int(reply[1]) - int(reply[2])
+        return None if reply is None or reply[0] == "miss" else int(reply[1]) - int(reply[2])
 
     def held(self, user_ids: Sequence[str]) -> list[int]:
         """Micro-tokens held now, 0 where nothing is cached."""
         # Releasing a hold that can't exist is a look that expires what is due.
         replies = self._run(_RELEASE, [([_wallet(user_id), _holds(user_id)], [0, ""]) for user_id in user_ids])
-        return [0 if reply[0] == "miss" else int(reply[2]) for reply in replies]
+        return [0 if reply is None or reply[0] == "miss" else int(reply[2]) for reply in replies]
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Bring cached wallets up to committed changes; safe in any order and more than once."""
-        self._run(
-            _APPLY,
-            [
-                (
-                    [_wallet(change.user_id), _holds(change.user_id), _fence(change.user_id)],
-                    [
-                        *change.fields.as_arguments(),
-                        len(change.settled),
-                        *map(str, change.settled),
-                        *(str(part) for debt in change.indebted.items() for part in debt),
-                    ],
-                )
-                for change in changes
-            ],
-        )
+        calls = [
+            (
+                [_wallet(change.user_id), _holds(change.user_id), _fence(change.user_id)],
+                [*change.fields.as_arguments(), *map(str, told)],
+            )
+            for change in changes
+            for told in _slices(change.told) or [()]
+        ]
+        replies = self._run(_APPLY, calls)
+        dropped = [call for call, reply in zip(calls, replies, strict=True) if reply is None]
+        if dropped:
+            # Whoever loads one of these just now has to find that there is something newer.
+            self._run(_APPLY, dropped)
 
     def lease(self, user_ids: Sequence[str]) -> list[Lease]:
-        """Take leases for loading wallets. A cached wallet's epoch and unsettled ends come along."""
+        """Take leases for loading wallets. A cached wallet's epoch and marked ends come along."""
         tokens = [uuid4().hex for _ in user_ids]
         pipeline = self._client.pipeline(transaction=False)
         for user_id, token in zip(user_ids, tokens, strict=True):
             # The lease stands before the look, and the look before the load.
             pipeline.set(_lease(user_id, token), "1", px=LEASE_MS)
             pipeline.hget(_wallet(user_id), "epoch")
-            pipeline.hkeys(_wallet(user_id))
-        replies = pipeline.execute()
-        return [
-            Lease(
-                user_id,
-                token,
-                None if epoch is None else int(epoch),
-                frozenset(UUID(name[2:]) for name in names if name.startswith("p:")),
-            )
-            for user_id, token, epoch, names in zip(user_ids, tokens, replies[1::3], replies[2::3], strict=True)
-        ]
+            pipeline.hlen(_wallet(user_id))
+        replies = pipeline.execute(raise_on_error=False)
+        leases = []
+        for user_id, token, *found in zip(user_ids, tokens, replies[::3], replies[1::3], replies[2::3], strict=True):
+            for reply in found:
+                if isinstance(reply, Exception) and not is_of_one_wallet(reply):
+                    raise reply
+            _, epoch, length = found
+            try:
+                known = None if epoch is None else int(epoch)
+                marked = self._marked(user_id, int(length))
+            except (ResponseError, TypeError, ValueError) as error:
+                self._drop([user_id], error)
+                known, marked = None, frozenset()
+            leases.append(Lease(user_id, token, known, marked))
+        return leases
 
     def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        """Cache loaded wallets. False stands where something newer is known: load that one again."""
-        replies = self._run(
-            _FILL,
-            [
-                (
-                    [
-                        _wallet(fill.lease.user_id),
-                        _holds(fill.lease.user_id),
-                        _fence(fill.lease.user_id),
-                        _lease(fill.lease.user_id, fill.lease.token),
-                    ],
-                    [
-                        fill.epoch,
-                        *fill.fields.as_arguments(),
-                        IDLE_MS,
-                        len(fill.forgotten),
-                        *map(str, fill.forgotten),
-                        *_pairs(fill.unsettled),
-                    ],
-                )
-                for fill in fills
-            ],
-        )
-        return [reply == 1 for reply in replies]
+        """Cache loaded wallets. False stands where something newer is known: load that one again.
+
+        True stands also for a wallet that can't be cached at all, as its numbers don't fit.
+        """
+        marks_calls, marks_of, fill_calls = [], [], []
+        for i, fill in enumerate(fills):
+            keys = [*wallet_keys(fill.lease.user_id), _lease(fill.lease.user_id, fill.lease.token)]
+            *slices, last = _slices([*((end_id, None) for end_id in fill.forgotten), *fill.marks.items()]) or [()]
+            for changes in slices:
+                marks_calls.append((keys, [LEASE_MS, IDLE_MS, *_mark_arguments(changes)]))
+                marks_of.append(i)
+            arguments = [fill.epoch, *fill.fields.as_arguments(), IDLE_MS, *_mark_arguments(last)]
+            fill_calls.append(([*keys, _fence(fill.lease.user_id)], arguments))
+        # A round trip of their own: what is filled counts, so all of them have to stand by then.
+        done: list[bool | None] = [None] * len(fills)
+        for i, reply in zip(marks_of, self._run(_MARKS, marks_calls), strict=True):
+            if reply != 1:
+                done[i] = reply is None
+        whole = [i for i, is_done in enumerate(done) if is_done is None]
+        for i, reply in zip(whole, self._run(_FILL, [fill_calls[i] for i in whole]), strict=True):
+            done[i] = reply != 0
+        return [is_done is True for is_done in done]
+
+    def _marked(self, user_id: str, fields: int) -> frozenset[UUID]:
+        if fields <= MARKS_PER_CALL:
+            names: Any = self._client.hkeys(_wallet(user_id)) if fields else ()
+        else:
+            names = (name for name, _ in self._client.hscan_iter(_wallet(user_id), count=MARKS_PER_CALL))
+        return frozenset(UUID(name[2:]) for name in names if name.startswith("p:"))
 
     def _keys_with_records(self, mark: EndMark) -> list[str]:
         return [
@@ -354,7 +396,7 @@ class WalletCache:
         calls: Sequence[tuple[list[str], list[Any]]],
         before: Callable[[Pipeline], object] | None = None,
     ) -> list[Any]:
-        """One pipeline, begun by the command of `before`.
+        """One pipeline, begun by the command of `before`; None stands where a copy was sick, and is dropped now.
 
         A server that doesn't know the script (it restarted) is taught it; only those calls repeat."""
         replies = self._send(script, calls, before)
@@ -363,9 +405,12 @@ class WalletCache:
             self._client.script_load(script.source)
             for i, reply in zip(unknown, self._send(script, [calls[i] for i in unknown]), strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise reply
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                if not is_of_one_wallet(reply):
+                    raise reply
+                self._drop_keys(calls[i][0][:2], reply)
+                replies[i] = None
         return replies
 
     def _send(
@@ -382,6 +427,23 @@ class WalletCache:
         for keys, arguments in calls:
             pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
         return list(pipeline.execute(raise_on_error=False))[-len(calls) :]
+
+    def _drop(self, user_ids: Collection[str], error: Exception) -> None:
+        for user_id in user_ids:
+            self._drop_keys(wallet_keys(user_id), error)
+
+    def _drop_keys(self, keys: Sequence[str], error: Exception) -> None:
+        """Forget a copy that no script can work with. Its holds are lost; everything else can be loaded again."""
+        log.error("sick_copy_dropped", key=keys[0], error=str(error)[:200])
+        self._client.unlink(*keys)
+
+
+def is_of_one_wallet(error: BaseException) -> bool:
+    """Did Redis refuse one call for what it found under its keys, where it would take any other?
+
+    redis-py has classes of their own for nearly all that a server refuses as a whole.
+    """
+    return type(error) is ResponseError and not str(error).startswith(_REFUSED_AS_A_WHOLE)
 
 
 def wallet_keys(user_id: str) -> list[str]:
@@ -422,9 +484,9 @@ def _lease(user_id: str, token: str) -> str:
     return _key(user_id, f"lease:{token}")
 
 
-def _end_reply(mark: EndMark, reply: Sequence[str]) -> EndReply | None:
+def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
     match reply:
-        case ["miss"]:
+        case None | ["miss"]:
             return None
         case ["marked", available, held, deduction]:
             return EndReply(
@@ -449,7 +511,15 @@ def _end_reply(mark: EndMark, reply: Sequence[str]) -> EndReply | None:
     raise ResponseError(f"end.lua answered {reply!r}")
 
 
-def _pairs(unsettled: Mapping[UUID, Unsettled]) -> Iterable[str]:
-    for end_id, end in unsettled.items():
-        yield str(end_id)
-        yield end.entry
+def _mark_arguments(changes: Sequence[tuple[UUID, Mark | None]]) -> list[Any]:
+    """Which marks to forget and which to set, as `fill.lua` and `marks.lua` take them."""
+    forgotten = [str(end_id) for end_id, mark in changes if mark is None]
+    return [
+        len(forgotten),
+        *forgotten,
+        *(part for end_id, mark in changes if mark is not None for part in (str(end_id), mark.entry)),
+    ]
+
+
+def _slices(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[i : i + MARKS_PER_CALL] for i in range(0, len(items), MARKS_PER_CALL)]

@@ -14,12 +14,17 @@ from redis.exceptions import ResponseError
 
 from app.stores.redis.wallet_cache import (
     IN_FLIGHT_KEY,
+    MARKS_PER_CALL,
     CachedFields,
-    Unsettled,
+    Mark,
     WalletScript,
     in_flight_member,
+    is_of_one_wallet,
     wallet_keys,
 )
+
+# A wallet of more fields is read in slices: Redis serves nobody else while it copies a large one.
+FIELDS_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class CachedWallet:
     available_micros: int
     debt_micros: int
     held_micros: int
-    unsettled: Mapping[UUID, Unsettled]
+    marks: Mapping[UUID, Mark]
     holds: Mapping[str, int]
     endless_holds: frozenset[str]
     """Process ids of holds that nothing will expire."""
@@ -50,21 +55,30 @@ class WalletSnapshots:
         self._recount = client.register_script(WalletScript("recount").source)
 
     def read(self, user_ids: Collection[str]) -> dict[str, CachedWallet | Unreadable]:
-        """Those of these wallets that are cached."""
+        """Those of these wallets that are cached. One that is too large for one call isn't read at one moment."""
         pipeline = self._client.pipeline(transaction=False)
         for user_id in user_ids:
+            pipeline.hlen(wallet_keys(user_id)[0])
+        lengths = dict(zip(user_ids, pipeline.execute(raise_on_error=False), strict=True))
+        small = [user_id for user_id, length in lengths.items() if not isinstance(length, int) or length <= FIELDS_MAX]
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id in small:
             wallet, holds = wallet_keys(user_id)
             # The holds last: one that is granted in between has its end in time by then.
             pipeline.hgetall(wallet)
             pipeline.zrange(holds, 0, -1)
         replies = pipeline.execute(raise_on_error=False)
         found: dict[str, CachedWallet | Unreadable] = {}
-        for user_id, fields, expiring in zip(user_ids, replies[::2], replies[1::2], strict=True):
+        for user_id, fields, expiring in zip(small, replies[::2], replies[1::2], strict=True):
             for reply in (fields, expiring):
-                if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+                if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                     raise reply
             if fields:
                 found[user_id] = _read(fields, expiring)
+        for user_id in lengths.keys() - set(small):
+            wallet, holds = wallet_keys(user_id)
+            fields = dict(self._client.hscan_iter(wallet, count=MARKS_PER_CALL))
+            found[user_id] = _read(fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)])
         return found
 
     def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
@@ -78,12 +92,13 @@ class WalletSnapshots:
     def recount(self, user_ids: Collection[str]) -> None:
         """Correct the totals of wallets that don't add up in themselves."""
         for user_id in user_ids:
-            self._recount(keys=wallet_keys(user_id))
+            if self._recount(keys=wallet_keys(user_id), args=[FIELDS_MAX]) == -1:
+                self.forget([user_id])
 
     def forget(self, user_ids: Collection[str]) -> None:
         """Drop wallets that can't be corrected. Their holds are lost; everything else can be loaded again."""
         for user_id in user_ids:
-            self._client.delete(*wallet_keys(user_id))
+            self._client.unlink(*wallet_keys(user_id))
 
 
 def _read(
@@ -98,6 +113,7 @@ def _read(
             fields=CachedFields(
                 int(fields["version"]),
                 int(fields["posted"]),
+                int(fields["told"]),
                 int(fields["overdraft"]),
                 fields["status"],
                 fields["package"] or None,
@@ -105,8 +121,8 @@ def _read(
             available_micros=int(fields["available"]),
             debt_micros=int(fields["debt"]),
             held_micros=int(fields["held"]),
-            unsettled={
-                UUID(name[2:]): Unsettled(int(value[1:]), is_debt={"p": False, "d": True}[value[:1]])
+            marks={
+                UUID(name[2:]): Mark(int(value[1:]), is_failed={"p": False, "d": True}[value[:1]])
                 for name, value in fields.items()
                 if name.startswith("p:")
             },

@@ -1,0 +1,126 @@
+"""Collecting debts: the oldest of a wallet first, as far as its balance reaches, a bounded number in each transaction.
+
+A try that the wallet can't pay is counted, and the next one waits longer, until the debts are dead letters. A try that
+fails otherwise is repeated with half as many debts, until the one that is to blame stands alone and is put aside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+import structlog
+
+from app.domain.errors import TooSlow, Unavailable
+from app.services.postgres_access import PostgresAccess
+from app.services.settlements import SettleReport, announce
+from app.services.wallet_changes import WalletChanges
+from app.stores.postgres import debts, settlement
+from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.engine import is_away
+from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a call has done; `unfinished` is the wallet as it is now, if it may be able to pay more."""
+
+    report: SettleReport
+    unfinished: IndebtedWallet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """What one committed transaction collected."""
+
+    ends: Sequence[ClaimedEnd] = ()
+    wallets: Sequence[SettledWallet] = ()
+    failed: int = 0
+    has_more: bool = False
+
+
+class CollectService:
+    def __init__(
+        self, *, postgres: PostgresAccess, changes: WalletChanges, policy: RetryPolicy, batch_size: int
+    ) -> None:
+        self._postgres = postgres
+        self._changes = changes
+        self._policy = policy
+        self._batch_size = batch_size
+
+    def collect(self, user_id: str, seconds: float) -> Collected:
+        """Collect what a wallet can pay of its debts, for about so long.
+
+        Nothing is done where somebody else has the wallet: it stays due. Raises Unavailable.
+        """
+        give_up_at = time.monotonic() + seconds
+        limit = self._batch_size
+        report = SettleReport()
+        while True:
+            try:
+                done = self._postgres.transaction(partial(self._try, user_id=user_id, limit=limit))
+            except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
+                if isinstance(error, sa.exc.SQLAlchemyError) and is_away(error):
+                    raise Unavailable from error
+                log.warning("collecting_failed", user_id=user_id, debts=limit, error=str(error)[:200])
+                if limit > 1:
+                    limit //= 2
+                    continue
+                if isinstance(error, TooSlow):
+                    raise
+                report += self._bury_oldest(user_id, error)
+                limit = self._batch_size
+                continue
+            report += announce(self._changes, done.ends, done.wallets) + SettleReport(indebted=done.failed)
+            if not done.has_more:
+                return Collected(report)
+            if time.monotonic() >= give_up_at:
+                return Collected(report, IndebtedWallet(user_id, done.wallets[0].debt_micros))
+
+    def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
+        """Wallets whose debts are due for a try. Raises Unavailable."""
+        return self._postgres.run(lambda connection: debts.due_wallets(connection, limit))
+
+    def _try(self, connection: sa.Connection, user_id: str, limit: int) -> _Try:
+        wallet = debts.lock(connection, user_id)
+        if wallet is None:
+            return _Try()
+        oldest = debts.claim_oldest(connection, user_id, limit)
+        payable = _payable(oldest, wallet.room_micros)
+        if payable:
+            settled = settlement.settle(connection, [end.id for end in payable], self._policy, collecting=True)
+            has_more = len(payable) == limit
+            debts.schedule(connection, user_id, self._policy, at_once=has_more)
+            return _Try(payable, settled, has_more=has_more)
+        tried = debts.claim_oldest_retrying(connection, user_id, limit) if wallet.is_due else []
+        if tried:
+            debts.count_failure(connection, tried, self._policy)
+        if wallet.is_due:
+            debts.schedule(connection, user_id, self._policy)
+        return _Try(failed=len(tried))
+
+    def _bury_oldest(self, user_id: str, error: Exception) -> SettleReport:
+        def work(connection: sa.Connection) -> bool:
+            if debts.lock(connection, user_id) is None:
+                return False
+            [*oldest] = debts.claim_oldest(connection, user_id, 1)
+            return bool(oldest) and settlement.bury(connection, [oldest[0].id], type(error).__name__)
+
+        log.error("debt_refused", user_id=user_id, error=str(error)[:500])
+        if not self._postgres.transaction(work):
+            raise Unavailable from error
+        return SettleReport(dead=1)
+
+
+def _payable(oldest: Sequence[ClaimedEnd], room_micros: int) -> Sequence[ClaimedEnd]:
+    """Those of a wallet's oldest debts that it can pay one after the other: none overtakes."""
+    for i, end in enumerate(oldest):
+        room_micros -= end.cost_micros
+        if room_micros < 0 and end.cost_micros > 0:
+            return oldest[:i]
+    return oldest

@@ -1,0 +1,69 @@
+"""What one committed transaction settled, told to the cache and to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from app.services.wallet_changes import WalletChanges
+from app.stores.postgres.settlement import ClaimedEnd, SettledWallet
+from app.stores.redis.wallet_cache import CachedFields, WalletChange
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SettleReport:
+    """How many ends a call settled, found settled already, left as debt, or moved to the dead letters."""
+
+    settled: int = 0
+    repeated: int = 0
+    indebted: int = 0
+    dead: int = 0
+
+    def __add__(self, other: SettleReport) -> SettleReport:
+        return SettleReport(
+            self.settled + other.settled,
+            self.repeated + other.repeated,
+            self.indebted + other.indebted,
+            self.dead + other.dead,
+        )
+
+
+def announce(changes: WalletChanges, ends: Sequence[ClaimedEnd], wallets: Sequence[SettledWallet]) -> SettleReport:
+    """Log a committed settlement and bring the cache up to it; never raises because a store is away."""
+    if not wallets:
+        return SettleReport()
+    report = SettleReport(
+        settled=sum(len(wallet.settled) - wallet.repeated for wallet in wallets),
+        repeated=sum(wallet.repeated for wallet in wallets),
+        indebted=sum(len(wallet.kept) for wallet in wallets),
+    )
+    log.info(
+        "ends_settled",
+        settled=report.settled,
+        repeated=report.repeated,
+        indebted=report.indebted,
+        wallets=len(wallets),
+        # What follows one call from the API's log to here.
+        request_ids=sorted({end.request_id for end in ends if end.request_id is not None}),
+    )
+    changes.apply([_change(wallet) for wallet in wallets])
+    return report
+
+
+def _change(wallet: SettledWallet) -> WalletChange:
+    return WalletChange(
+        user_id=wallet.user_id,
+        fields=CachedFields(
+            wallet.version,
+            wallet.posted_micros,
+            wallet.debt_micros,
+            wallet.overdraft_limit_micros,
+            wallet.status,
+            wallet.package_id,
+        ),
+        told=wallet.told,
+    )

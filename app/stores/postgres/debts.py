@@ -1,0 +1,131 @@
+"""Debts: ends that failed for want of tokens, in one line per wallet, tried when the wallet's `collect_at` comes.
+
+Whoever calls these, but `due_wallets`, has the wallet locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.stores.postgres.settlement import ClaimedEnd, RetryPolicy
+
+# Dead ones as well: they wait for money like the others, only nobody tries them by the clock. The line is the wallet's,
+# whose lock is held; a row that somebody locks by hand is left out rather than waited for.
+_OLDEST = sa.text("""
+    SELECT id, user_id, cost_micros, request_id FROM end_inbox
+    WHERE user_id = :user_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
+    ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+
+_OLDEST_RETRYING = sa.text("""
+    SELECT id, user_id, cost_micros, request_id FROM end_inbox
+    WHERE user_id = :user_id AND state = 'retrying' AND last_error = 'insufficient_tokens'
+    ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+
+_LOCK = sa.text("""
+    SELECT posted_micros + overdraft_limit_micros AS room_micros, coalesce(collect_at <= now(), false) AS is_due
+    FROM wallets WHERE user_id = :user_id FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+_COUNT_FAILURE = sa.text("""
+    UPDATE end_inbox SET attempts = attempts + 1,
+        state = CASE WHEN attempts + 1 >= :attempts_max THEN 'dead' ELSE 'retrying' END
+    WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# The wait doubles with every attempt of the oldest up to the cap; the jitter spreads what failed together.
+_SCHEDULE = sa.text("""
+    UPDATE wallets SET collect_at = CASE WHEN CAST(:at_once AS boolean) THEN now() ELSE (
+        SELECT now() + make_interval(
+            secs => least(:cap_seconds, :base_seconds * power(2, least(greatest(attempts - 1, 0), 30)))
+                * (0.5 + random() / 2)
+        )
+        FROM end_inbox AS i
+        WHERE i.user_id = :user_id AND i.state = 'retrying' ORDER BY i.id LIMIT 1
+    ) END
+    WHERE user_id = :user_id
+""")
+
+# Nobody is told twice: who is due already was told of, or is found by the next look for those that are due.
+_WAKE = sa.text("""
+    UPDATE wallets SET collect_at = now()
+    WHERE user_id = :user_id AND (collect_at IS NULL OR collect_at > now())
+        AND (
+            SELECT cost_micros FROM end_inbox AS i
+            WHERE i.user_id = :user_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
+            ORDER BY id LIMIT 1
+        ) <= posted_micros + overdraft_limit_micros
+    RETURNING user_id, debt_micros + coalesce((
+        SELECT CAST(sum(cost_micros) AS bigint) FROM end_inbox AS i
+        WHERE i.user_id = :user_id AND NOT is_debt AND state <> 'accepted'
+    ), 0)
+""")
+
+_DUE = sa.text("""
+    SELECT user_id, debt_micros FROM wallets WHERE collect_at <= now()
+    ORDER BY collect_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class IndebtedWallet:
+    user_id: str
+    debt_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockedWallet:
+    """What a locked wallet may be charged, and whether its debts are due for a try."""
+
+    room_micros: int
+    is_due: bool
+
+
+def lock(connection: sa.Connection, user_id: str) -> LockedWallet | None:
+    """Lock a wallet. None where there is none, or somebody else has it."""
+    row = connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
+    return None if row is None else LockedWallet(*row)
+
+
+def claim_oldest(connection: sa.Connection, user_id: str, limit: int) -> list[ClaimedEnd]:
+    """Lock the oldest debts of a wallet."""
+    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST, {"user_id": user_id, "limit": limit})]
+
+
+def claim_oldest_retrying(connection: sa.Connection, user_id: str, limit: int) -> list[ClaimedEnd]:
+    """Lock the oldest debts of a wallet that are still tried by the clock."""
+    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"user_id": user_id, "limit": limit})]
+
+
+def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy) -> None:
+    """Note of claimed debts that they couldn't be paid once more; the last time they become dead letters."""
+    connection.execute(_COUNT_FAILURE, {"ids": [end.id for end in ends], "attempts_max": policy.attempts_max})
+
+
+def schedule(connection: sa.Connection, user_id: str, policy: RetryPolicy, *, at_once: bool = False) -> None:
+    """Say when a wallet's debts are tried next: by the attempts of the oldest, or never where none is tried by the
+    clock any more.
+    """
+    connection.execute(
+        _SCHEDULE,
+        {
+            "user_id": user_id,
+            "at_once": at_once,
+            "base_seconds": policy.base_seconds,
+            "cap_seconds": policy.cap_seconds,
+        },
+    )
+
+
+def wake(connection: sa.Connection, user_id: str) -> list[IndebtedWallet]:
+    """Make a wallet's debts due if it can pay the oldest by now. The wallet, if somebody has to be told of it."""
+    return [IndebtedWallet(*row) for row in connection.execute(_WAKE, {"user_id": user_id})]
+
+
+def due_wallets(connection: sa.Connection, limit: int) -> Sequence[IndebtedWallet]:
+    """Wallets whose debts are due for a try, but those that somebody has locked."""
+    return [IndebtedWallet(*row) for row in connection.execute(_DUE, {"limit": limit})]
