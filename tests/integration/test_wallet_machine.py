@@ -33,6 +33,8 @@ class Model:
     overdraft: int = 0
     pending: dict[str, int] = field(default_factory=dict)
     debts: dict[str, int] = field(default_factory=dict)
+    # Those of the debts that the wallet's row tells of.
+    told: set[str] = field(default_factory=set)
     holds: dict[str, int] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, UUID] = field(default_factory=dict)
@@ -135,6 +137,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
                 first = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
                 assert first.replayed == (key in model.written_off)
                 model.debts.pop(key, None)
+                model.told.discard(key)
                 model.written_off.add(key)
                 again = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
                 assert (again.replayed, again.write_off) == (True, first.write_off)
@@ -178,6 +181,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
         def settle(self) -> None:
             billing.settle_everything()
             model = self.model
+            untold = model.debts.keys() - model.told
             asked = 0
             room = model.posted + model.overdraft
             for key, cost in list(model.pending.items()):
@@ -189,9 +193,17 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
                     # Money left by an adjustment, or a lower limit, since we said yes: it waits as debt, and so does
                     # what came after it.
                     model.debts[key] = cost
+            # What wasn't covered when it came stands behind all debt that the wallet knows of.
+            room -= sum(model.debts[key] for key in model.told)
+            for key in [key for key in model.debts if key in untold]:
+                asked += model.debts[key]
+                if asked <= room:
+                    model.posted -= model.debts.pop(key)
+            model.told = set(model.debts)
 
         @rule()
         def retry(self) -> None:
+            self.settle()
             collect_now(services, self.user)
             model = self.model
             with billing.container.engine.connect():
@@ -199,7 +211,8 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             for key in sorted(model.debts, key=lambda key: order.index(key) if key in order else -1):
                 if key not in order:
                     model.posted -= model.debts.pop(key)
-            for key, cost in list(model.debts.items())[:1]:
+            model.told = set(model.debts)
+            for key, cost in sorted(model.debts.items(), key=lambda debt: order.index(debt[0]))[:1]:
                 assert model.posted - cost < -model.overdraft, key
 
         @rule()
