@@ -40,6 +40,7 @@ from app.stores.queue import CeleryDoorbell, create_celery
 from app.stores.redis.client import create_client
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_holds import WalletHolds
 from app.stores.redis.wallet_snapshot import WalletSnapshots
 
 log = structlog.get_logger(__name__)
@@ -128,6 +129,7 @@ class Container:
             postgres=self.postgres,
             catalog=self.catalog,
             cache=self.cache,
+            holds=WalletHolds(self.redis_client),
             loader=self.loader,
             redis=self.redis_gate,
         )

@@ -2,6 +2,7 @@
 
 DomainError
  ├─ WalletNotFound           the user has no wallet (start: none that is active with a package)
+ ├─ HoldNotFound             the run has no open hold
  ├─ FeatureNotAvailable      the feature endpoint doesn't exist or isn't in the package
  ├─ NotFound                 an admin call names something that doesn't exist
  ├─ AlreadyExists            an admin call creates something that exists
@@ -38,6 +39,11 @@ class DomainError(Exception):
 class WalletNotFound(DomainError):
     code = "wallet_not_found"
     message = "User wallet not found"
+
+
+class HoldNotFound(DomainError):
+    code = "hold_not_found"
+    message = "No open hold of this process"
 
 
 class FeatureNotAvailable(DomainError):

@@ -20,6 +20,7 @@ STATUS_OF_CODE = {
     "validation_failed": 400,
     "feature_not_available": 403,
     "wallet_not_found": 404,
+    "hold_not_found": 404,
     "not_found": 404,
     "already_exists": 409,
     "idempotency_conflict": 409,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
+from app.domain.moments import moment_text as _moment
 from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
 from app.stores.postgres.failed_ends import FailedEndRow
@@ -121,7 +121,3 @@ def drift_answer(drift: Drift) -> Answer:
 
 def _tokens(micros: int | None) -> Any:
     return None if micros is None else token_number(micros)
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,6 +17,7 @@ START = "/api/token-process/start"
 END = "/api/token-process/end"
 BATCH = "/api/token-process/end/batch"
 CANCEL = "/api/token-process/cancel"
+EXTEND = "/api/token-process/hold/extend"
 
 Headers = dict[str, str]
 
@@ -358,7 +359,7 @@ class TestCancel:
 
 
 class TestEverywhere:
-    @pytest.mark.parametrize("path", [START, END, BATCH, CANCEL, "/api/token-process/nothing"])
+    @pytest.mark.parametrize("path", [START, END, BATCH, CANCEL, EXTEND, "/api/token-process/nothing"])
     @pytest.mark.parametrize("headers", [{}, {"x-server-api-key": "wrong"}, {"x-server-api-key": "dev-admin-key"}])
     def test_key_missing_or_wrong(self, client: FlaskClient, path: str, headers: Headers) -> None:
         response = client.post(path, json={}, headers=headers)
@@ -385,7 +386,7 @@ class TestEverywhere:
         ],
         ids=range(15),
     )
-    @pytest.mark.parametrize("path", [START, END, BATCH, CANCEL])
+    @pytest.mark.parametrize("path", [START, END, BATCH, CANCEL, EXTEND])
     def test_bad_json(self, client: FlaskClient, server_headers: Headers, path: str, payload: bytes) -> None:
         headers = {**server_headers, "Content-Type": "application/json"}
         body = assert_failure(client.post(path, data=payload, headers=headers), 400)

@@ -1,4 +1,4 @@
-"""What service servers call: start, end, end/batch and cancel."""
+"""What service servers call: start, end, end/batch, cancel and hold/extend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from marshmallow import ValidationError
 
 from app.domain.amounts import token_number
 from app.domain.ends import EndAnswer, EndRequest
+from app.domain.moments import moment_text
+from app.domain.wallets import Access
 from app.http.errors import domain_failure, messages_of, validation_failure
 from app.http.json import read_object
 from app.http.routes import container, success
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
-from app.http.schemas.token_process import CancelSchema, EndSchema, StartSchema
+from app.http.schemas.token_process import CancelSchema, EndSchema, ExtendSchema, StartSchema
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 
@@ -26,6 +28,7 @@ REPLAYED_HEADER = "Idempotent-Replayed"
 _start = StartSchema()
 _end = EndSchema()
 _cancel = CancelSchema()
+_extend = ExtendSchema()
 
 
 @blueprint.post("/start")
@@ -40,7 +43,7 @@ def start() -> Response:
         data["process_id"] = answer.process_id
     if answer.expires_at is not None:
         data["hold_token"] = token_number(answer.hold_micros)
-        data["expires_at"] = answer.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        data["expires_at"] = moment_text(answer.expires_at)
     return success("Token process started", data)
 
 
@@ -83,6 +86,23 @@ def cancel() -> Response:
             "user_id": body["user_id"],
             "process_id": body["process_id"],
             "token": token_number(spendable_micros),
+        },
+    )
+
+
+@blueprint.post("/hold/extend")
+def extend_hold() -> Response:
+    asked = _extend.load(read_object())
+    answer = container().holds.extend(asked)
+    return success(
+        "Hold extended" if answer.access is Access.GRANTED else "Hold not extended",
+        {
+            "user_id": asked.user_id,
+            "process_id": asked.process_id,
+            "token": token_number(answer.spendable_micros),
+            "hold_token": token_number(answer.hold_micros),
+            "expires_at": moment_text(answer.expires_at),
+            "status": answer.access,
         },
     )
 

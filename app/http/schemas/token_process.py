@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import post_load
+from marshmallow import ValidationError, post_load
 
 from app.domain.ends import EndRequest
+from app.domain.holds import HOLD_SECONDS_MAX
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import Text, TokenAmount, WholeNumber
+from app.services.holds import ExtendRequest
 from app.services.start import StartRequest
-
-HOLD_SECONDS_MAX = 86_400
 
 
 class StartSchema(RequestSchema):
@@ -48,3 +48,17 @@ class EndSchema(RequestSchema):
 class CancelSchema(RequestSchema):
     user_id = Text(required=True)
     process_id = Text(required=True)
+
+
+class ExtendSchema(RequestSchema):
+    user_id = Text(required=True)
+    process_id = Text(required=True)
+    hold_token = TokenAmount(allow_none=True, load_default=None)
+    hold_seconds = WholeNumber(least=1, most=HOLD_SECONDS_MAX, allow_none=True, load_default=None)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> ExtendRequest:
+        if data["hold_token"] is None and data["hold_seconds"] is None:
+            reasons = ["Give hold_token, hold_seconds or both."]
+            raise ValidationError({"hold_token": reasons, "hold_seconds": reasons})
+        return ExtendRequest(data["user_id"], data["process_id"], data["hold_token"] or 0, data["hold_seconds"] or 0)

@@ -17,8 +17,8 @@ for _, record in ipairs(records) do
   if first[1] then return {'seen', unpack(first)} end
 end
 
-expire_holds()
 if process_id ~= '' then release_hold(process_id) end
+local held = expire_holds()
 
 local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft')
 local after = tonumber(wallet[1]) - tonumber(cost)
@@ -26,10 +26,10 @@ local deduction = 'return-able'
 if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
 set_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
 
-local now = redis.call('HMGET', WALLET, 'available', 'held')
+local available = redis.call('HGET', WALLET, 'available')
 for _, record in ipairs(records) do
-  redis.call('HSET', record, 'end', end_id, 'hash', hash, 'available', now[1], 'held', now[2],
+  redis.call('HSET', record, 'end', end_id, 'hash', hash, 'available', available, 'held', held,
     'deduction', deduction, 'cost', cost, 'rule', rule)
   redis.call('PEXPIRE', record, record_ms)
 end
-return {'marked', now[1], now[2], deduction}
+return {'marked', available, held, deduction}

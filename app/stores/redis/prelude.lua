@@ -45,20 +45,51 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- At most so many open holds a wallet: every script can afford to look at all of them.
+local OPEN_HOLDS_MAX = 1000
+-- Holds that are due leave in slices: no script's time depends on how many there are.
+local EXPIRED_PER_SCRIPT = 200
+
+-- Takes a hold out. Returns what it reserved, '0' if there is none or its time is over.
 local function release_hold(process_id)
-  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
-  if not amount then return false end
-  redis.call('HDEL', WALLET, 'h:' .. process_id)
+  local field = 'h:' .. process_id
+  local amount = redis.call('HGET', WALLET, field)
+  local ends_at = redis.call('ZSCORE', HOLDS, process_id)
+  redis.call('HDEL', WALLET, field)
   redis.call('ZREM', HOLDS, process_id)
+  if not amount or not tonumber(amount) then return '0' end
   add('held', negative(amount))
-  return true
+  return ends_at and tonumber(ends_at) > now_ms() and amount or '0'
 end
 
 -- Holds expire by the server's clock when their wallet is looked at: nothing scans all wallets.
+-- Returns what the open holds reserve, which is less than the field `held` as long as there are more due ones than
+-- one script takes out. (Only a wallet with more open holds than are granted shows `held` until they are gone.)
 local function expire_holds()
-  if redis.call('HGET', WALLET, 'held') == '0' then return end
-  local due = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', string.format('%.0f', now_ms()))
-  for _, process_id in ipairs(due) do release_hold(process_id) end
+  local held = redis.call('HGET', WALLET, 'held')
+  if held == '0' then return held end
+  local now = string.format('%.0f', now_ms())
+  local due = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', now, 'LIMIT', 0, EXPIRED_PER_SCRIPT)
+  if #due == 0 then return held end
+
+  local fields = {}
+  for i, process_id in ipairs(due) do fields[i] = 'h:' .. process_id end
+  for _, amount in ipairs(redis.call('HMGET', WALLET, unpack(fields))) do
+    if amount and tonumber(amount) then add('held', negative(amount)) end
+  end
+  redis.call('HDEL', WALLET, unpack(fields))
+  redis.call('ZREM', HOLDS, unpack(due))
+  held = redis.call('HGET', WALLET, 'held')
+  if #due < EXPIRED_PER_SCRIPT then return held end
+
+  local open = redis.call('ZRANGEBYSCORE', HOLDS, '(' .. now, '+inf', 'LIMIT', 0, OPEN_HOLDS_MAX + 1)
+  if #open > OPEN_HOLDS_MAX then return held end
+  local reserved = 0
+  for i, process_id in ipairs(open) do open[i] = 'h:' .. process_id end
+  for _, amount in ipairs(#open > 0 and redis.call('HMGET', WALLET, unpack(open)) or {}) do
+    reserved = reserved + (tonumber(amount or 0) or 0)
+  end
+  return string.format('%.0f', reserved)
 end
 
 local function set_mark(end_id, entry)

@@ -7,10 +7,10 @@ local epoch, least, hold, hold_ms, process_id, idle_ms =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 if is_missing(epoch) then return {'miss'} end
-expire_holds()
+local held = expire_holds()
 
-local wallet = redis.call('HMGET', WALLET, 'status', 'package', 'available', 'held', 'debt', 'overdraft')
-local status, package, available, held, debt, overdraft = unpack(wallet)
+local wallet = redis.call('HMGET', WALLET, 'status', 'package', 'available', 'debt', 'overdraft')
+local status, package, available, debt, overdraft = unpack(wallet)
 
 if status ~= 'active' or package == '' then return {'wallet', available, held, '0'} end
 local included = false
@@ -31,4 +31,4 @@ redis.call('ZADD', HOLDS, ends_at, process_id)
 redis.call('PEXPIRE', WALLET, idle_ms)
 redis.call('PEXPIRE', HOLDS, idle_ms)
 add('held', hold)
-return {'granted', available, redis.call('HGET', WALLET, 'held'), ends_at}
+return {'granted', available, string.format('%.0f', tonumber(held) + tonumber(hold)), ends_at}
