@@ -141,6 +141,7 @@ class Container:
             catalog=self.catalog,
             cache=self.cache,
             loader=self.loader,
+            holds=self.holds,
             redis=self.redis_gate,
             hold_seconds_default=self.config.hold_seconds_default,
             timeout_seconds=self._request_seconds,

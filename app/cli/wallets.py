@@ -11,8 +11,9 @@ from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import WalletStatus
-from app.services.admin_answers import transaction_answer, wallet_answer
+from app.services.admin_answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
 from app.services.admin_paging import FIRST_ID, NEWEST
+from app.services.holds import check_position
 
 user_id = click.argument("user_id", type=support.ID)
 status = click.option("--status", type=click.Choice([status.value for status in WalletStatus]))
@@ -22,6 +23,8 @@ overdraft_limit = click.option(
     type=support.LIMIT,
     help="How far below zero it may go.",
 )
+
+POSITION = support.Checked("position", check_position)
 
 
 @click.group()
@@ -127,6 +130,37 @@ def transactions(services: Container, user_id: str, limit: int, before: int | No
     page = services.wallet_admin.transactions(user_id, limit, before or NEWEST)
     columns = ("id", "created_at", "kind", "token", "balance_after", "base_cost", "profit", "reference")
     echo_page(page, transaction_answer, columns, as_json=as_json, more="--before")
+
+
+@wallets.command("holds")
+@user_id
+@page_size
+@click.option("--after", "after", type=POSITION, help="Start behind this one.")
+@as_json
+@with_services
+def holds(services: Container, user_id: str, limit: int, after: str | None, as_json: bool) -> None:
+    """List the open holds of a wallet, in the order they expire.
+
+    \b
+    flask wallets holds alice
+    """
+    page = services.holds.list(user_id, limit, after or FIRST_ID)
+    echo_page(page, hold_answer, ("process_id", "hold_token", "expires_at"), as_json=as_json, more="--after")
+
+
+@wallets.command("release-hold")
+@user_id
+@click.argument("process_id", type=support.ID)
+@as_json
+@with_services
+def release_hold(services: Container, user_id: str, process_id: str, as_json: bool) -> None:
+    """Give an open hold back. The run may go on and still bills.
+
+    \b
+    flask wallets release-hold alice 01a20596-5336-7733-91c3-ec7baf964834-8db1423494eb
+    """
+    released = services.holds.give_back(user_id, process_id)
+    echo_object(released_hold_answer(user_id, process_id, released), as_json=as_json)
 
 
 def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: str) -> None:

@@ -6,6 +6,9 @@ DomainError
  ├─ FeatureNotAvailable      the feature endpoint doesn't exist or isn't in the package
  ├─ NotFound                 an admin call names something that doesn't exist
  ├─ AlreadyExists            an admin call creates something that exists
+ ├─ ProcessOfAnotherUser     the process id was given to another user by start
+ ├─ AlreadyEnded             a run is cancelled that was billed
+ ├─ TooManyHolds             the wallet has as many open holds as it may have
  ├─ IdempotencyConflict      the same key or reference came with another body
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
@@ -59,6 +62,21 @@ class NotFound(DomainError):
 class AlreadyExists(DomainError):
     code = "already_exists"
     message = "It exists already"
+
+
+class ProcessOfAnotherUser(DomainError):
+    code = "process_id_of_another_user"
+    message = "This process id belongs to another user"
+
+
+class AlreadyEnded(DomainError):
+    code = "already_ended"
+    message = "This process has ended already"
+
+
+class TooManyHolds(DomainError):
+    code = "too_many_holds"
+    message = "Too many open holds"
 
 
 class IdempotencyConflict(DomainError):

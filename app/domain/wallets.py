@@ -59,8 +59,14 @@ def access(balance: Balance, min_micros: int, hold_micros: int = 0) -> Access:
     return Access.GRANTED if granted else Access.DENIED
 
 
-def deduction(balance: Balance, cost_micros: int) -> Deduction:
-    """Does the wallet, down to its overdraft limit, cover this cost? A run without a cost is always covered."""
+def deduction(balance: Balance, cost_micros: int, own_hold_micros: int = 0) -> Deduction:
+    """Does the wallet, down to its overdraft limit, cover this cost? A run without a cost is always covered.
+
+    A run draws on its own hold first, then on what is free, then on what others hold. What it reserved itself debt
+    doesn't take away: within its hold it is covered as long as the balance is there.
+    """
     after_micros = balance.covered_micros - cost_micros
+    if cost_micros <= own_hold_micros:
+        after_micros += balance.debt_micros
     covered = cost_micros == 0 or after_micros >= -balance.overdraft_limit_micros
     return Deduction.COVERED if covered else Deduction.FAILED

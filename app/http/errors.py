@@ -24,7 +24,10 @@ STATUS_OF_CODE = {
     "not_found": 404,
     "already_exists": 409,
     "idempotency_conflict": 409,
+    "already_ended": 409,
+    "process_id_of_another_user": 409,
     "balance_out_of_range": 409,
+    "too_many_holds": 429,
     "temporarily_unavailable": 503,
 }
 

@@ -14,6 +14,7 @@ from marshmallow import ValidationError
 
 from app.domain.inputs import ID_LENGTH_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, printable
 from app.services.admin_paging import FIRST_ID, NEWEST, Item, Key, Page
+from app.services.holds import check_position
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
@@ -28,6 +29,11 @@ def oldest_first(
 ) -> dict[str, Any]:
     """A list in the order of UUIDs that begin with their time. Raises ValidationError."""
     return _listed(fetch, answer, str(UUID(int=0)), _uuid_key)
+
+
+def by_expiry(fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:
+    """A list in the order of when its items end. Raises ValidationError."""
+    return _listed(fetch, answer, FIRST_ID, check_position)
 
 
 def newest_first(

@@ -9,9 +9,11 @@ from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.moments import moment_text as _moment
 from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
+from app.services.holds import HoldView
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, WriteOff
 from app.stores.postgres.reconciliation import Drift, Reconciliation
+from app.stores.redis.wallet_holds import ReleaseReply
 
 Answer = dict[str, Any]
 
@@ -50,6 +52,23 @@ def wallet_answer(wallet: WalletView) -> Answer:
         "debt_token": token_number(balance.debt_micros),
         "held_token": token_number(balance.held_micros),
         "overdraft_limit_token": token_number(balance.overdraft_limit_micros),
+    }
+
+
+def hold_answer(hold: HoldView) -> Answer:
+    return {
+        "process_id": hold.process_id,
+        "hold_token": token_number(hold.amount_micros),
+        "expires_at": _moment(hold.expires_at),
+    }
+
+
+def released_hold_answer(user_id: str, process_id: str, released: ReleaseReply) -> Answer:
+    return {
+        "user_id": user_id,
+        "process_id": process_id,
+        "hold_token": token_number(released.released_micros),
+        "token": token_number(released.spendable_micros),
     }
 
 

@@ -8,7 +8,7 @@ one message. From then on the end is billed exactly once, whatever dies.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -28,6 +28,7 @@ from app.domain.errors import (
     WalletNotFound,
 )
 from app.domain.pricing import price
+from app.domain.processes import check_owner
 from app.domain.wallets import Balance, Deduction, deduction
 from app.services.batcher import Batcher, BatchTimeout
 from app.services.catalog_snapshot import CatalogSnapshot
@@ -129,7 +130,9 @@ class EndService:
         )
 
     def end(self, request: EndRequest) -> EndAnswer:
-        """Accept one end. Raises WalletNotFound, FeatureNotAvailable, IdempotencyConflict or Unavailable."""
+        """Accept one end. Raises WalletNotFound, FeatureNotAvailable, ProcessOfAnotherUser, IdempotencyConflict or
+        Unavailable.
+        """
         [result] = self.end_all([request])
         if isinstance(result, Exception):
             raise result
@@ -170,6 +173,7 @@ class EndService:
         waiting.clear()
 
     def _candidate(self, request: EndRequest) -> _Candidate:
+        check_owner(request.process_id, request.user_id)
         catalog = self._catalog.current
         if request.feature_endpoint_id not in catalog.features:
             raise FeatureNotAvailable
@@ -214,6 +218,7 @@ class EndService:
         to_record = [decision for decision in decisions if decision.end is not None]
         if to_record:
             self._record_or_give_back(to_record)
+            self._release_later(to_record)
             self._ring(to_record)
         return [_outcome(decision) for decision in decisions]
 
@@ -232,6 +237,7 @@ class EndService:
                 decision.outcome = error
 
     def _decide(self, candidates: list[_Candidate]) -> list[_Decision]:
+        self._holds.release_owed()
         cached = [candidate for candidate in candidates if not candidate.past_cache] if self._redis.is_open else []
         try:
             replies = self._cache.end([c.mark for c in cached], self._catalog.epoch)
@@ -282,11 +288,18 @@ class EndService:
                 ends.setdefault(decision.end.id, decision.end)
         around = {d.candidate.request.user_id for d in decisions if d.mark is None and not d.seen}
 
+        def unrecorded_before(recorded: set[UUID]) -> set[str]:
+            # Who saw their key first never recorded them, and their marks may be given back at this moment.
+            marked_here = {d.mark.end_id for d in decisions if d.mark is not None}
+            return {
+                d.candidate.request.user_id for d in decisions if d.seen and d.candidate.id in recorded - marked_here
+            }
+
         def insert(connection: sa.Connection) -> set[UUID]:
             recorded = inbox.insert(connection, list(ends.values()))
-            if around:
-                # Redis, once it is back, doesn't know of these ends.
-                stale.demand_refresh(connection, around)
+            # Redis, once it is back, doesn't know of ends decided around it.
+            if users := around | unrecorded_before(recorded):
+                stale.demand_refresh(connection, users)
             return recorded
 
         try:
@@ -299,7 +312,7 @@ class EndService:
             # An end without a key that isn't fresh was recorded by an attempt whose answer got lost.
             if end is not None and (end.id in fresh or not end.request.repeatable):
                 decision.outcome = _answer(end, replayed=decision.seen)
-        self._land([decision for decision in decisions if decision.outcome is not None])
+        self._land([decision for decision in decisions if decision.outcome is not None], unrecorded_before(fresh))
         known = [decision for decision in decisions if decision.outcome is None]
         if known:
             self._replay(known)
@@ -352,13 +365,13 @@ class EndService:
                 decision.outcome = _answer(decision.end, replayed=decision.seen)
         self._land(kept)
 
-    def _land(self, decisions: list[_Decision]) -> None:
-        """These ends are durable. Where their mark is gone meanwhile, the wallet is corrected."""
+    def _land(self, decisions: list[_Decision], doubtful: Set[str] = frozenset()) -> None:
+        """These ends are durable. Where their mark is gone meanwhile, the wallet is corrected; so are the doubtful."""
         marks = [decision.mark for decision in decisions if decision.mark is not None]
-        if not marks:
+        if not marks and not doubtful:
             return
         try:
-            lost = self._cache.land([(mark.end_id, mark.user_id) for mark in marks])
+            lost = doubtful | self._cache.land([(mark.end_id, mark.user_id) for mark in marks])
             if lost:
                 self._loader.refresh(lost)
         except RedisError as error:
@@ -375,6 +388,14 @@ class EndService:
         except RedisError as error:
             # A new epoch begins when Redis is back, and forgets these marks in time.
             self._redis.close(error)
+
+    def _release_later(self, decisions: list[_Decision]) -> None:
+        """Runs that ended while Redis was away may have holds there."""
+        for decision in decisions:
+            request = decision.candidate.request
+            decided_around_redis = decision.mark is None and not decision.seen
+            if decided_around_redis and request.process_id is not None and isinstance(decision.outcome, EndAnswer):
+                self._holds.release_later(request.user_id, request.process_id)
 
     def _ring(self, decisions: list[_Decision]) -> None:
         recorded = [d.end for d in decisions if d.end is not None and isinstance(d.outcome, EndAnswer)]

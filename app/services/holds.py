@@ -1,28 +1,44 @@
-"""Open holds: given back on cancel and when a run ends without having used anything, and extended while it runs.
+"""Holds after start: extended while the run goes on, given back when it ends without an end that bills.
 
 Holds live in Redis. Without it there are none, and none can be extended.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import structlog
 from redis import RedisError
 
-from app.domain.errors import HoldNotFound, Unavailable, WalletNotFound
+from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, Unavailable, WalletNotFound
+from app.domain.inputs import ID_LENGTH_MAX, printable
+from app.domain.processes import check_owner
 from app.domain.wallets import Access, Balance
+from app.services.admin_paging import FIRST_ID, Page, page
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
-from app.stores.postgres import balances
+from app.stores.postgres import balances, inbox
 from app.stores.redis.wallet_cache import WalletCache
-from app.stores.redis.wallet_holds import NoOpenHold, WalletHolds
+from app.stores.redis.wallet_holds import ExtendCall, ExtendReply, NoOpenHold, OpenHold, ReleaseReply, WalletHolds
+
+log = structlog.get_logger(__name__)
 
 LOOK_ATTEMPTS = 3
+# Holds that wait for Redis to be given back. The oldest are left to expire by themselves.
+OWED_MAX = 10_000
+# What one caller gives back of them on his way.
+OWED_PER_CALL = 10
+
+_DIGITS = re.compile(r"[0-9]{1,16}")
 
 T = TypeVar("T")
 
@@ -35,6 +51,13 @@ class ExtendRequest:
     process_id: str
     more_micros: int
     more_seconds: int
+    idempotency_key: str | None = None
+
+    @property
+    def payload_hash(self) -> str:
+        """Tells whether a repeated key came with the same body."""
+        body = (self.process_id, self.more_micros, self.more_seconds)
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +68,23 @@ class ExtendAnswer:
     spendable_micros: int
     hold_micros: int
     expires_at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HoldView:
+    process_id: str
+    amount_micros: int
+    expires_at: datetime
+
+
+def check_position(text: str) -> str:
+    """Where a list of holds goes on: the last one's end in milliseconds, a colon, its process id. Raises ValueError."""
+    milliseconds, colon, process_id = text.partition(":")
+    if not colon or not _DIGITS.fullmatch(milliseconds):
+        raise ValueError("Must be a position in a list of holds.")
+    printable(process_id, ID_LENGTH_MAX)
+    return text
 
 
 class HoldService:
@@ -64,6 +104,7 @@ class HoldService:
         self._holds = holds
         self._loader = loader
         self._redis = redis
+        self._owed: deque[tuple[str, str]] = deque(maxlen=OWED_MAX)
 
     def release(self, user_id: str, process_id: str | None) -> int:
         """Give a run's hold back, if it has one; the wallet's spendable micro-tokens after it.
@@ -76,40 +117,114 @@ class HoldService:
         wallet = self._postgres.run(lambda connection: balances.balances(connection, [user_id]).get(user_id))
         if wallet is None:
             raise WalletNotFound
+        if process_id is not None:
+            self.release_later(user_id, process_id)
         return Balance(wallet.posted_micros, wallet.pending_micros, wallet.debt_micros).spendable_micros
 
+    def cancel(self, user_id: str, process_id: str) -> int:
+        """Give the hold of a run that failed back; the wallet's spendable micro-tokens after it. May be repeated.
+
+        Raises AlreadyEnded for a run that was billed, ProcessOfAnotherUser, WalletNotFound or Unavailable.
+        """
+        check_owner(process_id, user_id)
+        spendable_micros = self.release(user_id, process_id)
+        if self._has_ended(user_id, process_id):
+            raise AlreadyEnded
+        return spendable_micros
+
     def extend(self, request: ExtendRequest) -> ExtendAnswer:
-        """Add to an open hold. Raises HoldNotFound, WalletNotFound, or Unavailable when Redis is away.
+        """Add to an open hold. Raises HoldNotFound, ProcessOfAnotherUser, WalletNotFound, IdempotencyConflict, or
+        Unavailable when Redis is away.
 
         After Unavailable it may have been added all the same: the answer was lost, not the call.
         """
-        try:
-            reply = self._ask_redis(
-                request.user_id,
-                lambda epoch: self._holds.extend(
-                    request.user_id,
-                    request.process_id,
-                    more_micros=request.more_micros,
-                    more_ms=request.more_seconds * 1000,
-                    epoch=epoch,
-                ),
+        check_owner(request.process_id, request.user_id)
+        call = ExtendCall(
+            request.user_id,
+            request.process_id,
+            request.more_micros,
+            request.more_seconds * 1000,
+            request.idempotency_key,
+            request.payload_hash,
+        )
+        reply = self._asked(request.user_id, lambda epoch: self._holds.extend(call, epoch))
+        if reply.payload_hash != call.payload_hash:
+            raise IdempotencyConflict
+        return _extend_answer(reply)
+
+    def list(self, user_id: str, limit: int, after: str = FIRST_ID) -> Page[HoldView, str]:
+        """Open holds in the order they expire. Raises WalletNotFound or Unavailable."""
+        after_ms, _, after_id = after.partition(":")
+
+        def fetch(count: int) -> list[OpenHold]:
+            return self._asked(
+                user_id, lambda epoch: self._holds.list(user_id, count, epoch, int(after_ms or 0), after_id)
             )
+
+        found = page(fetch, lambda hold: f"{hold.ends_at_ms}:{hold.process_id}", limit)
+        return Page(
+            [HoldView(hold.process_id, hold.amount_micros, _moment(hold.ends_at_ms)) for hold in found.items],
+            found.next_key,
+        )
+
+    def give_back(self, user_id: str, process_id: str) -> ReleaseReply:
+        """Release an open hold for an operator. Raises HoldNotFound, WalletNotFound or Unavailable."""
+        reply = self._asked(user_id, lambda epoch: self._holds.release(user_id, process_id, epoch))
+        if not reply.released_micros:
+            raise HoldNotFound
+        log.info("hold_released_by_operator", user_id=user_id, process_id=process_id)
+        return reply
+
+    def release_later(self, user_id: str, process_id: str) -> None:
+        """Have a hold, if there is one, given back once Redis answers, as long as this process lives."""
+        self._owed.append((user_id, process_id))
+
+    def release_owed(self) -> None:
+        """Give back some of what waits, if Redis answers."""
+        for _ in range(min(len(self._owed), OWED_PER_CALL)):
+            if not self._redis.is_open:
+                return
+            try:
+                owed = self._owed.popleft()
+            except IndexError:
+                return  # Another thread took the last one.
+            try:
+                # A copy of any epoch: it keeps its holds when it is loaded anew.
+                self._holds.release(*owed, epoch=0)
+            except RedisError as error:
+                self._owed.append(owed)
+                self._redis.close(error)
+
+    def _has_ended(self, user_id: str, process_id: str) -> bool:
+        if self._redis.is_open:
+            try:
+                if self._holds.has_ended(user_id, process_id):
+                    return True
+            except RedisError as error:
+                self._redis.close(error)
+        try:
+            known = self._postgres.run(lambda connection: inbox.find_keys(connection, (), (process_id,)))
+        except Unavailable:
+            # Giving a hold back is right for a run that ended and for one that didn't.
+            return False
+        return any(end.user_id == user_id for end in known)
+
+    def _asked(self, user_id: str, ask: Callable[[int], T | None]) -> T:
+        """Like `_ask_redis`, for what only Redis can answer. Raises Unavailable without it, HoldNotFound too."""
+        try:
+            found = self._ask_redis(user_id, ask)
         except NoOpenHold:
             raise HoldNotFound from None
-        if reply is None:
+        if found is None:
             raise Unavailable
-        return ExtendAnswer(
-            Access.GRANTED if reply.is_granted else Access.DENIED,
-            reply.spendable_micros,
-            reply.hold_micros,
-            datetime.fromtimestamp(reply.hold_ends_at_ms / 1000, UTC),
-        )
+        return found
 
     def _ask_redis(self, user_id: str, ask: Callable[[int], T | None]) -> T | None:
         """What `ask` finds in an epoch's cache, loading the wallet where it says None. None with Redis away.
 
         Raises WalletNotFound, or Unavailable when the wallet can't be loaded.
         """
+        self.release_owed()
         if not self._redis.is_open:
             return None
         try:
@@ -123,3 +238,17 @@ class HoldService:
         except RedisError as error:
             self._redis.close(error)
             return None
+
+
+def _extend_answer(reply: ExtendReply) -> ExtendAnswer:
+    return ExtendAnswer(
+        Access.DENIED if reply.outcome == "denied" else Access.GRANTED,
+        reply.spendable_micros,
+        reply.hold_micros,
+        _moment(reply.hold_ends_at_ms),
+        replayed=reply.outcome == "seen",
+    )
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

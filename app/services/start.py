@@ -6,18 +6,21 @@ cached is loaded once; with Redis away Postgres answers alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from redis import RedisError
-from uuid_utils.compat import uuid7
 
-from app.domain.errors import FeatureNotAvailable, Unavailable, WalletNotFound
+from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
+from app.domain.processes import new_process_id
 from app.domain.wallets import Access, Balance, WalletStatus, access
 from app.services.batcher import Batcher, BatchTimeout
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
+from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances
@@ -33,6 +36,13 @@ class StartRequest:
     feature_endpoint_id: str
     hold_micros: int = 0
     hold_seconds: int | None = None
+    idempotency_key: str | None = None
+
+    @property
+    def payload_hash(self) -> str:
+        """Tells whether a repeated key came with the same body."""
+        body = (self.feature_endpoint_id, self.hold_micros, self.hold_seconds)
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class StartAnswer:
     process_id: str | None = None
     hold_micros: int = 0
     expires_at: datetime | None = None
+    replayed: bool = False
 
 
 class StartService:
@@ -53,6 +64,7 @@ class StartService:
         catalog: CatalogSnapshot,
         cache: WalletCache,
         loader: WalletLoader,
+        holds: HoldService,
         redis: Gate,
         hold_seconds_default: int,
         timeout_seconds: float,
@@ -61,6 +73,7 @@ class StartService:
         self._catalog = catalog
         self._cache = cache
         self._loader = loader
+        self._holds = holds
         self._redis = redis
         self._hold_seconds_default = hold_seconds_default
         self._looks: Batcher[StartCall, StartReply | None] = Batcher(
@@ -68,14 +81,20 @@ class StartService:
         )
 
     def start(self, request: StartRequest) -> StartAnswer:
-        """Raises WalletNotFound, FeatureNotAvailable, or Unavailable (with Redis away a hold can't be granted)."""
+        """Raises WalletNotFound, FeatureNotAvailable, IdempotencyConflict, TooManyHolds, or Unavailable (with Redis
+        away a hold can't be granted).
+
+        A key answers the same run again, as long as Redis remembers it: with Redis away a repeat is a run of its own.
+        """
         call = self._call(request)
+        self._holds.release_owed()
         if not self._redis.is_open:
             return self._answer_from_postgres(request, call)
         try:
             reply = self._reply(call)
         except RedisError as error:
             self._redis.close(error)
+            self._leave_unanswered(call)
             reply = None
         return self._answer_from_postgres(request, call) if reply is None else self._answer(request, call, reply)
 
@@ -87,9 +106,11 @@ class StartService:
             user_id=request.user_id,
             min_micros=0 if feature is None else feature.min_micros,
             packages=catalog.packages_with(request.feature_endpoint_id),
-            process_id=str(uuid7()),
+            process_id=new_process_id(request.user_id),
             hold_micros=request.hold_micros,
             hold_ms=hold_seconds * 1000,
+            idempotency_key=request.idempotency_key,
+            payload_hash=request.payload_hash,
         )
 
     def _look(self, calls: list[StartCall]) -> Sequence[StartReply | None]:
@@ -105,8 +126,17 @@ class StartService:
                 if call.user_id in self._loader.load([call.user_id], self._catalog.epoch):
                     raise WalletNotFound
         except BatchTimeout as error:
+            self._leave_unanswered(call)
             raise Unavailable from error
         return None
+
+    def _leave_unanswered(self, call: StartCall) -> None:
+        """Redis may have granted this call's hold, and the caller won't hear of it.
+
+        Under a key the caller's next attempt finds it. Without one nobody ever could.
+        """
+        if call.hold_micros and call.idempotency_key is None:
+            self._holds.release_later(call.user_id, call.process_id)
 
     def _answer(self, request: StartRequest, call: StartCall, reply: StartReply) -> StartAnswer:
         match reply.outcome:
@@ -116,14 +146,19 @@ class StartService:
                 raise _not_in_package(call.user_id, reply.spendable_micros)
             case "denied":
                 return StartAnswer(call.user_id, reply.spendable_micros, Access.DENIED)
+            case "full":
+                raise TooManyHolds
+        if reply.payload_hash != call.payload_hash:
+            raise IdempotencyConflict
         held = reply.hold_ends_at_ms > 0
         return StartAnswer(
             call.user_id,
             reply.spendable_micros,
             Access.GRANTED,
-            process_id=call.process_id,
+            process_id=reply.process_id,
             hold_micros=call.hold_micros,
             expires_at=datetime.fromtimestamp(reply.hold_ends_at_ms / 1000, UTC) if held else None,
+            replayed=reply.outcome == "seen",
         )
 
     def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:

@@ -28,6 +28,12 @@ class Admin:
     def patch(self, path: str, body: Any) -> TestResponse:
         return self._send("PATCH", path, body)
 
+    def delete(self, path: str) -> TestResponse:
+        return self.send("DELETE", path)
+
+    def send(self, method: str, path: str) -> TestResponse:
+        return self._client.open(PREFIX + path, method=method, headers=self._headers)
+
     def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """All items of a list, page after page."""
         return [item for page in self.pages(path, **query) for item in page]

@@ -235,7 +235,7 @@ def test_all_commands() -> None:
         *(f"packages {name}" for name in ("create", "list", "update")),
         *(f"profit-rules {name}" for name in ("create", "list")),
         *(f"wallets {name}" for name in ("create", "show", "list", "update", "top-up", "refund", "adjust")),
-        "wallets transactions",
+        *(f"wallets {name}" for name in ("transactions", "holds", "release-hold")),
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
         "reconcile",
         "demo seed",

@@ -12,7 +12,7 @@ from app.domain.catalog import FeatureEndpoint
 from app.domain.inputs import ID_LENGTH_MAX, printable
 from app.domain.postings import Posting, PostingKind
 from app.http.json import read_object
-from app.http.paging import by_id, newest_first
+from app.http.paging import by_expiry, by_id, newest_first
 from app.http.routes import container, success
 from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import (
@@ -25,7 +25,9 @@ from app.http.schemas.admin import (
 )
 from app.services.admin_answers import (
     feature_answer,
+    hold_answer,
     package_answer,
+    released_hold_answer,
     rule_answer,
     transaction_answer,
     wallet_answer,
@@ -60,7 +62,7 @@ class IdConverter(BaseConverter):
 class WalletIdConverter(IdConverter):
     """The end of a wallet's own path: what stands below it keeps its route, for wrong methods too."""
 
-    regex = "(?!.*/(?:top-ups|refunds|adjustments|transactions)/?$).+?"
+    regex = "(?!.*/(?:top-ups|refunds|adjustments|transactions|holds)/?$)(?!.*/holds/[^/]+$).+?"
 
 
 @blueprint.record_once
@@ -160,6 +162,18 @@ def list_transactions(user_id: str) -> Response:
         "Transactions",
         newest_first(lambda limit, before_id: wallets.transactions(user_id, limit, before_id), transaction_answer),
     )
+
+
+@blueprint.get("/wallets/<id:user_id>/holds")
+def list_holds(user_id: str) -> Response:
+    holds = container().holds
+    return success("Open holds", by_expiry(lambda limit, after: holds.list(user_id, limit, after), hold_answer))
+
+
+@blueprint.delete("/wallets/<id:user_id>/holds/<process_id>")
+def release_hold(user_id: str, process_id: str) -> Response:
+    released = container().holds.give_back(user_id, process_id)
+    return success("Hold given back", released_hold_answer(user_id, process_id, released))
 
 
 def _post(user_id: str, kind: PostingKind, body: dict[str, Any], message: str) -> Response:

@@ -15,8 +15,11 @@ from app.domain.wallets import Access
 from app.http.errors import domain_failure, messages_of, validation_failure
 from app.http.json import read_object
 from app.http.routes import container, success
+from app.http.schemas import RequestSchema
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
 from app.http.schemas.token_process import CancelSchema, EndSchema, ExtendSchema, StartSchema
+from app.services.holds import ExtendRequest
+from app.services.start import StartRequest
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 
@@ -33,7 +36,9 @@ _extend = ExtendSchema()
 
 @blueprint.post("/start")
 def start() -> Response:
-    answer = container().start.start(_start.load(read_object()))
+    asked: StartRequest
+    asked, key = _with_key(read_object(), request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _start)
+    answer = container().start.start(replace(asked, idempotency_key=key))
     data: dict[str, Any] = {
         "user_id": answer.user_id,
         "token": token_number(answer.spendable_micros),
@@ -44,7 +49,10 @@ def start() -> Response:
     if answer.expires_at is not None:
         data["hold_token"] = token_number(answer.hold_micros)
         data["expires_at"] = moment_text(answer.expires_at)
-    return success("Token process started", data)
+    response = success("Token process started", data)
+    if answer.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
 
 
 @blueprint.post("/end")
@@ -79,7 +87,7 @@ def end_batch() -> Response:
 @blueprint.post("/cancel")
 def cancel() -> Response:
     body = _cancel.load(read_object())
-    spendable_micros = container().holds.release(body["user_id"], body["process_id"])
+    spendable_micros = container().holds.cancel(body["user_id"], body["process_id"])
     return success(
         "Token process cancelled",
         {
@@ -92,9 +100,10 @@ def cancel() -> Response:
 
 @blueprint.post("/hold/extend")
 def extend_hold() -> Response:
-    asked = _extend.load(read_object())
-    answer = container().holds.extend(asked)
-    return success(
+    asked: ExtendRequest
+    asked, key = _with_key(read_object(), request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend)
+    answer = container().holds.extend(replace(asked, idempotency_key=key))
+    response = success(
         "Hold extended" if answer.access is Access.GRANTED else "Hold not extended",
         {
             "user_id": asked.user_id,
@@ -105,24 +114,33 @@ def extend_hold() -> Response:
             "status": answer.access,
         },
     )
+    if answer.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
 
 
-def _end_request(body: Any, key: Any, key_field: str) -> EndRequest:
-    """What a body and its key ask for; what is wrong with either is said together. Raises ValidationError."""
+def _with_key(body: Any, key: Any, key_field: str, schema: RequestSchema) -> tuple[Any, str | None]:
+    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError."""
     errors: dict[str, Any] = {}
-    parsed: EndRequest | None = None
+    parsed = None
     if key is not None:
         try:
             check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
         except ValidationError as error:
             errors[key_field] = error.messages
     try:
-        parsed = _end.load(body)
+        parsed = schema.load(body)
     except ValidationError as error:
         errors.update(messages_of(error))
-    if errors or parsed is None:
+    if errors:
         raise ValidationError(errors)
-    return replace(parsed, idempotency_key=key, request_id=g.request_id)
+    return parsed, key
+
+
+def _end_request(body: Any, key: Any, key_field: str) -> EndRequest:
+    parsed, key = _with_key(body, key, key_field, _end)
+    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=g.request_id)
+    return asked
 
 
 def _end_of_batch(body: Any) -> EndRequest:

@@ -1,5 +1,5 @@
 -- Decide an end and mark it as unsettled, once per key.
--- KEYS: wallet, holds, record of the idempotency key, record of the process id
+-- KEYS: wallet, holds, record of the idempotency key, record of the process id, ends whose marks were given back
 -- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
 --       profit rule id ('')
 -- Returns {'miss'}, {'marked', available, held, deduction}
@@ -14,14 +14,16 @@ if keyed == '1' then table.insert(records, KEYS[3]) end
 if process_id ~= '' then table.insert(records, KEYS[4]) end
 for _, record in ipairs(records) do
   local first = redis.call('HMGET', record, 'end', 'hash', 'available', 'held', 'deduction', 'cost', 'rule')
-  if first[1] then return {'seen', unpack(first)} end
+  if first[1] and redis.call('SISMEMBER', KEYS[5], first[1]) == 0 then return {'seen', unpack(first)} end
 end
 
-if process_id ~= '' then release_hold(process_id) end
+local own_hold = process_id ~= '' and release_hold(process_id) or '0'
 local held = expire_holds()
 
-local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft')
+-- Within its own hold a run is covered as long as the balance is there: debt doesn't take away what it reserved.
+local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft', 'debt')
 local after = tonumber(wallet[1]) - tonumber(cost)
+if tonumber(cost) <= tonumber(own_hold) then after = after + tonumber(wallet[3]) end
 local deduction = 'return-able'
 if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
 set_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)

@@ -1,24 +1,24 @@
 -- Add to an open hold's amount and to its life: all that is asked for, or nothing.
--- ARGV: epoch, process id, amount to add ('0': none), milliseconds to add, longest life from now in ms, idle milliseconds
--- Returns {'miss'}, {'none'} (no open hold) or {outcome, available, held, hold's amount, hold's end in ms}, outcome
---       granted or denied.
-local epoch, process_id, more, more_ms, life_ms_max, idle_ms = unpack(ARGV)
+-- KEYS: wallet, holds, and if the call has an idempotency key, its record
+-- ARGV: epoch, process id, amount to add ('0': none), milliseconds to add, longest life from now in ms,
+--       idle milliseconds, payload hash, record's milliseconds
+-- Returns {'miss'}, {'none'} (no open hold) or {outcome, available, held, hold's amount, hold's end in ms, payload hash},
+--       outcome granted, denied, or seen: what a call of the same key was granted, as it was answered.
+local epoch, process_id, more, more_ms, life_ms_max, idle_ms, hash, record_ms = unpack(ARGV)
 
 if is_missing(epoch) then return {'miss'} end
+local record = KEYS[3]
+local first = record and redis.call('HMGET', record, 'available', 'held', 'amount', 'ends_at', 'hash')
+if first and first[1] then return {'seen', unpack(first)} end
 local held = expire_holds()
 
 local field = 'h:' .. process_id
-local amount = redis.call('HGET', WALLET, field)
-local ends_at = redis.call('ZSCORE', HOLDS, process_id)
-local now = now_ms()
--- One that is due may wait to be taken out.
-if not amount or not ends_at or tonumber(ends_at) <= now then return {'none'} end
-ends_at = tonumber(ends_at)
-
+local amount, ends_at = open_hold(process_id)
+if not amount then return {'none'} end
 local wallet = redis.call('HMGET', WALLET, 'status', 'package', 'available', 'debt', 'overdraft')
 local status, package, available, debt, overdraft = unpack(wallet)
 local function answer(outcome)
-  return {outcome, available, held, redis.call('HGET', WALLET, field), string.format('%.0f', ends_at)}
+  return {outcome, available, held, amount, string.format('%.0f', ends_at), hash}
 end
 
 -- More tokens are granted as to a start. Time alone takes nothing from anybody.
@@ -27,12 +27,18 @@ if more ~= '0' then
   if status ~= 'active' or package == '' or debt ~= '0' or room < tonumber(more) then return answer('denied') end
   add(field, more)
   add('held', more)
+  amount = redis.call('HGET', WALLET, field)
   held = string.format('%.0f', tonumber(held) + tonumber(more))
 end
 if more_ms ~= '0' then
-  ends_at = math.max(ends_at, math.min(ends_at + tonumber(more_ms), now + tonumber(life_ms_max)))
+  ends_at = math.max(ends_at, math.min(ends_at + tonumber(more_ms), now_ms() + tonumber(life_ms_max)))
   redis.call('ZADD', HOLDS, string.format('%.0f', ends_at), process_id)
   redis.call('PEXPIRE', WALLET, idle_ms)
   redis.call('PEXPIRE', HOLDS, idle_ms)
+end
+if record then
+  redis.call('HSET', record, 'available', available, 'held', held, 'amount', amount,
+    'ends_at', string.format('%.0f', ends_at), 'hash', hash)
+  redis.call('PEXPIRE', record, record_ms)
 end
 return answer('granted')

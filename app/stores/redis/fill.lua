@@ -12,7 +12,7 @@ if fence and tonumber(fence) > tonumber(version) then return 0 end
 local cached = cached_version()
 if cached and cached > tonumber(version) then return 0 end
 
-if not cached then redis.call('DEL', HOLDS) end
+if not cached then redis.call('UNLINK', HOLDS) end
 redis.call('HSETNX', WALLET, 'held', '0')
 set_row(version, posted, debt, overdraft, status, package)
 redis.call('HSET', WALLET, 'epoch', epoch)

@@ -50,16 +50,21 @@ local OPEN_HOLDS_MAX = 1000
 -- Holds that are due leave in slices: no script's time depends on how many there are.
 local EXPIRED_PER_SCRIPT = 200
 
--- Takes a hold out. Returns what it reserved, '0' if there is none or its time is over.
-local function release_hold(process_id)
-  local field = 'h:' .. process_id
-  local amount = redis.call('HGET', WALLET, field)
+-- Amount and end (a number, in ms) of a hold whose time isn't over. One that is due may still wait to be taken out.
+local function open_hold(process_id)
+  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
   local ends_at = redis.call('ZSCORE', HOLDS, process_id)
-  redis.call('HDEL', WALLET, field)
+  if amount and tonumber(amount) and ends_at and tonumber(ends_at) > now_ms() then return amount, tonumber(ends_at) end
+end
+
+-- Takes a hold out, open or due. Returns what it reserved, '0' unless it was open.
+local function release_hold(process_id)
+  local open_amount = open_hold(process_id)
+  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
+  redis.call('HDEL', WALLET, 'h:' .. process_id)
   redis.call('ZREM', HOLDS, process_id)
-  if not amount or not tonumber(amount) then return '0' end
-  add('held', negative(amount))
-  return ends_at and tonumber(ends_at) > now_ms() and amount or '0'
+  if amount and tonumber(amount) then add('held', negative(amount)) end
+  return open_amount or '0'
 end
 
 -- Holds expire by the server's clock when their wallet is looked at: nothing scans all wallets.

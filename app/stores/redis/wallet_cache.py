@@ -22,6 +22,7 @@ from redis.client import Pipeline
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.domain.ends import EndRequest
+from app.domain.holds import REPEAT_SECONDS
 from app.domain.wallets import Deduction
 
 log = structlog.get_logger(__name__)
@@ -67,16 +68,22 @@ class StartCall:
     process_id: str
     hold_micros: int = 0
     hold_ms: int = 0
+    idempotency_key: str | None = None
+    payload_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """`outcome` is wallet, feature, denied or granted, as `start.lua` says."""
+    """`outcome` is wallet, feature, denied, full or granted, as `start.lua` says; seen, when the key's first call was
+    granted and is answered again, process id included.
+    """
 
     outcome: str
     available_micros: int
     held_micros: int
     hold_ends_at_ms: int
+    process_id: str
+    payload_hash: str
 
     @property
     def spendable_micros(self) -> int:
@@ -193,7 +200,11 @@ class WalletCache:
             _START,
             [
                 (
-                    [_wallet(call.user_id), _holds(call.user_id)],
+                    [
+                        _wallet(call.user_id),
+                        _holds(call.user_id),
+                        *record_keys(call.user_id, "start", call.idempotency_key),
+                    ],
                     [
                         epoch,
                         call.min_micros,
@@ -201,6 +212,8 @@ class WalletCache:
                         call.hold_ms,
                         call.process_id,
                         IDLE_MS,
+                        call.payload_hash,
+                        REPEAT_SECONDS * 1000,
                         *call.packages,
                     ],
                 )
@@ -208,7 +221,9 @@ class WalletCache:
             ],
         )
         return [
-            None if reply is None or reply[0] == "miss" else StartReply(reply[0], *map(int, reply[1:4]))
+            None
+            if reply is None or reply[0] == "miss"
+            else StartReply(reply[0], int(reply[1]), int(reply[2]), int(reply[3]), reply[4], reply[5])
             for reply in replies
         ]
 
@@ -356,6 +371,7 @@ class WalletCache:
 
         True stands also for a wallet that can't be cached at all, as its numbers don't fit.
         """
+        self._void_records([fill for fill in fills if fill.forgotten])
         marks_calls, marks_of, fill_calls = [], [], []
         for i, fill in enumerate(fills):
             keys = [*wallet_keys(fill.lease.user_id), _lease(fill.lease.user_id, fill.lease.token)]
@@ -375,6 +391,20 @@ class WalletCache:
             done[i] = reply != 0
         return [is_done is True for is_done in done]
 
+    def _void_records(self, fills: Sequence[Fill]) -> None:
+        """Have `end.lua` pass over what keys were answered for ends whose marks are about to be forgotten.
+
+        Otherwise a repeat would be recorded without a mark.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for fill in fills:
+            key = _given_back(fill.lease.user_id)
+            pipeline.sadd(key, *map(str, fill.forgotten))
+            pipeline.pexpire(key, self._record_ms)
+        for reply in pipeline.execute(raise_on_error=False):
+            if isinstance(reply, Exception) and not is_of_one_wallet(reply):
+                raise reply
+
     def _marked(self, user_id: str, fields: int) -> frozenset[UUID]:
         if fields <= MARKS_PER_CALL:
             names: Any = self._client.hkeys(_wallet(user_id)) if fields else ()
@@ -388,6 +418,7 @@ class WalletCache:
             _holds(mark.user_id),
             _key(mark.user_id, f"key:{mark.idempotency_key or ''}"),
             _key(mark.user_id, f"process:{mark.process_id or ''}"),
+            _given_back(mark.user_id),
         ]
 
     def _run(
@@ -451,6 +482,11 @@ def wallet_keys(user_id: str) -> list[str]:
     return [_wallet(user_id), _holds(user_id)]
 
 
+def record_keys(user_id: str, kind: str, key: str | None) -> list[str]:
+    """The key under which an answer is remembered; none without an idempotency key."""
+    return [] if key is None else [_key(user_id, f"{kind}:{key}")]
+
+
 def in_flight_member(end_id: UUID, user_id: str) -> str:
     return f"{end_id}{user_id}"
 
@@ -478,6 +514,10 @@ def _holds(user_id: str) -> str:
 
 def _fence(user_id: str) -> str:
     return _key(user_id, "fence")
+
+
+def _given_back(user_id: str) -> str:
+    return _key(user_id, "given-back")
 
 
 def _lease(user_id: str, token: str) -> str:

@@ -1,0 +1,27 @@
+-- A page of a wallet's open holds, by the time they end.
+-- ARGV: epoch, how many, and after which: its end in ms and its process id ('0' and '': from the first)
+-- Returns {'miss'} or {'holds', then process id, amount and end in ms of each}.
+local epoch, limit, after_ms, after_id = unpack(ARGV)
+
+if is_missing(epoch) then return {'miss'} end
+local least, skipped = string.format('(%.0f', now_ms()), 0
+if tonumber(after_ms) > now_ms() then
+  least = after_ms
+  -- Several may end in the same moment. If the one we were at is gone, those are told again.
+  local ends_at = redis.call('ZSCORE', HOLDS, after_id)
+  if ends_at and tonumber(ends_at) == tonumber(after_ms) then
+    skipped = redis.call('ZRANK', HOLDS, after_id) + 1 - redis.call('ZCOUNT', HOLDS, '-inf', '(' .. after_ms)
+  end
+end
+
+local reply = {'holds'}
+local found = redis.call('ZRANGEBYSCORE', HOLDS, least, '+inf', 'WITHSCORES', 'LIMIT', skipped, limit)
+for i = 1, #found, 2 do
+  local amount = redis.call('HGET', WALLET, 'h:' .. found[i])
+  if amount then
+    table.insert(reply, found[i])
+    table.insert(reply, amount)
+    table.insert(reply, string.format('%.0f', tonumber(found[i + 1])))
+  end
+end
+return reply
