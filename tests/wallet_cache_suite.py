@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -99,6 +100,7 @@ class TestDecisions:
         overdraft=st.integers(0, 200),
         least=st.integers(0, 1_000),
         cost=st.integers(0, 1_500),
+        own_hold=st.integers(0, 300),
     )
     @settings(
         max_examples=80,
@@ -115,10 +117,16 @@ class TestDecisions:
         overdraft: int,
         least: int,
         cost: int,
+        own_hold: int,
     ) -> None:
         user = uuid4().hex
         load(cache, user, posted=posted, overdraft=overdraft)
         balance = Balance(posted, overdraft_limit_micros=overdraft)
+        if own_hold:
+            [own] = cache.start([StartCall(user, 0, PACKAGES, "own", own_hold, 60_000)], 1)
+            assert own is not None
+            own_hold = own_hold if own.outcome == "granted" else 0
+            balance = Balance(posted, 0, 0, own_hold, overdraft)
         for amount in ends:
             reply = end(cache, user, cost=amount)
             assert reply.deduction is deduction(balance, amount)
@@ -127,23 +135,17 @@ class TestDecisions:
                 pending += amount
             else:
                 debt += amount
-            balance = Balance(posted, pending, debt, 0, overdraft)
+            balance = Balance(posted, pending, debt, own_hold, overdraft)
         for amount in holds:
             granted = start(cache, user, least=0, hold=amount)
             assert (granted.outcome == "granted") == (access(balance, 0, amount) is Access.GRANTED)
             if granted.outcome == "granted":
-                balance = Balance(
-                    posted,
-                    balance.pending_micros,
-                    balance.debt_micros,
-                    balance.held_micros + amount,
-                    overdraft,
-                )
+                balance = replace(balance, held_micros=balance.held_micros + amount)
             assert granted.spendable_micros == balance.spendable_micros
         assert (start(cache, user, least=least).outcome == "granted") == (access(balance, least) is Access.GRANTED)
-        last = end(cache, user, cost=cost)
-        assert last.deduction is deduction(balance, cost)
-        assert last.spendable_micros == balance.spendable_micros - cost
+        last = end(cache, user, cost=cost, process_id="own")
+        assert last.deduction is deduction(balance, cost, own_hold)
+        assert last.spendable_micros == balance.spendable_micros + own_hold - cost
 
     def test_large_amounts_stay_exact(self, cache: WalletCache) -> None:
         load(cache, "u", posted=4 * 10**15)

@@ -90,11 +90,14 @@ def test_they_are_all_gone_in_the_end(shop: Billing, redis_client: Redis) -> Non
 
 def test_what_is_no_number_reserves_nothing(shop: Billing, redis_client: Redis) -> None:
     [wallet, holds] = wallet_keys("user-1")
-    redis_client.hset(wallet, "h:broken", "many")
-    redis_client.zadd(holds, {"broken": 1, "lost": 1})
+    for name, amount in (("word", "many"), ("power", "1e5"), ("endless", "9" * 30), ("negative", "-5")):
+        for state, ends_at_ms in (("due", 1), ("open", int(time.time() + 60) * 1000)):
+            redis_client.hset(wallet, f"h:{name}-{state}", amount)
+            redis_client.zadd(holds, {f"{name}-{state}": ends_at_ms, f"lost-{state}": ends_at_ms})
     started = shop.container.start.start(StartRequest("user-1", FEATURE, hold_micros=TOKEN))
     assert started.spendable_micros == 99 * TOKEN
-    assert shop.container.holds.release("user-1", "broken") == 99 * TOKEN
+    assert shop.container.holds.release("user-1", "endless-open") == 99 * TOKEN
+    assert [hold.process_id for hold in shop.container.holds.list("user-1", 9).items] == [started.process_id]
 
 
 def test_more_open_ones_than_allowed_are_no_trouble(shop: Billing, redis_client: Redis) -> None:

@@ -120,8 +120,10 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             model = self.model
             key = key_of(request)
             cost = request.output_tokens * 275_000
-            model.holds.pop(request.process_id or "", None)
-            covered = cost == 0 or model.covered - cost >= -model.overdraft
+            own_hold = model.holds.pop(request.process_id or "", 0)
+            # What a run has reserved debt doesn't take away.
+            reach = model.covered + (sum(model.debts.values()) if cost <= own_hold else 0)
+            covered = cost == 0 or reach - cost >= -model.overdraft
             (model.pending if covered else model.debts)[key] = cost
             answer = services.end.end(request)
             assert answer.deduction is (Deduction.COVERED if covered else Deduction.FAILED)

@@ -17,8 +17,8 @@ end
 local reply = {'holds'}
 local found = redis.call('ZRANGEBYSCORE', HOLDS, least, '+inf', 'WITHSCORES', 'LIMIT', skipped, limit)
 for i = 1, #found, 2 do
-  local amount = redis.call('HGET', WALLET, 'h:' .. found[i])
-  if amount then
+  local amount = reserved(redis.call('HGET', WALLET, 'h:' .. found[i]))
+  if amount ~= '0' then
     table.insert(reply, found[i])
     table.insert(reply, amount)
     table.insert(reply, string.format('%.0f', tonumber(found[i + 1])))

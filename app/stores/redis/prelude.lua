@@ -50,20 +50,25 @@ local OPEN_HOLDS_MAX = 1000
 -- Holds that are due leave in slices: no script's time depends on how many there are.
 local EXPIRED_PER_SCRIPT = 200
 
+-- What a hold reserves, '0' where that can't be an amount.
+local function reserved(amount)
+  return amount and #amount <= 18 and string.match(amount, '^%d+$') or '0'
+end
+
 -- Amount and end (a number, in ms) of a hold whose time isn't over. One that is due may still wait to be taken out.
 local function open_hold(process_id)
-  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
+  local amount = reserved(redis.call('HGET', WALLET, 'h:' .. process_id))
   local ends_at = redis.call('ZSCORE', HOLDS, process_id)
-  if amount and tonumber(amount) and ends_at and tonumber(ends_at) > now_ms() then return amount, tonumber(ends_at) end
+  if amount ~= '0' and ends_at and tonumber(ends_at) > now_ms() then return amount, tonumber(ends_at) end
 end
 
 -- Takes a hold out, open or due. Returns what it reserved, '0' unless it was open.
 local function release_hold(process_id)
   local open_amount = open_hold(process_id)
-  local amount = redis.call('HGET', WALLET, 'h:' .. process_id)
+  local amount = reserved(redis.call('HGET', WALLET, 'h:' .. process_id))
   redis.call('HDEL', WALLET, 'h:' .. process_id)
   redis.call('ZREM', HOLDS, process_id)
-  if amount and tonumber(amount) then add('held', negative(amount)) end
+  if amount ~= '0' then add('held', negative(amount)) end
   return open_amount or '0'
 end
 
@@ -80,7 +85,7 @@ local function expire_holds()
   local fields = {}
   for i, process_id in ipairs(due) do fields[i] = 'h:' .. process_id end
   for _, amount in ipairs(redis.call('HMGET', WALLET, unpack(fields))) do
-    if amount and tonumber(amount) then add('held', negative(amount)) end
+    add('held', negative(reserved(amount)))
   end
   redis.call('HDEL', WALLET, unpack(fields))
   redis.call('ZREM', HOLDS, unpack(due))
@@ -89,12 +94,12 @@ local function expire_holds()
 
   local open = redis.call('ZRANGEBYSCORE', HOLDS, '(' .. now, '+inf', 'LIMIT', 0, OPEN_HOLDS_MAX + 1)
   if #open > OPEN_HOLDS_MAX then return held end
-  local reserved = 0
+  local sum = 0
   for i, process_id in ipairs(open) do open[i] = 'h:' .. process_id end
   for _, amount in ipairs(#open > 0 and redis.call('HMGET', WALLET, unpack(open)) or {}) do
-    reserved = reserved + (tonumber(amount or 0) or 0)
+    sum = sum + tonumber(reserved(amount))
   end
-  return string.format('%.0f', reserved)
+  return string.format('%.0f', sum)
 end
 
 local function set_mark(end_id, entry)
