@@ -140,3 +140,24 @@ def test_an_end_recorded_after_its_mark_was_given_back_bills_once(
     assert shop.cached_spendable_micros() == 9_800_000
     shop.settle_everything()
     assert (shop.balance().posted_micros, shop.cached_spendable_micros()) == (9_800_000, 9_800_000)
+
+
+def test_who_dies_before_putting_it_back_leaves_it_to_the_sweep(
+    shop: Billing, die_before_recording: Callable[[EndRequest], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = shop.container
+    request = keyed(shop, "idempotency_key")
+    die_before_recording(request)
+    real = inbox.insert
+
+    def insert(connection: sa.Connection, *ends: Any) -> set[UUID]:
+        services.heal.release_stranded(after_seconds=0)
+        monkeypatch.setattr(services.end, "_land", lambda *_: None)
+        return real(connection, *ends)
+
+    monkeypatch.setattr(inbox, "insert", insert)
+    services.end.end(request)
+    monkeypatch.undo()
+    assert shop.cached_spendable_micros() == 100 * TOKEN
+    assert services.settlement.refresh_stale(older_than_seconds=0) == 1
+    assert shop.cached_spendable_micros() == 9_800_000
