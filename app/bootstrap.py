@@ -129,7 +129,7 @@ class Container:
             postgres=self.postgres,
             catalog=self.catalog,
             cache=self.cache,
-            holds=WalletHolds(self.redis_client),
+            holds=WalletHolds(self.redis_client, self.cache),
             loader=self.loader,
             redis=self.redis_gate,
         )

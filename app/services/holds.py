@@ -194,6 +194,7 @@ class HoldService:
             except RedisError as error:
                 self._owed.append(owed)
                 self._redis.close(error)
+                return
 
     def _has_ended(self, user_id: str, process_id: str) -> bool:
         if self._redis.is_open:
@@ -220,8 +221,9 @@ class HoldService:
         return found
 
     def _ask_redis(self, user_id: str, ask: Callable[[int], T | None]) -> T | None:
-        """What `ask` finds in an epoch's cache, loading the wallet where it says None. None with Redis away.
+        """What `ask` finds in an epoch's cache, loading the wallet where it says None.
 
+        None with Redis away, and for a wallet that can't be cached.
         Raises WalletNotFound, or Unavailable when the wallet can't be loaded.
         """
         self.release_owed()
@@ -234,10 +236,9 @@ class HoldService:
                     return found
                 if self._loader.load([user_id], self._catalog.epoch):
                     raise WalletNotFound
-            raise Unavailable
         except RedisError as error:
             self._redis.close(error)
-            return None
+        return None
 
 
 def _extend_answer(reply: ExtendReply) -> ExtendAnswer:

@@ -150,7 +150,7 @@ class TestExtend:
         def gone(*_: Any, **__: Any) -> Any:
             raise RedisConnectionError
 
-        monkeypatch.setattr(till.container.redis_client, "evalsha", gone)
+        monkeypatch.setattr(till.container.redis_client, "pipeline", gone)
         failure(call("hold/extend", process_id=process_id, hold_token=1), 503, "temporarily_unavailable")
 
     def test_from_many_callers_at_once_it_reserves_no_more_than_there_is(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from app.domain.errors import HoldNotFound
+from app.services.holds import ExtendRequest
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import wallet_keys
 from tests.reconciling import only, quick
@@ -108,6 +110,27 @@ def test_more_open_ones_than_allowed_are_no_trouble(shop: Billing, redis_client:
     for _ in range(12):
         shop.cached_spendable_micros()
     assert shop.cached_spendable_micros() == 99_995_000
+
+
+def test_a_sick_copy_is_its_own_trouble(shop: Billing, redis_client: Redis) -> None:
+    services = shop.container
+    running = services.start.start(StartRequest("user-1", FEATURE, hold_micros=TOKEN))
+    assert running.process_id is not None
+    [wallet, _] = wallet_keys("user-1")
+    calls: list[Callable[[str], Any]] = [
+        lambda process_id: services.holds.extend(ExtendRequest("user-1", process_id, TOKEN, 0)),
+        lambda process_id: services.holds.give_back("user-1", process_id),
+    ]
+    for call in calls:
+        redis_client.delete(wallet)
+        redis_client.set(wallet, "x")
+        with pytest.raises(HoldNotFound):
+            call(running.process_id)
+    redis_client.set(f"{wallet.removesuffix('wallet')}process:{running.process_id}", "x")
+    assert services.holds.cancel("user-1", running.process_id) == 100 * TOKEN
+    redis_client.hset(wallet, "held", "many")
+    assert services.holds.list("user-1", 9).items == []
+    assert services.redis_gate.is_open
 
 
 def test_a_reconciliation_counts_them_in_no_long_call(shop: Billing, redis_client: Redis) -> None:

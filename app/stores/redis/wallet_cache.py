@@ -421,6 +421,11 @@ class WalletCache:
             _given_back(mark.user_id),
         ]
 
+    def run(self, script: WalletScript, keys: list[str], arguments: list[Any]) -> Any:
+        """What a script answers about one wallet; None where its copy was sick, and is dropped now."""
+        [reply] = self._run(script, [(keys, arguments)])
+        return reply
+
     def _run(
         self,
         script: WalletScript,

@@ -1,18 +1,26 @@
 """Holds of cached wallets, one call each: for whoever asks about one wallet, not for the many starts and ends.
 
-Errors are redis-py's own, as in `wallet_cache`.
+Errors are redis-py's own, as in `wallet_cache`; so is what is wrong with one wallet that wallet's alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
-from app.stores.redis.wallet_cache import IDLE_MS, WalletScript, record_keys, wallet_keys
+from app.stores.redis.wallet_cache import (
+    IDLE_MS,
+    WalletCache,
+    WalletScript,
+    is_of_one_wallet,
+    record_keys,
+    wallet_keys,
+)
+
+_EXTEND, _RELEASE, _HOLDS = map(WalletScript, ("extend", "release", "holds"))
 
 
 class NoOpenHold(Exception):
@@ -61,20 +69,16 @@ class OpenHold:
 
 
 class WalletHolds:
-    def __init__(self, client: Redis) -> None:
-        def script(name: str) -> Callable[..., list[Any]]:
-            return client.register_script(WalletScript(name).source)
-
+    def __init__(self, client: Redis, cache: WalletCache) -> None:
         self._client = client
-        self._extend = script("extend")
-        self._release = script("release")
-        self._holds = script("holds")
+        self._cache = cache
 
     def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None:
         """Add to an open hold and its life, both or neither. None where the wallet isn't cached. Raises NoOpenHold."""
-        reply = self._extend(
-            keys=[*wallet_keys(call.user_id), *record_keys(call.user_id, "extend", call.idempotency_key)],
-            args=[
+        reply = self._cache.run(
+            _EXTEND,
+            [*wallet_keys(call.user_id), *record_keys(call.user_id, "extend", call.idempotency_key)],
+            [
                 epoch,
                 call.process_id,
                 call.more_micros,
@@ -86,7 +90,7 @@ class WalletHolds:
             ],
         )
         match reply:
-            case ["miss"]:
+            case None | ["miss"]:
                 return None
             case ["none"]:
                 raise NoOpenHold
@@ -95,8 +99,8 @@ class WalletHolds:
 
     def release(self, user_id: str, process_id: str, epoch: int) -> ReleaseReply | None:
         """Give a hold back, if there is one. None where the wallet isn't cached."""
-        reply = self._release(keys=wallet_keys(user_id), args=[epoch, process_id])
-        if reply[0] == "miss":
+        reply = self._cache.run(_RELEASE, wallet_keys(user_id), [epoch, process_id])
+        if reply is None or reply[0] == "miss":
             return None
         _, available, held, amount = reply
         return ReleaseReply(int(available) - int(held), int(amount))
@@ -105,8 +109,8 @@ class WalletHolds:
         self, user_id: str, limit: int, epoch: int, after_ms: int = 0, after_id: str = ""
     ) -> list[OpenHold] | None:
         """Open holds in the order they end, after one of them. None where the wallet isn't cached."""
-        reply = self._holds(keys=wallet_keys(user_id), args=[epoch, limit, after_ms, after_id])
-        if reply[0] == "miss":
+        reply = self._cache.run(_HOLDS, wallet_keys(user_id), [epoch, limit, after_ms, after_id])
+        if reply is None or reply[0] == "miss":
             return None
         return [
             OpenHold(process_id, int(amount), int(ends_at))
@@ -116,4 +120,9 @@ class WalletHolds:
     def has_ended(self, user_id: str, process_id: str) -> bool:
         """Whether Redis remembers an end of this run. It forgets it after a while."""
         [record] = record_keys(user_id, "process", process_id)
-        return bool(self._client.hexists(record, "end"))
+        try:
+            return bool(self._client.hexists(record, "end"))
+        except ResponseError as error:
+            if is_of_one_wallet(error):
+                return False
+            raise
