@@ -13,6 +13,7 @@ DomainError
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
+     ├─ WalletBusy           somebody else keeps the wallet's row; others are not concerned
      └─ TooSlow              a statement took longer than it may, on a server that answers
 """
 
@@ -97,6 +98,11 @@ class BalanceOutOfRange(DomainError):
 class Unavailable(DomainError):
     code = "temporarily_unavailable"
     message = "Temporarily unavailable, please retry"
+
+
+class WalletBusy(Unavailable):
+    code = "wallet_busy"
+    message = "This wallet is being changed elsewhere, please retry"
 
 
 class TooSlow(Unavailable):

@@ -29,6 +29,7 @@ STATUS_OF_CODE = {
     "balance_out_of_range": 409,
     "too_many_holds": 429,
     "temporarily_unavailable": 503,
+    "wallet_busy": 503,
 }
 
 RETRY_AFTER_SECONDS = "1"

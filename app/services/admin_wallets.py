@@ -80,7 +80,9 @@ class WalletAdmin:
         overdrawn than the new limit allows.
         """
         if changes:
-            changed, woken = self._postgres.transaction(lambda connection: _update(connection, user_id, changes))
+            changed, woken = self._postgres.wallet_transaction(
+                user_id, lambda connection: _update(connection, user_id, changes)
+            )
             self._changes.announce(changed)
             self._doorbell.collect(woken)
         return self.get(user_id)

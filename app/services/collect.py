@@ -20,7 +20,6 @@ from app.services.settlements import SettleReport, announce
 from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import debts, settlement
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.engine import is_away
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -65,8 +64,6 @@ class CollectService:
             try:
                 done = self._postgres.transaction(partial(self._try, user_id=user_id, limit=limit))
             except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
-                if isinstance(error, sa.exc.SQLAlchemyError) and is_away(error):
-                    raise Unavailable from error
                 log.warning("collecting_failed", user_id=user_id, debts=limit, error=str(error)[:200])
                 if limit > 1:
                     limit //= 2

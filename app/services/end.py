@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -99,6 +99,8 @@ class _Decision:
     outcome: EndAnswer | Exception | None = None
     mark: EndMark | None = None
     seen: bool = False
+    is_bypass: bool = False
+    """Decided without Redis because its gate is closed: what it holds of the wallet is older than this."""
 
 
 class EndService:
@@ -114,7 +116,7 @@ class EndService:
         redis: Gate,
         doorbell: Doorbell,
         timeout_seconds: float,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime],
     ) -> None:
         self._postgres = postgres
         self._catalog = catalog
@@ -257,6 +259,7 @@ class EndService:
             )
         except Unavailable as error:
             return [_Decision(candidate, outcome=error) for candidate in candidates]
+        is_bypass = not self._redis.is_open
         decisions = []
         taken_micros: dict[str, int] = defaultdict(int)
         for candidate in candidates:
@@ -273,7 +276,8 @@ class EndService:
             taken_micros[wallet.user_id] += candidate.cost_micros
             verdict = deduction(balance, candidate.cost_micros)
             spendable_micros = max(balance.spendable_micros - candidate.cost_micros, SPENDABLE_MICROS_MIN)
-            decisions.append(_Decision(candidate, end=candidate.accepted(verdict, spendable_micros)))
+            end = candidate.accepted(verdict, spendable_micros)
+            decisions.append(_Decision(candidate, end=end, is_bypass=is_bypass))
         return decisions
 
     def _record(self, decisions: list[_Decision]) -> None:
@@ -307,6 +311,9 @@ class EndService:
         except Unavailable:
             self._keep_in_spool(decisions)
             return
+        finally:
+            if any(decision.is_bypass for decision in decisions):
+                self._redis.bypass()
         for decision in decisions:
             end = decision.end
             # An end without a key that isn't fresh was recorded by an attempt whose answer got lost.

@@ -108,7 +108,14 @@ class FailedEndService:
 
         Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
         """
-        outcome = self._postgres.transaction(lambda connection: _write_off(connection, end_id, reason, actor))
+        user_id = self._postgres.run(lambda connection: store.user_of(connection, end_id))
+
+        def work(connection: sa.Connection) -> _Outcome:
+            return _write_off(connection, end_id, reason, actor)
+
+        # An end that isn't there any more may have been written off: that is told, and needs no turn.
+        transaction = self._postgres.transaction
+        outcome = transaction(work) if user_id is None else self._postgres.wallet_transaction(user_id, work)
         if outcome.wallet is None:
             return WrittenOff(outcome.write_off, replayed=True)
         log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.write_off.entry.amount_micros)

@@ -1,4 +1,4 @@
-"""Whether a store is in use. Closed by whoever finds it away, opened again by the watcher.
+"""Whether a store is in use. Closed by whoever finds that it can't be, opened again by the watcher.
 
 Processes without a watcher (workers, the CLI) keep their gates open and find out with each call.
 """
@@ -6,33 +6,81 @@ Processes without a watcher (workers, the CLI) keep their gates open and find ou
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
 
 import structlog
 
+from app.stores.failures import Failure
+
 log = structlog.get_logger(__name__)
+
+# A store that takes a probe and refuses all else, as one that is nearly full may, is tried again once in a while only.
+REFUSING_SECONDS = 1.0
+
+
+class StoreState(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    REFUSES_WRITES = "refuses_writes"
 
 
 class Gate:
     """Requests ask before they call a store, so that a dead one costs each of them nothing."""
 
-    def __init__(self, store: str, *, is_watched: bool) -> None:
+    def __init__(self, store: str, failure_of: Callable[[BaseException], Failure], *, is_watched: bool) -> None:
         self.store = store
+        self._failure_of = failure_of
         self._is_watched = is_watched
         self._lock = threading.Lock()
-        self._is_open = True
+        self._state = StoreState.UP
+        self._closed_until = 0.0
+        self._is_bypassed = False
 
     @property
     def is_open(self) -> bool:
-        return self._is_open
+        return self._state is StoreState.UP
+
+    @property
+    def state(self) -> StoreState:
+        return self._state
 
     def close(self, error: BaseException) -> None:
+        """Tell of an error: the gate closes if it is about the store, and not about the one call that met it."""
+        failure = self._failure_of(error)
+        if failure is Failure.REFUSED:
+            log.warning("call_refused", store=self.store, error=type(error).__name__, detail=str(error)[:200])
+            return
+        state = StoreState.DOWN if failure is Failure.AWAY else StoreState.REFUSES_WRITES
         with self._lock:
-            was_open, self._is_open = self._is_open, not self._is_watched
+            was_open = self.is_open
+            if self._is_watched:
+                self._state = state
+                if failure is Failure.CANNOT_WRITE:
+                    self._closed_until = time.monotonic() + REFUSING_SECONDS
         if was_open:
-            log.warning("store_away", store=self.store, error=type(error).__name__, detail=str(error)[:200])
+            log.warning(
+                "store_away", store=self.store, failure=failure, error=type(error).__name__, detail=str(error)[:200]
+            )
 
     def open(self) -> None:
+        """Tell that the store does its work, as a probe has found."""
         with self._lock:
-            was_open, self._is_open = self._is_open, True
-        if not was_open:
+            was_open = self.is_open
+            if time.monotonic() >= self._closed_until:
+                self._state = StoreState.UP
+            is_back = self.is_open and not was_open
+        if is_back:
             log.warning("store_back", store=self.store)
+
+    def bypass(self) -> None:
+        """Tell that something was done past this store while it was closed, so that it holds an older state."""
+        with self._lock:
+            self._is_bypassed = True
+
+    def take_bypass(self) -> bool:
+        """Was something done past this store since the last time that this was asked?"""
+        with self._lock:
+            is_bypassed, self._is_bypassed = self._is_bypassed, False
+        return is_bypassed

@@ -1,33 +1,49 @@
-"""How services reach Postgres: bounded, tried once more when that may help, and closed to all while it is away."""
+"""How services reach Postgres: bounded, tried once more when that may help, and closed to all while it is away.
+
+What is about one call (a row that somebody has locked, a statement that took too long, no free connection) is answered
+as such and closes nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import sqlalchemy as sa
 
-from app.domain.errors import TooSlow, Unavailable
+from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.services.gate import Gate
-from app.stores.postgres.engine import is_away, is_passing, is_silent, is_too_slow
+from app.services.wallet_turns import WalletTurns
+from app.stores.failures import Failure
+from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
+from app.stores.postgres.failures import failure_of, is_lock_timeout, is_passing, is_silent, is_too_slow
 
 T = TypeVar("T")
 
 ATTEMPTS = 3
+# Transactions may wait for rows. They never take all of a process's connections: those that starts and ends need for a
+# millisecond are there.
+TRANSACTIONS_MAX = (POOL_SIZE + POOL_OVERFLOW) // 2
 
 
 class PostgresAccess:
-    def __init__(self, engine: sa.Engine, gate: Gate) -> None:
+    def __init__(self, engine: sa.Engine, gate: Gate, *, wait_seconds: float) -> None:
+        """`wait_seconds` is how long a call waits for its turn to have a connection at all."""
         self._engine = engine
         # Each statement a whole transaction: one round trip instead of three.
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._wait_seconds = wait_seconds
+        self._slots = threading.BoundedSemaphore(TRANSACTIONS_MAX)
+        self._turns = WalletTurns(wait_seconds=wait_seconds)
         self.gate = gate
 
     def run(self, work: Callable[[sa.Connection], T]) -> T:
         """Run statements that each commit on their own. `work` may run again and must not mind.
 
-        Raises Unavailable when Postgres is away, SQLAlchemyError when it refuses.
+        Raises Unavailable when Postgres is away or has no time for this (TooSlow: a statement took too long),
+        SQLAlchemyError when it refuses.
         """
         return self._attempt(self._autocommit.connect, work)
 
@@ -35,27 +51,59 @@ class PostgresAccess:
         """Run `work` in one transaction, committed when it returns and rolled back when it raises.
 
         It may run again, after a roll-back or an answer to COMMIT that got lost, and must not mind.
-        Raises Unavailable when Postgres is away, SQLAlchemyError when it refuses.
+        Raises WalletBusy when somebody keeps a row that it needs, Unavailable when Postgres is away or has no time for
+        this, SQLAlchemyError when it refuses.
         """
-        return self._attempt(self._engine.begin, work)
+        self._check_gate()
+        with self._slot():
+            return self._attempt(self._engine.begin, work)
+
+    def wallet_transaction(self, user_id: str, work: Callable[[sa.Connection], T]) -> T:
+        """A transaction that locks this one wallet. However many there are, others' find connections."""
+        self._check_gate()
+        with self._turns.take(user_id):
+            return self.transaction(work)
+
+    def _check_gate(self) -> None:
+        if not self.gate.is_open:
+            raise Unavailable
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=self._wait_seconds):
+            raise Unavailable
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _attempt(
         self, connect: Callable[[], AbstractContextManager[sa.Connection]], work: Callable[[sa.Connection], T]
     ) -> T:
-        if not self.gate.is_open:
-            raise Unavailable
+        self._check_gate()
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 with connect() as connection:
                     return work(connection)
             except sa.exc.SQLAlchemyError as error:
-                if is_too_slow(error):
-                    # Waiting as long again helps nobody, and other requests may do well.
-                    raise TooSlow from error
-                if not (is_away(error) or is_passing(error)):
-                    raise
-                if attempts_left and not is_silent(error):
-                    continue
-                self.gate.close(error)
-                raise Unavailable from error
+                failure = failure_of(error)
+                if failure is Failure.REFUSED:
+                    self._raise_refused(error, attempts_left)
+                elif failure is Failure.CANNOT_WRITE or not attempts_left or is_silent(error):
+                    self.gate.close(error)
+                    raise Unavailable from error
         raise AssertionError("unreachable")
+
+    @staticmethod
+    def _raise_refused(error: sa.exc.SQLAlchemyError, attempts_left: int) -> None:
+        """Raise what a refusal means; return if the call is worth sending once more."""
+        if is_lock_timeout(error):
+            raise WalletBusy from error
+        if is_too_slow(error):
+            # Waiting as long again helps nobody, and other requests may do well.
+            raise TooSlow from error
+        if isinstance(error, sa.exc.TimeoutError) or (is_passing(error) and not attempts_left):
+            # No connection came free, or what passes didn't pass in time.
+            raise Unavailable from error
+        if not is_passing(error):
+            raise error

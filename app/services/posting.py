@@ -43,8 +43,8 @@ class PostingService:
         self._doorbell = doorbell
 
     def post(self, posting: Posting) -> Posted:
-        """Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange or Unavailable."""
-        outcome = self._postgres.transaction(lambda connection: _post(connection, posting))
+        """Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy or Unavailable."""
+        outcome = self._postgres.wallet_transaction(posting.user_id, lambda connection: _post(connection, posting))
         if outcome.wallet is None:
             return Posted(outcome.entry, replayed=True)
         self._changes.announce(outcome.wallet)

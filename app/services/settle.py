@@ -18,13 +18,12 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from app.domain.errors import TooSlow, Unavailable
+from app.domain.errors import TooSlow
 from app.services.postgres_access import PostgresAccess
 from app.services.settlements import SettleReport, announce
 from app.services.wallet_changes import WalletChanges
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import inbox, settlement, stale
-from app.stores.postgres.engine import is_away
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -120,8 +119,6 @@ class SettleService:
         try:
             batch = self._postgres.transaction(self._work(ids))
         except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
-            if isinstance(error, sa.exc.SQLAlchemyError) and is_away(error):
-                raise Unavailable from error
             if len(ids) > 1:
                 middle = len(ids) // 2
                 self._settle(ids[:middle], run)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from redis import Redis, RedisError
 
 from app.domain.errors import Unavailable
-from app.services.gate import Gate
+from app.services.gate import Gate, StoreState
 from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import inbox
 from app.stores.queue import QUEUES, message_counts
@@ -20,7 +20,7 @@ from app.stores.redis.spool import Spool
 class Status:
     """None stands for what couldn't be asked, as its store is away."""
 
-    stores: Mapping[str, bool]
+    stores: Mapping[str, StoreState]
     ends_by_state: Mapping[str, int] | None
     oldest_accepted_seconds: int | None
     spooled_ends: int | None
@@ -35,9 +35,9 @@ class StatusService:
         self._redis = redis
 
     @property
-    def stores(self) -> dict[str, bool]:
-        """Which stores are in use now."""
-        return {gate.store: gate.is_open for gate in (self._postgres.gate, self._redis)}
+    def stores(self) -> dict[str, StoreState]:
+        """What each store does for this process now, as its watcher and its calls have found."""
+        return {gate.store: gate.state for gate in (self._postgres.gate, self._redis)}
 
     def look(self) -> Status:
         """Never raises because a store is away."""

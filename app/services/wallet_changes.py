@@ -43,11 +43,14 @@ class WalletChanges:
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Best effort; never raises because a store is away."""
         if not self._redis.is_open:
+            self._redis.bypass()
             return
         try:
             self._cache.apply(changes)
         except RedisError as error:
             self._redis.close(error)
+            if not self._redis.is_open:
+                self._redis.bypass()
             log.warning("cache_update_postponed", wallets=len(changes), error=type(error).__name__)
             return
         versions = {change.user_id: change.fields.version for change in changes}

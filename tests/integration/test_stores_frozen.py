@@ -16,7 +16,8 @@ from app.config import Config
 from app.domain.errors import Unavailable
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
-from app.stores.postgres.engine import NoAnswer, allow_seconds, create_engine
+from app.stores.postgres.engine import allow_seconds, create_engine
+from app.stores.postgres.failures import NoAnswer
 from app.stores.queue import SETTLE_ENDS, SETTLE_QUEUE
 from stack.embedded import EmbeddedServer, PostgresServer, ValkeyServer
 from tests.faults.stack_under_test import freeze, thaw

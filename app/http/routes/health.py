@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from app.http.json import respond
 from app.http.routes import container
+from app.services.gate import StoreState
 from app.services.status import Status
 
 blueprint = Blueprint("health", __name__)
@@ -25,11 +26,11 @@ def healthz() -> Response:
 def readyz() -> Response:
     """503 when no end could be taken: either store alone takes some, Redis those of cached wallets."""
     stores = container().status.stores
-    is_ready = any(stores.values())
+    is_ready = StoreState.UP in stores.values()
     return respond(
         {
             "status": "ready" if is_ready else "unavailable",
-            "dependencies": {store: "up" if is_up else "down" for store, is_up in stores.items()},
+            "dependencies": {store: str(state) for store, state in stores.items()},
         },
         200 if is_ready else 503,
     )
@@ -50,8 +51,8 @@ class _Gauges(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         status = self._status
         stores = GaugeMetricFamily("tokentill_store_up", "Whether a store is in use", labels=["store"])
-        for store, is_up in status.stores.items():
-            stores.add_metric([store], int(is_up))
+        for store, in_use in status.stores.items():
+            stores.add_metric([store], int(in_use is StoreState.UP))
         yield stores
         if status.ends_by_state is not None:
             waiting = GaugeMetricFamily("tokentill_inbox_ends", "Ends not in the ledger yet", labels=["state"])

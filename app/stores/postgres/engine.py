@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.errors import ConnectionTimeout, DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
 
 from app.config import Config
+from app.stores.failures import Failure
+from app.stores.postgres.failures import NoAnswer, failure_of
 
 # How much later than Postgres itself we end a statement: by then it hangs, or nobody is there any more.
 GRACE_SECONDS = 0.5
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+# Who waits longer for a row is answered that it is busy: the row may be locked for as long as somebody likes.
+LOCK_WAIT_MS_MAX = 1_000
 
-
-class NoAnswer(psycopg.OperationalError):
-    """Postgres took a statement and was silent for longer than it is allowed; the connection is given up."""
+# A process's connections for requests, tasks and settlement ...
+POOL_SIZE = 8
+POOL_OVERFLOW = 7
+# ... and the one by which its watcher looks, whatever becomes of the others.
+WATCH_POOL_SIZE = 1
 
 
 class LimitedConnection(psycopg.Connection[Any]):
@@ -35,25 +42,30 @@ class LimitedConnection(psycopg.Connection[Any]):
             raise NoAnswer("no answer in time") from error
 
 
-def create_engine(config: Config, *, pool_size: int = 8) -> sa.Engine:
+def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: int = POOL_OVERFLOW) -> sa.Engine:
     """An engine whose statements, connects and waits for a pooled connection all end within the configured time.
 
-    A pooled connection isn't tried before it is used: who uses it has to be ready for one that was lost meanwhile.
+    A pooled connection isn't tried before it is used: who uses it has to be ready for one that was lost meanwhile. One
+    that can't write is given up with all that were made before it, so that the next ones find the server that can.
     """
     seconds = max(1, config.database_timeout_ms // 1000)
     limit_seconds = config.database_timeout_ms / 1000 + GRACE_SECONDS
+    limits = _limits(config)
     engine = sa.create_engine(
         config.database_url,
         pool_size=pool_size,
-        max_overflow=8,
+        max_overflow=max_overflow,
         pool_timeout=seconds,
         connect_args={
             "connect_timeout": max(2, seconds),
             "application_name": "tokentill",
-            "options": f"-c statement_timeout={config.database_timeout_ms} -c timezone=UTC",
+            "options": _as_options({**limits, "timezone": "UTC"}),
             # A peer that vanished without a word is noticed, not waited for.
             "tcp_user_timeout": config.database_timeout_ms,
+            "keepalives": 1,
             "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
         },
     )
 
@@ -63,45 +75,43 @@ def create_engine(config: Config, *, pool_size: int = 8) -> sa.Engine:
         connection.time_limit_seconds = limit_seconds
         return connection
 
+    @sa.event.listens_for(engine, "begin")
+    def _limit_transaction(connection: sa.Connection) -> None:
+        # Where a pooler gives each transaction another session, only what a transaction sets itself holds.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            _set_locally(connection, limits)
+
     @sa.event.listens_for(engine, "checkin")
     def _forget_longer_limit(connection: LimitedConnection | None, _record: Any) -> None:
         if connection is not None:
             connection.time_limit_seconds = limit_seconds
 
+    @sa.event.listens_for(engine, "handle_error")
+    def _give_up_what_cannot_write(context: sa.engine.ExceptionContext) -> None:
+        if failure_of(context.original_exception) is Failure.CANNOT_WRITE:
+            # As after a lost connection, SQLAlchemy closes this one and, when they are next taken, all older ones.
+            context.is_disconnect = True
+
     return engine
 
 
+def _limits(config: Config) -> dict[str, int]:
+    """Postgres's own limits on a session of ours, in milliseconds."""
+    lock_ms = min(LOCK_WAIT_MS_MAX, config.database_timeout_ms // 2)
+    # A process that stands still in the middle of a transaction lets go of the rows it has locked.
+    return dict(zip(LIMITS, (config.database_timeout_ms, lock_ms, 2 * config.database_timeout_ms), strict=True))
+
+
+def _as_options(settings: Mapping[str, object]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def _set_locally(connection: sa.Connection, settings: Mapping[str, int]) -> None:
+    connection.execute(sa.select(*(sa.func.set_config(name, str(value), True) for name, value in settings.items())))
+
+
 def allow_seconds(connection: sa.Connection, seconds: float | None) -> None:
-    """Let the statements of this transaction take that long, None: as long as they take."""
-    milliseconds = 0 if seconds is None else round(seconds * 1_000)
-    connection.execute(sa.text(f"SET LOCAL statement_timeout = {milliseconds:d}"))
+    """Let the statements of this transaction take that long, None: as long as they take, and wait as long for locks."""
+    _set_locally(connection, dict.fromkeys(LIMITS, 0 if seconds is None else round(seconds * 1_000)))
     driver_connection = cast("LimitedConnection", connection.connection.driver_connection)
     driver_connection.time_limit_seconds = None if seconds is None else seconds + GRACE_SECONDS
-
-
-def is_away(error: BaseException) -> bool:
-    """Did Postgres fail to answer (gone, refusing, too slow), as opposed to refusing what we sent?"""
-    if isinstance(error, sa.exc.TimeoutError):
-        return True
-    if not isinstance(error, sa.exc.DBAPIError):
-        return False
-    return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
-
-
-def is_silent(error: BaseException) -> bool:
-    """Did Postgres not answer at all, neither a connect nor a statement? It would only be waited for again."""
-    if isinstance(error, sa.exc.TimeoutError):
-        return True
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, (NoAnswer, ConnectionTimeout))
-
-
-def is_too_slow(error: BaseException) -> bool:
-    """Did a statement run into its time limit, on a server that answers?"""
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, QueryCanceled)
-
-
-def is_passing(error: BaseException) -> bool:
-    """May the same statement succeed if it is sent again at once?"""
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(
-        error.orig, (DeadlockDetected, LockNotAvailable, SerializationFailure)
-    )

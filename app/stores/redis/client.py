@@ -16,6 +16,8 @@ def create_client(config: Config) -> Redis:
         config.redis_url,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
+        # An idle connection whose peer has vanished is noticed before it is used.
+        socket_keepalive=True,
         # A call that may have arrived isn't repeated by the client: whoever made it knows what that would mean.
         retry=Retry(NoBackoff(), 0),
         health_check_interval=30,
