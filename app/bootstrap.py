@@ -31,13 +31,18 @@ from app.services.reconcile import ReconcileService
 from app.services.settle import SettleService
 from app.services.start import StartService
 from app.services.status import StatusService
+from app.services.store_clock import StoreClock
 from app.services.wallet_changes import WalletChanges
 from app.services.wallet_loader import WalletLoader
 from app.services.watcher import Watcher
-from app.stores.postgres.engine import create_engine
+from app.stores.postgres.engine import WATCH_POOL_SIZE, create_engine
+from app.stores.postgres.failures import failure_of as postgres_failure
 from app.stores.postgres.settlement import RetryPolicy
 from app.stores.queue import CeleryDoorbell, create_celery
 from app.stores.redis.client import create_client
+from app.stores.redis.failures import failure_of as redis_failure
+from app.stores.redis.lost_wallets import LostWallets
+from app.stores.redis.probe import Probe
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import WalletHolds
@@ -72,15 +77,15 @@ class Container:
 
     @cached_property
     def postgres_gate(self) -> Gate:
-        return Gate("postgres", is_watched=self.is_watched)
+        return Gate("postgres", postgres_failure, is_watched=self.is_watched)
 
     @cached_property
     def redis_gate(self) -> Gate:
-        return Gate("redis", is_watched=self.is_watched)
+        return Gate("redis", redis_failure, is_watched=self.is_watched)
 
     @cached_property
     def postgres(self) -> PostgresAccess:
-        return PostgresAccess(self.engine, self.postgres_gate)
+        return PostgresAccess(self.engine, self.postgres_gate, wait_seconds=self.config.database_timeout_ms / 1000)
 
     @cached_property
     def cache(self) -> WalletCache:
@@ -101,23 +106,38 @@ class Container:
         )
 
     @cached_property
+    def clock(self) -> StoreClock:
+        return StoreClock()
+
+    @cached_property
+    def watch_engine(self) -> sa.Engine:
+        """The connection by which this process looks at Postgres, whatever becomes of the others."""
+        return create_engine(self.config, pool_size=WATCH_POOL_SIZE, max_overflow=0)
+
+    @cached_property
     def catalog(self) -> CatalogSnapshot:
-        return CatalogSnapshot(self.engine)
+        return CatalogSnapshot(self.watch_engine, self.clock)
 
     @cached_property
     def loader(self) -> WalletLoader:
-        return WalletLoader(self.postgres, self.cache)
+        return WalletLoader(self.postgres, self.cache, LostWallets(self.redis_client), self.spool)
 
     @cached_property
     def doorbell(self) -> Doorbell:
         return CeleryDoorbell(self.celery)
 
     @cached_property
+    def watch_client(self) -> Redis:
+        """The same for Redis."""
+        return create_client(self.config)
+
+    @cached_property
     def watcher(self) -> Watcher:
         return Watcher(
             catalog=self.catalog,
-            client=self.redis_client,
+            probe=Probe(self.watch_client, self.redis_client),
             settlement=self.settlement,
+            heal=self.heal,
             collection=self.collection,
             postgres=self.postgres_gate,
             redis=self.redis_gate,
@@ -159,6 +179,7 @@ class Container:
             redis=self.redis_gate,
             doorbell=self.doorbell,
             timeout_seconds=self._request_seconds,
+            now=self.clock.now,
         )
 
     @cached_property
@@ -243,6 +264,16 @@ class Container:
     @cached_property
     def status(self) -> StatusService:
         return StatusService(postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate)
+
+    def close(self) -> None:
+        """Close all connections to the stores. Whoever uses this container again gets new ones."""
+        made = vars(self)
+        for engine in ("engine", "watch_engine"):
+            if engine in made:
+                made[engine].dispose()
+        for client in ("redis_client", "watch_client"):
+            if client in made:
+                made[client].close()
 
     @property
     def _request_seconds(self) -> float:

@@ -92,8 +92,7 @@ def make_container(config: Config, redis_client: Redis) -> Iterator[Callable[[],
     for container in made:
         container.watcher.stop()
         container.doorbell.close()
-        container.engine.dispose()
-        container.redis_client.close()
+        container.close()
         container.celery.close()
 
 

@@ -2,24 +2,42 @@
 
 A request never waits for it. A change shows in every process within the poll interval, and at once in the
 process that made it. While Postgres is away the last copy goes on serving.
+
+Each look also tells whether Postgres has lost what it once told us, as after a fail-over to an older copy. Then
+everything that was cached from the lost state is void: a new epoch begins, beyond every one that is known anywhere.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import sqlalchemy as sa
+import structlog
 
 from app.domain.catalog import Catalog
+from app.services.store_clock import StoreClock
 from app.stores.postgres import catalog as catalog_store
+from app.stores.postgres import system
+from app.stores.postgres.system import Counters
+
+log = structlog.get_logger(__name__)
 
 
 class CatalogSnapshot:
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, clock: StoreClock) -> None:
         self._engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._clock = clock
+        # One look at a time, by one connection, which is replaced by nobody who isn't looking.
+        self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._catalog = Catalog(version=0)
-        self._epoch = 0
+        self._known = Counters()
+        self._timeline: str | None = None
+        self._is_new_connection = True
 
     @property
     def current(self) -> Catalog:
@@ -28,7 +46,12 @@ class CatalogSnapshot:
     @property
     def epoch(self) -> int:
         """The cache epoch this process knows: cached wallets of an older one are loaded anew."""
-        return self._epoch
+        return self._known.cache_epoch
+
+    @property
+    def known(self) -> Counters:
+        """The highest counters that Postgres has told, to us or to others."""
+        return self._known
 
     @property
     def is_loaded(self) -> bool:
@@ -36,12 +59,42 @@ class CatalogSnapshot:
 
     def refresh(self) -> Catalog:
         """Look whether something changed, and load it if so. Raises SQLAlchemyError when Postgres is away."""
-        with self._engine.connect() as connection:
-            state = catalog_store.state(connection)
-            with self._lock:
-                self._epoch = max(self._epoch, state.cache_epoch)
-                known = self._catalog.version
-            if state.catalog_version <= known:
+        return self._look(system.read, beats=0)
+
+    def probe(self) -> Catalog:
+        """The same, by a write. Raises SQLAlchemyError when Postgres is away or takes none."""
+        return self._look(system.beat, beats=1)
+
+    def reconnect(self) -> None:
+        """Look by new connections from now on: another server may stand behind the address."""
+        with self._looking:
+            self._engine.dispose()
+            self._is_new_connection = True
+
+    def learn(self, counters: Counters) -> None:
+        """Take over what Postgres has told others. It is held to it from the next look on."""
+        with self._lock:
+            self._known = self._known.later(counters)
+
+    def start_new_epoch(self) -> None:
+        """Void every wallet cached so far, in all processes. Raises SQLAlchemyError when Postgres is away."""
+        with self._looking, self._autocommit.connect() as connection:
+            self.learn(Counters(cache_epoch=system.bump_epoch(connection)))
+
+    def _look(self, ask: Callable[[sa.Connection], system.SystemState], *, beats: int) -> Catalog:
+        with self._looking, self._autocommit.connect() as connection:
+            # Known before we ask: what others learn meanwhile may be newer than the answer.
+            known = self._known
+            asked_at = time.monotonic()
+            state = ask(connection)
+            self._clock.learn(state.now, asked_at)
+            counters = state.counters
+            is_promoted = self._is_on_another_timeline(connection)
+            if is_promoted or not counters.follows(replace(known, heartbeat=known.heartbeat + beats)):
+                counters = system.overtake(connection, known)
+                log.error("postgres_is_older", known=known, told=state.counters)
+            self.learn(counters)
+            if counters.catalog_version <= self._catalog.version:
                 return self._catalog
             loaded = catalog_store.load(connection)
         with self._lock:
@@ -49,9 +102,11 @@ class CatalogSnapshot:
                 self._catalog = loaded
             return self._catalog
 
-    def start_new_epoch(self) -> None:
-        """Void every wallet cached so far, in all processes. Raises SQLAlchemyError when Postgres is away."""
-        with self._engine.begin() as connection:
-            epoch = catalog_store.bump_epoch(connection)
-        with self._lock:
-            self._epoch = max(self._epoch, epoch)
+    def _is_on_another_timeline(self, connection: sa.Connection) -> bool:
+        """Has a standby been promoted since we looked first? It may lack the last moments of the one before."""
+        if not self._is_new_connection:
+            return False
+        timeline = system.timeline(connection)
+        before, self._timeline = self._timeline, timeline or self._timeline
+        self._is_new_connection = False
+        return None not in (before, timeline) and before != timeline

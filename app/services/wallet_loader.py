@@ -3,27 +3,39 @@
 A lease is taken in Redis before Postgres is read and given up by the fill; a flush or a long pause in between
 voids it. A change committed in between leaves its version as a fence. In both cases the fill is refused and the
 wallet is loaded again.
+
+What Redis knew before Postgres was asked can't be newer than the answer, unless Postgres has lost it (a fail-over to
+an older copy). Then the copy is corrected all the same, and marks of ends that are nowhere any more are forgotten.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from concurrent.futures import Future
 from uuid import UUID
+
+import structlog
 
 from app.domain.errors import Unavailable
 from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import balances
+from app.stores.postgres.system import OVERTAKE
+from app.stores.redis.lost_wallets import LostWallets, Versions
+from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Mark, WalletCache
+
+log = structlog.get_logger(__name__)
 
 FILL_ATTEMPTS = 8
 
 
 class WalletLoader:
-    def __init__(self, postgres: PostgresAccess, cache: WalletCache) -> None:
+    def __init__(self, postgres: PostgresAccess, cache: WalletCache, lost: LostWallets, spool: Spool) -> None:
         self._postgres = postgres
         self._cache = cache
+        self._lost = lost
+        self._spool = spool
         self._lock = threading.Lock()
         self._flights: dict[str, Future[bool]] = {}
 
@@ -75,16 +87,17 @@ class WalletLoader:
             else:
                 flight.set_exception(error)
 
-    def _fill(
-        self, leases: Sequence[Lease], abandoned: frozenset[UUID] = frozenset()
-    ) -> tuple[set[str], Sequence[str]]:
+    def _fill(self, leases: Sequence[Lease], abandoned: Set[UUID] = frozenset()) -> tuple[set[str], Sequence[str]]:
         """Users without a wallet, and those whose wallet something newer came in between of each time."""
         missing: set[str] = set()
         refused: Sequence[str] = []
-        for _ in range(FILL_ATTEMPTS):
+        for attempt in range(FILL_ATTEMPTS):
             if not leases:
                 break
+            # Looked at before Postgres is, once something newer has come in between.
+            seen = self._lost.versions([lease.user_id for lease in leases]) if attempt else {}
             loaded = self._load(leases)
+            abandoned |= self._correct_lost(leases, loaded, seen)
             missing |= {lease.user_id for lease in leases if lease.user_id not in loaded}
             fills = [_as_fill(lease, loaded[lease.user_id], abandoned) for lease in leases if lease.user_id in loaded]
             filled = self._cache.fill(fills)
@@ -92,13 +105,42 @@ class WalletLoader:
             leases = self._cache.lease(refused) if refused else []
         return missing, refused
 
+    def _correct_lost(
+        self, leases: Sequence[Lease], loaded: Mapping[str, balances.LoadedWallet], seen: Mapping[str, Versions]
+    ) -> Set[UUID]:
+        """Let copies of a state that Postgres has lost be filled from an older one; the marks nobody stands for."""
+        newer = {
+            user_id: versions
+            for user_id, versions in seen.items()
+            if user_id in loaded and versions.highest > loaded[user_id].version
+        }
+        if newer:
+            log.error("cached_wallets_were_newer", wallets=len(newer))
+            self._lost.rewind(newer)
+        marks = [
+            (end_id, lease.user_id)
+            for lease in leases
+            if lease.user_id in newer or (lease.user_id in loaded and _has_leapt(lease, loaded[lease.user_id]))
+            for end_id in lease.marked
+        ]
+        if not marks:
+            return frozenset()
+        end_ids = [end_id for end_id, _ in marks]
+        # In this order: an end is in the spool before it is taken out of flight.
+        return set(end_ids) - self._lost.in_flight(marks) - self._spool.holding(end_ids)
+
     def _load(self, leases: Sequence[Lease]) -> dict[str, balances.LoadedWallet]:
         suspects = [end_id for lease in leases for end_id in lease.marked]
         user_ids = [lease.user_id for lease in leases]
         return self._postgres.run(lambda connection: balances.load(connection, user_ids, suspects))
 
 
-def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: frozenset[UUID]) -> Fill:
+def _has_leapt(lease: Lease, wallet: balances.LoadedWallet) -> bool:
+    # Nobody begins so many epochs in the life of a copy, but who finds Postgres older than it was leaps over them.
+    return lease.epoch is not None and wallet.cache_epoch - lease.epoch >= OVERTAKE
+
+
+def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: Set[UUID]) -> Fill:
     unknown = lease.marked - wallet.untold.keys()
     return Fill(
         lease=lease,

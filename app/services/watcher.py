@@ -1,29 +1,38 @@
-"""Two background threads in each serving process: one keeps an eye on Postgres, one on Redis.
+"""Three background threads in each serving process: one keeps an eye on Postgres, one on Redis, one steps in.
 
-They keep the catalog fresh, open a closed gate when its store answers again, and begin a new cache epoch whenever
-Redis may have missed something (it was away, or it restarted). While Redis is away no message reaches a worker: then
-this process settles by itself.
+The first two look by a write, on connections of their own, so that nothing that calls do keeps them from looking. They
+keep the catalog fresh, close and open the gates, and begin a new cache epoch whenever Redis may have missed something
+(a call was made past it, or it restarted). While Redis can't be used no message reaches a worker: then the third
+thread settles.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
-from redis import Redis, RedisError
+from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.errors import Unavailable
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.collect import CollectService
 from app.services.gate import Gate
+from app.services.heal import HealService
 from app.services.settle import SettleService
+from app.stores.failures import Failure
+from app.stores.postgres.failures import failure_of
+from app.stores.postgres.system import Counters
+from app.stores.redis.probe import Probe, Seen
 
 log = structlog.get_logger(__name__)
 
 # A change has to be seen within a second; this leaves room for a slow look.
 INTERVAL_SECONDS = 0.25
+# Looking reads; this often it writes, as an idle server shouldn't have to flush its log all the time.
+PROBE_SECONDS = 1.0
 SETTLE_AFTER_SECONDS = 1.0
 WALLETS_PER_LOOK = 50
 COLLECT_SECONDS = 0.2
@@ -34,24 +43,28 @@ class Watcher:
         self,
         *,
         catalog: CatalogSnapshot,
-        client: Redis,
+        probe: Probe,
         settlement: SettleService,
         collection: CollectService,
+        heal: HealService,
         postgres: Gate,
         redis: Gate,
     ) -> None:
         self._catalog = catalog
-        self._client = client
+        self._probe = probe
         self._settlement = settlement
         self._collection = collection
+        self._heal = heal
         self._postgres = postgres
         self._redis = redis
+        self._probed_at = -PROBE_SECONDS
         self._run_id: str | None = None
         self._owes_epoch = False
+        self._is_bypassed = False
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        for look in (self.look_at_postgres, self.look_at_redis):
+        for look in (self.look_at_postgres, self.look_at_redis, self.step_in):
             thread = threading.Thread(target=self._repeat, args=(look,), name=look.__name__, daemon=True)
             thread.start()
 
@@ -59,45 +72,69 @@ class Watcher:
         self._stopping.set()
 
     def look_at_postgres(self) -> None:
+        if not self._postgres.is_open:
+            # By what new connections find: an old one may lead to a server that has been demoted.
+            self._catalog.reconnect()
         try:
-            self._catalog.refresh()
+            self._look_or_probe()
         except SQLAlchemyError as error:
-            self._postgres.close(error)
-        else:
-            self._postgres.open()
+            if failure_of(error) is not Failure.REFUSED:
+                self._postgres.close(error)
+                return
+            # Somebody keeps the row that we look at, for example. It answers.
+            log.warning("probe_refused", store="postgres", error=type(error).__name__, detail=str(error)[:200])
+        self._postgres.open()
 
     def look_at_redis(self) -> None:
+        known = self._catalog.known
+        if not self._redis.is_open:
+            # As with Postgres: a proxy may lead old connections to a server that has been demoted.
+            self._probe.reconnect()
         try:
-            # A server that is still loading its data tells of itself already, but refuses this.
-            self._client.ping()
-            run_id = self._client.info("server").get("run_id")
+            found = self._probe.look(Seen(known.cache_epoch, known.heartbeat))
         except RedisError as error:
             self._redis.close(error)
-            self._settle_without_workers()
             return
-        is_another = self._run_id is not None and run_id != self._run_id
-        self._run_id = run_id
-        if is_another or not self._redis.is_open:
-            self._owes_epoch = True
-        if self._owes_epoch:
-            try:
-                self._catalog.start_new_epoch()
-            except SQLAlchemyError as error:
-                # Without Postgres nothing was written past Redis: what is cached is as right as it was.
-                log.warning("epoch_postponed", error=type(error).__name__)
-            else:
-                self._owes_epoch = False
+        self._catalog.learn(Counters(cache_epoch=found.seen.cache_epoch, heartbeat=found.seen.heartbeat))
+        is_another = self._run_id is not None and found.run_id != self._run_id
+        self._run_id = found.run_id
+        self._is_bypassed |= self._redis.take_bypass()
+        self._owes_epoch |= is_another or self._is_bypassed
+        if self._owes_epoch and not self._start_epoch() and self._is_bypassed:
+            # What is cached lacks what went past it, and only Postgres could tell.
+            return
         self._redis.open()
 
-    def _settle_without_workers(self) -> None:
-        """What beat and the workers do otherwise. Any number of processes may do it at once."""
+    def step_in(self) -> None:
+        """While Redis can't be used: what beat and the workers do otherwise. Any number of processes may do it."""
+        if self._redis.is_open or not self._postgres.is_open:
+            return
         try:
             self._settlement.sweep(older_than_seconds=SETTLE_AFTER_SECONDS)
             for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
                 self._collection.collect(wallet.user_id, COLLECT_SECONDS)
-        except Unavailable:
-            # Both stores are away; the next look tries again.
+            # A Redis that takes no more writes may still give back what it was given before.
+            self._heal.drain_spool()
+        except (Unavailable, RedisError):
+            # The next look tries again.
             return
+
+    def _look_or_probe(self) -> None:
+        now = time.monotonic()
+        if self._postgres.is_open and now - self._probed_at < PROBE_SECONDS:
+            self._catalog.refresh()
+            return
+        self._catalog.probe()
+        self._probed_at = now
+
+    def _start_epoch(self) -> bool:
+        try:
+            self._catalog.start_new_epoch()
+        except SQLAlchemyError as error:
+            log.warning("epoch_postponed", error=type(error).__name__)
+            return False
+        self._owes_epoch = self._is_bypassed = False
+        return True
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):

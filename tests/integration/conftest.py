@@ -42,5 +42,4 @@ def make_shop(config: Config, own_redis: ValkeyServer) -> Iterator[Callable[...,
     yield make
     for container in containers:
         container.doorbell.close()
-        container.engine.dispose()
-        container.redis_client.close()
+        container.close()

@@ -81,6 +81,7 @@ class TestRedisAway:
         shop.container.postings.post(Posting("poor", PostingKind.TOP_UP, 20_000_000, "paid"))
         shop.execute_in_postgres("UPDATE end_inbox SET accepted_at = now() - interval '2 seconds'")
         shop.container.watcher.look_at_redis()
+        shop.container.watcher.step_in()
         assert shop.balance().posted_micros == 89_000_000
         assert shop.balance("poor").posted_micros == 14_000_000
         assert_conserved(shop, "user-1", "poor")

@@ -1,9 +1,8 @@
-"""The catalog's rows: feature endpoints, packages, profit rules, and the counters that announce their changes."""
+"""The catalog's rows: feature endpoints, packages, profit rules, and the counter that announces their changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.catalog import Catalog, FeatureEndpoint, Package
 from app.domain.pricing import ProfitRule
+from app.stores.postgres import system
 from app.stores.postgres.tables import (
     feature_endpoints,
     package_features,
@@ -19,24 +19,6 @@ from app.stores.postgres.tables import (
     profit_rules,
     system_state,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SystemState:
-    catalog_version: int
-    cache_epoch: int
-
-
-def state(connection: sa.Connection) -> SystemState:
-    row = connection.execute(sa.select(system_state.c.catalog_version, system_state.c.cache_epoch)).one()
-    return SystemState(row.catalog_version, row.cache_epoch)
-
-
-def bump_epoch(connection: sa.Connection) -> int:
-    """Start a new cache epoch; its number."""
-    update = sa.update(system_state).values(cache_epoch=system_state.c.cache_epoch + 1)
-    epoch: int = connection.execute(update.returning(system_state.c.cache_epoch)).scalar_one()
-    return epoch
 
 
 def announce_change(connection: sa.Connection) -> None:
@@ -48,7 +30,7 @@ def load(connection: sa.Connection) -> Catalog:
     """The whole catalog as of one moment no older than the version it carries."""
     # The version is read first: a change that lands in between makes the copy newer than its number, and the
     # next look loads it again.
-    version = state(connection).catalog_version
+    version = system.read(connection).counters.catalog_version
     included: dict[str, list[str]] = {}
     for row in connection.execute(sa.select(package_features).order_by("package_id", "feature_endpoint_id")):
         included.setdefault(row.package_id, []).append(row.feature_endpoint_id)

@@ -21,6 +21,7 @@ system_state = sa.Table(
     sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("catalog_version", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("cache_epoch", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("heartbeat", sa.BigInteger, nullable=False, server_default="0"),
     sa.CheckConstraint("id = 1", name="system_state_single_row"),
 )
 

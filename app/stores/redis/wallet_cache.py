@@ -24,6 +24,8 @@ from redis.exceptions import NoScriptError, ResponseError
 from app.domain.ends import EndRequest
 from app.domain.holds import REPEAT_SECONDS
 from app.domain.wallets import Deduction
+from app.stores.failures import Failure
+from app.stores.redis.failures import failure_of
 
 log = structlog.get_logger(__name__)
 
@@ -41,17 +43,15 @@ MARKS_PER_CALL = 500
 
 T = TypeVar("T")
 
-_REFUSED_AS_A_WHOLE = ("NOREPLICAS", "MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOPERM", "EXECABORT")
-
 _HERE = Path(__file__).parent
-_PRELUDE = (_HERE / "prelude.lua").read_text()
+PRELUDE = (_HERE / "prelude.lua").read_text()
 
 
 class WalletScript:
     """A script on one wallet: what its file says, behind what they all share."""
 
     def __init__(self, name: str) -> None:
-        self.source = _PRELUDE + (_HERE / f"{name}.lua").read_text()
+        self.source = PRELUDE + (_HERE / f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -329,7 +329,7 @@ class WalletCache:
         """Bring cached wallets up to committed changes; safe in any order and more than once."""
         calls = [
             (
-                [_wallet(change.user_id), _holds(change.user_id), _fence(change.user_id)],
+                [_wallet(change.user_id), _holds(change.user_id), fence_key(change.user_id)],
                 [*change.fields.as_arguments(), *map(str, told)],
             )
             for change in changes
@@ -380,7 +380,7 @@ class WalletCache:
                 marks_calls.append((keys, [LEASE_MS, IDLE_MS, *_mark_arguments(changes)]))
                 marks_of.append(i)
             arguments = [fill.epoch, *fill.fields.as_arguments(), IDLE_MS, *_mark_arguments(last)]
-            fill_calls.append(([*keys, _fence(fill.lease.user_id)], arguments))
+            fill_calls.append(([*keys, fence_key(fill.lease.user_id)], arguments))
         # A round trip of their own: what is filled counts, so all of them have to stand by then.
         done: list[bool | None] = [None] * len(fills)
         for i, reply in zip(marks_of, self._run(_MARKS, marks_calls), strict=True):
@@ -475,11 +475,9 @@ class WalletCache:
 
 
 def is_of_one_wallet(error: BaseException) -> bool:
-    """Did Redis refuse one call for what it found under its keys, where it would take any other?
-
-    redis-py has classes of their own for nearly all that a server refuses as a whole.
-    """
-    return type(error) is ResponseError and not str(error).startswith(_REFUSED_AS_A_WHOLE)
+    """Did Redis refuse one call for what it found under its keys, where it would take any other?"""
+    # Errors of classes of their own are about connections, scripts and the like.
+    return type(error) is ResponseError and failure_of(error) is Failure.REFUSED
 
 
 def wallet_keys(user_id: str) -> list[str]:
@@ -517,7 +515,7 @@ def _holds(user_id: str) -> str:
     return _key(user_id, "holds")
 
 
-def _fence(user_id: str) -> str:
+def fence_key(user_id: str) -> str:
     return _key(user_id, "fence")
 
 

@@ -1,0 +1,94 @@
+"""The counters of the one row of `system_state`. They only ever grow: one that is behind what it was is a sign that
+Postgres has lost what came since.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from app.stores.failures import Failure
+from app.stores.postgres.failures import failure_of
+from app.stores.postgres.tables import system_state
+
+# Further than any process can be ahead of another, and far below what Redis's scripts count exactly.
+OVERTAKE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    catalog_version: int = 0
+    cache_epoch: int = 0
+    heartbeat: int = 0
+    """How often somebody has written here to see whether that can be done."""
+
+    def follows(self, known: Counters) -> bool:
+        """May this be the state of the same Postgres later on?"""
+        return (
+            self.catalog_version >= known.catalog_version
+            and self.cache_epoch >= known.cache_epoch
+            and self.heartbeat >= known.heartbeat
+        )
+
+    def later(self, other: Counters) -> Counters:
+        """The higher one of each."""
+        return Counters(
+            max(self.catalog_version, other.catalog_version),
+            max(self.cache_epoch, other.cache_epoch),
+            max(self.heartbeat, other.heartbeat),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    counters: Counters
+    now: datetime
+
+
+_COUNTERS = (system_state.c.catalog_version, system_state.c.cache_epoch, system_state.c.heartbeat)
+_NOW = sa.func.clock_timestamp().label("now")
+
+
+def read(connection: sa.Connection) -> SystemState:
+    row = connection.execute(sa.select(*_COUNTERS, _NOW)).one()
+    return SystemState(Counters(*row[:3]), row.now)
+
+
+def beat(connection: sa.Connection) -> SystemState:
+    """The same, by a write that is committed when it answers."""
+    update = sa.update(system_state).values(heartbeat=system_state.c.heartbeat + 1)
+    row = connection.execute(update.returning(*_COUNTERS, _NOW)).one()
+    return SystemState(Counters(*row[:3]), row.now)
+
+
+def bump_epoch(connection: sa.Connection) -> int:
+    """Start a new cache epoch; its number."""
+    update = sa.update(system_state).values(cache_epoch=system_state.c.cache_epoch + 1)
+    epoch: int = connection.execute(update.returning(system_state.c.cache_epoch)).scalar_one()
+    return epoch
+
+
+def overtake(connection: sa.Connection, known: Counters) -> Counters:
+    """Take all counters beyond what they were in a state that is lost; the counters after it."""
+    update = sa.update(system_state).values(
+        {
+            name: sa.func.greatest(system_state.c[name], getattr(known, name)) + OVERTAKE
+            for name in ("catalog_version", "cache_epoch", "heartbeat")
+        }
+    )
+    return Counters(*connection.execute(update.returning(*_COUNTERS)).one())
+
+
+def timeline(connection: sa.Connection) -> str | None:
+    """Which branch of its history Postgres writes: another after each promotion. None where it doesn't tell."""
+    statement = sa.select(sa.func.left(sa.func.pg_walfile_name(sa.func.pg_current_wal_lsn()), 8))
+    try:
+        found: str = connection.execute(statement).scalar_one()
+    except sa.exc.DBAPIError as error:
+        if failure_of(error) is not Failure.REFUSED:
+            raise
+        # Some hosted servers have no such function, and lose nothing when they fail over.
+        return None
+    return found

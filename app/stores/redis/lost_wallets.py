@@ -1,0 +1,62 @@
+"""Cached wallets that are newer than Postgres, which has lost what came since: looked at, and set back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from redis import Redis
+
+from app.stores.redis.wallet_cache import IN_FLIGHT_KEY, PRELUDE, fence_key, in_flight_member, wallet_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Of a cached wallet and of the fence before it; empty where there is none."""
+
+    cached: str
+    fence: str
+
+    @property
+    def highest(self) -> int:
+        return max(_number(self.cached), _number(self.fence))
+
+
+class LostWallets:
+    """Raises RedisError."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._script = client.register_script(PRELUDE + (Path(__file__).parent / "rewind.lua").read_text())
+
+    def versions(self, user_ids: Sequence[str]) -> dict[str, Versions]:
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id in user_ids:
+            pipeline.hget(wallet_keys(user_id)[0], "version")
+            pipeline.get(fence_key(user_id))
+        # A copy that can't be read at all is another matter, and dropped by who meets it.
+        found = [
+            "" if reply is None or isinstance(reply, Exception) else str(reply) for reply in pipeline.execute(False)
+        ]
+        return {user_id: Versions(*found[2 * i : 2 * i + 2]) for i, user_id in enumerate(user_ids)}
+
+    def rewind(self, seen: Mapping[str, Versions]) -> None:
+        """Let older versions be filled in, where nothing has changed since these were seen."""
+        for user_id, versions in seen.items():
+            self._script([*wallet_keys(user_id), fence_key(user_id)], [versions.cached, versions.fence])
+
+    def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
+        """Which of these ends (id, user id) are marked and not recorded yet."""
+        if not ends:
+            return set()
+        found = self._client.smismember(IN_FLIGHT_KEY, [in_flight_member(*end) for end in ends])
+        return {end_id for (end_id, _), is_member in zip(ends, found, strict=True) if is_member}
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0
