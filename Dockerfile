@@ -9,14 +9,13 @@ COPY requirements/runtime.lock requirements/
 RUN pip install --require-hashes --only-binary :all: -r requirements/runtime.lock
 
 COPY . .
-# Compiled once here, as the user below can't write beside the code; beat's schedule file goes to DATA_DIR.
+# Compiled once here, as the user below can't write beside the code.
 RUN python -m compileall -q app worker migrations stack \
-    && useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin tokentill \
-    && install --directory --owner tokentill /var/lib/tokentill
+    && useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin tokentill
 USER tokentill
 
 # PATH finds `flask`: docker compose exec api flask --help
-ENV HOST=0.0.0.0 DATA_DIR=/var/lib/tokentill
+ENV HOST=0.0.0.0
 EXPOSE 5000
 ENTRYPOINT ["python", "-m", "stack", "run"]
 CMD ["web"]

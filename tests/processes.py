@@ -44,11 +44,15 @@ class Running:
 
 
 @contextmanager
-def run(name: str, environment: dict[str, str], log: Path) -> Iterator[Running]:
-    """A process of the Procfile."""
+def run(name: str, environment: dict[str, str], log: Path, *, clock_seconds: int = 0) -> Iterator[Running]:
+    """A process of the Procfile; one of Celery's with a clock that is so many seconds off."""
+    command = commands()[name]
+    if clock_seconds:
+        shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds}"
+        command = command.replace("exec celery", shim)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", commands()[name]],
+            ["/bin/sh", "-c", command],
             cwd=PROJECT,
             env={"PATH": f"{BIN}:{os.environ['PATH']}", **environment},
             stdout=output,
@@ -82,17 +86,19 @@ def web(environment: dict[str, str], folder: Path, *, threads: int = 16) -> Iter
 
 
 @contextmanager
-def worker(environment: dict[str, str], folder: Path, name: str = "worker") -> Iterator[Running]:
+def worker(
+    environment: dict[str, str], folder: Path, name: str = "worker", *, clock_seconds: int = 0
+) -> Iterator[Running]:
     """A Celery worker with two children."""
     settings = {**environment, "LOG_LEVEL": "INFO", "WORKER_CONCURRENCY": "2", "WORKER_NAME": f"{name}@test"}
-    with run("worker", settings, folder / f"{name}.log") as running:
+    with run("worker", settings, folder / f"{name}.log", clock_seconds=clock_seconds) as running:
         wait_until(lambda: f"{name}@test ready" in running.log.read_text(), what="the worker", log=running.log)
         yield running
 
 
 @contextmanager
-def beat(environment: dict[str, str], folder: Path) -> Iterator[Running]:
-    with run("beat", {**environment, "DATA_DIR": str(folder)}, folder / "beat.log") as running:
+def beat(environment: dict[str, str], folder: Path, *, clock_seconds: int = 0) -> Iterator[Running]:
+    with run("beat", environment, folder / "beat.log", clock_seconds=clock_seconds) as running:
         yield running
 
 

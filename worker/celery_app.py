@@ -22,6 +22,7 @@ except ConfigError as error:
 celery = create_celery(config)
 celery.conf.update(
     beat_schedule=beat_schedule(config),
+    beat_scheduler="worker.beat:Ticker",
     imports=["worker.tasks.settle", "worker.tasks.maintenance", "worker.tasks.reconcile"],
 )
 
@@ -42,8 +43,7 @@ def _wait_for_stores(**_: Any) -> None:
     own = Container(config)
     wait_for_postgres(own.engine)
     wait_for_redis(own.redis_client)
-    own.engine.dispose()
-    own.redis_client.close()
+    own.close()
 
 
 @worker_process_init.connect

@@ -1,4 +1,4 @@
-"""What beat sends, and how often. Each message expires before the next, so a stopped worker finds no heap of them."""
+"""What beat sends, and how often. `beat.py` does the sending."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from app.stores.queue import MAINTENANCE_QUEUE
 
 def beat_schedule(config: Config) -> dict[str, Any]:
     def every(task: str, seconds: float) -> dict[str, Any]:
-        return {
-            "task": task,
-            "schedule": seconds,
-            "options": {"queue": MAINTENANCE_QUEUE, "expires": max(1.0, seconds)},
-        }
+        return {"task": task, "schedule": seconds, "options": {"queue": MAINTENANCE_QUEUE}}
 
     return {
         "sweep": every("tokentill.sweep", config.sweep_seconds),

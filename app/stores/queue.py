@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import threading
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ SETTLE_ENDS = "tokentill.settle_ends"
 COLLECT_DEBTS = "tokentill.collect_debts"
 
 IDS_PER_MESSAGE = 1_000
+MESSAGES_LOOKED_AT = 100
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
 
@@ -41,6 +43,20 @@ def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
     for queue in queues:
         pipeline.llen(f"{KEY_PREFIX}{queue}")
     return dict(zip(queues, pipeline.execute(), strict=True))
+
+
+def is_waiting(client: Redis, queue: str, task: str) -> bool:
+    """Does a message of this task wait in a queue, or so many others that one more is of no use? Raises RedisError."""
+    found = client.lrange(f"{KEY_PREFIX}{queue}", 0, MESSAGES_LOOKED_AT - 1)
+    return len(found) >= MESSAGES_LOOKED_AT or any(_task_of(message) == task for message in found)
+
+
+def _task_of(message: bytes | str) -> object:
+    try:
+        return json.loads(message)["headers"]["task"]
+    except (ValueError, LookupError, TypeError):
+        # Garbage, which the worker will let go.
+        return None
 
 
 def create_celery(config: Config) -> Celery:
@@ -55,10 +71,13 @@ def create_celery(config: Config) -> Celery:
         broker_connection_retry_on_startup=True,
         # A worker waits for Redis for as long as it takes.
         broker_connection_max_retries=None,
+        # See broker.py: what Redis refuses ends no worker.
+        broker_channel_error_retry=True,
         broker_transport_options={
             "global_keyprefix": KEY_PREFIX,
-            # Longer than any settlement. What a killed worker held is the sweep's to find, within seconds.
-            "visibility_timeout": 600,
+            # What a killed worker held is the sweep's to find, within seconds. kombu compares the clocks of two hosts
+            # here: however much these differ, it doesn't hand out a second time what is still being worked on.
+            "visibility_timeout": 2 * 86_400,
             "socket_connect_timeout": timeout_seconds,
             # A worker's wait for messages takes a second, a call of ours far less.
             "socket_timeout": BROKER_SILENT_SECONDS,

@@ -11,15 +11,12 @@ from worker.celery_app import celery, container
 COLLECT_SECONDS = 0.25
 
 
-# A message that fails is let go after its retries: the inbox still has the ends and the sweep settles them.
+# A message that can't be worked on now is let go: the inbox still has the ends, and the sweep settles them as soon as
+# that is possible. Celery's own retries would wait until a moment, by the clock of whichever host has them then.
 @celery.task(
     name=SETTLE_ENDS,
     queue=SETTLE_QUEUE,
-    autoretry_for=(Unavailable,),
-    retry_backoff=1,
-    retry_backoff_max=30,
-    retry_jitter=True,
-    max_retries=5,
+    throws=(Unavailable,),
 )
 def settle_ends(end_ids: list[str]) -> None:
     """Settle the accepted ends of these ids."""
@@ -29,11 +26,7 @@ def settle_ends(end_ids: list[str]) -> None:
 @celery.task(
     name=COLLECT_DEBTS,
     queue=RETRY_QUEUE,
-    autoretry_for=(Unavailable,),
-    retry_backoff=1,
-    retry_backoff_max=30,
-    retry_jitter=True,
-    max_retries=5,
+    throws=(Unavailable,),
 )
 def collect_debts(user_id: str, debt_token: str) -> None:
     """Collect what a wallet can pay of its debts. `debt_token` is for whoever watches the queue.
