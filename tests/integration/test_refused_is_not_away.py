@@ -23,7 +23,7 @@ from app.services.gate import StoreState
 from app.services.start import StartRequest
 from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
 from stack.embedded import PostgresServer
-from tests.redis_refusals import REFUSALS, Refusal
+from tests.redis_refusals import REFUSALS, Refusal, full
 from tests.support import FEATURE, Billing, assert_conserved
 
 START = StartRequest("user-1", FEATURE)
@@ -365,3 +365,18 @@ def test_one_wallet_that_redis_cannot_read_concerns_nobody_else(billing: Billing
     services.watcher.look_at_redis()
     assert services.catalog.epoch == before
     assert services.end.end(billing.usage("other")).spendable_micros == 89_000_000
+
+
+def test_the_spool_of_a_full_redis_is_drained_by_the_web_processes(shop: Billing) -> None:
+    services = shop.container
+    services.start.start(START)
+    services.postgres_gate.close(ConnectionError("test"))
+    services.end.end(shop.usage())
+    assert services.spool.size() == 1
+    full(services.redis_client, True)
+    with watched(services):
+        until(lambda: shop.balance().posted_micros == 89_000_000)
+        until(lambda: services.spool.size() == 0)
+        assert services.redis_gate.state is StoreState.REFUSES_WRITES
+    full(services.redis_client, False)
+    assert_conserved(shop, "user-1")
