@@ -201,7 +201,7 @@ class TestWhoseProcess:
         process_id = start(call)["process_id"]
         till.container.redis_client.flushall()
         failure(end(call, user_id="v", process_id=process_id), 409, "process_id_of_another_user")
-        till.container.redis_gate._is_open = False
+        till.container.redis_gate.close(RedisConnectionError())
         failure(end(call, user_id="v", process_id=process_id), 409, "process_id_of_another_user")
         answered_by_postgres = start(call)["process_id"]
         failure(end(call, user_id="v", process_id=answered_by_postgres), 409, "process_id_of_another_user")
@@ -357,7 +357,7 @@ class TestLostAnswer:
 
     def test_a_run_that_ended_while_redis_was_away_gives_its_hold_back(self, call: Call, till: Billing) -> None:
         billed, free = (start(call, hold_token=8)["process_id"] for _ in range(2))
-        till.container.redis_gate._is_open = False
+        till.container.redis_gate.close(RedisConnectionError())
         end(call, process_id=billed)
         end(call, process_id=free, input_token=0, output_token=0)
         till.container.redis_gate.open()
@@ -438,7 +438,7 @@ class TestOperators:
 
     def test_with_redis_away(self, call: Call, admin: Admin, till: Billing) -> None:
         process_id = start(call, hold_token=15)["process_id"]
-        till.container.redis_gate._is_open = False
+        till.container.redis_gate.close(RedisConnectionError())
         failure(admin.get("/wallets/u/holds"), 503, "temporarily_unavailable")
         failure(admin.delete(f"/wallets/u/holds/{process_id}"), 503, "temporarily_unavailable")
 
