@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from stack.procfile import commands
 
@@ -15,6 +16,9 @@ def main() -> int:
     run.add_argument("name", choices=list(commands()))
     arguments = parser.parse_args()
     if arguments.command == "run":
+        # The programs stand beside this interpreter, also where nobody has activated its environment (a service file).
+        path = os.environ.get("PATH", os.defpath)
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
         # A container has no use for the local stack, so it doesn't load it.
         os.execv("/bin/sh", ["/bin/sh", "-c", commands()[arguments.name]])  # noqa: S606 - the line is for a shell
     from stack.up import main as up  # noqa: PLC0415
