@@ -22,7 +22,7 @@ def features() -> None:
 
 
 @features.command("create")
-@click.argument("feature_id", type=support.ID)
+@click.argument("feature_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.  [1]")
 @as_json
@@ -77,7 +77,7 @@ def packages() -> None:
 
 
 @packages.command("create")
-@click.argument("package_id", type=support.ID)
+@click.argument("package_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
 @click.option("--feature", "feature_ids", type=support.ID, multiple=True, help="Included; may be repeated.")
 @as_json

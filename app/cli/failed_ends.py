@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterator, Sequence
 from uuid import UUID
@@ -13,7 +12,7 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.ends import EndState
-from app.services.admin_answers import failed_end_answer, write_off_answer
+from app.services.admin_answers import failed_end_answer, transaction_answer
 from app.services.failed_ends import FIRST_END
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
 
@@ -113,7 +112,7 @@ def _replay(pages: Iterator[Sequence[FailedEndRow]], total: int) -> None:
 @failed_ends.command("write-off")
 @end_id
 @click.option("--reason", type=support.REASON, required=True)
-@click.option("--by", "actor", type=support.ACTOR, help="Who decided it.  [you, as the system knows you]")
+@support.by
 @as_json
 @with_services
 def write_off(services: Container, *, end_id: UUID, reason: str, actor: str | None, as_json: bool) -> None:
@@ -122,15 +121,7 @@ def write_off(services: Container, *, end_id: UUID, reason: str, actor: str | No
     \b
     flask failed-ends write-off 01890a5d-ac96-774b-bcce-b302099a8057 --reason "Customer left" --by alice
     """
-    written_off = services.failed_ends.write_off(end_id, reason, actor or _operator())
+    written_off = services.failed_ends.write_off(end_id, reason, actor or support.operator())
     if written_off.replayed:
         click.echo("Written off before; nothing was done now.", err=True)
-    echo_object(write_off_answer(written_off.write_off), as_json=as_json)
-
-
-def _operator() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A container's user may have no name.
-        return "cli"
+    echo_object(transaction_answer(written_off.entry), as_json=as_json)

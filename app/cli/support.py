@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -47,15 +48,13 @@ def _number(text: str) -> Decimal:
     return Decimal(text)
 
 
-def _text(name: str, length_max: int) -> Checked[str]:
-    return Checked(name, partial(inputs.printable, length_max=length_max))
-
-
-ID = _text("id", inputs.ID_LENGTH_MAX)
-NAME = _text("name", inputs.NAME_LENGTH_MAX)
-REFERENCE = _text("reference", inputs.REFERENCE_LENGTH_MAX)
-REASON = _text("reason", inputs.REASON_LENGTH_MAX)
-ACTOR = _text("actor", inputs.ACTOR_LENGTH_MAX)
+ID = Checked("id", partial(inputs.identifier, length_max=inputs.ID_LENGTH_MAX))
+NEW_ID = Checked("id", inputs.path_id)
+NEW_USER_ID = Checked("id", inputs.wallet_id)
+NAME = Checked("name", partial(inputs.printable, length_max=inputs.NAME_LENGTH_MAX))
+REFERENCE = Checked("reference", partial(inputs.identifier, length_max=inputs.REFERENCE_LENGTH_MAX))
+REASON = Checked("reason", partial(inputs.printable, length_max=inputs.REASON_LENGTH_MAX))
+ACTOR = Checked("actor", partial(inputs.identifier, length_max=inputs.ACTOR_LENGTH_MAX))
 CREDIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text)))
 ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_negative=True))
 LIMIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_zero=True))
@@ -74,6 +73,16 @@ after_id = click.option("--after", "after", type=ID, help="Start behind this one
 before_number = click.option(
     "--before", "before", type=click.IntRange(1, 2**63 - 1), help="Start behind (older than) this one."
 )
+by = click.option("--by", "actor", type=ACTOR, help="Who decided it.  [you, as the system knows you]")
+
+
+def operator() -> str:
+    """Who runs the command."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container's user may have no name.
+        return "cli"
 
 
 def with_services(command: Callable[Concatenate[Container, P], None]) -> Callable[P, None]:

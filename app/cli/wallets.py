@@ -33,7 +33,7 @@ def wallets() -> None:
 
 
 @wallets.command("create")
-@user_id
+@click.argument("user_id", type=support.NEW_USER_ID)
 @click.option("--package", "package_id", type=support.ID, help="Without one the user can start nothing.")
 @overdraft_limit
 @as_json
@@ -174,6 +174,7 @@ def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: s
         help="Yours, once per wallet: the same command again posts nothing more.",
     )
     @click.option("--reason", type=support.REASON)
+    @support.by
     @as_json
     @with_services
     def post(
@@ -183,9 +184,11 @@ def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: s
         amount_micros: int,
         reference: str,
         reason: str | None,
+        actor: str | None,
         as_json: bool,
     ) -> None:
-        posted = services.postings.post(Posting(user_id, kind, amount_micros, reference, reason))
+        posting = Posting(user_id, kind, amount_micros, reference, reason, actor=actor or support.operator())
+        posted = services.postings.post(posting)
         if posted.replayed:
             click.echo("Posted before, under the same reference; nothing was posted now.", err=True)
         echo_object(transaction_answer(posted.entry), as_json=as_json)

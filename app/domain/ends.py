@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from uuid import UUID
@@ -28,10 +29,11 @@ class EndRequest:
     process_id: str | None = None
     idempotency_key: str | None = None
     request_id: str | None = None
+    actor: str | None = None
 
     @cached_property
     def payload_hash(self) -> str:
-        """Tells whether a repeated key came with the same body. Fields this server ignores don't count."""
+        """Tells whether a repeated key came with the same body. What comes in headers or is ignored doesn't count."""
         body = (
             self.user_id,
             self.feature_endpoint_id,
@@ -53,7 +55,7 @@ class EndRequest:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedEnd:
-    """An end with its price pinned and its answer decided: one inbox row."""
+    """An end with its price pinned and its answer decided: one inbox row. The id is a UUID of version 7."""
 
     id: UUID
     request: EndRequest
@@ -61,6 +63,11 @@ class AcceptedEnd:
     cost_micros: int
     deduction: Deduction
     spendable_micros: int
+
+    @property
+    def decided_at(self) -> datetime:
+        """By the clock of the process that took it: the id begins with the milliseconds."""
+        return datetime.fromtimestamp((self.id.int >> 80) / 1_000, UTC)
 
     @property
     def state(self) -> EndState:

@@ -17,12 +17,16 @@ ACTOR_LENGTH_MAX = 128
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
 
-# Control characters and halves of surrogate pairs: what Postgres, logs or people can't take.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+# Control characters (C0 and C1), line separators, halves of surrogate pairs: what Postgres, logs or people can't take.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# They make a text read in another order than it has: two ids that differ would look the same.
+_BIDIRECTIONAL = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f]")
+# What follows a user id in paths. An id with such a part inside would be taken for another id and what belongs to it.
+WALLET_PARTS = ("top-ups", "refunds", "adjustments", "transactions", "holds")
 
 
 def printable(value: object, length_max: int) -> str:
-    """A non-empty printable string of bounded length."""
+    """A non-empty printable string of bounded length, for people to read: a name, a reason."""
     if not isinstance(value, str):
         raise ValueError("Must be a string.")  # noqa: TRY004
     if not 1 <= len(value) <= length_max:
@@ -30,6 +34,31 @@ def printable(value: object, length_max: int) -> str:
     if _UNPRINTABLE.search(value):
         raise ValueError("Must not contain control characters.")
     return value
+
+
+def identifier(value: object, length_max: int) -> str:
+    """A string by which something is found again: an id, a key, a reference."""
+    text = printable(value, length_max)
+    if _BIDIRECTIONAL.search(text):
+        raise ValueError("Must not contain characters that change the direction of writing.")
+    return text
+
+
+def path_id(value: object) -> str:
+    """An id to be created, which will stand in paths: its path has to lead to it. Slashes are welcome."""
+    text = identifier(value, ID_LENGTH_MAX)
+    if {".", ".."} & set(text.split("/")):
+        # Clients and proxies make `a/../b` to `b`, however it is encoded.
+        raise ValueError("Must not have '.' or '..' as a part between slashes.")
+    return text
+
+
+def wallet_id(value: object) -> str:
+    """The user id of a wallet to be created."""
+    text = path_id(value)
+    if set(WALLET_PARTS) & set(text.split("/")[1:]):
+        raise ValueError(f"Must not have {', '.join(WALLET_PARTS)} as a part behind a slash.")
+    return text
 
 
 def amount_micros(number: object, *, allow_negative: bool = False, allow_zero: bool = False) -> int:

@@ -16,13 +16,18 @@ class PostingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """`reference` is unique among a wallet's postings: it makes the posting repeatable."""
+    """`reference` is unique among a wallet's postings: it makes the posting repeatable.
+
+    `actor` and `request_id` say who asked for it; they are kept and make no other posting of it.
+    """
 
     user_id: str
     kind: PostingKind
     amount_micros: int
     reference: str
     reason: str | None = None
+    actor: str | None = None
+    request_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.amount_micros == 0:

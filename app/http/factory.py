@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, Response, request
 
 from app import logs
 from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
-from app.http import auth, errors, request_context
-from app.http.routes import admin, health, operations, token_process
+from app.http import auth, errors, query, request_context
+from app.http.routes import admin, health, operations, success, token_process
 
 BODY_BYTES_MAX = 64 * 1024
+
+
+class Api(Flask):
+    """Flask, whose own answers are in the envelope as well."""
+
+    def make_default_options_response(self) -> Response:
+        methods = sorted(self.create_url_adapter(request).allowed_methods())  # type: ignore[union-attr]
+        response = success("Methods", {"methods": methods})
+        response.allow.update(methods)
+        return response
 
 
 def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
     """The application, not serving yet: nothing is connected. Raises ConfigError."""
     container = container or Container(config or Config.from_environment(), is_watched=True)
     logs.configure(container.config.log_level)
-    app = Flask("tokentill")
+    app = Api("tokentill")
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     # A redirect would leave the envelope; a path is right or it is unknown.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
-    # In this order: an id before anything can be refused, then the key, then the route.
+    # In this order: an id before anything can be refused, then the key, then the query, then the route.
     request_context.register(app)
     auth.register(app, container.config)
+    query.register(app)
     errors.register(app)
     app.register_blueprint(token_process.blueprint)
     app.register_blueprint(admin.blueprint)

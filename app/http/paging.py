@@ -12,7 +12,7 @@ from uuid import UUID
 from flask import request
 from marshmallow import ValidationError
 
-from app.domain.inputs import ID_LENGTH_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, printable
+from app.domain.inputs import ID_LENGTH_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, identifier
 from app.services.admin_paging import FIRST_ID, NEWEST, Item, Key, Page
 from app.services.holds import check_position
 
@@ -86,7 +86,7 @@ def _decoded(cursor: str) -> str:
 
 
 def _text_key(text: str) -> str:
-    return printable(text, ID_LENGTH_MAX)
+    return identifier(text, ID_LENGTH_MAX)
 
 
 def _uuid_key(text: str) -> str:

@@ -11,7 +11,7 @@ from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
 from app.services.holds import HoldView
 from app.stores.postgres.failed_ends import FailedEndRow
-from app.stores.postgres.ledger import LedgerEntry, WriteOff
+from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation
 from app.stores.redis.wallet_holds import ReleaseReply
 
@@ -89,6 +89,10 @@ def transaction_answer(entry: LedgerEntry) -> Answer:
         "reference": entry.reference,
         "reason": entry.reason,
         "process_id": entry.process_id,
+        "end_id": None if entry.end_id is None else str(entry.end_id),
+        "request_id": entry.request_id,
+        "actor": entry.actor,
+        "accepted_at": None if entry.accepted_at is None else _moment(entry.accepted_at),
         "created_at": _moment(entry.created_at),
     }
 
@@ -105,10 +109,6 @@ def failed_end_answer(end: FailedEndRow) -> Answer:
         "last_error": end.last_error,
         "accepted_at": _moment(end.accepted_at),
     }
-
-
-def write_off_answer(write_off: WriteOff) -> Answer:
-    return {**transaction_answer(write_off.entry), "actor": write_off.actor}
 
 
 def reconciliation_answer(reconciliation: Reconciliation) -> Answer:

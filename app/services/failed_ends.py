@@ -24,7 +24,7 @@ from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
-from app.stores.postgres.ledger import WriteOff
+from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.wallets import WalletRow
 
 log = structlog.get_logger(__name__)
@@ -35,13 +35,13 @@ ENDS_PER_REPLAY = 100
 
 @dataclass(frozen=True, slots=True)
 class WrittenOff:
-    write_off: WriteOff
+    entry: LedgerEntry
     replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    write_off: WriteOff
+    entry: LedgerEntry
     wallet: WalletRow | None = None
     woken: Sequence[IndebtedWallet] = ()
 
@@ -103,7 +103,7 @@ class FailedEndService:
                 yield self.replay_all([end.id for end in found.items])
             after_id = found.next_key
 
-    def write_off(self, end_id: UUID, reason: str, actor: str) -> WrittenOff:
+    def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> WrittenOff:
         """Give up an end's cost, with two ledger entries that leave the balance as it is. It can't be billed any more.
 
         Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
@@ -111,17 +111,17 @@ class FailedEndService:
         user_id = self._postgres.run(lambda connection: store.user_of(connection, end_id))
 
         def work(connection: sa.Connection) -> _Outcome:
-            return _write_off(connection, end_id, reason, actor)
+            return _write_off(connection, end_id, reason, actor, request_id)
 
         # An end that isn't there any more may have been written off: that is told, and needs no turn.
         transaction = self._postgres.transaction
         outcome = transaction(work) if user_id is None else self._postgres.wallet_transaction(user_id, work)
         if outcome.wallet is None:
-            return WrittenOff(outcome.write_off, replayed=True)
-        log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.write_off.entry.amount_micros)
+            return WrittenOff(outcome.entry, replayed=True)
+        log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.entry.amount_micros)
         self._changes.announce(outcome.wallet, [end_id])
         self._doorbell.collect(outcome.woken)
-        return WrittenOff(outcome.write_off, replayed=False)
+        return WrittenOff(outcome.entry, replayed=False)
 
     def _ring(self, ends: Sequence[FailedEndRow]) -> None:
         accepted = [end.id for end in ends if end.state == EndState.ACCEPTED]
@@ -134,7 +134,7 @@ class FailedEndService:
         self._doorbell.collect([IndebtedWallet(user_id, micros) for user_id, micros in owed_micros.items()])
 
 
-def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str) -> _Outcome:
+def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str, request_id: str | None) -> _Outcome:
     user_id = store.user_of(connection, end_id)
     wallet = None if user_id is None else wallets.lock(connection, user_id)
     known = ledger.find_write_off(connection, end_id)
@@ -150,7 +150,7 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str)
     if ledger.is_billed(connection, end_id):
         raise AlreadyExists("This end is billed already")
     written_off = ledger.insert_write_off(
-        connection, end, posted_micros=wallet.posted_micros, reason=reason, actor=actor
+        connection, end, posted_micros=wallet.posted_micros, reason=reason, actor=actor, request_id=request_id
     )
     store.delete(connection, end_id)
     debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros

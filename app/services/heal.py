@@ -78,7 +78,7 @@ class HealService:
 
 def _record(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> list[AcceptedEnd]:
     """Put ends into the inbox; those that turn out as repeats of an end known under another id."""
-    fresh = inbox.insert(connection, ends)
+    fresh = inbox.insert(connection, ends, were_kept=True)
     known = [end for end in ends if end.id not in fresh and end.request.repeatable]
     if not known:
         return []

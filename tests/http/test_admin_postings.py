@@ -35,7 +35,8 @@ def posted(admin: Admin) -> Any:
 class TestEachKind:
     def test_post(self, admin: Admin, wallet: Billing, call: str) -> None:
         body = {"token": Decimal("10.25"), "reference": "ref-1", "reason": "Bought", "more": []}
-        entry = data(admin.post(f"/wallets/u/{call}", body), 201)
+        response = admin.post(f"/wallets/u/{call}", body)
+        entry = data(response, 201)
         assert entry.pop("created_at").endswith("Z")
         assert entry == {
             "id": entry["id"],
@@ -53,6 +54,10 @@ class TestEachKind:
             "reference": "ref-1",
             "reason": "Bought",
             "process_id": None,
+            "end_id": None,
+            "request_id": response.headers["X-Request-Id"],
+            "actor": "admin-api",
+            "accepted_at": None,
         }
         assert posted(admin) == Decimal("10.25")
         assert_conserved(wallet, "u")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, ValidationError
 
 from app.domain.catalog import FeatureEndpoint
-from app.domain.inputs import ID_LENGTH_MAX, printable
+from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
+from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import read_object
 from app.http.paging import by_expiry, by_id, newest_first
+from app.http.query import takes_page
 from app.http.routes import container, success
 from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import (
@@ -54,7 +56,7 @@ class IdConverter(BaseConverter):
 
     def to_python(self, value: str) -> str:
         try:
-            return printable(value, ID_LENGTH_MAX)
+            return identifier(value, ID_LENGTH_MAX)
         except ValueError as error:
             raise ValidationError from error
 
@@ -62,7 +64,7 @@ class IdConverter(BaseConverter):
 class WalletIdConverter(IdConverter):
     """The end of a wallet's own path: what stands below it keeps its route, for wrong methods too."""
 
-    regex = "(?!.*/(?:top-ups|refunds|adjustments|transactions|holds)/?$)(?!.*/holds/[^/]+$).+?"
+    regex = f"(?!.*/(?:{'|'.join(WALLET_PARTS)})(?:/|$)).+?"
 
 
 @blueprint.record_once
@@ -79,6 +81,7 @@ def create_feature() -> Response:
 
 
 @blueprint.get("/feature-endpoints")
+@takes_page
 def list_features() -> Response:
     return success("Feature endpoints", by_id(container().catalog_admin.features, feature_answer))
 
@@ -97,6 +100,7 @@ def create_package() -> Response:
 
 
 @blueprint.get("/packages")
+@takes_page
 def list_packages() -> Response:
     return success("Packages", by_id(container().catalog_admin.packages, package_answer))
 
@@ -114,6 +118,7 @@ def create_profit_rule() -> Response:
 
 
 @blueprint.get("/profit-rules")
+@takes_page
 def list_profit_rules() -> Response:
     return success("Profit rules", newest_first(container().catalog_admin.rules, rule_answer))
 
@@ -125,6 +130,7 @@ def create_wallet() -> Response:
 
 
 @blueprint.get("/wallets")
+@takes_page
 def list_wallets() -> Response:
     return success("Wallets", by_id(container().wallet_admin.list, wallet_answer))
 
@@ -156,6 +162,7 @@ def adjust(user_id: str) -> Response:
 
 
 @blueprint.get("/wallets/<id:user_id>/transactions")
+@takes_page
 def list_transactions(user_id: str) -> Response:
     wallets = container().wallet_admin
     return success(
@@ -165,6 +172,7 @@ def list_transactions(user_id: str) -> Response:
 
 
 @blueprint.get("/wallets/<id:user_id>/holds")
+@takes_page
 def list_holds(user_id: str) -> Response:
     holds = container().holds
     return success("Open holds", by_expiry(lambda limit, after: holds.list(user_id, limit, after), hold_answer))
@@ -177,7 +185,8 @@ def release_hold(user_id: str, process_id: str) -> Response:
 
 
 def _post(user_id: str, kind: PostingKind, body: dict[str, Any], message: str) -> Response:
-    posted = container().postings.post(Posting(user_id, kind, **body))
+    posting = Posting(user_id, kind, **body, actor=actor_of_call(ADMIN_ACTOR), request_id=g.request_id)
+    posted = container().postings.post(posting)
     response = success(message, transaction_answer(posted.entry), 200 if posted.replayed else 201)
     if posted.replayed:
         response.headers[REPLAYED_HEADER] = "true"

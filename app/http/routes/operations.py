@@ -5,32 +5,34 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from marshmallow import ValidationError
 
 from app.domain.ends import EndState
 from app.domain.errors import NotFound
-from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX
+from app.domain.inputs import ID_LENGTH_MAX
+from app.http.errors import messages_of
+from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import read_object
 from app.http.paging import oldest_first
+from app.http.query import takes
 from app.http.routes import container, success
 from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import WriteOffSchema
 from app.http.schemas.fields import check_text
-from app.services.admin_answers import failed_end_answer, reconciliation_answer, write_off_answer
+from app.services.admin_answers import failed_end_answer, reconciliation_answer, transaction_answer
 from app.services.admin_paging import NEWEST
 from app.stores.postgres.failed_ends import Filter
 
 blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
 
-ACTOR_HEADER = "X-Actor"
-ACTOR_DEFAULT = "admin-api"
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
 _write_off = WriteOffSchema()
 
 
 @blueprint.get("/failed-ends")
+@takes("limit", "cursor", "state", "user_id")
 def list_failed_ends() -> Response:
     matching = _filter()
     failed_ends = container().failed_ends
@@ -49,16 +51,16 @@ def replay_failed_end(end_id: UUID) -> Response:
 def write_off_failed_end(end_id: UUID) -> Response:
     body = read_object()
     errors: dict[str, Any] = dict(_write_off.validate(body))
-    actor = request.headers.get(ACTOR_HEADER, ACTOR_DEFAULT)
+    actor = ""
     try:
-        check_text(actor, ACTOR_LENGTH_MAX)
+        actor = actor_of_call(ADMIN_ACTOR)
     except ValidationError as error:
-        errors[ACTOR_HEADER] = error.messages
+        errors |= messages_of(error)
     if errors:
         raise ValidationError(errors)
-    written_off = container().failed_ends.write_off(end_id, body["reason"], actor)
+    written_off = container().failed_ends.write_off(end_id, body["reason"], actor, g.request_id)
     response = success(
-        "Failed end written off", write_off_answer(written_off.write_off), 200 if written_off.replayed else 201
+        "Failed end written off", transaction_answer(written_off.entry), 200 if written_off.replayed else 201
     )
     if written_off.replayed:
         response.headers[REPLAYED_HEADER] = "true"

@@ -13,6 +13,7 @@ from app.domain.ends import EndAnswer, EndRequest
 from app.domain.moments import moment_text
 from app.domain.wallets import Access
 from app.http.errors import domain_failure, messages_of, validation_failure
+from app.http.headers import SERVER_ACTOR, actor_of_call, header_text
 from app.http.json import read_object
 from app.http.routes import container, success
 from app.http.schemas import RequestSchema
@@ -37,7 +38,7 @@ _extend = ExtendSchema()
 @blueprint.post("/start")
 def start() -> Response:
     asked: StartRequest
-    asked, key = _with_key(read_object(), request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _start)
+    asked, key = _with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _start)
     answer = container().start.start(replace(asked, idempotency_key=key))
     data: dict[str, Any] = {
         "user_id": answer.user_id,
@@ -58,7 +59,8 @@ def start() -> Response:
 @blueprint.post("/end")
 def end() -> Response:
     body = read_object()
-    accepted = container().end.end(_end_request(body, request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER))
+    who = actor_of_call(SERVER_ACTOR)
+    accepted = container().end.end(_end_request(body, header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, who))
     response = success("Token process ended", _end_data(accepted))
     if accepted.replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -71,11 +73,12 @@ def end_batch() -> Response:
     ends = read_object().get("ends")
     if not isinstance(ends, list) or not 1 <= len(ends) <= BATCH_ENDS_MAX:
         raise ValidationError({"ends": [f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."]})
+    who = actor_of_call(SERVER_ACTOR)
     results: list[dict[str, Any] | None] = [None] * len(ends)
     valid: dict[int, EndRequest] = {}
     for i, body in enumerate(ends):
         try:
-            valid[i] = _end_of_batch(body)
+            valid[i] = _end_of_batch(body, who)
         except ValidationError as error:
             results[i] = validation_failure(messages_of(error))
     answers = container().end.end_all(list(valid.values()))
@@ -101,7 +104,7 @@ def cancel() -> Response:
 @blueprint.post("/hold/extend")
 def extend_hold() -> Response:
     asked: ExtendRequest
-    asked, key = _with_key(read_object(), request.headers.get(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend)
+    asked, key = _with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend)
     answer = container().holds.extend(replace(asked, idempotency_key=key))
     response = success(
         "Hold extended" if answer.access is Access.GRANTED else "Hold not extended",
@@ -137,16 +140,16 @@ def _with_key(body: Any, key: Any, key_field: str, schema: RequestSchema) -> tup
     return parsed, key
 
 
-def _end_request(body: Any, key: Any, key_field: str) -> EndRequest:
+def _end_request(body: Any, key: Any, key_field: str, actor: str) -> EndRequest:
     parsed, key = _with_key(body, key, key_field, _end)
-    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=g.request_id)
+    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=g.request_id, actor=actor)
     return asked
 
 
-def _end_of_batch(body: Any) -> EndRequest:
+def _end_of_batch(body: Any, actor: str) -> EndRequest:
     if not isinstance(body, dict):
         raise ValidationError({"end": ["Must be a JSON object."]})
-    return _end_request(body, body.get("idempotency_key"), "idempotency_key")
+    return _end_request(body, body.get("idempotency_key"), "idempotency_key", actor)
 
 
 def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
 
 from app.domain.amounts import MICROS_PER_TOKEN
-from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
+from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, wallet_id
 from app.domain.wallets import WalletStatus
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import Moment, Percentage, Text, TokenAmount
+from app.http.schemas.fields import FreeText, Moment, NewId, Percentage, Text, TokenAmount
 
 PACKAGE_FEATURES_MAX = 1_000
 
@@ -33,14 +33,14 @@ class Ids(fields.List[str]):
 
 
 class FeatureSchema(RequestSchema):
-    id = Text(required=True)
-    name = Text(length_max=NAME_LENGTH_MAX, required=True)
+    id = NewId(required=True)
+    name = FreeText(length_max=NAME_LENGTH_MAX, required=True)
     min_micros = TokenAmount(allow_zero=True, data_key="min_token", load_default=MICROS_PER_TOKEN)
 
 
 class PackageSchema(RequestSchema):
-    id = Text(required=True)
-    name = Text(length_max=NAME_LENGTH_MAX, required=True)
+    id = NewId(required=True)
+    name = FreeText(length_max=NAME_LENGTH_MAX, required=True)
     feature_ids = Ids(data_key="feature_endpoint_ids", required=True)
 
 
@@ -52,7 +52,7 @@ class ProfitRuleSchema(RequestSchema):
 
 
 class WalletSchema(RequestSchema):
-    user_id = Text(required=True)
+    user_id = NewId(wallet_id, required=True)
     package_id = Text(required=True, allow_none=True)
     status = Text(
         load_default=WalletStatus.ACTIVE,
@@ -66,11 +66,11 @@ class CreditSchema(RequestSchema):
 
     amount_micros = TokenAmount(data_key="token", required=True)
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
-    reason = Text(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
+    reason = FreeText(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
 
 
 class WriteOffSchema(RequestSchema):
-    reason = Text(length_max=REASON_LENGTH_MAX, required=True)
+    reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
 
 
 class AdjustmentSchema(CreditSchema):

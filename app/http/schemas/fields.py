@@ -26,8 +26,8 @@ def _checked(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def check_text(value: Any, length_max: int) -> str:
-    """A non-empty printable string of bounded length. Raises ValidationError."""
-    return _checked(inputs.printable, value, length_max)
+    """An id, a key or a reference. Raises ValidationError."""
+    return _checked(inputs.identifier, value, length_max)
 
 
 def whole_number(value: Any, least: int, most: int) -> int:
@@ -45,12 +45,32 @@ def whole_number(value: Any, least: int, most: int) -> int:
 
 
 class Text(fields.Field[str]):
+    """An id, a key or a reference."""
+
     def __init__(self, *, length_max: int = ID_LENGTH_MAX, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._length_max = length_max
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return check_text(value, self._length_max)
+
+
+class FreeText(Text):
+    """A name or a reason, for people to read."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        return _checked(inputs.printable, value, self._length_max)
+
+
+class NewId(fields.Field[str]):
+    """The id of what is to be created: it will stand in paths."""
+
+    def __init__(self, check: Callable[[object], str] = inputs.path_id, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._check = check
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        return _checked(self._check, value)
 
 
 class WholeNumber(fields.Field[int]):

@@ -21,10 +21,11 @@ _INSERT = sa.text("""
             CAST(:inputs AS bigint[]), CAST(:outputs AS bigint[]), CAST(:process_ids AS text[]),
             CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
             CAST(:costs AS bigint[]), CAST(:states AS text[]), CAST(:hashes AS text[]),
-            CAST(:spendables AS bigint[]), CAST(:deductions AS text[])
+            CAST(:spendables AS bigint[]), CAST(:deductions AS text[]), CAST(:actors AS text[]),
+            CAST(:moments AS timestamptz[])
         ) AS given (
             id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-            request_id, profit_rule_id, cost_micros, state, payload_hash, spendable_micros, deduction
+            request_id, profit_rule_id, cost_micros, state, payload_hash, spendable_micros, deduction, actor, decided_at
         )
     ), remembered AS (
         INSERT INTO end_keys (
@@ -38,11 +39,13 @@ _INSERT = sa.text("""
     )
     INSERT INTO end_inbox (
         id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-        request_id, profit_rule_id, cost_micros, state, last_error
+        request_id, profit_rule_id, cost_micros, state, last_error, actor, accepted_at
     )
     SELECT id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, cost_micros, state,
-        CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END
+        CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END,
+        -- The clock that decided may be ahead of ours.
+        actor, least(now(), decided_at)
     FROM given
     WHERE (idempotency_key IS NULL AND process_id IS NULL) OR id IN (SELECT end_id FROM remembered)
     ON CONFLICT (id) DO NOTHING
@@ -70,8 +73,11 @@ class KnownEnd:
     deduction: Deduction
 
 
-def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> set[UUID]:
-    """Record ends in one statement; the ids that are new. An end not among them is known already."""
+def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept: bool = False) -> set[UUID]:
+    """Record ends in one statement; the ids that are new. An end not among them is known already.
+
+    They are accepted by it, unless they `were_kept` elsewhere since.
+    """
     requests = [end.request for end in ends]
     rows = connection.execute(
         _INSERT,
@@ -91,6 +97,8 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> set[UUID]:
             "hashes": [request.payload_hash for request in requests],
             "spendables": [end.spendable_micros for end in ends],
             "deductions": [end.deduction.value for end in ends],
+            "actors": [request.actor for request in requests],
+            "moments": [end.decided_at if were_kept else None for end in ends],
         },
     )
     return set(rows.scalars())
@@ -149,5 +157,6 @@ def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
 def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
     """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them."""
     requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
-    insert(connection, [replace(end, request=request) for end, request in zip(ends, requests, strict=True)])
+    unkeyed = [replace(end, request=request) for end, request in zip(ends, requests, strict=True)]
+    insert(connection, unkeyed, were_kept=True)
     settlement.bury(connection, [end.id for end in ends], "idempotency_key_reused")

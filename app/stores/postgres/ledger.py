@@ -29,9 +29,13 @@ class LedgerEntry:
     model: str | None
     feature_endpoint_id: str | None
     profit_rule_id: int | None
+    end_id: UUID | None
     process_id: str | None
     reference: str | None
     reason: str | None
+    request_id: str | None
+    actor: str | None
+    accepted_at: datetime | None
     created_at: datetime
 
 
@@ -49,6 +53,8 @@ def insert_posting(connection: sa.Connection, posting: Posting, balance_after_mi
             balance_after_micros=balance_after_micros,
             reference=posting.reference,
             reason=posting.reason,
+            actor=posting.actor,
+            request_id=posting.request_id,
         )
         .returning(*_COLUMNS)
     ).one()
@@ -67,15 +73,9 @@ def find_posting(connection: sa.Connection, user_id: str, reference: str) -> Led
     return None if row is None else LedgerEntry(*row)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOff:
-    """The entry that gave a failed end's cost back, and who wrote it off."""
-
-    entry: LedgerEntry
-    actor: str | None
-
-
-def insert_write_off(connection: sa.Connection, end: Any, *, posted_micros: int, reason: str, actor: str) -> WriteOff:
+def insert_write_off(
+    connection: sa.Connection, end: Any, *, posted_micros: int, reason: str, actor: str, request_id: str | None
+) -> LedgerEntry:
     """Enter a failed end as written off and as billed: the balance ends where it was, and nothing can bill it again.
 
     `end` is its inbox row. The wallet must be locked already.
@@ -90,6 +90,7 @@ def insert_write_off(connection: sa.Connection, end: Any, *, posted_micros: int,
             end_id=end.id,
             reason=reason,
             actor=actor,
+            request_id=request_id,
         )
         .returning(*_COLUMNS)
     ).one()
@@ -112,18 +113,19 @@ def insert_write_off(connection: sa.Connection, end: Any, *, posted_micros: int,
             end_id=end.id,
             process_id=end.process_id,
             reference=end.idempotency_key,
+            actor=end.actor,
+            request_id=end.request_id,
+            accepted_at=end.accepted_at,
         )
     )
-    return WriteOff(LedgerEntry(*row), actor)
+    return LedgerEntry(*row)
 
 
-def find_write_off(connection: sa.Connection, end_id: UUID) -> WriteOff | None:
+def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | None:
     row = connection.execute(
-        sa.select(*_COLUMNS, token_transactions.c.actor).where(
-            token_transactions.c.end_id == end_id, token_transactions.c.kind == "write_off"
-        )
+        sa.select(*_COLUMNS).where(token_transactions.c.end_id == end_id, token_transactions.c.kind == "write_off")
     ).one_or_none()
-    return None if row is None else WriteOff(LedgerEntry(*row[:-1]), row.actor)
+    return None if row is None else LedgerEntry(*row)
 
 
 def is_billed(connection: sa.Connection, end_id: UUID) -> bool:

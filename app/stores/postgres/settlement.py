@@ -75,12 +75,14 @@ _SETTLE = sa.text("""
     ), entries AS (
         INSERT INTO token_transactions (
             user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
-            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference
+            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference,
+            request_id, actor, accepted_at
         )
         SELECT user_id, 'usage', -cost_micros,
             posted_micros - sum(cost_micros) OVER (PARTITION BY user_id ORDER BY is_behind, id),
             base_cost_micros, profit_micros, cost_micros,
-            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key
+            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key,
+            request_id, actor, accepted_at
         FROM outcome WHERE outcome = 'settled'
         ORDER BY user_id, is_behind, id
         RETURNING 1

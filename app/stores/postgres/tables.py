@@ -124,6 +124,7 @@ end_inbox = sa.Table(
     sa.Column("is_debt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("last_error", sa.Text),
     sa.Column("accepted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("actor", sa.Text),
     sa.CheckConstraint("state IN ('accepted', 'retrying', 'dead')", name="end_inbox_state_known"),
     sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
     # What a wallet's row doesn't tell of its unsettled ends.
@@ -158,8 +159,12 @@ token_transactions = sa.Table(
     sa.Column("process_id", sa.Text),
     sa.Column("reference", sa.Text),
     sa.Column("reason", sa.Text),
+    # On whose behalf: of a usage entry the service server's, of the others the operator's.
     sa.Column("actor", sa.Text),
     _created_at(),
+    sa.Column("request_id", sa.Text),
+    # Of a usage entry: when its end was accepted. It is settled at `created_at`.
+    sa.Column("accepted_at", sa.TIMESTAMP(timezone=True)),
     sa.CheckConstraint(
         "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off')",
         name="token_transactions_kind_known",

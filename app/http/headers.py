@@ -1,0 +1,37 @@
+"""Text in request headers."""
+
+from __future__ import annotations
+
+from flask import request
+from marshmallow import ValidationError
+
+from app.domain.inputs import ACTOR_LENGTH_MAX
+from app.http.schemas.fields import check_text
+
+ACTOR_HEADER = "X-Actor"
+# Who it was where nobody says so.
+ADMIN_ACTOR = "admin-api"
+SERVER_ACTOR = "token-process-api"
+
+
+def header_text(name: str) -> str | None:
+    """A header as its sender wrote it: in UTF-8, as in bodies, or in Latin-1, which older clients send."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        # WSGI hands over each byte as the character of its number.
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def actor_of_call(default: str) -> str:
+    """On whose behalf the caller says that it calls. Raises ValidationError."""
+    given = header_text(ACTOR_HEADER)
+    if given is None:
+        return default
+    try:
+        return check_text(given, ACTOR_LENGTH_MAX)
+    except ValidationError as error:
+        raise ValidationError({ACTOR_HEADER: error.messages}) from None
