@@ -44,9 +44,13 @@ class Running:
 
 
 @contextmanager
-def run(name: str, environment: dict[str, str], log: Path, *, clock_seconds: int = 0) -> Iterator[Running]:
-    """A process of the Procfile; one of Celery's with a clock that is so many seconds off."""
-    command = commands()[name]
+def run(
+    name: str, environment: dict[str, str], log: Path, command: str | None = None, *, clock_seconds: int = 0
+) -> Iterator[Running]:
+    """A process of the Procfile, by its own line unless another is given; one of Celery's with a clock that is so many
+    seconds off.
+    """
+    command = command or commands()[name]
     if clock_seconds:
         shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds}"
         command = command.replace("exec celery", shim)
@@ -75,11 +79,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def web(environment: dict[str, str], folder: Path, *, threads: int = 16) -> Iterator[tuple[str, Running]]:
+def web(
+    environment: dict[str, str], folder: Path, *, threads: int = 16, command: str | None = None
+) -> Iterator[tuple[str, Running]]:
     """An API process; its base URL."""
     port = free_port()
     settings = {**environment, "PORT": str(port), "WEB_WORKERS": "1", "WEB_THREADS": str(threads)}
-    with run("web", settings, folder / f"web-{port}.log") as running:
+    with run("web", settings, folder / f"web-{port}.log", command) as running:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _is_up(url), what="the API", log=running.log)
         yield url, running

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import psycopg
+import pytest
 
 from tests import processes
 from tests.conftest import SERVER_KEY
@@ -22,6 +26,7 @@ START = {"user_id": "user-1", "feature_endpoint_id": FEATURE}
 END = {**START, "input_token": 1, "output_token": 40}
 ENDS = 12
 THREADS = 4
+IDLE = 2_000
 
 
 def test_sigterm_answers_the_ends_in_flight(
@@ -110,3 +115,34 @@ def _waiting_inserts(postgres_url: str) -> int:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         row = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
     return 0 if row is None else int(row[0])
+
+
+def test_idle_connections_stop_nobody(billing: Billing, environment: dict[str, str], tmp_path: Path) -> None:
+    """Opened and left alone, or left in the middle of a header: each keeps a file open, and no thread."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < 2 * IDLE:
+        pytest.skip(f"this machine allows {most} open files to a process")
+    billing.catalog()
+    billing.wallet(tokens=10_000)
+    # The shell's limit, which the process raises to the most that it may.
+    script = f"ulimit -Sn 1024; {processes.commands()['web']}"
+    with (
+        contextlib.ExitStack() as idle,
+        processes.web(environment, tmp_path, threads=THREADS, command=script) as (url, _running),
+    ):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * IDLE if most == resource.RLIM_INFINITY else most, most))
+        idle.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, most))
+        netloc = urlsplit(url)
+        for number in range(IDLE):
+            connection = idle.enter_context(socket.create_connection((netloc.hostname, netloc.port), timeout=5))
+            if number % 2:
+                connection.sendall(b"POST /api/token-process/end HTTP/1.1\r\nHost: x\r\n")
+
+        def end(number: int) -> int:
+            headers = {**HEADERS, "Idempotency-Key": f"key-{number}"}
+            return httpx.post(f"{url}/api/token-process/end", json=END, headers=headers, timeout=5).status_code
+
+        # Many at once, so that new connections to the stores are needed, with numbers above 1,024.
+        with ThreadPoolExecutor(16) as pool:
+            assert set(pool.map(end, range(64))) == {200}
+    assert billing.inbox_size() == 64
