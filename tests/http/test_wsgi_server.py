@@ -124,7 +124,7 @@ def test_idle_connections_stop_nobody(billing: Billing, environment: dict[str, s
         pytest.skip(f"this machine allows {most} open files to a process")
     billing.catalog()
     billing.wallet(tokens=10_000)
-    # The shell's limit, which the process raises to the most that it may.
+    # As on most machines; the server raises it to the most that it may.
     script = f"ulimit -Sn 1024; {processes.commands()['web']}"
     with (
         contextlib.ExitStack() as idle,
