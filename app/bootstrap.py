@@ -25,6 +25,7 @@ from app.services.failed_ends import FailedEndService
 from app.services.gate import Gate
 from app.services.heal import HealService
 from app.services.holds import HoldService
+from app.services.ledger_audit import LedgerAudit
 from app.services.postgres_access import PostgresAccess
 from app.services.posting import PostingService
 from app.services.reconcile import ReconcileService
@@ -250,7 +251,12 @@ class Container:
 
     @cached_property
     def reconciliation(self) -> ReconcileService:
-        return ReconcileService(postgres=self.postgres, audit=self.cache_audit, redis=self.redis_gate)
+        return ReconcileService(
+            postgres=self.postgres,
+            ledger=LedgerAudit(self.postgres),
+            cache=self.cache_audit,
+            redis=self.redis_gate,
+        )
 
     @cached_property
     def demo(self) -> DemoSeed:

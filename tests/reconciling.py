@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from app.bootstrap import Container
 from app.services.cache_audit import CacheAudit
+from app.services.ledger_audit import LedgerAudit
 from app.services.reconcile import ReconcileService
 from app.services.start import StartRequest
 from app.stores.postgres.reconciliation import Drift, Reconciliation
@@ -27,7 +28,8 @@ def quick(container: Container) -> ReconcileService:
         loader=container.loader,
         pauses_seconds=(0.01, 0.01),
     )
-    return ReconcileService(postgres=container.postgres, audit=audit, redis=container.redis_gate, wallets_per_page=2)
+    ledger = LedgerAudit(container.postgres, wallets_per_page=2)
+    return ReconcileService(postgres=container.postgres, ledger=ledger, cache=audit, redis=container.redis_gate)
 
 
 def open_shop(billing: Billing) -> Billing:

@@ -18,5 +18,6 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "give-out-retries": every("tokentill.give_out_retries", config.sweep_seconds),
         "release-stranded-marks": every("tokentill.release_stranded_marks", 5.0),
         "refresh-stale-wallets": every("tokentill.refresh_stale_wallets", config.sweep_seconds),
+        "run-requested-reconciliation": every("tokentill.run_requested_reconciliation", 2.0),
         "reconcile": every("tokentill.reconcile", config.reconcile_seconds),
     }

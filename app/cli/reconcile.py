@@ -14,17 +14,20 @@ DOES_NOT_ADD_UP = 1
 
 
 @click.command("reconcile")
+@click.option("--full", "is_full", is_flag=True, help="Read every ledger from its start.")
 @as_json
 @with_services
-def reconcile(services: Container, as_json: bool) -> None:
+def reconcile(services: Container, is_full: bool, as_json: bool) -> None:
     """Compare every wallet with its ledger and its cached copy, and correct the copies.
+
+    Each ledger is read from where the last reconciliation found it right.
 
     Exits with 1 when money doesn't add up, with 0 when all is right or has been put right.
 
     \b
-    flask reconcile
+    flask reconcile --full
     """
-    done = services.reconciliation.run()
+    done = services.reconciliation.run(is_full=is_full)
     answer = reconciliation_answer(done)
     if as_json:
         echo_object(answer, as_json=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
-from app.domain.moments import moment_text as _moment
 from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
 from app.services.holds import HoldView
@@ -36,7 +36,7 @@ def rule_answer(rule: ProfitRule) -> Answer:
         "percentage": percentage_number(rule.basis_points),
         "feature_endpoint_id": rule.feature_endpoint_id,
         "model": rule.model,
-        "effective_from": _moment(rule.effective_from),
+        "effective_from": moment_text(rule.effective_from),
     }
 
 
@@ -59,7 +59,7 @@ def hold_answer(hold: HoldView) -> Answer:
     return {
         "process_id": hold.process_id,
         "hold_token": token_number(hold.amount_micros),
-        "expires_at": _moment(hold.expires_at),
+        "expires_at": moment_text(hold.expires_at),
     }
 
 
@@ -92,8 +92,8 @@ def transaction_answer(entry: LedgerEntry) -> Answer:
         "end_id": None if entry.end_id is None else str(entry.end_id),
         "request_id": entry.request_id,
         "actor": entry.actor,
-        "accepted_at": None if entry.accepted_at is None else _moment(entry.accepted_at),
-        "created_at": _moment(entry.created_at),
+        "accepted_at": _moment_or_none(entry.accepted_at),
+        "created_at": moment_text(entry.created_at),
     }
 
 
@@ -105,24 +105,25 @@ def failed_end_answer(end: FailedEndRow) -> Answer:
         "cost": token_number(end.cost_micros),
         "state": end.state,
         "attempts": end.attempts,
-        "next_attempt_at": None if end.next_attempt_at is None else _moment(end.next_attempt_at),
+        "next_attempt_at": _moment_or_none(end.next_attempt_at),
         "last_error": end.last_error,
-        "accepted_at": _moment(end.accepted_at),
+        "accepted_at": moment_text(end.accepted_at),
     }
 
 
 def reconciliation_answer(reconciliation: Reconciliation) -> Answer:
-    finished_at = reconciliation.finished_at
     return {
         "id": reconciliation.id,
         "state": reconciliation.state,
+        "full": reconciliation.is_full,
         "checked": reconciliation.checked,
         "cache_checked": reconciliation.cache_checked,
         "drifted_count": reconciliation.drifted_count,
         "repaired": reconciliation.repaired,
         "drifted": [drift_answer(drift) for drift in reconciliation.drifted],
-        "started_at": _moment(reconciliation.started_at),
-        "finished_at": None if finished_at is None else _moment(finished_at),
+        "requested_at": moment_text(reconciliation.requested_at),
+        "started_at": _moment_or_none(reconciliation.started_at),
+        "finished_at": _moment_or_none(reconciliation.finished_at),
     }
 
 
@@ -140,3 +141,7 @@ def drift_answer(drift: Drift) -> Answer:
 
 def _tokens(micros: int | None) -> Any:
     return None if micros is None else token_number(micros)
+
+
+def _moment_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else moment_text(moment)

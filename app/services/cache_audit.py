@@ -13,6 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import structlog
+from redis.exceptions import ResponseError
 
 from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
@@ -114,13 +115,33 @@ class CacheAudit:
         remedies = {user_id: _remedy(suspect) for user_id, suspect in suspects.items()}
         abandoned = {f.abandoned for suspect in suspects.values() for f in suspect.findings if f.abandoned}
         self._snapshots.forget([user_id for user_id, remedy in remedies.items() if remedy is Remedy.FORGET])
-        self._snapshots.recount([user_id for user_id, remedy in remedies.items() if remedy is Remedy.RECOUNT])
+        for user_id, remedy in remedies.items():
+            if remedy is Remedy.RECOUNT:
+                self._recount_or_forget(user_id)
+        self._refresh(list(suspects), abandoned)
+        return self.look(suspects)
+
+    def _recount_or_forget(self, user_id: str) -> None:
         try:
-            self._loader.refresh(list(suspects), abandoned=abandoned)
+            self._snapshots.recount([user_id])
+        except ResponseError as error:
+            log.warning("wallet_not_recounted", user_id=user_id, error=str(error)[:200])
+            self._snapshots.forget([user_id])
+
+    def _refresh(self, user_ids: Sequence[str], abandoned: Collection[UUID]) -> None:
+        try:
+            self._loader.refresh(user_ids, abandoned=abandoned)
         except Unavailable:
             # One of them may have been in too much use to be filled; the others are.
-            log.warning("cache_repair_incomplete", wallets=len(suspects))
-        return self.look(suspects)
+            log.warning("cache_repair_incomplete", wallets=len(user_ids))
+        except ResponseError as error:
+            if len(user_ids) > 1:
+                for user_id in user_ids:
+                    self._refresh([user_id], abandoned)
+                return
+            # What stands there can't be corrected; whoever needs the wallet loads it anew.
+            log.warning("wallet_not_refreshed", user_id=user_ids[0], error=str(error)[:200])
+            self._snapshots.forget(user_ids)
 
 
 def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight: Set[UUID]) -> Suspect | None:

@@ -1,39 +1,36 @@
 """Reconciliation: do wallets, ledger and cache say the same?
 
 Every wallet is held against its ledger, then its cached copy against both. A cached copy that drifted is
-corrected; the ledger never is: what is wrong there is for people to look into. One runs at a time. A run that
-dies leaves a row that the next one marks as failed.
+corrected; the ledger never is: what is wrong there is for people to look into. One runs at a time, and says every few
+moments that it lives; one that died is marked as failed by whoever comes next. What can't be read of one wallet is
+told of that wallet, and the others are checked all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import sqlalchemy as sa
 import structlog
 from redis import RedisError
 
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
-from app.services.admin_paging import FIRST_ID
 from app.services.cache_audit import CacheAudit, Suspect
 from app.services.gate import Gate
+from app.services.ledger_audit import LedgerAudit, unchecked
 from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import reconciliation as store
-from app.stores.postgres.reconciliation import Drift, DriftKind, Reconciliation, State, WalletSums
+from app.stores.postgres.reconciliation import Drift, DriftKind, Reconciliation, State
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-WALLETS_PER_PAGE = 500
 # So many wallets wait together for their second look.
 SUSPECTS_MAX = 5_000
 # How many drifts are told one by one.
 DRIFTS_TOLD_MAX = 1_000
-PAGE_SECONDS_MAX = 300
+RUNNING_ALREADY = "A reconciliation is running already"
 
 
 @dataclass
@@ -47,7 +44,7 @@ class _Tally:
     drifted_count: int = 0
     repaired: int = 0
 
-    def add(self, drifts: list[Drift]) -> None:
+    def add(self, drifts: Sequence[Drift]) -> None:
         self.drifted_count += len(drifts)
         self.repaired += sum(drift.repaired for drift in drifts)
         for drift in drifts:
@@ -61,22 +58,39 @@ class _Tally:
         return (self.money + self.cache)[:DRIFTS_TOLD_MAX]
 
 
-class ReconcileService:
-    def __init__(
-        self, *, postgres: PostgresAccess, audit: CacheAudit, redis: Gate, wallets_per_page: int = WALLETS_PER_PAGE
-    ) -> None:
-        self._postgres = postgres
-        self._audit = audit
-        self._redis = redis
-        self._wallets_per_page = wallets_per_page
+class TakenForDead(Exception):
+    """A reconciliation was silent for so long that another has begun."""
 
-    def run(self) -> Reconciliation:
+
+class ReconcileService:
+    def __init__(self, *, postgres: PostgresAccess, ledger: LedgerAudit, cache: CacheAudit, redis: Gate) -> None:
+        self._postgres = postgres
+        self._ledger = ledger
+        self._cache = cache
+        self._redis = redis
+
+    def request(self, *, is_full: bool = False) -> Reconciliation:
+        """Have a worker run one soon. Raises AlreadyExists while one waits or runs, or Unavailable."""
+        requested = self._postgres.transaction(lambda connection: store.request(connection, is_full=is_full))
+        if requested is None:
+            raise AlreadyExists(RUNNING_ALREADY)
+        return requested
+
+    def run(self, *, is_full: bool = False) -> Reconciliation:
         """Check every wallet and correct the cache; what was found.
 
+        Ledgers are read from where the last reconciliation found them right, or `is_full`, from their start.
         Raises AlreadyExists when one is running, or Unavailable.
         """
-        # The lock lives on a connection of its own, and is gone with it.
-        return self._postgres.run(self._alone)
+        begun = self._postgres.transaction(lambda connection: store.begin(connection, is_full=is_full))
+        if begun is None:
+            raise AlreadyExists(RUNNING_ALREADY)
+        return self._run(begun)
+
+    def run_requested(self) -> Reconciliation | None:
+        """Run the one that was asked for, if one was and none is running. Raises Unavailable."""
+        begun = self._postgres.transaction(store.begin_requested)
+        return None if begun is None else self._run(begun)
 
     def get(self, number: int) -> Reconciliation:
         """Raises NotFound or Unavailable."""
@@ -85,26 +99,16 @@ class ReconcileService:
             raise NotFound("Reconciliation not found")
         return found
 
-    def _alone(self, connection: sa.Connection) -> Reconciliation:
-        if not store.try_lock(connection):
-            raise AlreadyExists("A reconciliation is running already")
-        try:
-            return self._recorded()
-        finally:
-            with suppress(sa.exc.SQLAlchemyError):
-                store.unlock(connection)
-
-    def _recorded(self) -> Reconciliation:
-        number = self._postgres.transaction(store.begin)
+    def _run(self, begun: Reconciliation) -> Reconciliation:
         tally = _Tally()
         try:
-            self._walk(tally)
+            self._walk(tally, begun)
         except BaseException:
             # Stopped or broken off: what was found up to here is kept, if Postgres still takes it.
-            with suppress(Unavailable, sa.exc.SQLAlchemyError):
-                self._finish(number, State.FAILED, tally)
+            with suppress(Unavailable, sa.exc.SQLAlchemyError, TakenForDead):
+                self._finish(begun, State.FAILED, tally)
             raise
-        done = self._finish(number, State.DONE, tally)
+        done = self._finish(begun, State.DONE, tally)
         report = log.error if not done.adds_up else log.warning if done.drifted_count else log.info
         report(
             "reconciled",
@@ -116,11 +120,11 @@ class ReconcileService:
         )
         return done
 
-    def _finish(self, number: int, state: State, tally: _Tally) -> Reconciliation:
-        return self._postgres.run(
+    def _finish(self, begun: Reconciliation, state: State, tally: _Tally) -> Reconciliation:
+        done = self._postgres.run(
             lambda connection: store.finish(
                 connection,
-                number,
+                begun.id,
                 state=state,
                 checked=tally.checked,
                 cache_checked=tally.cache_checked and state is State.DONE,
@@ -129,67 +133,60 @@ class ReconcileService:
                 drifted=tally.told,
             )
         )
+        if done is None:
+            raise TakenForDead
+        return done
 
-    def _walk(self, tally: _Tally) -> None:
+    def _walk(self, tally: _Tally, begun: Reconciliation) -> None:
+        def say_alive() -> None:
+            if not self._postgres.run(lambda connection: store.say_alive(connection, begun.id)):
+                raise TakenForDead
+
         suspects: dict[str, Suspect] = {}
-        after_id = FIRST_ID
-        while page := self._page(after_id):
-            after_id = page[-1].user_id
-            tally.checked += len(page)
-            tally.add([drift for wallet in page for drift in _ledger_drifts(wallet)])
-            with_cache = self._with_cache(tally, lambda: self._audit.look([wallet.user_id for wallet in page]))
-            suspects |= with_cache or {}
+        for page in self._ledger.pages(is_full=begun.is_full, on_step=say_alive):
+            tally.checked += len(page.user_ids)
+            tally.add(page.drifts)
+            suspects |= self._look(tally, page.user_ids)
             if len(suspects) >= SUSPECTS_MAX:
                 self._confirm(tally, suspects)
                 suspects = {}
+            say_alive()
         self._confirm(tally, suspects)
-        tally.add(self._orphans())
+        tally.add(self._ledger.orphans())
 
-    def _page(self, after_id: str) -> list[WalletSums]:
-        return self._postgres.transaction(
-            lambda connection: store.wallets_after(connection, after_id, self._wallets_per_page, PAGE_SECONDS_MAX)
-        )
+    def _look(self, tally: _Tally, user_ids: Sequence[str]) -> dict[str, Suspect]:
+        found: dict[str, Suspect] = {}
+        self._at_the_cache(tally, user_ids, lambda part: found.update(self._cache.look(part)))
+        return found
 
     def _confirm(self, tally: _Tally, suspects: dict[str, Suspect]) -> None:
-        tally.add(self._with_cache(tally, lambda: self._audit.confirm(suspects)) or [])
+        self._at_the_cache(
+            tally,
+            list(suspects),
+            lambda part: tally.add(self._cache.confirm({user_id: suspects[user_id] for user_id in part})),
+        )
 
-    def _with_cache(self, tally: _Tally, look: Callable[[], T]) -> T | None:
-        """With Redis away there is no cache to be wrong: the ledger is checked all the same."""
+    def _at_the_cache(self, tally: _Tally, user_ids: Sequence[str], look: Callable[[Sequence[str]], None]) -> None:
+        """Look at cached wallets together, and in halves where one spoils it for the others.
+
+        With Redis away there is no cache to be wrong: the ledger is checked all the same.
+        """
+        if not user_ids:
+            return
         if not (tally.cache_checked and self._redis.is_open):
             tally.cache_checked = False
-            return None
+            return
         try:
-            return look()
+            look(user_ids)
         except RedisError as error:
             self._redis.close(error)
             tally.cache_checked = False
-            return None
-
-    def _orphans(self) -> list[Drift]:
-        found = self._postgres.run(lambda connection: store.orphans(connection, DRIFTS_TOLD_MAX))
-        return [
-            Drift(
-                user.user_id,
-                DriftKind.WALLET_MISSING,
-                expected_micros=-user.cost_micros,
-                found_micros=0,
-                detail=f"{user.ends} unsettled ends and no wallet to deduct them from",
-            )
-            for user in found
-        ]
-
-
-def _ledger_drifts(wallet: WalletSums) -> list[Drift]:
-    drifts = []
-    if wallet.posted_micros != wallet.ledger_micros:
-        detail = "the posted balance is not the sum of the ledger"
-        drifts.append(Drift(wallet.user_id, DriftKind.LEDGER_SUM, wallet.ledger_micros, wallet.posted_micros, detail))
-    if (at := wallet.first_break) is not None:
-        detail = f"entry {at.entry_id} does not follow from the one before; {at.breaks} such entries"
-        drifts.append(Drift(wallet.user_id, DriftKind.LEDGER_CHAIN, at.expected_micros, at.found_micros, detail))
-    if wallet.posted_micros < -wallet.overdraft_limit_micros:
-        detail = "more is overdrawn than the limit allows"
-        drifts.append(
-            Drift(wallet.user_id, DriftKind.BELOW_LIMIT, -wallet.overdraft_limit_micros, wallet.posted_micros, detail)
-        )
-    return drifts
+        except (Unavailable, sa.exc.SQLAlchemyError) as error:
+            # Raises Unavailable where it is Postgres that failed, and not what it was asked.
+            self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
+            if len(user_ids) == 1:
+                tally.add([unchecked(user_ids[0], error)])
+                return
+            middle = len(user_ids) // 2
+            self._at_the_cache(tally, user_ids[:middle], look)
+            self._at_the_cache(tally, user_ids[middle:], look)

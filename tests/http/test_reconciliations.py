@@ -23,7 +23,7 @@ from app.stores.postgres import reconciliation as store
 from app.stores.redis.wallet_cache import wallet_keys
 from app.stores.redis.wallet_snapshot import WalletSnapshots
 from tests.conftest import PROJECT
-from tests.http.admin import PREFIX, Admin, data, failure
+from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import Billing
 
 Run = Callable[..., Result]
@@ -63,15 +63,24 @@ def break_cache(shop: Billing) -> None:
     shop.container.redis_client.hincrby(wallet_keys("alice")[0], "available", 2_500_000)
 
 
+def reconciled(admin: Admin, shop: Billing, **body: bool) -> dict[str, Any]:
+    """What an operator gets who asks for one, once a worker has run it."""
+    asked = admin.post("/reconciliations", body)
+    number = data(asked, 202)["id"]
+    assert asked.headers["Location"] == f"{PREFIX}/reconciliations/{number}"
+    shop.container.reconciliation.run_requested()
+    return data(admin.get(f"/reconciliations/{number}"))
+
+
 class TestApi:
     def test_nothing_is_wrong(self, admin: Admin, shop: Billing) -> None:
-        done = data(admin.post("/reconciliations", {}), 201)
-        assert data(admin.get(f"/reconciliations/{done['id']}")) == done
-        assert done.pop("started_at").endswith("Z")
-        assert done.pop("finished_at").endswith("Z")
+        done = reconciled(admin, shop)
+        for name in ("requested_at", "started_at", "finished_at"):
+            assert done.pop(name).endswith("Z")
         assert done == {
             "id": 1,
             "state": "done",
+            "full": False,
             "checked": 2,
             "cache_checked": True,
             "drifted_count": 0,
@@ -79,11 +88,18 @@ class TestApi:
             "drifted": [],
         }
 
+    def test_waits_for_a_worker(self, admin: Admin, shop: Billing) -> None:
+        asked = data(admin.post("/reconciliations", {"full": True}), 202)
+        assert (asked["state"], asked["full"], asked["checked"]) == ("requested", True, 0)
+        assert (asked["started_at"], asked["finished_at"]) == (None, None)
+        assert data(admin.get(f"/reconciliations/{asked['id']}")) == asked
+        failure(admin.post("/reconciliations", {}), 409, "already_exists")
+
     def test_drifts_with_their_amounts(self, admin: Admin, shop: Billing) -> None:
         break_ledger(shop)
         shop.container.loader.load(["alice"], shop.container.catalog.epoch)
         break_cache(shop)
-        done = data(admin.post("/reconciliations", {}), 201)
+        done = reconciled(admin, shop)
         assert (done["checked"], done["drifted_count"], done["repaired"]) == (2, 2, 1)
         assert done["drifted"] == [
             {
@@ -105,18 +121,20 @@ class TestApi:
                 "detail": "available is 2.5 off its own sum (totals counted anew)",
             },
         ]
-        assert data(admin.get(f"/reconciliations/{done['id']}")) == done
         assert shop.cached_spendable_micros("alice") == 100_000_000
         assert shop.balance("bob").posted_micros == 49_750_000
 
     def test_needs_no_body(self, client: FlaskClient, admin_headers: dict[str, str], shop: Billing) -> None:
-        data(client.post(f"{PREFIX}/reconciliations", headers=admin_headers), 201)
+        data(client.post(f"{PREFIX}/reconciliations", headers=admin_headers), 202)
+
+    @pytest.mark.parametrize("full", ["yes", 1, None])
+    def test_bad_body(self, admin: Admin, full: object) -> None:
+        assert_invalid(admin.post("/reconciliations", {"full": full}), "full")
 
     def test_one_at_a_time(self, admin: Admin, shop: Billing) -> None:
-        with shop.container.engine.connect() as connection:
-            assert store.try_lock(connection)
-            failure(admin.post("/reconciliations", {}), 409, "already_exists")
-            store.unlock(connection)
+        with shop.container.engine.begin() as connection:
+            assert store.begin(connection, is_full=False)
+        failure(admin.post("/reconciliations", {}), 409, "already_exists")
 
     @pytest.mark.parametrize("number", ["1", "x", "-1", "9223372036854775808"])
     def test_unknown(self, admin: Admin, number: str) -> None:
@@ -157,10 +175,9 @@ class TestCommand:
         assert run().exit_code == 1
 
     def test_while_one_is_running(self, run: Run, shop: Billing) -> None:
-        with shop.container.engine.connect() as connection:
-            assert store.try_lock(connection)
-            result = run()
-            store.unlock(connection)
+        with shop.container.engine.begin() as connection:
+            assert store.begin(connection, is_full=False)
+        result = run()
         assert (result.exit_code, result.stderr) == (1, "Error: A reconciliation is running already\n")
 
     def test_as_a_process(self, environment: dict[str, str], shop: Billing) -> None:
@@ -180,12 +197,15 @@ class TestCommand:
         assert call().returncode == 1
 
 
-def test_the_task_runs_it_unless_one_is_running(environment: dict[str, str], shop: Billing) -> None:
+def test_the_tasks(environment: dict[str, str], shop: Billing) -> None:
     # In a process of its own: the worker's application reads the environment when it is imported.
     script = """
 import worker.tasks.reconcile as tasks
 from worker.celery_app import celery, config, container
-assert celery.conf.beat_schedule["reconcile"]["schedule"] == config.reconcile_seconds == 45
+schedule = celery.conf.beat_schedule
+assert schedule["reconcile"]["schedule"] == config.reconcile_seconds == 45
+assert schedule["run-requested-reconciliation"]["task"] == tasks.run_requested_reconciliation.name
+tasks.run_requested_reconciliation()
 tasks.reconcile()
 """
 
@@ -201,12 +221,15 @@ tasks.reconcile()
         )
         assert done.returncode == 0, done.stderr
 
+    service = shop.container.reconciliation
+    service.request(is_full=True)
+    call()
+    assert [(service.get(number).state, service.get(number).is_full) for number in (1, 2)] == [
+        ("done", True),
+        ("done", False),
+    ]
+    with shop.container.engine.begin() as connection:
+        assert store.begin(connection, is_full=False)
     call()
     with shop.container.engine.connect() as connection:
-        assert store.try_lock(connection)
-        call()
-        store.unlock(connection)
-    found = shop.container.reconciliation.get(1)
-    assert (found.state, found.checked) == ("done", 2)
-    with shop.container.engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM reconciliations")).scalar_one() == 1
+        assert connection.execute(sa.text("SELECT count(*) FROM reconciliations")).scalar_one() == 3

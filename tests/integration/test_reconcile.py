@@ -5,15 +5,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from redis import Redis
+from uuid_utils.compat import uuid7
 
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
-from app.services import reconcile
+from app.services import ledger_audit, reconcile
+from app.services.reconcile import TakenForDead
+from app.stores.postgres import balances
+from app.stores.postgres import ledger_audit as ledger_store
 from app.stores.postgres import reconciliation as store
+from app.stores.redis.wallet_cache import wallet_keys
 from stack.embedded import ValkeyServer
 from tests.conftest import empty_stores
 from tests.processes import free_port
@@ -35,8 +42,9 @@ def test_nothing_is_wrong(run: Run, shop: Billing) -> None:
     done = run()
     assert (done.state, done.checked, done.drifted_count, done.repaired, done.cache_checked) == ("done", 5, 0, 0, True)
     assert done.adds_up
+    assert done.started_at is not None
     assert done.finished_at is not None
-    assert done.started_at <= done.finished_at
+    assert done.requested_at <= done.started_at <= done.finished_at
     assert quick(shop.container).get(done.id) == done
 
 
@@ -45,6 +53,14 @@ def test_an_empty_database(billing: Billing) -> None:
     assert (done.checked, done.adds_up) == (0, True)
 
 
+@pytest.fixture(params=[1_000, 1], ids=["at once", "entry by entry"])
+def slice_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entries are read at a time, the answer is the same."""
+    monkeypatch.setattr(ledger_audit, "ENTRIES_SHARED", request.param)
+    monkeypatch.setattr(ledger_audit, "ENTRIES_ALONE", request.param)
+
+
+@pytest.mark.usefixtures("slice_size")
 class TestLedger:
     """Drifts are told with their amounts and never touched."""
 
@@ -111,29 +127,221 @@ class TestLedger:
         assert drift.detail.startswith("2 unsettled ends")
 
 
+class TestCheckpoints:
+    """What was found right is not read again."""
+
+    def spend(self, shop: Billing, times: int) -> None:
+        shop.wallet("user-9", tokens=1_000)
+        for _ in range(times):
+            shop.container.end.end(shop.usage("user-9"))
+            shop.settle_everything()
+
+    def test_goes_on_behind_the_last_one(self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[int] = []
+        slices = ledger_store.slices
+
+        def counted(*arguments: Any) -> Any:
+            found = slices(*arguments)
+            read.extend(part.entries for part in found)
+            return found
+
+        monkeypatch.setattr(ledger_store, "slices", counted)
+        self.spend(shop, 3)
+        totals = []
+        for _ in range(2):
+            assert run().adds_up
+            totals.append(sum(read))
+            read.clear()
+        shop.container.end.end(shop.usage("user-9"))
+        shop.settle_everything()
+        assert run().adds_up
+        # Six top-ups, two ends of user-1 and three of user-9; nothing; the one that is new.
+        assert (totals, sum(read)) == ([11, 0], 1)
+        read.clear()
+        assert quick(shop.container).run(is_full=True).adds_up
+        assert sum(read) == 12
+
+    def test_what_is_wrong_in_front_of_it_a_full_one_finds_for_good(self, run: Run, shop: Billing) -> None:
+        self.spend(shop, 3)
+        assert run().adds_up
+        second = shop.ledger("user-9")[1]
+        tamper(shop, f"UPDATE token_transactions SET balance_after_micros = 1 WHERE id = {second.id}")
+        assert run().adds_up
+        full = only(quick(shop.container).run(is_full=True))
+        assert (full.user_id, full.kind) == ("user-9", "ledger_chain")
+        # Known once, it is not forgotten.
+        assert only(run()) == full
+        tamper(shop, f"UPDATE token_transactions SET balance_after_micros = 989000000 WHERE id = {second.id}")
+        assert run().adds_up
+
+    def test_a_wrong_balance_is_told_each_time(self, run: Run, shop: Billing) -> None:
+        assert run().adds_up
+        shop.container.redis_client.flushall()
+        tamper(shop, "UPDATE wallets SET posted_micros = posted_micros + 1 WHERE user_id = 'user-3'")
+        first = only(run())
+        assert (first.kind, first.expected_micros, first.found_micros) == ("ledger_sum", 100_000_000, 100_000_001)
+        assert only(run()) == first
+
+    @pytest.mark.parametrize("change", ["balance_after_micros = 7", "user_id = 'user-1'"])
+    def test_one_whose_entry_is_another_begins_anew(self, run: Run, shop: Billing, change: str) -> None:
+        self.spend(shop, 2)
+        assert run().adds_up
+        tamper(shop, f"UPDATE token_transactions SET {change} WHERE id = {shop.ledger('user-9')[-1].id}")
+        assert "user-9" in {drift.user_id for drift in run().drifted}
+
+    def test_a_run_that_broke_off_has_not_read_in_vain(
+        self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger_audit, "ENTRIES_SHARED", 1)
+        monkeypatch.setattr(ledger_audit, "ENTRIES_ALONE", 1)
+        self.spend(shop, 3)
+        slices, calls = ledger_store.slices, 0
+
+        def breaking(connection: sa.Connection, positions: Any, *arguments: Any) -> Any:
+            nonlocal calls
+            calls += positions[-1].user_id == "user-9"
+            if calls == 3:
+                raise KeyboardInterrupt
+            return slices(connection, positions, *arguments)
+
+        monkeypatch.setattr(ledger_store, "slices", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        with shop.container.engine.connect() as connection:
+            [position] = ledger_store.positions_after(connection, "user-8", 10, is_full=False)
+        assert position.balance_micros == 989_000_000
+
+
+class TestOneSickWallet:
+    """It is told of, and the others are checked."""
+
+    def test_its_ledger_can_not_be_read(self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+        slices, sizes = ledger_store.slices, []
+
+        def slow(connection: sa.Connection, positions: Any, entries_max: int, seconds: float) -> Any:
+            if any(position.user_id == "user-3" for position in positions):
+                sizes.append(entries_max)
+                connection.execute(sa.text("SET LOCAL statement_timeout = 5"))
+                connection.execute(sa.text("SELECT pg_sleep(10)"))
+            return slices(connection, positions, entries_max, seconds)
+
+        monkeypatch.setattr(ledger_store, "slices", slow)
+        tamper(shop, "UPDATE token_transactions SET balance_after_micros = 1 WHERE user_id IN ('user-2', 'user-4')")
+        done = run()
+        assert [(drift.user_id, drift.kind) for drift in done.drifted] == [
+            ("user-2", "ledger_chain"),
+            ("user-3", "unchecked"),
+            ("user-4", "ledger_chain"),
+        ]
+        assert done.drifted[1].detail == "could not be read: OperationalError"
+        assert (done.state, done.checked, done.adds_up, done.cache_checked) == ("done", 5, False, True)
+        # In ever smaller slices.
+        assert sizes == sorted(sizes, key=lambda size: (size != ledger_audit.ENTRIES_SHARED, -size))
+        assert sizes[-1] <= ledger_audit.ENTRIES_LEAST
+
+    def test_its_inbox_can_not_be_read(self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+        load = balances.load
+
+        def slow(connection: sa.Connection, user_ids: Any, *arguments: Any) -> Any:
+            if "user-3" in user_ids:
+                connection.execute(sa.text("SELECT 1 / 0"))
+            return load(connection, user_ids, *arguments)
+
+        monkeypatch.setattr(balances, "load", slow)
+        shop.container.redis_client.hset(wallet_keys("user-4")[0], "available", "1")
+        done = run()
+        assert [(drift.user_id, drift.kind, drift.repaired) for drift in done.drifted] == [
+            ("user-3", "unchecked", False),
+            ("user-4", "cache", True),
+        ]
+        assert done.checked == 5
+
+    def test_its_cached_copy_can_not_be_counted(self, run: Run, shop: Billing) -> None:
+        """More than Redis can add up."""
+        for user_id in ("user-3", "user-4"):
+            shop.container.redis_client.hset(wallet_keys(user_id)[0], "available", "1")
+        most = "p" + str(2**63 - 1)
+        ends = {f"p:{uuid7()}": most for _ in range(2)}
+        shop.container.redis_client.hset(wallet_keys("user-3")[0], mapping=ends)
+        done = run()
+        assert [(drift.user_id, drift.kind, drift.repaired) for drift in done.drifted] == [
+            ("user-3", "cache", True),
+            ("user-4", "cache", True),
+        ]
+        assert run().drifted_count == 0
+
+    def test_many_orphans_of_one_user(self, run: Run, shop: Billing) -> None:
+        shop.execute("UPDATE end_inbox SET user_id = 'a-nobody'")
+        shop.execute(
+            "INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros, state)"
+            " SELECT gen_random_uuid(), 'z-nobody', 'f', 0, 0, 1, 'dead' FROM generate_series(1, 3000)"
+        )
+        found = [(drift.user_id, drift.detail.split()[0]) for drift in run().drifted]
+        assert found == [("a-nobody", "2"), ("z-nobody", "3000")]
+
+
 class TestRunning:
     def test_one_at_a_time(self, run: Run, shop: Billing) -> None:
-        with shop.container.engine.connect() as connection:
-            assert store.try_lock(connection)
-            with pytest.raises(AlreadyExists, match="running already"):
-                run()
-            store.unlock(connection)
+        with shop.container.engine.begin() as connection:
+            other = store.begin(connection, is_full=False)
+            assert other is not None
+        with pytest.raises(AlreadyExists, match="running already"):
+            run()
+        with pytest.raises(AlreadyExists, match="running already"):
+            quick(shop.container).request()
+        assert quick(shop.container).run_requested() is None
+        silence(shop)
         assert run().adds_up
 
     def test_one_that_died_is_marked_by_the_next(self, run: Run, shop: Billing) -> None:
         with shop.container.engine.begin() as connection:
-            died = store.begin(connection)
-        assert quick(shop.container).get(died).state == "running"
+            died = store.begin(connection, is_full=False)
+            assert died is not None
+        assert quick(shop.container).get(died.id).state == "running"
+        silence(shop)
         run()
-        found = quick(shop.container).get(died)
+        found = quick(shop.container).get(died.id)
         assert (found.state, found.adds_up) == ("failed", False)
         assert found.finished_at is not None
+
+    def test_one_that_was_taken_for_dead_leaves_the_field(self, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was paused for minutes, and another has begun."""
+        slices = ledger_store.slices
+
+        def paused(*arguments: Any) -> Any:
+            monkeypatch.setattr(ledger_store, "slices", slices)
+            silence(shop)
+            assert quick(shop.container).run().adds_up
+            return slices(*arguments)
+
+        monkeypatch.setattr(ledger_store, "slices", paused)
+        with pytest.raises(TakenForDead):
+            quick(shop.container).run()
+        assert [quick(shop.container).get(number).state for number in (1, 2)] == ["failed", "done"]
+
+    def test_one_that_was_asked_for(self, shop: Billing) -> None:
+        service = quick(shop.container)
+        assert service.run_requested() is None
+        asked = service.request(is_full=True)
+        assert (asked.state, asked.is_full, asked.started_at) == ("requested", True, None)
+        with pytest.raises(AlreadyExists):
+            service.request()
+        done = service.run_requested()
+        assert done is not None
+        assert (done.id, done.state, done.is_full, done.checked) == (asked.id, "done", True, 5)
+        assert service.run_requested() is None
+
+    def test_by_the_clock_the_one_that_was_asked_for_comes_first(self, run: Run, shop: Billing) -> None:
+        asked = quick(shop.container).request(is_full=True)
+        done = run()
+        assert (done.id, done.is_full) == (asked.id, True)
+        assert run().id == asked.id + 1
 
     def test_one_that_breaks_off_says_so(self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(*_: object) -> None:
             raise Unavailable
 
-        monkeypatch.setattr(store, "orphans", away)
+        monkeypatch.setattr(ledger_store, "orphans", away)
         with pytest.raises(Unavailable):
             run()
         found = quick(shop.container).get(1)
@@ -178,6 +386,11 @@ class TestRunning:
                 assert (done.cache_checked, done.state, done.checked) == (False, "done", 1)
             container.engine.dispose()
             container.redis_client.close()
+
+
+def silence(shop: Billing) -> None:
+    """Whatever runs has not been heard of for long."""
+    shop.execute_in_postgres("UPDATE reconciliations SET alive_at = alive_at - interval '1 hour'")
 
 
 def test_two_at_once(shop: Billing, run: Run) -> None:

@@ -10,20 +10,23 @@ from worker.celery_app import celery, container
 
 log = structlog.get_logger(__name__)
 
-# Every wallet's whole ledger is read. The broker may deliver the message once more meanwhile: that one finds the
-# first still running and lets it be.
+# A first one reads every ledger from its start. The broker may deliver the message once more meanwhile: that one finds
+# the first still running and lets it be.
 SECONDS_MAX = 6 * 3_600
 
+limited = {"queue": MAINTENANCE_QUEUE, "soft_time_limit": SECONDS_MAX, "time_limit": SECONDS_MAX + 60}
 
-@celery.task(
-    name="tokentill.reconcile",
-    queue=MAINTENANCE_QUEUE,
-    soft_time_limit=SECONDS_MAX,
-    time_limit=SECONDS_MAX + 60,
-)
+
+@celery.task(name="tokentill.reconcile", **limited)
 def reconcile() -> None:
     """Check every wallet and correct the cache; what doesn't add up is in the log and in `reconciliations`."""
     try:
         container().reconciliation.run()
     except AlreadyExists:
         log.info("reconciliation_skipped", reason="one is running already")
+
+
+@celery.task(name="tokentill.run_requested_reconciliation", **limited)
+def run_requested_reconciliation() -> None:
+    """The same, where an operator has asked for it."""
+    container().reconciliation.run_requested()

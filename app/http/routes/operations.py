@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g, request, url_for
 from marshmallow import ValidationError
 
 from app.domain.ends import EndState
@@ -18,7 +18,7 @@ from app.http.paging import oldest_first
 from app.http.query import takes
 from app.http.routes import container, success
 from app.http.routes.token_process import REPLAYED_HEADER
-from app.http.schemas.admin import WriteOffSchema
+from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
 from app.http.schemas.fields import check_text
 from app.services.admin_answers import failed_end_answer, reconciliation_answer, transaction_answer
 from app.services.admin_paging import NEWEST
@@ -29,6 +29,7 @@ blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
 _write_off = WriteOffSchema()
+_reconciliation = ReconciliationSchema()
 
 
 @blueprint.get("/failed-ends")
@@ -69,7 +70,12 @@ def write_off_failed_end(end_id: UUID) -> Response:
 
 @blueprint.post("/reconciliations")
 def reconcile() -> Response:
-    return success("Reconciled", reconciliation_answer(container().reconciliation.run()), 201)
+    """A worker runs it; what it finds is to be asked for."""
+    body = _reconciliation.load(read_object() if request.get_data() else {})
+    requested = container().reconciliation.request(is_full=body["is_full"])
+    response = success("Reconciliation requested", reconciliation_answer(requested), 202)
+    response.headers["Location"] = url_for("operations.show_reconciliation", number=requested.id)
+    return response
 
 
 @blueprint.get("/reconciliations/<int:number>")

@@ -12,7 +12,7 @@ from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, wallet_id
 from app.domain.wallets import WalletStatus
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import FreeText, Moment, NewId, Percentage, Text, TokenAmount
+from app.http.schemas.fields import Flag, FreeText, Moment, NewId, Percentage, Text, TokenAmount
 
 PACKAGE_FEATURES_MAX = 1_000
 
@@ -71,6 +71,10 @@ class CreditSchema(RequestSchema):
 
 class WriteOffSchema(RequestSchema):
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
+
+
+class ReconciliationSchema(RequestSchema):
+    is_full = Flag(data_key="full", load_default=False)
 
 
 class AdjustmentSchema(CreditSchema):

@@ -73,6 +73,15 @@ class NewId(fields.Field[str]):
         return _checked(self._check, value)
 
 
+class Flag(fields.Field[bool]):
+    """true or false, and nothing that only looks like it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Must be true or false.")
+        return value
+
+
 class WholeNumber(fields.Field[int]):
     def __init__(self, *, least: int = 0, most: int = USAGE_TOKENS_MAX, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""What reconciliations read of wallets and ledger, and what they leave behind of themselves."""
+"""Reconciliations: asked for, running one at a time, and what each has found."""
 
 from __future__ import annotations
 
@@ -10,41 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import reconciliations
 
 # Any constant of our own: it only has to differ from other advisory locks on this database.
-RECONCILIATION_LOCK = 7_236_501_119
+BEGIN_LOCK = 7_236_501_119
 KEPT_MAX = 1_000
-
-# One statement is one snapshot of a page of wallets and all their entries. Sums are numeric: whatever somebody
-# wrote past the server, they don't overflow.
-_WALLETS = sa.text("""
-    WITH page AS MATERIALIZED (
-        SELECT user_id, posted_micros, overdraft_limit_micros FROM wallets
-        WHERE user_id > :after ORDER BY user_id LIMIT :limit
-    ), chained AS (
-        SELECT t.user_id, t.id, t.amount_micros, t.balance_after_micros,
-            t.amount_micros + lag(CAST(t.balance_after_micros AS numeric), 1, 0)
-                OVER (PARTITION BY t.user_id ORDER BY t.id) AS expected_micros
-        FROM page JOIN token_transactions AS t USING (user_id)
-    ), added AS (
-        SELECT user_id, sum(CAST(amount_micros AS numeric)) AS ledger_micros,
-            count(*) FILTER (WHERE balance_after_micros <> expected_micros) AS breaks,
-            min(ARRAY[id, expected_micros, balance_after_micros])
-                FILTER (WHERE balance_after_micros <> expected_micros) AS first_break
-        FROM chained GROUP BY user_id
-    )
-    SELECT user_id, posted_micros, overdraft_limit_micros, coalesce(ledger_micros, 0) AS ledger_micros,
-        coalesce(breaks, 0) AS breaks, first_break
-    FROM page LEFT JOIN added USING (user_id) ORDER BY user_id
-""")
-
-_ORPHANS = sa.text("""
-    SELECT user_id, count(*) AS ends, sum(cost_micros) AS cost_micros FROM end_inbox AS i
-    WHERE NOT EXISTS (SELECT 1 FROM wallets AS w WHERE w.user_id = i.user_id)
-    GROUP BY user_id ORDER BY user_id LIMIT :limit
-""")
+# One that has said nothing for so long has died, and another may begin. More than any step of it takes.
+SILENT_SECONDS_MAX = 180
 
 
 class DriftKind(StrEnum):
@@ -58,9 +30,12 @@ class DriftKind(StrEnum):
     """Unsettled ends of a user who has no wallet."""
     CACHE = "cache"
     """The cached copy isn't what Postgres knows, or doesn't add up in itself."""
+    UNCHECKED = "unchecked"
+    """The wallet could not be read, so nobody knows."""
 
 
 class State(StrEnum):
+    REQUESTED = "requested"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -82,7 +57,9 @@ class Drift:
 class Reconciliation:
     id: int
     state: State
-    started_at: datetime
+    is_full: bool
+    requested_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
     checked: int
     cache_checked: bool
@@ -96,74 +73,40 @@ class Reconciliation:
         return self.state is State.DONE and self.drifted_count == self.repaired
 
 
-@dataclass(frozen=True, slots=True)
-class ChainBreak:
-    entry_id: int
-    expected_micros: int
-    found_micros: int
-    breaks: int
-
-
-@dataclass(frozen=True, slots=True)
-class WalletSums:
-    user_id: str
-    posted_micros: int
-    overdraft_limit_micros: int
-    ledger_micros: int
-    first_break: ChainBreak | None
-
-
-@dataclass(frozen=True, slots=True)
-class Orphans:
-    """A user's unsettled ends without a wallet."""
-
-    user_id: str
-    ends: int
-    cost_micros: int
-
-
 _COLUMNS = [reconciliations.c[field.name] for field in fields(Reconciliation)]
 
 
-def wallets_after(connection: sa.Connection, after_id: str, limit: int, timeout_seconds: int) -> list[WalletSums]:
-    """Wallets in the order of user ids, each with what its ledger adds up to."""
-    # A wallet with millions of entries takes longer than a request may; this reads and blocks nobody.
-    allow_seconds(connection, timeout_seconds)
-    return [
-        WalletSums(
-            row.user_id,
-            row.posted_micros,
-            row.overdraft_limit_micros,
-            int(row.ledger_micros),
-            None if row.first_break is None else ChainBreak(*map(int, (*row.first_break, row.breaks))),
-        )
-        for row in connection.execute(_WALLETS, {"after": after_id, "limit": limit})
-    ]
+def request(connection: sa.Connection, *, is_full: bool) -> Reconciliation | None:
+    """Ask for a reconciliation. None while one is asked for or running."""
+    _alone(connection)
+    open_states = reconciliations.c.state.in_((State.REQUESTED, State.RUNNING))
+    if connection.execute(sa.select(sa.exists().where(open_states))).scalar_one():
+        return None
+    return _insert(connection, state=State.REQUESTED, is_full=is_full)
 
 
-def orphans(connection: sa.Connection, limit: int) -> list[Orphans]:
-    rows = connection.execute(_ORPHANS, {"limit": limit})
-    return [Orphans(row.user_id, row.ends, int(row.cost_micros)) for row in rows]
+def begin(connection: sa.Connection, *, is_full: bool) -> Reconciliation | None:
+    """Begin the one that was asked for, or else one of one's own. None while one is running."""
+    return begin_requested(connection) or (
+        None if _is_running(connection) else _insert(connection, **_RUNNING, is_full=is_full)
+    )
 
 
-def try_lock(connection: sa.Connection) -> bool:
-    """Be the only reconciliation, for as long as this connection lives or until `unlock`."""
-    statement = sa.select(sa.func.pg_try_advisory_lock(RECONCILIATION_LOCK))
-    return bool(connection.execute(statement).scalar_one())
+def begin_requested(connection: sa.Connection) -> Reconciliation | None:
+    """Begin the one that was asked for. None when none was, or while one is running."""
+    _alone(connection)
+    if _is_running(connection):
+        return None
+    requested = sa.select(reconciliations.c.id).where(reconciliations.c.state == State.REQUESTED)
+    statement = sa.update(reconciliations).where(reconciliations.c.id.in_(requested.order_by("id").limit(1)))
+    row = connection.execute(statement.values(**_RUNNING).returning(*_COLUMNS)).one_or_none()
+    return None if row is None else _reconciliation(row)
 
 
-def unlock(connection: sa.Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_unlock(RECONCILIATION_LOCK)))
-
-
-def begin(connection: sa.Connection) -> int:
-    """Note that a reconciliation has begun; its id. Those before it that never finished have died."""
-    died = sa.update(reconciliations).where(reconciliations.c.state == State.RUNNING)
-    connection.execute(died.values(state=State.FAILED, finished_at=sa.func.now()))
-    begun = sa.insert(reconciliations).values(state=State.RUNNING).returning(reconciliations.c.id)
-    number: int = connection.execute(begun).scalar_one()
-    connection.execute(sa.delete(reconciliations).where(reconciliations.c.id <= number - KEPT_MAX))
-    return number
+def say_alive(connection: sa.Connection, number: int) -> bool:
+    """Keep others from beginning. False: it took too long, and one of them has."""
+    statement = sa.update(reconciliations).where(_is_ours(number))
+    return connection.execute(statement.values(alive_at=sa.func.clock_timestamp())).rowcount == 1
 
 
 def finish(
@@ -176,8 +119,9 @@ def finish(
     drifted_count: int,
     repaired: int,
     drifted: Sequence[Drift],
-) -> Reconciliation:
-    statement = sa.update(reconciliations).where(reconciliations.c.id == number)
+) -> Reconciliation | None:
+    """Enter what was found. None when another has begun meanwhile, as this one was taken for dead."""
+    statement = sa.update(reconciliations).where(_is_ours(number))
     row = connection.execute(
         statement.values(
             state=state,
@@ -188,13 +132,45 @@ def finish(
             repaired=repaired,
             drifted=[asdict(drift) for drift in drifted],
         ).returning(*_COLUMNS)
-    ).one()
-    return _reconciliation(row)
+    ).one_or_none()
+    return None if row is None else _reconciliation(row)
 
 
 def find(connection: sa.Connection, number: int) -> Reconciliation | None:
     row = connection.execute(sa.select(*_COLUMNS).where(reconciliations.c.id == number)).one_or_none()
     return None if row is None else _reconciliation(row)
+
+
+_RUNNING = {
+    "state": State.RUNNING,
+    "started_at": sa.func.clock_timestamp(),
+    "alive_at": sa.func.clock_timestamp(),
+}
+
+
+def _alone(connection: sa.Connection) -> None:
+    """Put this transaction behind all others that begin or ask, and mark as failed what has died."""
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(BEGIN_LOCK)))
+    silent = sa.func.clock_timestamp() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SILENT_SECONDS_MAX)
+    died = sa.update(reconciliations).where(
+        reconciliations.c.state == State.RUNNING, reconciliations.c.alive_at < silent
+    )
+    connection.execute(died.values(state=State.FAILED, finished_at=sa.func.clock_timestamp()))
+
+
+def _is_running(connection: sa.Connection) -> bool:
+    running = sa.exists().where(reconciliations.c.state == State.RUNNING)
+    return connection.execute(sa.select(running)).scalar_one()
+
+
+def _is_ours(number: int) -> sa.ColumnElement[bool]:
+    return (reconciliations.c.id == number) & (reconciliations.c.state == State.RUNNING)
+
+
+def _insert(connection: sa.Connection, **values: Any) -> Reconciliation:
+    row = connection.execute(sa.insert(reconciliations).values(**values).returning(*_COLUMNS)).one()
+    connection.execute(sa.delete(reconciliations).where(reconciliations.c.id <= row.id - KEPT_MAX))
+    return _reconciliation(row)
 
 
 def _reconciliation(row: Any) -> Reconciliation:

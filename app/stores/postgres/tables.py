@@ -137,6 +137,7 @@ end_inbox = sa.Table(
     sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_failed_of_wallet", "user_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_retrying_of_wallet", "user_id", "id", postgresql_where=sa.text("state = 'retrying'")),
+    sa.Index("end_inbox_dead", "id", postgresql_where=sa.text("state = 'dead'")),
 )
 
 token_transactions = sa.Table(
@@ -207,12 +208,25 @@ reconciliations = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("started_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("started_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("finished_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("checked", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("cache_checked", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("drifted_count", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("repaired", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("drifted", pg.JSONB, nullable=False, server_default=sa.text("'[]'")),
-    sa.CheckConstraint("state IN ('running', 'done', 'failed')", name="reconciliations_state_known"),
+    sa.Column("is_full", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("requested_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    # When it last said that it is at work. One that has been silent for long has died.
+    sa.Column("alive_at", sa.TIMESTAMP(timezone=True)),
+    sa.CheckConstraint("state IN ('requested', 'running', 'done', 'failed')", name="reconciliations_state_known"),
+)
+
+# Up to which entry each wallet's ledger was found right, and the balance there: the next reconciliation goes on here.
+ledger_checkpoints = sa.Table(
+    "ledger_checkpoints",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("entry_id", sa.BigInteger, nullable=False),
+    sa.Column("balance_micros", sa.BigInteger, nullable=False),
 )

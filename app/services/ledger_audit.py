@@ -1,0 +1,164 @@
+"""Holds each wallet's posted balance to its ledger, from where the last audit ended.
+
+The wallets of a page are looked at together, a few entries of each; who has more is looked at alone, slice after
+slice, so that no wallet holds up a statement for long. One that can't be read is told as such, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+
+from app.domain.errors import Unavailable
+from app.services.admin_paging import FIRST_ID
+from app.services.postgres_access import PostgresAccess
+from app.stores.postgres import ledger_audit as store
+from app.stores.postgres.ledger_audit import ChainBreak, Position, Slice
+from app.stores.postgres.reconciliation import Drift, DriftKind
+
+log = structlog.get_logger(__name__)
+
+WALLETS_PER_PAGE = 500
+# Of each wallet of a page, and of one that is looked at alone.
+ENTRIES_SHARED = 1_000
+ENTRIES_ALONE = 50_000
+# A slice that fails is tried in ever smaller ones, down to this.
+ENTRIES_LEAST = 50
+SLICE_SECONDS_MAX = 30.0
+ORPHANS_MAX = 1_000
+
+
+class _Walk:
+    """One wallet's audit on its way through its entries."""
+
+    def __init__(self, start: Position) -> None:
+        self.position = start
+        self.right_up_to = start
+        self._sum_micros = start.balance_micros
+        self._breaks = 0
+        self._first_break: ChainBreak | None = None
+
+    def take(self, found: Slice) -> None:
+        self._breaks += found.breaks
+        self._first_break = self._first_break or found.first_break
+        self._sum_micros += found.amount_micros
+        # With the balance that the last entry says: what follows a wrong entry is held to that entry.
+        self.position = found.end
+        if self._breaks == 0 and self._sum_micros == found.end.balance_micros:
+            self.right_up_to = found.end
+
+    @property
+    def is_right(self) -> bool:
+        return self.right_up_to == self.position
+
+    def drifts(self, last: Slice) -> list[Drift]:
+        """What is wrong, now that the whole ledger is known; `last` has the wallet of that moment."""
+        drifts = []
+        user_id, posted_micros = last.user_id, last.posted_micros
+        if posted_micros != self._sum_micros:
+            detail = "the posted balance is not the sum of the ledger"
+            drifts.append(Drift(user_id, DriftKind.LEDGER_SUM, self._sum_micros, posted_micros, detail))
+        if (at := self._first_break) is not None:
+            detail = f"entry {at.entry_id} does not follow from the one before; {self._breaks} such entries"
+            drifts.append(Drift(user_id, DriftKind.LEDGER_CHAIN, at.expected_micros, at.found_micros, detail))
+        if posted_micros < -last.overdraft_limit_micros:
+            detail = "more is overdrawn than the limit allows"
+            drifts.append(Drift(user_id, DriftKind.BELOW_LIMIT, -last.overdraft_limit_micros, posted_micros, detail))
+        return drifts
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedPage:
+    user_ids: Sequence[str]
+    drifts: Sequence[Drift]
+
+
+class LedgerAudit:
+    def __init__(self, postgres: PostgresAccess, *, wallets_per_page: int = WALLETS_PER_PAGE) -> None:
+        self._postgres = postgres
+        self._wallets_per_page = wallets_per_page
+
+    def pages(self, *, is_full: bool, on_step: Callable[[], None]) -> Iterator[AuditedPage]:
+        """Every wallet, in the order of user ids; `on_step` is called every few moments. Raises Unavailable."""
+        after_id = FIRST_ID
+        while positions := self._positions(after_id, is_full=is_full):
+            after_id = positions[-1].user_id
+            yield AuditedPage([position.user_id for position in positions], self._drifts(positions, on_step))
+
+    def orphans(self) -> list[Drift]:
+        """Unsettled ends that no wallet can pay. Raises Unavailable."""
+        found = self._postgres.transaction(lambda connection: store.orphans(connection, ORPHANS_MAX, SLICE_SECONDS_MAX))
+        return [
+            Drift(
+                user.user_id,
+                DriftKind.WALLET_MISSING,
+                expected_micros=-user.cost_micros,
+                found_micros=0,
+                detail=f"{user.ends} unsettled ends and no wallet to deduct them from",
+            )
+            for user in found
+        ]
+
+    def _positions(self, after_id: str, *, is_full: bool) -> list[Position]:
+        return self._postgres.run(
+            lambda connection: store.positions_after(connection, after_id, self._wallets_per_page, is_full=is_full)
+        )
+
+    def _drifts(self, positions: Sequence[Position], on_step: Callable[[], None]) -> list[Drift]:
+        walks = {position.user_id: _Walk(position) for position in positions}
+        drifts: list[Drift] = []
+        try:
+            drifts += self._step(walks, list(walks), ENTRIES_SHARED)
+        except (Unavailable, sa.exc.SQLAlchemyError):
+            # One of them spoils it for all; alone it will only do so for itself.
+            self._ask_postgres()
+        on_step()
+        for user_id in list(walks):
+            drifts += self._alone(walks, user_id, on_step)
+        return drifts
+
+    def _alone(self, walks: dict[str, _Walk], user_id: str, on_step: Callable[[], None]) -> list[Drift]:
+        drifts: list[Drift] = []
+        entries_max = ENTRIES_ALONE
+        while user_id in walks:
+            try:
+                drifts += self._step(walks, [user_id], entries_max)
+            except (Unavailable, sa.exc.SQLAlchemyError) as error:
+                self._ask_postgres()
+                if entries_max <= ENTRIES_LEAST:
+                    del walks[user_id]
+                    drifts.append(unchecked(user_id, error))
+                entries_max //= 10
+            on_step()
+        return drifts
+
+    def _step(self, walks: dict[str, _Walk], user_ids: Sequence[str], entries_max: int) -> list[Drift]:
+        """Take each of these walks on by so many entries; what is wrong with those that are at their end."""
+        found = self._slices([walks[user_id].position for user_id in user_ids], entries_max)
+        for part in found:
+            walks[part.user_id].take(part)
+        moved = [part.user_id for part in found if part.entries or not walks[part.user_id].is_right]
+        if moved:
+            right = [walks[user_id].right_up_to for user_id in moved]
+            self._postgres.run(lambda connection: store.set_checkpoints(connection, right))
+        at_their_end = [part for part in found if part.entries < entries_max]
+        return [drift for part in at_their_end for drift in walks.pop(part.user_id).drifts(part)]
+
+    def _ask_postgres(self) -> None:
+        """Raises Unavailable where it is Postgres that failed, and not what it was asked."""
+        self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
+
+    def _slices(self, positions: Sequence[Position], entries_max: int) -> list[Slice]:
+        return self._postgres.transaction(
+            lambda connection: store.slices(connection, positions, entries_max, SLICE_SECONDS_MAX)
+        )
+
+
+def unchecked(user_id: str, error: Exception) -> Drift:
+    """Says of a wallet that nobody knows whether it is right."""
+    log.error("wallet_not_checked", user_id=user_id, exc_info=error)
+    reason = type(error.__cause__ or error).__name__
+    return Drift(user_id, DriftKind.UNCHECKED, 0, 0, f"could not be read: {reason}")

@@ -1,0 +1,168 @@
+"""What an audit of the ledger reads: each wallet's entries behind its checkpoint, in slices of a bounded size.
+
+A checkpoint says that a wallet's entries up to this one follow from each other and add up to this balance. It is moved
+on behind entries that were right, and only then; of an entry that was changed behind it only a full audit tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.stores.postgres.engine import allow_seconds
+
+# A checkpoint whose own entry isn't what it was begins again at the start.
+_POSITIONS = sa.text("""
+    SELECT w.user_id, coalesce(t.id, 0) AS entry_id, coalesce(t.balance_after_micros, 0) AS balance_micros
+    FROM wallets AS w
+    LEFT JOIN ledger_checkpoints AS c ON c.user_id = w.user_id AND NOT :is_full
+    LEFT JOIN token_transactions AS t
+        ON t.id = c.entry_id AND t.user_id = c.user_id AND t.balance_after_micros = c.balance_micros
+    WHERE w.user_id > :after ORDER BY w.user_id LIMIT :limit
+""")
+
+# One statement is one snapshot of the wallets and their entries. Sums are numeric: whatever somebody wrote past the
+# server, they don't overflow.
+_SLICES = sa.text("""
+    SELECT w.user_id, w.posted_micros, w.overdraft_limit_micros, s.entries, s.last_entry, s.amount_micros,
+        s.breaks, s.first_break
+    FROM unnest(CAST(:user_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS numeric[]))
+        AS p (user_id, entry_id, balance_micros)
+    JOIN wallets AS w USING (user_id)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS entries, max(ARRAY[id, balance_after_micros]) AS last_entry,
+            coalesce(sum(CAST(amount_micros AS numeric)), 0) AS amount_micros,
+            count(*) FILTER (WHERE balance_after_micros <> expected_micros) AS breaks,
+            min(ARRAY[id, expected_micros, balance_after_micros])
+                FILTER (WHERE balance_after_micros <> expected_micros) AS first_break
+        FROM (
+            SELECT id, amount_micros, balance_after_micros, amount_micros
+                + lag(CAST(balance_after_micros AS numeric), 1, p.balance_micros) OVER (ORDER BY id) AS expected_micros
+            FROM (
+                SELECT id, amount_micros, balance_after_micros FROM token_transactions AS t
+                WHERE t.user_id = p.user_id AND t.id > p.entry_id ORDER BY t.id LIMIT :entries_max
+            ) AS entries
+        ) AS chained
+    ) AS s
+    ORDER BY w.user_id
+""")
+
+_SET = sa.text("""
+    INSERT INTO ledger_checkpoints AS c (user_id, entry_id, balance_micros)
+    SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS bigint[]))
+        AS moved (user_id, entry_id, balance_micros) ORDER BY user_id
+    ON CONFLICT (user_id) DO UPDATE SET entry_id = excluded.entry_id, balance_micros = excluded.balance_micros
+""")
+
+# One look into the index for each user, however many ends one of them has.
+_ORPHANS = sa.text("""
+    WITH RECURSIVE users (user_id) AS (
+        (SELECT user_id FROM end_inbox ORDER BY user_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT i.user_id FROM end_inbox AS i WHERE i.user_id > users.user_id ORDER BY i.user_id LIMIT 1)
+        FROM users WHERE users.user_id IS NOT NULL
+    ), orphaned AS (
+        SELECT user_id FROM users
+        WHERE user_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM wallets AS w WHERE w.user_id = users.user_id)
+        ORDER BY user_id LIMIT :limit
+    )
+    SELECT user_id, count(*) AS ends, sum(cost_micros) AS cost_micros
+    FROM end_inbox JOIN orphaned USING (user_id) GROUP BY user_id ORDER BY user_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a wallet's ledger is known to be right, and the balance there."""
+
+    user_id: str
+    entry_id: int
+    balance_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBreak:
+    entry_id: int
+    expected_micros: int
+    found_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The entries behind a position, so many at most, and the wallet at the same moment."""
+
+    user_id: str
+    posted_micros: int
+    overdraft_limit_micros: int
+    entries: int
+    end: Position
+    """Behind the last of them, with the balance that it says."""
+    amount_micros: int
+    breaks: int
+    first_break: ChainBreak | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """A user's unsettled ends without a wallet."""
+
+    user_id: str
+    ends: int
+    cost_micros: int
+
+
+def positions_after(connection: sa.Connection, after_id: str, limit: int, *, is_full: bool) -> list[Position]:
+    """Where the audit of each wallet goes on, in the order of user ids; `is_full`: at the start."""
+    rows = connection.execute(_POSITIONS, {"after": after_id, "limit": limit, "is_full": is_full})
+    return [Position(*row) for row in rows]
+
+
+def slices(
+    connection: sa.Connection, positions: Sequence[Position], entries_max: int, timeout_seconds: float
+) -> list[Slice]:
+    """The next entries of each of these wallets. It reads and blocks nobody."""
+    allow_seconds(connection, timeout_seconds)
+    rows = connection.execute(
+        _SLICES,
+        {
+            "user_ids": [position.user_id for position in positions],
+            "entry_ids": [position.entry_id for position in positions],
+            "balances": [position.balance_micros for position in positions],
+            "entries_max": entries_max,
+        },
+    )
+    starts = {position.user_id: position for position in positions}
+    return [
+        Slice(
+            row.user_id,
+            row.posted_micros,
+            row.overdraft_limit_micros,
+            row.entries,
+            starts[row.user_id] if row.last_entry is None else Position(row.user_id, *row.last_entry),
+            int(row.amount_micros),
+            row.breaks,
+            None if row.first_break is None else ChainBreak(*map(int, row.first_break)),
+        )
+        for row in rows
+    ]
+
+
+def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) -> None:
+    """Remember how far these wallets' ledgers are right, also where it is less far than was known."""
+    connection.execute(
+        _SET,
+        {
+            "user_ids": [position.user_id for position in positions],
+            "entry_ids": [position.entry_id for position in positions],
+            "balances": [position.balance_micros for position in positions],
+        },
+    )
+
+
+def orphans(connection: sa.Connection, limit: int, timeout_seconds: float) -> list[Orphans]:
+    """Unsettled ends of users who have no wallet."""
+    allow_seconds(connection, timeout_seconds)
+    rows = connection.execute(_ORPHANS, {"limit": limit})
+    return [Orphans(row.user_id, row.ends, int(row.cost_micros)) for row in rows]
