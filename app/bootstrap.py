@@ -10,10 +10,10 @@ from functools import cached_property
 import sqlalchemy as sa
 import structlog
 from celery import Celery
-from redis import Redis, RedisError
+from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.config import Config
+from app.config import Config, ConfigError
 from app.services.admin_catalog import CatalogAdmin
 from app.services.admin_demo import DemoSeed
 from app.services.admin_wallets import WalletAdmin
@@ -288,7 +288,7 @@ class Container:
 
 
 def wait_for_postgres(engine: sa.Engine) -> None:
-    """Return once Postgres answers, saying what is waited for."""
+    """Return once Postgres answers, saying what is waited for. Raises ConfigError for a database that can't be used."""
 
     def ask() -> None:
         with engine.connect() as connection:
@@ -298,13 +298,22 @@ def wait_for_postgres(engine: sa.Engine) -> None:
 
 
 def wait_for_catalog(container: Container) -> None:
-    """Return once Postgres answers with our schema in it, saying what is waited for."""
+    """Return once Postgres answers with our schema in it, saying what is waited for. Raises ConfigError."""
     _wait("DATABASE_URL (and `alembic upgrade head`)", container.catalog.refresh)
 
 
 def wait_for_redis(client: Redis) -> None:
-    """Return once Redis answers, saying what is waited for."""
-    _wait("REDIS_URL", client.ping)
+    """Return once Redis answers, saying what is waited for. Raises ConfigError for a database that it doesn't have."""
+
+    def ask() -> None:
+        try:
+            client.ping()
+        except ResponseError as error:
+            if "DB index" in str(error):
+                raise ConfigError("REDIS_URL names a database that this Redis doesn't have.") from None
+            raise
+
+    _wait("REDIS_URL", ask)
 
 
 def _wait(name: str, ask: Callable[[], object]) -> None:

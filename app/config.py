@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
+
+from app.store_urls import RedisUrl, postgres_url
 
 N = TypeVar("N", int, float)
+T = TypeVar("T")
 
 DEMO_SERVER_KEY = "dev-server-key"
 DEMO_ADMIN_KEY = "dev-admin-key"
@@ -46,6 +48,10 @@ class Config:
     reconcile_seconds: float
 
     @property
+    def redis(self) -> RedisUrl:
+        return RedisUrl.parse(self.redis_url)
+
+    @property
     def is_local(self) -> bool:
         return self.mode == "local"
 
@@ -57,7 +63,7 @@ class Config:
         return cls(
             mode=mode,
             database_url=_database_url(env),
-            redis_url=_url(env, "REDIS_URL", ("redis", "rediss")),
+            redis_url=_redis_url(env),
             server_api_keys=_api_keys(env, "SERVER_API_KEY", mode),
             admin_api_keys=_api_keys(env, "ADMIN_API_KEY", mode),
             log_level=_choice(env, "LOG_LEVEL", "INFO", LOG_LEVELS),
@@ -116,17 +122,22 @@ def _number(env: Mapping[str, str], name: str, default: N, least: N, most: N) ->
     return value
 
 
-def _url(env: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> str:
-    value = _required(env, name)
-    # The value stays out of the message: it may carry a password.
-    if urlsplit(value).scheme not in schemes:
-        raise ConfigError(f"{name} must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
-    return value
+def _checked(name: str, check: Callable[[str], T], value: str) -> T:
+    try:
+        return check(value)
+    except ValueError as error:
+        # The value stays out of the message, and what caused it too: they may carry a password.
+        raise ConfigError(f"{name} {error}.") from None
 
 
 def _database_url(env: Mapping[str, str]) -> str:
-    value = _url(env, "DATABASE_URL", ("postgres", "postgresql", "postgresql+psycopg"))
-    return "postgresql+psycopg://" + value.split("://", 1)[1]
+    return _checked("DATABASE_URL", postgres_url, _required(env, "DATABASE_URL"))
+
+
+def _redis_url(env: Mapping[str, str]) -> str:
+    value = _required(env, "REDIS_URL")
+    _checked("REDIS_URL", RedisUrl.parse, value)
+    return value
 
 
 def _api_keys(env: Mapping[str, str], name: str, mode: str) -> tuple[str, ...]:

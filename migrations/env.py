@@ -17,10 +17,10 @@ MIGRATION_LOCK = 7_236_501_118
 
 try:
     config = Config.from_environment()
+    engine = create_engine(config)
+    wait_for_postgres(engine)
 except ConfigError as error:
     sys.exit(f"tokentill: {error}")
-engine = create_engine(config)
-wait_for_postgres(engine)
 with engine.connect() as connection:
     context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
     with context.begin_transaction():

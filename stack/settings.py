@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from app.store_urls import RedisUrl, postgres_url
 from stack.processes import LaunchError
 
 DEMO_SERVER_KEY = "dev-server-key"
@@ -51,6 +52,15 @@ class Settings:
             server_api_key=env.get("SERVER_API_KEY") or (DEMO_SERVER_KEY if is_local else ""),
             admin_api_key=env.get("ADMIN_API_KEY") or (DEMO_ADMIN_KEY if is_local else ""),
         )
+        for name, check, value in (
+            ("DATABASE_URL", postgres_url, settings.database_url),
+            ("REDIS_URL", RedisUrl.parse, settings.redis_url),
+        ):
+            try:
+                if value is not None:
+                    check(value)
+            except ValueError as error:
+                raise LaunchError(f"{name} {error}") from None
         if settings.port == settings.flower_port:
             raise LaunchError(f"PORT and FLOWER_PORT are both {settings.port}; they must differ")
         return settings

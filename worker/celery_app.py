@@ -41,8 +41,11 @@ def _log_as_json(**_: Any) -> None:
 @worker_init.connect
 def _wait_for_stores(**_: Any) -> None:
     own = Container(config)
-    wait_for_postgres(own.engine)
-    wait_for_redis(own.redis_client)
+    try:
+        wait_for_postgres(own.engine)
+        wait_for_redis(own.redis_client)
+    except ConfigError as error:
+        sys.exit(f"tokentill worker: {error}")
     own.close()
 
 

@@ -18,6 +18,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.bootstrap import EXTENSION, Container
+from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.services.admin_paging import Page
@@ -100,6 +101,8 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
         except DomainError as error:
             reasons = [f"{field}: {' '.join(texts)}" for field, texts in (error.errors or {}).items()]
             raise click.ClickException(": ".join([error.message, *reasons])) from None
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from None
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise click.ClickException(f"Postgres refused: {reason} (`alembic upgrade head` done?)") from None

@@ -9,6 +9,6 @@ from app.http.factory import create_app, serve
 
 try:
     app = create_app()
+    serve(app)
 except ConfigError as error:
     sys.exit(f"tokentill: {error}")
-serve(app)

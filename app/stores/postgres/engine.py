@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.config import Config
 from app.stores.failures import Failure
+from app.stores.postgres.connect import connect
 from app.stores.postgres.failures import NoAnswer, failure_of
 
 # How much later than Postgres itself we end a statement: by then it hangs, or nobody is there any more.
@@ -71,9 +72,12 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: list[Any], settings: dict[str, Any]) -> Any:
-        connection = LimitedConnection.connect(*arguments, **settings)
-        connection.time_limit_seconds = limit_seconds
-        return connection
+        def open_one(**settings: Any) -> LimitedConnection:
+            connection = LimitedConnection.connect(*arguments, **settings)
+            connection.time_limit_seconds = limit_seconds
+            return connection
+
+        return connect(open_one, settings)
 
     @sa.event.listens_for(engine, "begin")
     def _limit_transaction(connection: sa.Connection) -> None:

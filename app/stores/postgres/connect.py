@@ -1,0 +1,49 @@
+"""Opening connections to Postgres, also through a pooler that gives each transaction another session.
+
+PgBouncer in transaction mode keeps nothing of what a session was told: it refuses options at the start, and a statement
+prepared in one session isn't there in the next. Whether one stands in between is found out, not configured: it gives
+out process ids of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import psycopg
+
+from app.config import ConfigError
+
+C = TypeVar("C", bound=psycopg.Connection[Any])
+
+
+def connect(open_one: Callable[..., C], settings: Mapping[str, Any]) -> C:
+    """A new connection. Raises psycopg.Error, or ConfigError for a database that can't be used."""
+    connection = _connected(open_one, settings)
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {"UTF8", None}:
+        connection.close()
+        raise ConfigError(f"DATABASE_URL names a database with the encoding {encoding}; it must be UTF8.")
+    if _is_pooled(connection):
+        connection.prepare_threshold = None
+    return connection
+
+
+def _connected(open_one: Callable[..., C], settings: Mapping[str, Any]) -> C:
+    try:
+        return open_one(**settings)
+    except psycopg.OperationalError as error:
+        # libpq tells of what was refused at the start by its text only.
+        if "options" not in settings or "unsupported startup parameter" not in str(error):
+            raise
+    connection = open_one(**{name: value for name, value in settings.items() if name != "options"})
+    # Of all that the options set, this one PgBouncer keeps for each of its clients.
+    with connection.transaction():
+        connection.execute("SET timezone = 'UTC'")
+    return connection
+
+
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    with connection.transaction():
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
