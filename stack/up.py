@@ -21,9 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 import psycopg
-from redis import Redis
 from redis.exceptions import RedisError
 
+from app.store_urls import RedisUrl
+from app.stores.redis.connect import connect
 from stack.console import Console
 from stack.embedded import EmbeddedServer, PostgresServer, ValkeyServer
 from stack.processes import FolderLock, LaunchError, launch, port_in_use, stop
@@ -310,14 +311,14 @@ def _ask_postgres(url: str) -> None:
 
 
 def _ask_redis(url: str) -> None:
-    with Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
+    with connect(RedisUrl.parse(url), timeout_seconds=3) as client:
         client.ping()
 
 
 def _worker_listens(redis_url: str) -> bool:
     """Whether some client waits for messages the way Celery's workers do; unknown counts as yes."""
     try:
-        with Redis.from_url(redis_url, socket_timeout=3) as client:
+        with connect(RedisUrl.parse(redis_url), timeout_seconds=3) as client:
             return any(entry["cmd"] == "brpop" for entry in client.client_list())
     except RedisError:
         return True

@@ -11,6 +11,7 @@ anew instead of ending. Connecting has to fail as long as that lasts, or it woul
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import kombu
@@ -18,6 +19,10 @@ from celery.app.amqp import AMQP
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
+
+from app.store_urls import RedisUrl
+from app.stores.redis.connect import sentinels
 
 # Behind the transport's own prefix.
 PROBE_KEY = "probe"
@@ -37,6 +42,26 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return super()._connparams(asynchronous=asynchronous)
 
 
+class SentinelChannel(Channel):
+    """A channel to the master that Sentinels tell of. They come in the transport's options, not in the URL.
+
+    kombu's own takes each Sentinel for a broker, and goes round them when the master is away.
+    """
+
+    from_transport_options = (*Channel.from_transport_options, "sentinels", "service")
+    connection_class = SentinelManagedConnection
+    connection_class_ssl = SentinelManagedSSLConnection
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        arguments = self._connparams(asynchronous=asynchronous)
+        self.keyprefix_fanout: str = str(self.keyprefix_fanout).format(db=arguments["db"])
+        for name in ("host", "port"):
+            del arguments[name]
+        return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+            self.service, self.sentinels, **arguments
+        )
+
+
 class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
@@ -50,6 +75,10 @@ class Transport(redis.Transport):  # type: ignore[misc]
             self.close_connection(connection)
             raise RedisConnectionError(f"Redis takes no writes: {error}") from error
         return connection
+
+
+class SentinelTransport(Transport):
+    Channel = SentinelChannel
 
 
 class Connection(kombu.Connection):  # type: ignore[misc]
@@ -69,6 +98,17 @@ class Amqp(AMQP):  # type: ignore[misc]
 
 
 def use_lasting_transport() -> None:
-    """Have every Celery of this process reach `redis://` and `rediss://` by the transport above."""
+    """Have every Celery of this process reach `redis://`, `rediss://` and `sentinel://` by the transports above."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"
+
+
+def broker_settings(url: RedisUrl, timeout_seconds: float) -> dict[str, Any]:
+    """Celery's settings and transport options of a broker at this URL."""
+    options: dict[str, Any] = {}
+    if url.service is not None:
+        options = {"sentinels": sentinels(url, timeout_seconds), "service": url.service}
+    # kombu's default is to believe any certificate.
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **url.tls} if url.is_tls else None
+    return {"broker_url": url.broker_url, "broker_use_ssl": tls, "broker_transport_options": options}

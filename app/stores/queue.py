@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from redis import Redis
 
 from app.config import Config
 from app.domain.amounts import token_number
-from app.stores.broker import Amqp, use_lasting_transport
+from app.stores.broker import Amqp, broker_settings, use_lasting_transport
 from app.stores.postgres.debts import IndebtedWallet
 
 log = structlog.get_logger(__name__)
@@ -64,16 +63,17 @@ def create_celery(config: Config) -> Celery:
     use_lasting_transport()
     celery = Celery("tokentill", amqp=Amqp)
     timeout_seconds = config.redis_timeout_ms / 1000
+    broker = broker_settings(config.redis, timeout_seconds)
     celery.conf.update(
-        broker_url=config.redis_url,
-        # kombu's default is to believe any certificate.
-        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if config.redis_url.startswith("rediss:") else None,
+        broker_url=broker["broker_url"],
+        broker_use_ssl=broker["broker_use_ssl"],
         broker_connection_retry_on_startup=True,
         # A worker waits for Redis for as long as it takes.
         broker_connection_max_retries=None,
         # See broker.py: what Redis refuses ends no worker.
         broker_channel_error_retry=True,
         broker_transport_options={
+            **broker["broker_transport_options"],
             "global_keyprefix": KEY_PREFIX,
             # What a killed worker held is the sweep's to find, within seconds. kombu compares the clocks of two hosts
             # here: however much these differ, it doesn't hand out a second time what is still being worked on.
