@@ -48,8 +48,9 @@ def test_metrics_tell_what_waits_and_nothing_about_users(client: FlaskClient, bi
 def test_metrics_read_a_bounded_part_of_the_inbox(client: FlaskClient, billing: Billing) -> None:
     """However much waits: up to a bound it is counted, beyond it Postgres's own estimate stands."""
     billing.execute(
-        "INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros, state)"
-        " SELECT gen_random_uuid(), 'u', 'f', 0, 0, 1, CASE WHEN i <= 3 THEN 'accepted' WHEN i <= 5 THEN 'dead'"
+        "INSERT INTO end_inbox"
+        " (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros, is_debt, state)"
+        " SELECT gen_random_uuid(), 'u', 'f', 0, 0, 1, i > 3, CASE WHEN i <= 3 THEN 'accepted' WHEN i <= 5 THEN 'dead'"
         " ELSE 'retrying' END FROM generate_series(1, 30000) AS i"
     )
     with billing.container.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -57,10 +58,9 @@ def test_metrics_read_a_bounded_part_of_the_inbox(client: FlaskClient, billing: 
         explain = sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {inbox._SUMMARY.text}")
         plan = connection.execute(explain, {"counted_max": inbox.COUNTED_MAX}).scalar_one()[0]["Plan"]
     scans = list(scans_of(plan))
-    assert {scan["Relation Name"] for scan in scans} == {"end_inbox"}
-    assert len(scans) == 4
+    assert len([scan for scan in scans if "Relation Name" in scan]) == 4
     for scan in scans:
-        assert scan["Node Type"] in {"Index Scan", "Index Only Scan"}
+        assert scan["Node Type"] != "Seq Scan"
         assert scan["Actual Rows"] <= inbox.COUNTED_MAX
         assert scan.get("Rows Removed by Filter", 0) == 0
     text = client.get("/metrics").text
@@ -70,7 +70,7 @@ def test_metrics_read_a_bounded_part_of_the_inbox(client: FlaskClient, billing: 
 
 
 def scans_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if "Relation Name" in plan:
+    if "Relation Name" in plan or "Index Name" in plan:
         yield plan
     for part in plan.get("Plans", ()):
         yield from scans_of(part)

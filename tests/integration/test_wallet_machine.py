@@ -142,7 +142,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
                 model.told.discard(key)
                 model.written_off.add(key)
                 again = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
-                assert (again.replayed, again.write_off) == (True, first.write_off)
+                assert (again.replayed, again.entry) == (True, first.entry)
             else:
                 # Not failed, or billed already.
                 with pytest.raises(NotFound):
