@@ -86,7 +86,8 @@ class LedgerAudit:
         after_id = FIRST_ID
         while positions := self._positions(after_id, is_full=is_full):
             after_id = positions[-1].user_id
-            yield AuditedPage([position.user_id for position in positions], self._drifts(positions, on_step))
+            user_ids = [position.user_id for position in positions]
+            yield AuditedPage(user_ids, self._drifts(positions, on_step) + self._debts(user_ids))
 
     def orphans(self) -> list[Drift]:
         """Unsettled ends that no wallet can pay. Raises Unavailable."""
@@ -146,6 +147,22 @@ class LedgerAudit:
             self._postgres.run(lambda connection: store.set_checkpoints(connection, right))
         at_their_end = [part for part in found if part.entries < entries_max]
         return [drift for part in at_their_end for drift in walks.pop(part.user_id).drifts(part)]
+
+    def _debts(self, user_ids: Sequence[str]) -> list[Drift]:
+        try:
+            found = self._postgres.transaction(
+                lambda connection: store.wrong_debts(connection, user_ids, SLICE_SECONDS_MAX)
+            )
+        except (Unavailable, sa.exc.SQLAlchemyError) as error:
+            self._ask_postgres()
+            if len(user_ids) == 1:
+                return [unchecked(user_ids[0], error)]
+            middle = len(user_ids) // 2
+            return self._debts(user_ids[:middle]) + self._debts(user_ids[middle:])
+        detail = "the debt is not the sum of the failed ends"
+        return [
+            Drift(wrong.user_id, DriftKind.DEBT_SUM, wrong.owed_micros, wrong.debt_micros, detail) for wrong in found
+        ]
 
     def _ask_postgres(self) -> None:
         """Raises Unavailable where it is Postgres that failed, and not what it was asked."""

@@ -119,6 +119,15 @@ class TestLedger:
         assert (drift.user_id, drift.kind) == ("user-2", "below_limit")
         assert (drift.expected_micros, drift.found_micros) == (-1_000_000, -3_000_000)
 
+    def test_a_debt_that_is_not_the_sum(self, run: Run, shop: Billing) -> None:
+        shop.settle_everything()
+        assert run().adds_up
+        shop.container.redis_client.flushall()
+        tamper(shop, "UPDATE wallets SET debt_micros = debt_micros - 1000000 WHERE user_id = 'user-1'")
+        drift = only(run())
+        assert (drift.user_id, drift.kind, drift.repaired) == ("user-1", "debt_sum", False)
+        assert (drift.expected_micros, drift.found_micros) == (110_000_000, 109_000_000)
+
     def test_ends_of_nobody(self, run: Run, shop: Billing) -> None:
         shop.execute("UPDATE end_inbox SET user_id = 'nobody'")
         drift = only(run())

@@ -56,6 +56,18 @@ _SET = sa.text("""
     ON CONFLICT (user_id) DO UPDATE SET entry_id = excluded.entry_id, balance_micros = excluded.balance_micros
 """)
 
+# One snapshot again: a debt is told in the transaction that makes it one.
+_WRONG_DEBTS = sa.text("""
+    SELECT user_id, debt_micros, owed_micros FROM (
+        SELECT w.user_id, w.debt_micros, (
+            SELECT coalesce(sum(CAST(cost_micros AS numeric)), 0) FROM end_inbox AS i
+            WHERE i.user_id = w.user_id AND state <> 'accepted' AND is_debt
+        ) AS owed_micros
+        FROM wallets AS w WHERE w.user_id = ANY(CAST(:user_ids AS text[]))
+    ) AS debts
+    WHERE debt_micros <> owed_micros ORDER BY user_id
+""")
+
 # One look into the index for each user, however many ends one of them has.
 _ORPHANS = sa.text("""
     WITH RECURSIVE users (user_id) AS (
@@ -102,6 +114,15 @@ class Slice:
     amount_micros: int
     breaks: int
     first_break: ChainBreak | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongDebt:
+    """A wallet's debt that isn't the sum of the ends it stands for."""
+
+    user_id: str
+    debt_micros: int
+    owed_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +180,13 @@ def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) ->
             "balances": [position.balance_micros for position in positions],
         },
     )
+
+
+def wrong_debts(connection: sa.Connection, user_ids: Sequence[str], timeout_seconds: float) -> list[WrongDebt]:
+    """Those of these wallets whose debt isn't what their failed ends add up to."""
+    allow_seconds(connection, timeout_seconds)
+    rows = connection.execute(_WRONG_DEBTS, {"user_ids": list(user_ids)})
+    return [WrongDebt(row.user_id, row.debt_micros, int(row.owed_micros)) for row in rows]
 
 
 def orphans(connection: sa.Connection, limit: int, timeout_seconds: float) -> list[Orphans]:

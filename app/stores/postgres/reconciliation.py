@@ -26,6 +26,8 @@ class DriftKind(StrEnum):
     """An entry's balance doesn't follow from the one before."""
     BELOW_LIMIT = "below_limit"
     """More is overdrawn than the wallet may."""
+    DEBT_SUM = "debt_sum"
+    """The wallet's debt isn't the sum of its failed ends that count as debt."""
     WALLET_MISSING = "wallet_missing"
     """Unsettled ends of a user who has no wallet."""
     CACHE = "cache"
@@ -43,7 +45,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Of a chain the balance after the first wrong entry, of the cache what can be spent, else the posted balance."""
+    """What is compared is the balance after the first wrong entry of a chain, what can be spent of a cached wallet, the
+    debt of debts, and else the posted balance.
+    """
 
     user_id: str
     kind: DriftKind
