@@ -151,7 +151,7 @@ class LedgerAudit:
     def _debts(self, user_ids: Sequence[str]) -> list[Drift]:
         try:
             found = self._postgres.transaction(
-                lambda connection: store.wrong_debts(connection, user_ids, SLICE_SECONDS_MAX)
+                lambda connection: store.wrong_debts(connection, user_ids[0], user_ids[-1], SLICE_SECONDS_MAX)
             )
         except (Unavailable, sa.exc.SQLAlchemyError) as error:
             self._ask_postgres()
