@@ -7,6 +7,7 @@ from typing import Any
 
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
+from app.domain.moments import moment_text
 from app.domain.pricing import ProfitRule, percentage_number
 from app.services.admin_wallets import WalletView
 from app.services.holds import HoldView
