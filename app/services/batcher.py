@@ -17,9 +17,19 @@ Call = TypeVar("Call")
 Result = TypeVar("Result")
 
 
-class BatchTimeout(Exception):
-    """A call was given up before its turn came, and nothing of it was done; or, twice as late, in the middle of a run
+class Unanswered(Exception):
+    """A call got no answer, from a batcher that goes on working."""
+
+
+class BatchTimeout(Unanswered):
+    """It was given up before its turn came, and nothing of it was done; or, twice as late, in the middle of a run
     that doesn't end, and what became of it is unknown.
+    """
+
+
+class BatchAborted(Unanswered):
+    """The thread that ran it was told to end in the middle (SystemExit, KeyboardInterrupt); what became of it is
+    unknown.
     """
 
 
@@ -29,7 +39,7 @@ class _Slot(Generic[Call, Result]):
     def __init__(self, call: Call) -> None:
         self.call = call
         self.result: Result | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.is_done = False
         # A bare lock is the cheapest thing to wait on: released when the slot is done or shall lead.
         self.wakeup = threading.Lock()
@@ -55,48 +65,56 @@ class Batcher(Generic[Call, Result]):
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._queue: deque[_Slot[Call, Result]] = deque()
-        self._is_led = False
+        # Whose slot it is that leads, or shall as soon as its caller wakes up.
+        self._leader: _Slot[Call, Result] | None = None
 
     def submit(self, call: Call) -> Result:
-        """Have one call answered. Raises what `run` gave for it, or BatchTimeout."""
+        """Have one call answered. Raises what `run` gave for it, or Unanswered."""
         return self._submit([call])[0].outcome()
 
     def submit_all(self, calls: Sequence[Call]) -> list[Result | Exception]:
         """Have many calls answered together; exceptions are returned in their places."""
         slots = self._submit(calls)
-        return [slot.error if isinstance(slot.error, Exception) else slot.outcome() for slot in slots]
+        return [slot.error if slot.error is not None else slot.outcome() for slot in slots]
 
     def _submit(self, calls: Sequence[Call]) -> list[_Slot[Call, Result]]:
         slots: list[_Slot[Call, Result]] = [_Slot(call) for call in calls]
         if not slots:
             # Whoever takes the lead has to have something to answer, or would never hand it on.
             return slots
-        with self._lock:
-            self._queue.extend(slots)
-            leads = not self._is_led
-            self._is_led = True
         turn_by = time.monotonic() + self._timeout_seconds
-        for slot in slots:
+        try:
+            with self._lock:
+                self._queue.extend(slots)
+                leads = self._leader is None
+                if leads:
+                    self._leader = slots[0]
             if leads:
                 # The queue is first in, first out: leading from here reaches our own slots.
-                leads = self._lead_until(slot)
-            while not slot.is_done:
-                if not self._wait_for(slot, turn_by):
-                    slot.error = BatchTimeout()
-                    break
-                if not slot.is_done:
-                    self._lead_until(slot)
+                self._lead_until(slots[0])
+            for slot in slots:
+                while not slot.is_done:
+                    if not self._wait_for(slot, turn_by):
+                        slot.error = BatchTimeout()
+                        break
+                    if not slot.is_done:
+                        self._lead_until(slot)
+        except BaseException:
+            # Whoever is told to end, or fails in here, leaves nothing behind that would be handed the lead.
+            for slot in slots:
+                self._withdraw(slot)
+            raise
         return slots
 
-    def _lead_until(self, own: _Slot[Call, Result]) -> bool:
-        """Run batches until our own slot is answered, then hand the lead on. False: we don't lead any more."""
-        while True:
-            with self._lock:
-                batch = [self._queue.popleft() for _ in range(min(self._calls_max, len(self._queue)))]
-            self._answer(batch)
-            if own.is_done:
-                self._hand_on()
-                return False
+    def _lead_until(self, own: _Slot[Call, Result]) -> None:
+        """Run batches until our own slot is answered, then hand the lead on, whatever a run raises."""
+        try:
+            while not own.is_done:
+                with self._lock:
+                    batch = [self._queue.popleft() for _ in range(min(self._calls_max, len(self._queue)))]
+                self._answer(batch)
+        finally:
+            self._hand_on()
 
     def _answer(self, batch: list[_Slot[Call, Result]]) -> None:
         try:
@@ -106,12 +124,15 @@ class Batcher(Generic[Call, Result]):
                     slot.error = result
                 else:
                     slot.result = result
-        except BaseException as error:
+        except Exception as error:
             # Whatever it is, each waiting caller has to learn of it.
             for slot in batch:
                 slot.error = error
-            if not isinstance(error, Exception):
-                raise
+        except BaseException:
+            # Meant for the thread that happens to lead, and not for those whose calls it has in hand.
+            for slot in batch:
+                slot.error = BatchAborted()
+            raise
         finally:
             for slot in batch:
                 slot.is_done = True
@@ -119,25 +140,28 @@ class Batcher(Generic[Call, Result]):
 
     def _hand_on(self) -> None:
         with self._lock:
-            if self._queue:
-                self._queue[0].wakeup.release()
-            else:
-                self._is_led = False
+            self._leader = self._queue[0] if self._queue else None
+            if self._leader is not None:
+                self._leader.wakeup.release()
 
     def _wait_for(self, slot: _Slot[Call, Result], turn_by: float) -> bool:
         """Wait until the slot is answered or shall lead. False: it took too long."""
         if slot.wakeup.acquire(timeout=max(0.0, turn_by - time.monotonic())):
             return True
-        with self._lock:
-            is_queued = slot in self._queue
-            if is_queued:
-                self._queue.remove(slot)
-                leads = slot.wakeup.acquire(blocking=False)
-        if is_queued:
-            if leads:
-                # Woken at the last moment: the next one has to lead.
-                self._hand_on()
+        if self._withdraw(slot):
             return False
         # In the hands of a run. Whoever gave it up now might do again what is about to be done.
         done_by = turn_by + self._timeout_seconds
         return slot.wakeup.acquire(timeout=max(0.0, done_by - time.monotonic()))
+
+    def _withdraw(self, slot: _Slot[Call, Result]) -> bool:
+        """Take a slot back whose turn hasn't come. False: it is in the hands of a run, or answered."""
+        with self._lock:
+            is_queued = slot in self._queue
+            if is_queued:
+                self._queue.remove(slot)
+            leads = self._leader is slot
+        if leads:
+            # Made the leader at the last moment: the next one has to be.
+            self._hand_on()
+        return is_queued

@@ -17,7 +17,7 @@ from redis import RedisError
 from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
 from app.domain.processes import new_process_id
 from app.domain.wallets import Access, Balance, WalletStatus, access
-from app.services.batcher import Batcher, BatchTimeout
+from app.services.batcher import Batcher, Unanswered
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
 from app.services.holds import HoldService
@@ -125,7 +125,7 @@ class StartService:
                     return reply
                 if call.user_id in self._loader.load([call.user_id], self._catalog.epoch):
                     raise WalletNotFound
-        except BatchTimeout as error:
+        except Unanswered as error:
             self._leave_unanswered(call)
             raise Unavailable from error
         return None

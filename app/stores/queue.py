@@ -32,6 +32,8 @@ COLLECT_DEBTS = "tokentill.collect_debts"
 
 IDS_PER_MESSAGE = 1_000
 MESSAGES_LOOKED_AT = 100
+# What one process keeps to be sent, in arguments: with the broker silent this is a few megabytes.
+PENDING_MAX = 50_000
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
 
@@ -107,10 +109,16 @@ def create_celery(config: Config) -> Celery:
 
 
 class CeleryDoorbell:
-    """Rings from a thread of its own: no request waits for the broker, and what piles up becomes one message."""
+    """Rings from a thread of its own: no request waits for the broker, and what piles up becomes one message.
 
-    def __init__(self, celery: Celery) -> None:
+    Beyond `pending_max` arguments nothing more is taken until some are sent; the sweep finds what isn't announced.
+    """
+
+    def __init__(self, celery: Celery, *, pending_max: int = PENDING_MAX) -> None:
         self._celery = celery
+        self._pending_max = pending_max
+        self._pending_count = 0
+        self._dropped_count = 0
         self._pending: SimpleQueue[tuple[str, Sequence[str]] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -123,6 +131,11 @@ class CeleryDoorbell:
             self._ring(COLLECT_DEBTS, [wallet.user_id, str(token_number(wallet.debt_micros))])
 
     def _ring(self, task: str, ids: Sequence[str]) -> None:
+        with self._lock:
+            if self._pending_count + len(ids) > self._pending_max:
+                self._dropped_count += len(ids)
+                return
+            self._pending_count += len(ids)
         self._pending.put((task, ids))
         # Started with the first message, so that it lives in the process that serves and not in its parent.
         if self._thread is None:
@@ -160,6 +173,14 @@ class CeleryDoorbell:
             for arguments in indebted.values():
                 # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
                 self._publish(COLLECT_DEBTS, RETRY_QUEUE, list(arguments))
+            self._sent(sum(len(ring[1]) for ring in rings if ring is not None))
+
+    def _sent(self, count: int) -> None:
+        with self._lock:
+            self._pending_count -= count
+            dropped, self._dropped_count = self._dropped_count, 0
+        if dropped:
+            log.warning("doorbell_overflowed", dropped=dropped)
 
     def _publish(self, task: str, queue: str, arguments: list[object]) -> None:
         try:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.services.batcher import Batcher, BatchTimeout
+from app.services.batcher import BatchAborted, Batcher, BatchTimeout
 
 
 def test_calls_that_wait_share_a_run() -> None:
@@ -134,3 +134,80 @@ def test_leads_are_handed_on_under_pressure_with_timeouts() -> None:
     assert any(answered)
     # Nobody left with the lead in hand: the batcher still works.
     assert batcher.submit(1) == 1
+
+
+class ThreadEnds(BaseException):
+    """What a thread is told to end with, such as SystemExit."""
+
+
+@pytest.mark.parametrize("raised", [ThreadEnds, SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError])
+def test_whatever_a_run_raises_the_next_one_goes_on(raised: type[BaseException]) -> None:
+    def run(calls: list[int]) -> Sequence[int]:
+        if 0 in calls:
+            raise raised
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=10, timeout_seconds=0.5)
+    for _ in range(3):
+        with pytest.raises(raised):
+            batcher.submit(0)
+        assert batcher.submit(1) == 1
+        assert batcher.submit_all([2, 3]) == [2, 3]
+
+
+def test_a_leader_that_is_ended_takes_nobody_with_it() -> None:
+    leading = threading.Event()
+    go_on = threading.Event()
+
+    def run(calls: list[int]) -> Sequence[int]:
+        if 0 in calls:
+            leading.set()
+            go_on.wait(5)
+        if 2 in calls:
+            raise ThreadEnds
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=2, timeout_seconds=5)
+    with ThreadPoolExecutor(5) as pool:
+        # 0 leads; 1 and 2 are run together after it, by whoever waits first; 3 and 4 are next.
+        first = pool.submit(batcher.submit, 0)
+        assert leading.wait(5)
+        others = []
+        for call in (1, 2, 3, 4):
+            others.append(pool.submit(batcher.submit, call))
+            while len(batcher._queue) < call:
+                time.sleep(0.001)
+        go_on.set()
+        assert first.result() == 0
+        with pytest.raises((ThreadEnds, BatchAborted)):
+            others[0].result(timeout=5)
+        with pytest.raises((ThreadEnds, BatchAborted)):
+            others[1].result(timeout=5)
+        assert [future.result(timeout=2) for future in others[2:]] == [3, 4]
+    assert batcher.submit(5) == 5
+
+
+def test_a_caller_that_is_ended_while_it_waits_is_not_handed_the_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def run(calls: list[int]) -> Sequence[int]:
+        if 0 in calls:
+            started.set()
+            go_on.wait(5)
+        return calls
+
+    batcher: Batcher[int, int] = Batcher(run, calls_max=1, timeout_seconds=2)
+
+    def end_the_waiting(*_: object) -> bool:
+        raise ThreadEnds
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(batcher.submit, 0)
+        assert started.wait(5)
+        with monkeypatch.context() as patched:
+            patched.setattr(batcher, "_wait_for", end_the_waiting)
+            with pytest.raises(ThreadEnds):
+                batcher.submit_all([1, 2])
+        go_on.set()
+        assert leader.result() == 0
+    assert batcher.submit(3) == 3

@@ -1,0 +1,69 @@
+"""The doorbell takes from everybody and waits for nobody: what a silent broker would let pile up has a bound."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from celery import Celery
+
+from app.stores.queue import IDS_PER_MESSAGE, CeleryDoorbell
+from tests.processes import wait_until
+
+
+class SilentBroker:
+    """Takes one message and says nothing until it is let go on."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked = threading.Event()
+        self.sent: list[list[str]] = []
+
+    def send_task(self, _task: str, args: list[Any], **_options: Any) -> None:
+        self.asked.set()
+        assert self.goes_on.wait(10)
+        self.sent.append(args[0])
+
+
+@pytest.fixture
+def broker() -> Iterator[SilentBroker]:
+    broker = SilentBroker()
+    yield broker
+    broker.goes_on.set()
+
+
+def announced(broker: SilentBroker) -> list[str]:
+    return [end_id for message in broker.sent for end_id in message]
+
+
+def test_what_piles_up_is_bounded_and_the_bell_rings_again_afterwards(broker: SilentBroker) -> None:
+    doorbell = CeleryDoorbell(cast("Celery", broker), pending_max=10)
+    ids = [uuid4() for _ in range(100)]
+    doorbell.settle(ids[:1])
+    assert broker.asked.wait(5)
+    for end_id in ids[1:]:
+        doorbell.settle([end_id])
+    assert doorbell._pending.qsize() == 9
+    broker.goes_on.set()
+    wait_until(lambda: len(announced(broker)) == 10)
+    # The sweep finds the others.
+    assert announced(broker) == [str(end_id) for end_id in ids[:10]]
+    last = uuid4()
+    wait_until(lambda: doorbell._pending_count == 0)
+    doorbell.settle([last])
+    doorbell.close()
+    assert announced(broker)[-1] == str(last)
+
+
+def test_what_piled_up_becomes_few_messages(broker: SilentBroker) -> None:
+    doorbell = CeleryDoorbell(cast("Celery", broker))
+    doorbell.settle([UUID(int=0)])
+    assert broker.asked.wait(5)
+    for i in range(1, 2_501):
+        doorbell.settle([UUID(int=i)])
+    broker.goes_on.set()
+    doorbell.close()
+    assert [len(message) for message in broker.sent] == [1, IDS_PER_MESSAGE, IDS_PER_MESSAGE, 500]
