@@ -10,7 +10,15 @@ from enum import StrEnum
 from functools import cached_property
 from uuid import UUID
 
+from app.domain.errors import UnknownPayloadVersion
 from app.domain.wallets import Deduction
+
+# What the hash of a body covers, by its version. A hash is kept for as long as its key, so a version is never
+# changed: a field that shall count from now on makes a new one.
+_HASHED_FIELDS = {
+    "1": ("user_id", "feature_endpoint_id", "input_tokens", "output_tokens", "model", "process_id"),
+}
+PAYLOAD_VERSION = "1"
 
 
 class EndState(StrEnum):
@@ -33,16 +41,24 @@ class EndRequest:
 
     @cached_property
     def payload_hash(self) -> str:
-        """Tells whether a repeated key came with the same body. What comes in headers or is ignored doesn't count."""
-        body = (
-            self.user_id,
-            self.feature_endpoint_id,
-            self.input_tokens,
-            self.output_tokens,
-            self.model,
-            self.process_id,
-        )
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+        """What is kept with a key, to tell a repeat from another body. What comes in headers or is ignored
+        doesn't count.
+        """
+        return self._hash(PAYLOAD_VERSION)
+
+    def has_payload(self, payload_hash: str) -> bool:
+        """Whether this is the body that a key came with first, by the version its hash was made in.
+
+        Raises UnknownPayloadVersion for a hash that a newer version has made.
+        """
+        version = payload_hash.partition(":")[0]
+        if version not in _HASHED_FIELDS:
+            raise UnknownPayloadVersion
+        return self._hash(version) == payload_hash
+
+    def _hash(self, version: str) -> str:
+        body = [getattr(self, name) for name in _HASHED_FIELDS[version]]
+        return f"{version}:{hashlib.sha256(json.dumps(body).encode()).hexdigest()}"
 
     @property
     def is_free(self) -> bool:

@@ -13,8 +13,9 @@ DomainError
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
-     ├─ WalletBusy           somebody else keeps the wallet's row; others are not concerned
-     └─ TooSlow              a statement took longer than it may, on a server that answers
+     ├─ WalletBusy              somebody else keeps the wallet's row; others are not concerned
+     ├─ TooSlow                 a statement took longer than it may, on a server that answers
+     └─ UnknownPayloadVersion   a newer version took this key's first body: only it can compare them
 """
 
 from __future__ import annotations
@@ -107,3 +108,7 @@ class WalletBusy(Unavailable):
 
 class TooSlow(Unavailable):
     pass
+
+
+class UnknownPayloadVersion(Unavailable):
+    """To a caller as good as a store that is away: in a rolling upgrade the next process may know."""

@@ -19,7 +19,7 @@ from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
-from app.stores.postgres import balances
+from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift, DriftKind
 from app.stores.redis.spool import Spool
@@ -89,6 +89,7 @@ class CacheAudit:
         in_flight = self._snapshots.in_flight(marks)
         end_ids = [end_id for end_id, _ in marks]
         in_flight |= self._spool.holding(end_ids)
+        in_flight |= self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
         stored = self._postgres.run(lambda connection: balances.load(connection, list(cached), end_ids))
         suspects = {}
         for user_id, wallet in cached.items():

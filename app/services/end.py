@@ -25,15 +25,15 @@ from app.domain.errors import (
     FeatureNotAvailable,
     IdempotencyConflict,
     Unavailable,
+    UnknownPayloadVersion,
     WalletNotFound,
 )
 from app.domain.pricing import price
 from app.domain.processes import check_owner
 from app.domain.wallets import Balance, Deduction, deduction
-from app.services.batcher import Batcher, BatchTimeout
+from app.services.batcher import Batcher, Unanswered
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
-from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox, stale
@@ -44,9 +44,10 @@ from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache, mark_o
 log = structlog.get_logger(__name__)
 
 LOOK_ATTEMPTS = 3
-ENDS_PER_BATCH = 500
 # What a first answer is remembered with has 64 bits.
 SPENDABLE_MICROS_MIN = -(2**63)
+# As many as the batch call takes: whatever is in it is one commit.
+ENDS_PER_BATCH = 1_000
 
 
 class Doorbell(Protocol):
@@ -112,7 +113,6 @@ class EndService:
         cache: WalletCache,
         spool: Spool,
         loader: WalletLoader,
-        holds: HoldService,
         redis: Gate,
         doorbell: Doorbell,
         timeout_seconds: float,
@@ -123,7 +123,6 @@ class EndService:
         self._cache = cache
         self._spool = spool
         self._loader = loader
-        self._holds = holds
         self._redis = redis
         self._doorbell = doorbell
         self._now = now
@@ -146,14 +145,7 @@ class EndService:
         waiting: dict[int, _Candidate] = {}
         for i, request in enumerate(requests):
             try:
-                candidate = self._candidate(request)
-                if not request.is_free:
-                    waiting[i] = candidate
-                    continue
-                if any(before.request.user_id == request.user_id for before in waiting.values()):
-                    # What it is answered is the balance after those before it.
-                    self._accept(waiting, results)
-                results[i] = self._free(request)
+                waiting[i] = self._candidate(request)
             except DomainError as error:
                 results[i] = error
         self._accept(waiting, results)
@@ -169,7 +161,7 @@ class EndService:
                     waiting[i] = replace(candidate, past_cache=True)
             for i, result in zip(waiting.copy(), self._commits.submit_all(list(waiting.values())), strict=True):
                 if not isinstance(result, _NotCached):
-                    results[i] = Unavailable() if isinstance(result, BatchTimeout) else result
+                    results[i] = Unavailable() if isinstance(result, Unanswered) else result
                     del waiting[i]
             self._cache_wallets(waiting, results)
         waiting.clear()
@@ -187,11 +179,6 @@ class EndService:
             profit_rule_id=None if rule is None else rule.id,
             cost_micros=price(request.output_tokens, basis_points).cost_micros,
         )
-
-    def _free(self, request: EndRequest) -> EndAnswer:
-        """A run that used nothing costs nothing and leaves no record; its hold ends all the same."""
-        spendable_micros = self._holds.release(request.user_id, request.process_id)
-        return EndAnswer(request.user_id, spendable_micros, 0, Deduction.COVERED)
 
     def _cache_wallets(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
         user_ids = {candidate.request.user_id for candidate in waiting.values()}
@@ -276,6 +263,9 @@ class EndService:
             taken_micros[wallet.user_id] += candidate.cost_micros
             verdict = deduction(balance, candidate.cost_micros)
             spendable_micros = max(balance.spendable_micros - candidate.cost_micros, SPENDABLE_MICROS_MIN)
+            if candidate.request.is_free:
+                decisions.append(_free(candidate, spendable_micros))
+                continue
             end = candidate.accepted(verdict, spendable_micros)
             decisions.append(_Decision(candidate, end=end, is_bypass=is_bypass))
         return decisions
@@ -334,16 +324,13 @@ class EndService:
                 {r.process_id for r in requests if r.process_id is not None},
             )
         )
+        known = inbox.KnownEnds(found)
         for decision in decisions:
             request = decision.candidate.request
-            matches = [
-                end
-                for end in found
-                if (request.idempotency_key is not None and end.idempotency_key == request.idempotency_key)
-                or (request.process_id is not None and end.process_id == request.process_id)
-            ]
-            if any(end.payload_hash != request.payload_hash for end in matches):
-                decision.outcome = IdempotencyConflict()
+            matches = known.sharing_a_key_with(request)
+            refusals = [error for end in matches if (error := _refusal(request, end.payload_hash))]
+            if refusals:
+                decision.outcome = refusals[0]
             elif matches:
                 first = matches[0]
                 decision.outcome = EndAnswer(
@@ -414,8 +401,10 @@ class EndService:
 def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:
     if reply is None:
         return _Decision(candidate, outcome=_NotCached())
-    if reply.seen and reply.payload_hash != candidate.request.payload_hash:
-        return _Decision(candidate, outcome=IdempotencyConflict())
+    if candidate.request.is_free:
+        return _free(candidate, reply.spendable_micros)
+    if reply.seen and (refusal := _refusal(candidate.request, reply.payload_hash)):
+        return _Decision(candidate, outcome=refusal)
     if reply.seen:
         # Recorded again under the first call's id: if that call died before it was durable, this one makes it so.
         candidate = replace(
@@ -430,6 +419,19 @@ def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:
         mark=None if reply.seen else candidate.mark,
         seen=reply.seen,
     )
+
+
+def _free(candidate: _Candidate, spendable_micros: int) -> _Decision:
+    """A run that used nothing costs nothing and leaves no record; its hold has ended all the same."""
+    return _Decision(candidate, outcome=EndAnswer(candidate.request.user_id, spendable_micros, 0, Deduction.COVERED))
+
+
+def _refusal(request: EndRequest, payload_hash: str) -> DomainError | None:
+    """Why a request can't have the answer that its key was given first, if that came with another body."""
+    try:
+        return None if request.has_payload(payload_hash) else IdempotencyConflict()
+    except UnknownPayloadVersion as error:
+        return error
 
 
 def _answer(end: AcceptedEnd, *, replayed: bool) -> EndAnswer:

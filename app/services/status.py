@@ -11,7 +11,7 @@ from redis import Redis, RedisError
 from app.domain.errors import Unavailable
 from app.services.gate import Gate, StoreState
 from app.services.postgres_access import PostgresAccess
-from app.stores.postgres import inbox
+from app.stores.postgres import inbox, spool_aside
 from app.stores.queue import QUEUES, message_counts
 from app.stores.redis.spool import Spool
 
@@ -24,6 +24,7 @@ class Status:
     ends_by_state: Mapping[str, int] | None
     oldest_accepted_seconds: int | None
     spooled_ends: int | None
+    ends_aside: int | None
     messages_by_queue: Mapping[str, int] | None
 
 
@@ -41,13 +42,14 @@ class StatusService:
 
     def look(self) -> Status:
         """Never raises because a store is away."""
-        by_state, oldest_seconds, spooled, messages = None, None, None, None
+        by_state, oldest_seconds, spooled, aside, messages = None, None, None, None, None
         with suppress(Unavailable):
             by_state, oldest_seconds = self._postgres.run(inbox.summary)
+            aside = self._postgres.run(spool_aside.size)
         if self._redis.is_open:
             try:
                 spooled = self._spool.size()
                 messages = message_counts(self._client, QUEUES)
             except RedisError as error:
                 self._redis.close(error)
-        return Status(self.stores, by_state, oldest_seconds, spooled, messages)
+        return Status(self.stores, by_state, oldest_seconds, spooled, aside, messages)

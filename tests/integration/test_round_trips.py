@@ -14,6 +14,8 @@ from redis.client import Pipeline
 
 from app.bootstrap import Container
 from app.domain.catalog import FeatureEndpoint
+from app.domain.ends import EndAnswer
+from app.domain.errors import WalletNotFound
 from app.domain.wallets import Access
 from app.services.start import StartRequest
 from app.stores.postgres import balances, inbox
@@ -105,3 +107,48 @@ def test_another_process_sees_what_an_administrator_changes(
     shop.container.wallet_admin.update("user-1", {"status": "closed"})
     with pytest.raises(Exception, match="User wallet not found"):
         other.start.start(START)
+
+
+def test_a_batch_of_free_and_paid_ends_of_one_user_is_one_commit(
+    shop: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.container.start.start(START)
+    commits = count_calls(monkeypatch, inbox, "insert")
+    pipelines = count_calls(monkeypatch, Pipeline, "execute")
+    requests = [
+        shop.usage(input_tokens=0, output_tokens=0)
+        if i % 2
+        else shop.usage(output_tokens=4, idempotency_key=f"key-{i}")
+        for i in range(1_000)
+    ]
+    answers = shop.container.end.end_all(requests)
+    assert len(commits) == 1
+    # One decides, one takes the marks out of flight.
+    assert len(pipelines) == 2
+    # A free end is answered the balance after those before it.
+    spendable = [answer.spendable_micros for answer in answers if isinstance(answer, EndAnswer)]
+    assert spendable == [1_000_000_000 - 1_100_000 * (i // 2 + 1) for i in range(1_000)]
+    assert shop.inbox_size() == 500
+
+
+def test_free_ends_give_their_holds_back_within_the_batch(shop: Billing) -> None:
+    process_ids = []
+    for _ in range(3):
+        held = shop.container.start.start(StartRequest("user-1", FEATURE, hold_micros=100_000_000))
+        process_ids.append(held.process_id)
+    free = [shop.usage(input_tokens=0, output_tokens=0, process_id=process_id) for process_id in process_ids]
+    answers = shop.container.end.end_all([free[0], shop.usage(), free[1], free[2]])
+    assert [answer.spendable_micros for answer in answers if isinstance(answer, EndAnswer)] == [
+        800_000_000, 789_000_000, 889_000_000, 989_000_000,
+    ]  # fmt: skip
+    assert shop.inbox_size() == 1
+
+
+@pytest.mark.parametrize("is_redis_up", [True, False])
+def test_a_free_end_of_nobody_is_refused_alone(shop: Billing, *, is_redis_up: bool) -> None:
+    if not is_redis_up:
+        shop.container.redis_gate.close(ConnectionError("test"))
+    free = {"input_tokens": 0, "output_tokens": 0}
+    answers = shop.container.end.end_all([shop.usage("nobody", **free), shop.usage(), shop.usage(**free)])
+    assert isinstance(answers[0], WalletNotFound)
+    assert [answer.spendable_micros for answer in answers[1:] if isinstance(answer, EndAnswer)] == [989_000_000] * 2

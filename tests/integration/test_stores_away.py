@@ -200,7 +200,7 @@ class TestPostgresAway:
         kept = services.spool.take(10)
         services.heal.drain_spool()
         # The worker died after the commit and before it had cleared the spool.
-        services.spool.put(kept)
+        services.spool.put([entry.read() for entry in kept])
         services.heal.drain_spool()
         billing.settle_everything()
         assert billing.balance().posted_micros == 78_000_000

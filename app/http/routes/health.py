@@ -69,6 +69,12 @@ class _Gauges(Collector):
             yield GaugeMetricFamily(
                 "tokentill_spool_ends", "Ends that Redis keeps until Postgres is back", value=status.spooled_ends
             )
+        if status.ends_aside is not None:
+            yield GaugeMetricFamily(
+                "tokentill_spool_aside_ends",
+                "Ends of the spool that can't be recorded as they are",
+                value=status.ends_aside,
+            )
         if status.messages_by_queue is not None:
             queues = GaugeMetricFamily("tokentill_queue_messages", "Messages that wait", labels=["queue"])
             for queue, messages in status.messages_by_queue.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.domain.ends import AcceptedEnd, EndState
+from app.domain.ends import AcceptedEnd, EndRequest, EndState
 from app.domain.wallets import Deduction
 from app.stores.postgres import settlement
 
@@ -98,6 +98,23 @@ class KnownEnd:
     cost_micros: int
     spendable_micros: int
     deduction: Deduction
+
+
+class KnownEnds:
+    """Ends by the keys they came with."""
+
+    def __init__(self, ends: Iterable[KnownEnd]) -> None:
+        self._by_key: dict[str | None, KnownEnd] = {}
+        self._by_process: dict[str | None, KnownEnd] = {}
+        for end in ends:
+            self._by_key[end.idempotency_key] = end
+            self._by_process[end.process_id] = end
+
+    def sharing_a_key_with(self, request: EndRequest) -> list[KnownEnd]:
+        """Two at most: a request's two keys may have come with an end each."""
+        by_key = self._by_key.get(request.idempotency_key) if request.idempotency_key is not None else None
+        by_process = self._by_process.get(request.process_id) if request.process_id is not None else None
+        return [end for end in dict.fromkeys((by_key, by_process)) if end is not None]
 
 
 def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept: bool = False) -> set[UUID]:

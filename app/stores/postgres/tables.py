@@ -230,3 +230,15 @@ ledger_checkpoints = sa.Table(
     sa.Column("entry_id", sa.BigInteger, nullable=False),
     sa.Column("balance_micros", sa.BigInteger, nullable=False),
 )
+
+# Spooled ends that couldn't be recorded as they are: bytes, as whatever stood in the spool has to fit in here.
+spool_aside = sa.Table(
+    "spool_aside",
+    metadata,
+    sa.Column("field", pg.BYTEA, primary_key=True),
+    sa.Column("entry", pg.BYTEA, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("put_aside_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("tried_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+)

@@ -1,13 +1,20 @@
 -- Decide an end and mark it as unsettled, once per key.
 -- KEYS: wallet, holds, record of the idempotency key, record of the process id, ends whose marks were given back
 -- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
---       profit rule id ('')
--- Returns {'miss'}, {'marked', available, held, deduction}
+--       profit rule id (''), '1' if nothing was used
+-- Returns {'miss'}, {'marked', available, held, deduction},
+--      {'free', available, held} where nothing was used: its hold has ended, and nothing is kept of it,
 --      or {'seen', end id, payload hash, available, held, deduction, cost,
 --      profit rule id}, as the first call was answered.
-local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule = unpack(ARGV)
+local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule, free = unpack(ARGV)
 
 if is_missing(epoch) then return {'miss'} end
+
+if free == '1' then
+  expire_holds()
+  if process_id ~= '' then release_hold(process_id) end
+  return {'free', unpack(redis.call('HMGET', WALLET, 'available', 'held'))}
+end
 
 local records = {}
 if keyed == '1' then table.insert(records, KEYS[3]) end

@@ -6,16 +6,16 @@ committed; recording one twice does no harm, as its id stays the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from typing import Any
 from uuid import UUID
 
 from redis import Redis
+from redis.client import NEVER_DECODE
 
-from app.domain.ends import AcceptedEnd, EndRequest
-from app.domain.wallets import Deduction
+from app.domain.ends import AcceptedEnd
 from app.stores.redis.wallet_cache import KEY_PREFIX
+from app.stores.spool_entry import SpoolEntry
 
 SPOOL_KEY = f"{KEY_PREFIX}:spool"
 
@@ -26,45 +26,35 @@ class Spool:
 
     def put(self, ends: Iterable[AcceptedEnd]) -> None:
         """Keep ends. When it returns they are durable. Raises RedisError."""
-        self._client.hset(SPOOL_KEY, mapping={str(end.id): _encode(end) for end in ends})
+        entries = map(SpoolEntry.of, ends)
+        self._client.hset(SPOOL_KEY, mapping={entry.field: entry.text for entry in entries})
 
-    def take(self, limit: int) -> list[AcceptedEnd]:
-        """Some of the kept ends, which stay kept. Raises RedisError."""
-        found: dict[str, str] = {}
-        for field, text in self._client.hscan_iter(SPOOL_KEY, count=limit):
-            found[field] = text
-            if len(found) >= limit:
-                break
-        return [_decode(end_id, text) for end_id, text in sorted(found.items())]
+    def take(self, limit: int) -> list[SpoolEntry]:
+        """Some of the kept ends, in the order they were accepted. They stay kept. Raises RedisError."""
+        found: dict[bytes, bytes] = {}
+        cursor = 0
+        while True:
+            cursor, some = self._as_bytes("HSCAN", SPOOL_KEY, cursor, "COUNT", limit)
+            found.update(some)
+            if cursor == 0 or len(found) >= limit:
+                return [SpoolEntry(field, text) for field, text in sorted(found.items())]
 
-    def remove(self, end_ids: Collection[UUID]) -> None:
+    def remove(self, entries: Collection[SpoolEntry]) -> None:
         """Forget ends that are recorded. Raises RedisError."""
-        if end_ids:
-            self._client.hdel(SPOOL_KEY, *map(str, end_ids))
+        if entries:
+            self._as_bytes("HDEL", SPOOL_KEY, *(entry.field for entry in entries))
 
     def holding(self, end_ids: Sequence[UUID]) -> set[UUID]:
         """Which of these ends are kept here. Raises RedisError."""
         if not end_ids:
             return set()
-        found = self._client.hmget(SPOOL_KEY, list(map(str, end_ids)))
+        found = self._as_bytes("HMGET", SPOOL_KEY, *map(str, end_ids))
         return {end_id for end_id, text in zip(end_ids, found, strict=True) if text is not None}
 
     def size(self) -> int:
         """How many ends are kept. Raises RedisError."""
         return int(self._client.hlen(SPOOL_KEY))
 
-
-def _encode(end: AcceptedEnd) -> str:
-    fields = asdict(end)
-    del fields["id"]
-    return json.dumps(fields)
-
-
-def _decode(end_id: str, text: str) -> AcceptedEnd:
-    fields = json.loads(text)
-    return AcceptedEnd(
-        id=UUID(end_id),
-        request=EndRequest(**fields.pop("request")),
-        deduction=Deduction(fields.pop("deduction")),
-        **fields,
-    )
+    def _as_bytes(self, *command: Any) -> Any:
+        # One entry that isn't UTF-8 would otherwise fail the whole reply.
+        return self._client.execute_command(*command, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]

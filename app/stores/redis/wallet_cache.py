@@ -99,6 +99,8 @@ class EndMark:
     payload_hash: str
     idempotency_key: str | None = None
     process_id: str | None = None
+    is_free: bool = False
+    """Nothing was used: only the hold ends, and no mark is left."""
 
 
 def mark_of(request: EndRequest, end_id: UUID, cost_micros: int, profit_rule_id: int | None) -> EndMark:
@@ -111,6 +113,7 @@ def mark_of(request: EndRequest, end_id: UUID, cost_micros: int, profit_rule_id:
         payload_hash=request.payload_hash,
         idempotency_key=request.idempotency_key,
         process_id=request.process_id,
+        is_free=request.is_free,
     )
 
 
@@ -228,10 +231,11 @@ class WalletCache:
         ]
 
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
-        """Decide ends and mark them as unsettled. None stands where the wallet isn't cached.
+        """Decide ends, in their order, and mark them as unsettled. None stands where the wallet isn't cached.
 
         The marks count as in flight until `land` says that they are recorded.
         """
+        costly = [mark for mark in marks if not mark.is_free]
         replies = self._run(
             _END,
             [
@@ -246,14 +250,19 @@ class WalletCache:
                         self._record_ms,
                         "0" if mark.idempotency_key is None else "1",
                         mark.profit_rule_id or "",
+                        "1" if mark.is_free else "0",
                     ],
                 )
                 for mark in marks
             ],
-            before=lambda pipeline: pipeline.sadd(IN_FLIGHT_KEY, *map(_in_flight, marks)),
+            before=(lambda pipeline: pipeline.sadd(IN_FLIGHT_KEY, *map(_in_flight, costly))) if costly else None,
         )
         answers = [_end_reply(mark, reply) for mark, reply in zip(marks, replies, strict=True)]
-        unmarked = [mark for mark, answer in zip(marks, answers, strict=True) if answer is None or answer.seen]
+        unmarked = [
+            mark
+            for mark, answer in zip(marks, answers, strict=True)
+            if not mark.is_free and (answer is None or answer.seen)
+        ]
         if unmarked:
             self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, unmarked))
         return answers
@@ -538,6 +547,16 @@ def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
                 int(available) - int(held),
                 Deduction(deduction),
                 mark.cost_micros,
+                mark.profit_rule_id,
+                seen=False,
+            )
+        case ["free", available, held]:
+            return EndReply(
+                mark.end_id,
+                mark.payload_hash,
+                int(available) - int(held),
+                Deduction.COVERED,
+                0,
                 mark.profit_rule_id,
                 seen=False,
             )
