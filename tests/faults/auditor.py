@@ -9,7 +9,9 @@
 - `overdraft`: a balance below the wallet's limit
 - `cache`: a cached wallet that isn't posted - unsettled - held, or misses that there is debt
 - `stuck`: an end still waiting, or a debt that the wallet could pay
-- `poison`: an event that should have been put aside as dead and wasn't
+- `poison`: an event that should have been put aside as dead and wasn't, or a spool entry that nobody can read and that
+  isn't kept aside
+- `aside`: an end that was put aside though there is nothing wrong with it
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tests.faults.book import MICROS, Book, End, Violation
 POISON_PREFIX = "poison-"
 # What the inbox says of an end under a key that another body had used, accepted when nobody could know.
 REUSED = "idempotency_key_reused"
+SPOOL = "tokentill:spool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Snapshot:
     ledger: list[Entry] = field(default_factory=list)
     inbox: list[Waiting] = field(default_factory=list)
     cached: dict[str, Cached] = field(default_factory=dict)
+    aside: set[str] = field(default_factory=set)
+    spooled: int = 0
 
 
 def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
@@ -97,7 +102,10 @@ def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
             FROM end_inbox ORDER BY id
         """):
             snapshot.inbox.append(Waiting(*row))
+        for [entry] in connection.execute("SELECT convert_from(field, 'UTF8') FROM spool_aside"):
+            snapshot.aside.add(entry)
         [epoch] = connection.execute("SELECT cache_epoch FROM system_state").fetchone() or [0]
+    snapshot.spooled = redis.hlen(SPOOL)  # type: ignore[assignment]
     for user_id in snapshot.wallets:
         wallet: Any = redis.hgetall(f"tokentill:{{{user_id}}}:wallet")
         if wallet.get("epoch") and int(wallet["epoch"]) >= epoch:
@@ -113,6 +121,7 @@ def check(book: Book, snapshot: Snapshot) -> list[Violation]:
         *_rest(snapshot),
         *_cache(snapshot),
         *_poison(snapshot),
+        *_aside(book, snapshot),
         *_reused(book, snapshot),
     ]
 
@@ -251,6 +260,15 @@ def _poison(snapshot: Snapshot) -> Iterator[Violation]:
     for entry in snapshot.ledger:
         if _is_poison(entry.reference):
             yield Violation("poison", f"{entry} was billed", entry.reference)
+
+
+def _aside(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    for entry in book.poisoned_entries - snapshot.aside:
+        yield Violation("poison", f"entry {entry} of the spool isn't kept aside", entry)
+    for entry in snapshot.aside - book.poisoned_entries:
+        yield Violation("aside", f"entry {entry} of the spool was put aside", entry)
+    if snapshot.spooled:
+        yield Violation("stuck", f"{snapshot.spooled} entries stand in the spool")
 
 
 def _reused(book: Book, snapshot: Snapshot) -> Iterator[Violation]:

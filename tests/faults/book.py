@@ -14,6 +14,8 @@ OPERATIONS_KEPT = 40
 # After Postgres is back, until every process has noticed.
 NOTICED_SECONDS = 3.0
 ATTEMPTS_SHOWN = 12
+# A store that is away is 503; this is a case that nobody thought of.
+INTERNAL_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class WalletModel:
     user_id: str
     opening_micros: int
     overdraft_micros: int = 0
+    # Whether the clients use it.
+    is_public: bool = True
 
 
 @dataclass(slots=True)
@@ -80,6 +84,8 @@ class Book:
         # ... and of those too that may have been, as no answer came.
         self.maybe_reused: dict[str, int] = {}
         self.answered_anew = 0
+        # What was put into the spool that nobody can read.
+        self.poisoned_entries: set[str] = set()
         self.before_violation: list[str] = []
         self._postgres_away = 0
         self._postgres_back_at = 0.0
@@ -147,6 +153,8 @@ class Book:
         """Take down how an end was answered; 0 is no answer at all."""
         self.note(f"end {end.key} {end.user_id} {end.output_tokens} via {via}: {status or 'no answer'}")
         end.attempts.append(f"{self.now:.2f}s via {via}: {status or 'no answer'} {body.get('data') or ''}")
+        if status == INTERNAL_ERROR:
+            self.violate("crash", f"end {end.key} was answered 500 {body.get('request_id')}", end.key)
         if status == 0 or status >= 500:
             return
         if status != 200:

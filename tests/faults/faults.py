@@ -1,12 +1,13 @@
-"""The faults. Each strikes a running server once, undoes itself, and says from when on recovery is to be timed."""
+"""The faults. Each strikes a running server once, undoes itself, and says from when on recovery is to be timed.
+
+Here are those that end, stop or cut off something, and the list of all; `sickness.py` has the others.
+"""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from uuid import uuid4
 
 import psycopg
@@ -14,10 +15,11 @@ from redis import RedisError
 
 from stack.embedded import EmbeddedServer
 from stack.processes import until
-from tests.faults import trouble
-from tests.faults.book import Book, End
-from tests.faults.load import Caller
-from tests.faults.stack_under_test import Program, StackUnderTest, freeze, thaw
+from tests.faults import sickness, trouble
+from tests.faults.auditor import SPOOL
+from tests.faults.book import End
+from tests.faults.scene import Scene
+from tests.faults.stack_under_test import Program, freeze, thaw
 
 REFUSED_SECONDS = 20.0
 REFUSED_SECONDS_SHORT = 5.0
@@ -27,44 +29,11 @@ CLOCK_SECONDS = 3_600
 # Longer than our processes wait for a store.
 FROZEN_SECONDS = 8.0
 FROZEN_SECONDS_SHORT = 4.0
-SPOOL = "tokentill:spool"
 FLUSH_UNLESS_NEEDED = """
     if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
     redis.call('FLUSHALL')
     return 1
 """
-
-
-@dataclass
-class Scene:
-    stack: StackUnderTest
-    book: Book
-    caller: Caller
-    rng: random.Random
-    is_short: bool = False
-    kills: int = 0
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    postgres_away: int = 0
-
-    def note(self, text: str) -> None:
-        self.book.note(f"--- {text}")
-
-    def killed(self, name: str) -> None:
-        self.kills += 1
-        self.note(f"kill -9 {name}")
-
-    def without_postgres(self) -> None:
-        """From here until recovery the server may have to do without Postgres."""
-        self.postgres_away += 1
-        self.book.postgres_leaves()
-
-    def later(self, undo: Callable[[], None]) -> None:
-        """What ends the fault. In a mix of faults it is done when all of them have struck."""
-        self.undo.append(undo)
-
-    def end_faults(self) -> None:
-        while self.undo:
-            self.undo.pop(0)()
 
 
 def kill_worker_parent(scene: Scene) -> None:
@@ -214,7 +183,7 @@ def move_clock(scene: Scene) -> None:
     seconds = scene.rng.choice([-CLOCK_SECONDS, CLOCK_SECONDS])
     worker.kill()
     listening = scene.stack.workers_listening()
-    scene.stack.restart_worker(worker, clock_seconds=seconds)
+    scene.stack.start_skewed(worker, seconds)
     scene.note(f"{worker.name} runs with its clock {seconds:+} s off")
     until(lambda: scene.stack.workers_listening() > listening, 10 if scene.is_short else 20, 0.1)
     time.sleep(2 if scene.is_short else 8)
@@ -259,12 +228,49 @@ OTHERS: dict[str, Callable[[Scene], None]] = {
     "clock": move_clock,
     "poison": poison,
 }
+SICKNESSES: dict[str, Callable[[Scene], None]] = {
+    "read-only": sickness.refuse_writes,
+    "redis-full": sickness.fill_redis,
+    "redis-readonly": sickness.demote_redis,
+    "locked-wallet": sickness.lock_wallet,
+    "older-postgres": sickness.fail_over_to_an_older_copy,
+    "skewed-beat": sickness.skew_beat,
+    "retry-storm": sickness.raise_a_storm_of_retries,
+    "poisoned-spool": sickness.poison_spool,
+    "backends-terminated": sickness.terminate_backends,
+}
 MIXED = "mixed"
 # A mix would otherwise take too long: these wait by themselves.
-SLOW = {"refused", "clock", "paused-worker", "frozen-redis", "frozen-postgres"}
+SLOW = {
+    "refused",
+    "clock",
+    "paused-worker",
+    "frozen-redis",
+    "frozen-postgres",
+    *(SICKNESSES.keys() - {"backends-terminated"}),
+}
 # These are recovered from once they are over; a kill from the moment it struck.
-LASTING = SLOW | {"repeats", "cut-commits"}
-ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS
+LASTING = SLOW | {"repeats", "cut-commits", "backends-terminated"}
+# Both stores are up and take writes meanwhile, and a worker runs: whoever has nothing to do with it notices nothing.
+_HARMLESS = {
+    "worker-parent",
+    "worker-child",
+    "api",
+    "beat",
+    "paused-worker",
+    "clock",
+    "poison",
+    "locked-wallet",
+    "skewed-beat",
+    "retry-storm",
+    "backends-terminated",
+}
+# How many seconds a wallet that a fault has nothing to do with may wait for its settlement while it lasts. Without a
+# Redis that takes messages the web processes settle, a little later.
+BYSTANDER_SECONDS_MAX = {**dict.fromkeys(_HARMLESS, 2.0), "redis-full": 4.0, "redis-readonly": 4.0}
+# Nothing that happens meanwhile may be expected to last.
+UNPROBED = {"older-postgres"}
+ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS | SICKNESSES
 
 
 def mix(scene: Scene) -> None:

@@ -13,14 +13,17 @@ from typing import Any
 
 import httpx
 
-from tests.faults.book import MICROS, Book, End, TopUp, WalletModel
+from tests.faults.book import INTERNAL_ERROR, MICROS, Book, End, TopUp, WalletModel
 from tests.faults.stack_under_test import ADMIN_KEY, SERVER_KEY
 
 FEATURE = "feature-chaos"
+INPUT_TOKENS = 3
 HOLD_SECONDS_MAX = 2
 # Longer than the server lets a request wait for its stores.
 ANSWER_SECONDS = 8
 OPEN_ENDS_PER_CLIENT_MAX = 50
+# The bystanders', more than a fault sees used: each end is of a wallet that was left alone for long.
+PROBE_WALLETS = 24
 
 
 def company(book: Book) -> None:
@@ -36,7 +39,14 @@ def company(book: Book) -> None:
     for i in range(3):
         book.add_wallet(WalletModel(f"poisoned-{i}", 1_000_000 * MICROS))
     # Tells when the server is itself again after a fault.
-    book.add_wallet(WalletModel("canary", 1_000_000 * MICROS))
+    book.add_wallet(WalletModel("canary", 1_000_000 * MICROS, is_public=False))
+    for i in range(PROBE_WALLETS):
+        book.add_wallet(WalletModel(f"probe-{i}", 10_000 * MICROS, is_public=False))
+    # What single faults are about.
+    for user_id in ("forgotten", "unheard", "spooled"):
+        book.add_wallet(WalletModel(user_id, 1_000_000 * MICROS, is_public=False))
+    for user_id in ("storm", "storm-neighbour"):
+        book.add_wallet(WalletModel(user_id, 0, is_public=False))
 
 
 class Caller:
@@ -88,6 +98,8 @@ class Caller:
         self.book.note(f"top-up {top_up.reference} {top_up.user_id} {top_up.tokens} via {via}: {status}")
         if status in (200, 201):
             top_up.is_acknowledged = True
+        elif status == INTERNAL_ERROR:
+            self.book.violate("crash", f"top-up {top_up.reference} was answered 500 {body.get('request_id')}")
         elif 0 < status < 500:
             self.book.violate("refused", f"top-up {top_up.reference} was answered {status} {body.get('message')}")
 
@@ -98,6 +110,8 @@ class Caller:
         status, answered, via = self.call("/api/token-process/start", body)
         data: dict[str, Any] = answered.get("data") or {}
         self.book.note(f"start {user_id} hold {hold_tokens} via {via}: {status or 'no answer'} {data.get('status')}")
+        if status == INTERNAL_ERROR:
+            self.book.violate("crash", f"start of {user_id} was answered 500 {answered.get('request_id')}")
         if 0 < status < 500 and status != 200:
             self.book.violate("refused", f"start of {user_id} was answered {status} {answered.get('message')}")
         if data.get("status") == "access-able":
@@ -105,6 +119,19 @@ class Caller:
             if round(data["token"] * MICROS) < floor_micros:
                 self.book.violate("hold", f"start of {user_id} was granted and leaves {data['token']}")
         return status, data
+
+    def contradict(self, end: End, output_tokens: int, *, knew_keys: bool) -> int:
+        """Send another body under the key of an end that was answered; the status."""
+        other = End(end.key, end.user_id, output_tokens, end.process_id)
+        status, _, via = self.call("/api/token-process/end", end_body(other), key=end.key)
+        self.book.note(f"contradict {end.key} via {via}: {status or 'no answer'}")
+        if not (knew_keys and self.book.knows_keys) and (status in (0, 200) or status >= 500):
+            self.book.maybe_reused[end.key] = other.cost_micros
+            if status == 200:
+                self.book.reused[end.key] = other.cost_micros
+        elif 0 < status < 500 and status != 409:
+            self.book.violate("conflict", f"another body under {end.key} was answered {status}", end.key)
+        return status
 
     def look(self, user_id: str, api: int) -> tuple[int, dict[str, Any]]:
         """What one API says of a wallet."""
@@ -117,7 +144,7 @@ def end_body(end: End) -> dict[str, Any]:
     body = {
         "user_id": end.user_id,
         "feature_endpoint_id": FEATURE,
-        "input_token": 3,
+        "input_token": INPUT_TOKENS,
         "output_token": end.output_tokens,
     }
     return body if end.process_id is None else {**body, "process_id": end.process_id}
@@ -136,7 +163,7 @@ class LoadThread(threading.Thread):
         self._stopping = threading.Event()
         self._made = 0
         self._mine: list[End] = []
-        self._users = [user for user in book.wallets if user != "canary"]
+        self._users = [user for user, wallet in book.wallets.items() if wallet.is_public]
 
     def run(self) -> None:
         try:
@@ -230,17 +257,7 @@ class LoadThread(threading.Thread):
         if not answered:
             return
         end = self._rng.choice(answered)
-        other = End(end.key, end.user_id, end.output_tokens + 1, end.process_id)
-        body = end_body(other)
-        knew_keys = self._book.knows_keys
-        status, _, via = self._caller.call("/api/token-process/end", body, key=end.key)
-        self._book.note(f"contradict {end.key} via {via}: {status or 'no answer'}")
-        if not (knew_keys and self._book.knows_keys) and (status in (0, 200) or status >= 500):
-            self._book.maybe_reused[end.key] = other.cost_micros
-            if status == 200:
-                self._book.reused[end.key] = other.cost_micros
-        elif 0 < status < 500 and status != 409:
-            self._book.violate("conflict", f"another body under {end.key} was answered {status}", end.key)
+        self._caller.contradict(end, end.output_tokens + 1, knew_keys=self._book.knows_keys)
 
     def _top_up(self) -> None:
         mine = f"top-{self._number}-"

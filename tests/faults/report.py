@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-HEADINGS = ("fault", "times", "acknowledged", "lost", "double", "seconds to recover (median, longest)")
+HEADINGS = (
+    "fault",
+    "times",
+    "acknowledged",
+    "lost",
+    "double",
+    "seconds to recover (median, longest)",
+    "a bystander's to settle meanwhile",
+)
 
 
 @dataclass(slots=True)
@@ -17,17 +25,19 @@ class Row:
     lost: int = 0
     double: int = 0
     recoveries: list[float] = field(default_factory=list)
+    # Of fresh ends of wallets that the fault had nothing to do with, sent while it lasted.
+    bystanders: list[float] = field(default_factory=list)
 
     @property
     def cells(self) -> tuple[str, ...]:
-        recovery = f"{median(self.recoveries):.1f}, {max(self.recoveries):.1f}" if self.recoveries else "-"
         return (
             self.fault,
             str(self.times),
             str(self.acknowledged),
             str(self.lost),
             str(self.double),
-            recovery,
+            _median_and_longest(self.recoveries),
+            _median_and_longest(self.bystanders),
         )
 
 
@@ -39,7 +49,12 @@ def total(rows: Sequence[Row]) -> Row:
         sum(row.lost for row in rows),
         sum(row.double for row in rows),
         [seconds for row in rows for seconds in row.recoveries],
+        [seconds for row in rows for seconds in row.bystanders],
     )
+
+
+def _median_and_longest(seconds: Sequence[float]) -> str:
+    return f"{median(seconds):.1f}, {max(seconds):.1f}" if seconds else "-"
 
 
 def table(rows: Sequence[Row]) -> str:

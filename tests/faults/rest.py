@@ -25,14 +25,8 @@ def audit(stack: StackUnderTest, book: Book, seed: int, supervise: Callable[[], 
     """What is wrong, with what went wrong since the last audit. The clients must have paused."""
     caller = Caller(book, stack.api_urls, random.Random(f"{seed}/audit"))
     try:
-        _settle_questions(book, caller)
+        come_to_rest(stack, book, caller, supervise)
         with stack.connect() as connection, stack.redis_client() as redis:
-
-            def is_at_rest() -> bool:
-                supervise()
-                return _is_at_rest(connection) and _has_landed(redis)
-
-            until(is_at_rest, REST_SECONDS_MAX, 0.1)
             time.sleep(HOLD_SECONDS_MAX)
             _look(book, connection, caller, len(stack.apis))
             found = auditor.check(book, auditor.take(connection, redis))
@@ -45,6 +39,18 @@ def audit(stack: StackUnderTest, book: Book, seed: int, supervise: Callable[[], 
     found = [*book.violations, *found]
     book.violations.clear()
     return found
+
+
+def come_to_rest(stack: StackUnderTest, book: Book, caller: Caller, supervise: Callable[[], None]) -> bool:
+    """Have every open question answered and wait until nothing moves. False: something still did after a long time."""
+    _settle_questions(book, caller)
+    with stack.connect() as connection, stack.redis_client() as redis:
+
+        def is_at_rest() -> bool:
+            supervise()
+            return _is_at_rest(connection) and _has_landed(redis)
+
+        return until(is_at_rest, REST_SECONDS_MAX, 0.1)
 
 
 def _settle_questions(book: Book, caller: Caller) -> None:
@@ -105,5 +111,5 @@ def _spendable_micros(connection: psycopg.Connection[Any], user_id: str) -> int:
 
 
 def _has_landed(redis: Redis) -> bool:
-    """Whether no mark is left in Redis of which it isn't sure that its end is recorded."""
-    return redis.scard(IN_FLIGHT) == 0
+    """Whether all that Redis knows of is recorded: no mark of which that isn't sure, no end in the spool."""
+    return not redis.scard(IN_FLIGHT) and not redis.hlen(auditor.SPOOL)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from redis import RedisError
@@ -15,8 +17,10 @@ from stack.processes import until
 from tests.faults import faults, trouble
 from tests.faults.book import PROFIT_BASIS_POINTS, Book, End, TopUp, Violation
 from tests.faults.load import FEATURE, Caller, Load, company
+from tests.faults.probe import Probe
 from tests.faults.report import Row
-from tests.faults.rest import audit
+from tests.faults.rest import audit, come_to_rest
+from tests.faults.scene import Scene
 from tests.faults.stack_under_test import StackUnderTest
 
 RECOVERY_SECONDS_MAX = 60.0
@@ -103,7 +107,8 @@ class ChaosRun:
     def _strike(self, stack: StackUnderTest, load: Load) -> None:
         rng = random.Random(f"{self.seed}/faults")
         caller = Caller(self.book, stack.api_urls, random.Random(f"{self.seed}/canary"))
-        scene = faults.Scene(stack, self.book, caller, rng, self.is_short)
+        probe = Probe(stack, self.book, self.seed)
+        scene = Scene(stack, self.book, caller, rng, partial(self._quiet, stack, load, caller), self.is_short)
         time.sleep(1)
         deadline = time.monotonic() + self.seconds_max
         try:
@@ -111,7 +116,7 @@ class ChaosRun:
                 if time.monotonic() > deadline:
                     self.say(f"time is up: {i} of {len(self.plan)} faults struck")
                     break
-                self._strike_once(scene, caller, name, i)
+                self._strike_once(scene, probe, name, i)
                 is_last_of_kind = i + 1 == len(self.plan) or self.plan[i + 1] != name
                 # A short run rests less often; an end is known by the fault it was accepted under all the same.
                 is_due = is_last_of_kind if not self.is_short else (i + 1) % FAULTS_PER_REST == 0
@@ -125,23 +130,33 @@ class ChaosRun:
             self.kills = scene.kills
             self.cut = dict(stack.proxy.cuts)
             caller.close()
+            probe.close()
 
-    def _strike_once(self, scene: faults.Scene, caller: Caller, name: str, number: int) -> None:
+    def _strike_once(self, scene: Scene, probe: Probe, name: str, number: int) -> None:
         row = self.rows.setdefault(name, Row(name))
         self.book.phase = name
+        scene.number = number
+        ended = self.ended
         time.sleep(scene.rng.uniform(0.1, 1.5))
-        struck = time.monotonic()
-        strike = faults.mix if name == faults.MIXED else faults.ALL[name]
-        strike(scene)
-        if name == faults.MIXED:
-            time.sleep(scene.rng.uniform(0, 2))
-        scene.end_faults()
-        since = time.monotonic() if name in faults.LASTING else struck
-        row.times += 1
-        row.recoveries.append(self._recover(scene.stack, caller, f"canary-{number}", since))
+        with nullcontext([]) if name in faults.UNPROBED else probe.watching() as bystanders:
+            struck = time.monotonic()
+            strike = faults.mix if name == faults.MIXED else faults.ALL[name]
+            strike(scene)
+            if name == faults.MIXED:
+                time.sleep(scene.rng.uniform(0, 2))
+            scene.end_faults()
+            since = time.monotonic() if name in faults.LASTING else struck
+            row.times += 1
+            row.recoveries.append(self._recover(scene.stack, scene.caller, f"canary-{number}", since))
+        row.bystanders += bystanders
+        if (slowest := max(bystanders, default=0.0)) > faults.BYSTANDER_SECONDS_MAX.get(name, math.inf):
+            text = f"an end of a wallet that {name} has nothing to do with was settled after {slowest:.1f} s"
+            self.book.violate("slow", text)
         for _ in range(scene.postgres_away):
             self.book.postgres_returns()
         scene.postgres_away = 0
+        if name in faults.SICKNESSES and self.ended > ended:
+            self.book.violate("ended", f"{self.ended - ended} processes were ended by {name}")
         # Often the next fault finds programs that are still starting.
         if scene.rng.random() < (0.2 if self.is_short else 0.5):
             until(lambda: self._is_whole(scene.stack), 20, 0.2)
@@ -153,6 +168,15 @@ class ChaosRun:
             self.ended += 1
             self.say(f"{self.book.now:6.1f}s  {ended} had ended by itself and was started again")
             self.book.note(f"--- {ended} had ended by itself")
+
+    @contextmanager
+    def _quiet(self, stack: StackUnderTest, load: Load, caller: Caller) -> Iterator[None]:
+        load.pause()
+        try:
+            come_to_rest(stack, self.book, caller, lambda: self._supervise(stack))
+            yield
+        finally:
+            load.run()
 
     def _is_whole(self, stack: StackUnderTest) -> bool:
         with suppress(RedisError):

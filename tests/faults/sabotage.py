@@ -5,6 +5,8 @@ Each is SQL that stands in the test's database only; the server's code stays as 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # Without the unique key on settled ends and without the append-only trigger: some ends stand in the ledger twice.
 BILL_TWICE = """
     DROP INDEX token_transactions_usage_once;
@@ -46,9 +48,61 @@ LOSE_ENDS = """
     CREATE TRIGGER sabotage AFTER INSERT ON end_inbox FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
-# Which kind of violation each must lead to.
-SABOTAGES: dict[str, tuple[str, str]] = {
-    "bill-twice": (BILL_TWICE, "double"),
-    "forget-keys": (FORGET_KEYS, "double"),
-    "lose-ends": (LOSE_ENDS, "lost"),
+# What is put aside vanishes.
+LOSE_ASIDE = """
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+    CREATE TRIGGER sabotage BEFORE INSERT ON spool_aside FOR EACH ROW EXECUTE FUNCTION sabotage();
+"""
+
+# Another body under a used key, accepted while Postgres was away, vanishes.
+LOSE_REUSED = """
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        DELETE FROM end_inbox WHERE id = NEW.id AND NEW.last_error = 'idempotency_key_reused';
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER sabotage AFTER INSERT OR UPDATE ON end_inbox FOR EACH ROW EXECUTE FUNCTION sabotage();
+"""
+
+# Cached wallets are never void.
+KEEP_EPOCH = """
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.cache_epoch := OLD.cache_epoch;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER sabotage BEFORE UPDATE ON system_state FOR EACH ROW EXECUTE FUNCTION sabotage();
+"""
+
+# Taking and settling an end are slow for bystanders, each within every time limit.
+DELAY_BYSTANDERS = """
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_sleep(1.2);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER sabotage BEFORE INSERT ON end_inbox FOR EACH ROW
+        WHEN (NEW.user_id LIKE 'probe-%') EXECUTE FUNCTION sabotage();
+    CREATE TRIGGER sabotage BEFORE INSERT ON token_transactions FOR EACH ROW
+        WHEN (NEW.user_id LIKE 'probe-%' AND NEW.kind = 'usage') EXECUTE FUNCTION sabotage();
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    statements: str
+    # Which kind of violation it must lead to ...
+    kind: str
+    # ... under which faults. Redis remembers keys too: only after a flush is the database alone with them.
+    plan: tuple[str, ...] = ("flush", "flush", "flush")
+
+
+SABOTAGES = {
+    "bill-twice": Sabotage(BILL_TWICE, "double"),
+    "forget-keys": Sabotage(FORGET_KEYS, "double"),
+    "lose-ends": Sabotage(LOSE_ENDS, "lost"),
+    "lose-aside": Sabotage(LOSE_ASIDE, "poison", ("poisoned-spool",)),
+    "lose-reused": Sabotage(LOSE_REUSED, "lost", ("poisoned-spool",)),
+    "keep-epoch": Sabotage(KEEP_EPOCH, "cache", ("older-postgres",)),
+    "delay-bystanders": Sabotage(DELAY_BYSTANDERS, "slow", ("beat",)),
 }

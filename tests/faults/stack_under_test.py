@@ -155,6 +155,9 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 class StackUnderTest:
+    # By which Postgres tells the connections of the test from those of the server.
+    application_name = "chaos"
+
     def __init__(self, folder: Path, *, seed: int, apis: int = 2, workers: int = 2) -> None:
         self.folder = folder
         self.postgres = PostgresServer(folder / "postgres", free_port())
@@ -222,13 +225,10 @@ class StackUnderTest:
         with self.redis_client() as client:
             return sum(entry["cmd"] == "brpop" for entry in client.client_list())
 
-    def restart_worker(self, worker: Program, *, clock_seconds: int = 0) -> None:
-        """Start a worker, with its clock off by so many seconds."""
-        command = None
-        if clock_seconds:
-            shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds} "
-            command = worker.command.replace("exec celery ", shim, 1)
-        worker.start(command)
+    def start_skewed(self, program: Program, clock_seconds: int) -> None:
+        """Start a worker or beat, with its clock off by so many seconds."""
+        shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds} "
+        program.start(program.command.replace("exec celery ", shim, 1))
 
     def revive(self) -> list[str]:
         """Start whatever ended by itself; the names of those that had."""
@@ -239,7 +239,9 @@ class StackUnderTest:
 
     def connect(self) -> psycopg.Connection[Any]:
         """A connection past the proxy."""
-        return psycopg.connect(self.postgres.url, autocommit=True, connect_timeout=5)
+        return psycopg.connect(
+            self.postgres.url, autocommit=True, connect_timeout=5, application_name=self.application_name
+        )
 
     def redis_client(self) -> Redis:
         return Redis.from_url(self.redis.url, decode_responses=True, socket_timeout=5)

@@ -45,6 +45,7 @@ def _snapshot() -> Snapshot:
         ],
         inbox=[Waiting("id-1", "user", "retrying", COST, "indebted")],
         cached={"user": Cached(5 * MICROS - COST, 0, COST)},
+        aside={"poison-entry"},
     )
 
 
@@ -52,6 +53,7 @@ def _right() -> tuple[Book, Snapshot]:
     book, snapshot = _book(), _snapshot()
     # The clients know nothing of adjustments: they are part of what the wallet opened with.
     book.wallets["user"].opening_micros -= 104 * MICROS
+    book.poisoned_entries.add("poison-entry")
     return book, snapshot
 
 
@@ -129,6 +131,18 @@ def _poison_lives(snapshot: Snapshot) -> None:
     snapshot.inbox.append(Waiting("id-3", "nobody", "retrying", COST, "poison-1"))
 
 
+def _leave_in_spool(snapshot: Snapshot) -> None:
+    snapshot.spooled = 1
+
+
+def _put_aside(snapshot: Snapshot) -> None:
+    snapshot.aside.add("01a21413-366b-75d1-8586-5a084dcb21ac")
+
+
+def _drop_poisoned_entry(snapshot: Snapshot) -> None:
+    snapshot.aside.clear()
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind"),
     [
@@ -149,6 +163,9 @@ def _poison_lives(snapshot: Snapshot) -> None:
         (_cache_is_off, "cache"),
         (_hold_left, "cache"),
         (_poison_lives, "poison"),
+        (_leave_in_spool, "stuck"),
+        (_put_aside, "aside"),
+        (_drop_poisoned_entry, "poison"),
     ],
 )
 def test_each_wrong_is_found(spoil: Callable[[Snapshot], None], kind: str) -> None:
@@ -183,7 +200,8 @@ def test_an_answer_that_never_came_stays_open(status: int) -> None:
     book = _book()
     book.answered(book.ends["unknown"], status, {}, "api")
     assert book.open_ends() == [book.ends["unknown"]]
-    assert book.violations == []
+    # Whatever is away, nobody is told of an internal error.
+    assert [violation.kind for violation in book.violations] == (["crash"] if status == 500 else [])
 
 
 def test_a_refused_end_is_found() -> None:

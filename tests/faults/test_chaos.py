@@ -27,6 +27,16 @@ def test_a_short_run_strikes_every_fault() -> None:
     assert set(chaos.plan(random.Random(1), NAMES, chaos.KILLS, is_short=True)) == set(NAMES)
 
 
+def test_every_fault_that_leaves_the_stores_up_has_a_limit_for_bystanders() -> None:
+    assert faults.BYSTANDER_SECONDS_MAX.keys() <= faults.ALL.keys()
+    away = {
+        "redis", "postgres", "flush", "refused", "frozen-redis", "frozen-postgres", "cut-commits",
+        "read-only", "older-postgres", "poisoned-spool",
+    }  # fmt: skip
+    # These stop all the workers themselves.
+    assert faults.ALL.keys() - faults.BYSTANDER_SECONDS_MAX.keys() - away == {"repeats"}
+
+
 def test_a_failure_is_told_with_its_seed_the_last_operations_and_the_history(tmp_path: Path) -> None:
     run = ChaosRun(tmp_path, 4_711, [], 1, 1, True, lambda _: None)
     for i in range(100):
@@ -47,9 +57,9 @@ def test_a_failure_is_told_with_its_seed_the_last_operations_and_the_history(tmp
 
 
 def test_the_table_adds_up() -> None:
-    text = table([Row("api", 2, 10, 0, 0, [1.0, 3.0]), Row("beat", 1, 5, 1, 2, [])])
+    text = table([Row("api", 2, 10, 0, 0, [1.0, 3.0], [0.1]), Row("beat", 1, 5, 1, 2, [], [0.3])])
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]] == [
-        "all", "3", "15", "1", "2", "2.0, 3.0",
+        "all", "3", "15", "1", "2", "2.0, 3.0", "0.2, 0.3",
     ]  # fmt: skip
 
 

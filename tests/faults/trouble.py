@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import psycopg
+import sqlalchemy as sa
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 from uuid_utils.compat import uuid7
 
 from app.config import Config
-from app.stores.queue import RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
+from app.domain.ends import AcceptedEnd, EndRequest
+from app.domain.wallets import Deduction
+from app.stores.postgres import inbox, stale
+from app.stores.queue import QUEUES, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
 from tests.faults.auditor import POISON_PREFIX
-from tests.faults.load import FEATURE
+from tests.faults.book import End
+from tests.faults.load import FEATURE, INPUT_TOKENS
 
 QUEUE_PREFIX = "tokentill:queue:"
 COPIES_MAX = 10
@@ -41,6 +47,32 @@ def repeat_messages(redis: Redis, rng: random.Random) -> int:
             redis.rpush(name, *copies)
         total += len(copies)
     return total
+
+
+def messages_waiting(redis: Redis) -> int:
+    """In all queues together."""
+    return sum(redis.llen(QUEUE_PREFIX + queue) for queue in QUEUES)  # type: ignore[misc]
+
+
+def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
+    """Have ends recorded as by an API that dies before its message goes out, on connections past the proxy."""
+    engine = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        [rule_id] = connection.execute(sa.text("SELECT min(id) FROM profit_rules")).one()
+        accepted = [
+            AcceptedEnd(
+                id=uuid7(),
+                request=EndRequest(end.user_id, FEATURE, INPUT_TOKENS, end.output_tokens, idempotency_key=end.key),
+                profit_rule_id=rule_id,
+                cost_micros=end.cost_micros,
+                deduction=Deduction.COVERED,
+                spendable_micros=0,
+            )
+            for end in ends
+        ]
+        inbox.insert(connection, accepted)
+        # Redis has no mark of them.
+        stale.demand_refresh(connection, {end.user_id for end in ends})
 
 
 def announce_again(
