@@ -125,7 +125,7 @@ class Container:
 
     @cached_property
     def doorbell(self) -> Doorbell:
-        return CeleryDoorbell(self.celery)
+        return CeleryDoorbell(self.celery, self.redis_client)
 
     @cached_property
     def watch_client(self) -> Redis:

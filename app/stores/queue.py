@@ -13,7 +13,7 @@ import structlog
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
-from redis import Redis
+from redis import Redis, RedisError
 
 from app.config import Config
 from app.domain.amounts import token_number
@@ -34,6 +34,8 @@ IDS_PER_MESSAGE = 1_000
 MESSAGES_LOOKED_AT = 100
 # What one process keeps to be sent, in arguments: with the broker silent this is a few megabytes.
 PENDING_MAX = 50_000
+# What waits in a queue that nobody works off; more would only fill Redis.
+MESSAGES_MAX = 10_000
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
 
@@ -111,12 +113,23 @@ def create_celery(config: Config) -> Celery:
 class CeleryDoorbell:
     """Rings from a thread of its own: no request waits for the broker, and what piles up becomes one message.
 
-    Beyond `pending_max` arguments nothing more is taken until some are sent; the sweep finds what isn't announced.
+    Beyond `pending_max` arguments nothing more is taken until some are sent, and a queue that is full of messages gets
+    no more of them: the sweep finds what isn't announced.
     """
 
-    def __init__(self, celery: Celery, *, pending_max: int = PENDING_MAX) -> None:
+    def __init__(
+        self,
+        celery: Celery,
+        client: Redis,
+        *,
+        pending_max: int = PENDING_MAX,
+        messages_max: int = MESSAGES_MAX,
+    ) -> None:
         self._celery = celery
+        self._client = client
         self._pending_max = pending_max
+        self._messages_max = messages_max
+        self._full_queues: set[str] = set()
         self._pending_count = 0
         self._dropped_count = 0
         self._pending: SimpleQueue[tuple[str, Sequence[str]] | None] = SimpleQueue()
@@ -182,7 +195,18 @@ class CeleryDoorbell:
         if dropped:
             log.warning("doorbell_overflowed", dropped=dropped)
 
+    def _is_full(self, queue: str) -> bool:
+        with suppress(RedisError):
+            return message_counts(self._client, [queue])[queue] >= self._messages_max
+        return False
+
     def _publish(self, task: str, queue: str, arguments: list[object]) -> None:
+        if self._is_full(queue):
+            if queue not in self._full_queues:
+                log.warning("doorbell_silent", queue=queue)
+            self._full_queues.add(queue)
+            return
+        self._full_queues.discard(queue)
         try:
             self._celery.send_task(task, args=arguments, queue=queue, retry=False)
         except (OperationalError, OSError) as error:

@@ -9,8 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery
+from fakeredis import FakeRedis
+from redis import Redis
 
-from app.stores.queue import IDS_PER_MESSAGE, CeleryDoorbell
+from app.stores.queue import IDS_PER_MESSAGE, KEY_PREFIX, SETTLE_QUEUE, CeleryDoorbell
 from tests.processes import wait_until
 
 
@@ -35,12 +37,17 @@ def broker() -> Iterator[SilentBroker]:
     broker.goes_on.set()
 
 
+@pytest.fixture
+def redis() -> Redis:
+    return FakeRedis(decode_responses=True)
+
+
 def announced(broker: SilentBroker) -> list[str]:
     return [end_id for message in broker.sent for end_id in message]
 
 
-def test_what_piles_up_is_bounded_and_the_bell_rings_again_afterwards(broker: SilentBroker) -> None:
-    doorbell = CeleryDoorbell(cast("Celery", broker), pending_max=10)
+def test_what_piles_up_is_bounded_and_the_bell_rings_again_afterwards(broker: SilentBroker, redis: Redis) -> None:
+    doorbell = CeleryDoorbell(cast("Celery", broker), redis, pending_max=10)
     ids = [uuid4() for _ in range(100)]
     doorbell.settle(ids[:1])
     assert broker.asked.wait(5)
@@ -58,8 +65,8 @@ def test_what_piles_up_is_bounded_and_the_bell_rings_again_afterwards(broker: Si
     assert announced(broker)[-1] == str(last)
 
 
-def test_what_piled_up_becomes_few_messages(broker: SilentBroker) -> None:
-    doorbell = CeleryDoorbell(cast("Celery", broker))
+def test_what_piled_up_becomes_few_messages(broker: SilentBroker, redis: Redis) -> None:
+    doorbell = CeleryDoorbell(cast("Celery", broker), redis)
     doorbell.settle([UUID(int=0)])
     assert broker.asked.wait(5)
     for i in range(1, 2_501):
@@ -67,3 +74,28 @@ def test_what_piled_up_becomes_few_messages(broker: SilentBroker) -> None:
     broker.goes_on.set()
     doorbell.close()
     assert [len(message) for message in broker.sent] == [1, IDS_PER_MESSAGE, IDS_PER_MESSAGE, 500]
+
+
+def test_a_queue_that_nobody_works_off_gets_no_more_messages(broker: SilentBroker, redis: Redis) -> None:
+    broker.goes_on.set()
+    queue = KEY_PREFIX + SETTLE_QUEUE
+    redis.rpush(queue, *map(str, range(3)))
+    doorbell = CeleryDoorbell(cast("Celery", broker), redis, messages_max=3)
+    doorbell.settle([uuid4()])
+    doorbell.close()
+    assert broker.sent == []
+    redis.lpop(queue)
+    last = uuid4()
+    doorbell.settle([last])
+    doorbell.close()
+    assert announced(broker) == [str(last)]
+
+
+def test_the_bell_rings_though_nobody_knows_how_many_messages_wait(broker: SilentBroker) -> None:
+    broker.goes_on.set()
+    nowhere = Redis(port=1, socket_connect_timeout=0.1)
+    doorbell = CeleryDoorbell(cast("Celery", broker), nowhere)
+    last = uuid4()
+    doorbell.settle([last])
+    doorbell.close()
+    assert announced(broker) == [str(last)]
