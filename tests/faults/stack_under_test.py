@@ -86,6 +86,10 @@ class Program:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        return None if self._process is None else self._process.poll()
+
+    @property
     def children(self) -> list[int]:
         """Processes of its group other than itself."""
         return [each.pid for each in running_processes() if each.group == self.pid != each.pid]
@@ -203,6 +207,8 @@ class StackUnderTest:
         release.start()
         if not until(lambda: not release.is_running, START_SECONDS_MAX):
             raise AssertionError("the migration did not end")
+        if release.exit_code != 0:
+            raise AssertionError(f"the migration failed\n{last_lines(release.log)}")
         for i in range(self._counts[0]):
             port = free_port()
             self.api_urls.append(f"http://127.0.0.1:{port}")
