@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.domain.ends import AcceptedEnd
-from app.domain.errors import UnknownPayloadVersion
+from app.domain.errors import UnknownPayloadVersion, WalletBusy
 from app.services.postgres_access import PostgresAccess
 from app.services.settle import SettleService
 from app.services.wallet_loader import WalletLoader
@@ -95,10 +95,12 @@ class HealService:
         return len(moved.end_ids)
 
     def _move(self, ends: Mapping[SpoolEntry, AcceptedEnd]) -> _Moved:
-        """Record ends in one transaction. What the database refuses is found by halving, and put aside alone."""
+        """Record ends in one transaction. What the database refuses, or a locked wallet keeps from becoming debt, is
+        found by halving, and put aside alone.
+        """
         try:
             return self._postgres.transaction(partial(_record, ends=ends))
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, WalletBusy) as error:
             if len(ends) > 1:
                 half = list(ends)[: len(ends) // 2]
                 first = {entry: ends[entry] for entry in half}

@@ -197,7 +197,7 @@ class CeleryDoorbell:
 
     def _is_full(self, queue: str) -> bool:
         with suppress(RedisError):
-            return message_counts(self._client, [queue])[queue] >= self._messages_max
+            return int(self._client.llen(f"{KEY_PREFIX}{queue}")) >= self._messages_max
         return False
 
     def _publish(self, task: str, queue: str, arguments: list[object]) -> None:

@@ -211,6 +211,25 @@ class TestAside:
         assert len(shop.ledger()) == 41
         assert_conserved(shop, "user-1")
 
+    def test_a_locked_wallet_holds_up_its_own_reused_key_only(self, shop: Billing) -> None:
+        services = shop.container
+        services.end.end(shop.usage(idempotency_key="used"))
+        shop.settle_everything()
+        without_postgres(shop, remembering=False)
+        services.end.end(shop.usage(idempotency_key="used", output_tokens=80))
+        for _ in range(5):
+            services.end.end(shop.usage("user-2"))
+        with services.engine.begin() as somebody:
+            somebody.execute(sa.text("SELECT 1 FROM wallets WHERE user_id = 'user-1' FOR UPDATE"))
+            drain(shop)
+            assert services.spool.size() == 0
+            assert shop.balance("user-2").posted_micros == 945_000_000
+            assert len(aside(shop)) == 1
+        try_aside_again(shop)
+        assert aside(shop) == []
+        [dead] = shop.inbox()
+        assert (dead.state, dead.last_error) == ("dead", "idempotency_key_reused")
+
     def test_an_entry_put_aside_before_the_drain_could_clear_the_spool_is_kept_once(self, shop: Billing) -> None:
         keep(shop, "field", "garbage")
         drain(shop)

@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.domain.ends import AcceptedEnd, EndRequest, EndState
+from app.domain.errors import WalletBusy
 from app.domain.wallets import Deduction
 from app.stores.postgres import settlement
 
@@ -201,8 +202,12 @@ def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
 
 
 def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
-    """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them."""
+    """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them.
+
+    Raises WalletBusy: one of their wallets is locked, and the transaction mustn't commit, as they would be billed.
+    """
     requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
     unkeyed = [replace(end, request=request) for end, request in zip(ends, requests, strict=True)]
     insert(connection, unkeyed, were_kept=True)
-    settlement.bury(connection, [end.id for end in ends], "idempotency_key_reused")
+    if not settlement.bury(connection, [end.id for end in ends], "idempotency_key_reused"):
+        raise WalletBusy
