@@ -13,7 +13,7 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         return {"task": task, "schedule": seconds, "options": {"queue": MAINTENANCE_QUEUE}}
 
     return {
-        "sweep": every("tokentill.sweep", config.sweep_seconds),
+        "sweep": every("tokentill.sweep", config.sweep_seconds / 2),
         "drain-spool": every("tokentill.drain_spool", config.sweep_seconds),
         "give-out-retries": every("tokentill.give_out_retries", config.sweep_seconds),
         "release-stranded-marks": every("tokentill.release_stranded_marks", 5.0),
