@@ -176,6 +176,7 @@ class Container:
             cache=self.cache,
             spool=self.spool,
             loader=self.loader,
+            holds=self.holds,
             redis=self.redis_gate,
             doorbell=self.doorbell,
             timeout_seconds=self._request_seconds,

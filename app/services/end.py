@@ -34,6 +34,7 @@ from app.domain.wallets import Balance, Deduction, deduction
 from app.services.batcher import Batcher, Unanswered
 from app.services.catalog_snapshot import CatalogSnapshot
 from app.services.gate import Gate
+from app.services.holds import HoldService
 from app.services.postgres_access import PostgresAccess
 from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox, stale
@@ -113,6 +114,7 @@ class EndService:
         cache: WalletCache,
         spool: Spool,
         loader: WalletLoader,
+        holds: HoldService,
         redis: Gate,
         doorbell: Doorbell,
         timeout_seconds: float,
@@ -123,6 +125,7 @@ class EndService:
         self._cache = cache
         self._spool = spool
         self._loader = loader
+        self._holds = holds
         self._redis = redis
         self._doorbell = doorbell
         self._now = now
@@ -265,6 +268,8 @@ class EndService:
             spendable_micros = max(balance.spendable_micros - candidate.cost_micros, SPENDABLE_MICROS_MIN)
             if candidate.request.is_free:
                 decisions.append(_free(candidate, spendable_micros))
+                if candidate.request.process_id is not None:
+                    self._holds.release_later(wallet.user_id, candidate.request.process_id)
                 continue
             end = candidate.accepted(verdict, spendable_micros)
             decisions.append(_Decision(candidate, end=end, is_bypass=is_bypass))

@@ -11,9 +11,9 @@ local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule, free = unpa
 if is_missing(epoch) then return {'miss'} end
 
 if free == '1' then
-  expire_holds()
   if process_id ~= '' then release_hold(process_id) end
-  return {'free', unpack(redis.call('HMGET', WALLET, 'available', 'held'))}
+  local held = expire_holds()
+  return {'free', redis.call('HGET', WALLET, 'available'), held}
 end
 
 local records = {}
