@@ -265,8 +265,8 @@ _HARMLESS = {
     "retry-storm",
     "backends-terminated",
 }
-# How many seconds a wallet that a fault has nothing to do with may wait for its settlement while it lasts, beyond what it
-# did just before. Without a Redis that takes messages the web processes settle, a little later.
+# How many seconds a wallet that a fault has nothing to do with may wait for its settlement while it lasts, beyond what
+# it did just before. Without a Redis that takes messages the web processes settle, a little later.
 BYSTANDER_SECONDS_MAX = {**dict.fromkeys(_HARMLESS, 2.0), "redis-full": 4.0, "redis-readonly": 4.0}
 # Nothing that happens meanwhile may be expected to last.
 UNPROBED = {"older-postgres"}
