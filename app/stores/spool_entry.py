@@ -43,6 +43,10 @@ class SpoolEntry:
             end = AcceptedEnd(id=UUID(self.field.decode()), request=request, deduction=deduction, **fields)
             _check_types(request)
             _check_types(end)
+            if end.id.version != 7:
+                raise UnreadableEntry("the id tells no moment")
+            # Raises for a moment that no calendar has.
+            _ = end.decided_at
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
         return end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -237,6 +238,15 @@ class TestAside:
         drain(shop)
         [waiting] = aside(shop)
         assert waiting.attempts == 2
+
+
+@pytest.mark.parametrize("field", ["7", str(uuid4()), f"{'f' * 8}-{'f' * 4}-7{'f' * 3}-8{'f' * 3}-{'f' * 12}"])
+def test_an_id_that_tells_no_moment_is_put_aside(shop: Billing, field: str) -> None:
+    without_postgres(shop)
+    shop.container.end.end(shop.usage())
+    keep(shop, field, spooled(shop).text)
+    assert drain(shop) == 1
+    assert [row.field for row in aside(shop)] == [field]
 
 
 def test_an_entry_is_read_as_it_was_written(shop: Billing) -> None:
