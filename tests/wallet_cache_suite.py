@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from redis import RedisError
 from uuid_utils.compat import uuid7
 
+from app.domain.pricing import Price
 from app.domain.wallets import Access, Balance, Deduction, access, deduction
 from app.stores.redis.wallet_cache import (
     CachedFields,
@@ -78,7 +79,7 @@ def end(
     process_id: str | None = None,
     body: str = "body",
 ) -> EndReply:
-    mark = EndMark(user_id, end_id or uuid7(), cost, 7, body, key, process_id)
+    mark = EndMark(user_id, end_id or uuid7(), Price(cost - 1, 1, 7), body, key, process_id)
     [reply] = cache.end([mark], 1)
     assert reply is not None
     return reply
@@ -175,7 +176,7 @@ class TestDecisions:
 class TestFilling:
     def test_nothing_is_known_before_it_is_loaded(self, cache: WalletCache) -> None:
         assert cache.start([StartCall("u", 0, PACKAGES, "p")], 1) == [None]
-        assert cache.end([EndMark("u", uuid7(), 1, None, "b")], 1) == [None]
+        assert cache.end([EndMark("u", uuid7(), Price(1, 0), "b")], 1) == [None]
         assert spendable(cache) is None
 
     def test_a_change_committed_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
@@ -288,7 +289,7 @@ class TestSickWallets:
         self.heals(cache)
 
     def test_ends(self, cache: WalletCache, sickness: str) -> None:
-        marks = [EndMark(user, uuid7(), 10, None, "b", user) for user in ("before", "sick", "behind")]
+        marks = [EndMark(user, uuid7(), Price(10, 0), "b", user) for user in ("before", "sick", "behind")]
         before, sick, behind = cache.end(marks, 1)
         assert sick is None
         assert [reply.spendable_micros for reply in (before, behind) if reply is not None] == [90, 90]
@@ -363,18 +364,17 @@ class TestKeys:
         first = end(cache, cost=10, **{by: "k"})  # type: ignore[arg-type]
         again = end(cache, cost=99, body="other", **{by: "k"})  # type: ignore[arg-type]
         assert (first.seen, again.seen) == (False, True)
-        assert (again.end_id, again.spendable_micros, again.cost_micros, again.payload_hash) == (
+        assert (again.end_id, again.spendable_micros, again.price, again.payload_hash) == (
             first.end_id,
             90,
-            10,
+            Price(9, 1, 7),
             "body",
         )
-        assert again.profit_rule_id == 7
         assert spendable(cache) == 90
 
     def test_an_unmarked_key_is_free_again(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
-        mark = EndMark("u", uuid7(), 10, None, "body", "k", "p")
+        mark = EndMark("u", uuid7(), Price(10, 0), "body", "k", "p")
         cache.end([mark], 1)
         cache.unmark([mark])
         assert spendable(cache) == 100

@@ -11,6 +11,7 @@ from functools import cached_property
 from uuid import UUID
 
 from app.domain.errors import UnknownPayloadVersion
+from app.domain.pricing import Price
 from app.domain.wallets import Deduction
 
 # What the hash of a body covers, by its version. A hash is kept for as long as its key, so a version is never
@@ -75,8 +76,7 @@ class AcceptedEnd:
 
     id: UUID
     request: EndRequest
-    profit_rule_id: int | None
-    cost_micros: int
+    price: Price
     deduction: Deduction
     spendable_micros: int
 

@@ -37,21 +37,26 @@ class ProfitRule:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Micro-tokens of one run. `cost_micros` is what the wallet pays."""
+    """Micro-tokens of one run, and the rule that they follow from. `cost_micros` is what the wallet pays.
+
+    It is pinned whole when an end is accepted: whoever bills it later adds up, and computes no price.
+    """
 
     base_micros: int
     profit_micros: int
+    profit_rule_id: int | None = None
 
     @property
     def cost_micros(self) -> int:
         return self.base_micros + self.profit_micros
 
 
-def price(output_tokens: int, basis_points: int) -> Price:
-    """Price a run's output tokens under a profit in basis points (1,000 for 10 %)."""
+def price(output_tokens: int, rule: ProfitRule | None) -> Price:
+    """Price a run's output tokens under the profit rule in force, if there is one."""
     return Price(
         base_micros=output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
-        profit_micros=output_tokens * basis_points * 25,
+        profit_micros=0 if rule is None else output_tokens * rule.basis_points * 25,
+        profit_rule_id=None if rule is None else rule.id,
     )
 
 

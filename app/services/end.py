@@ -28,7 +28,7 @@ from app.domain.errors import (
     UnknownPayloadVersion,
     WalletNotFound,
 )
-from app.domain.pricing import price
+from app.domain.pricing import Price, price
 from app.domain.processes import check_owner
 from app.domain.wallets import Balance, Deduction, deduction
 from app.services.batcher import Batcher, Unanswered
@@ -68,21 +68,19 @@ class _Candidate:
 
     id: UUID
     request: EndRequest
-    profit_rule_id: int | None
-    cost_micros: int
+    price: Price
     past_cache: bool = False
     """Its wallet couldn't be cached: Postgres decides."""
 
     @property
     def mark(self) -> EndMark:
-        return mark_of(self.request, self.id, self.cost_micros, self.profit_rule_id)
+        return mark_of(self.request, self.id, self.price)
 
     def accepted(self, verdict: Deduction, spendable_micros: int) -> AcceptedEnd:
         return AcceptedEnd(
             id=self.id,
             request=self.request,
-            profit_rule_id=self.profit_rule_id,
-            cost_micros=self.cost_micros,
+            price=self.price,
             deduction=verdict,
             spendable_micros=spendable_micros,
         )
@@ -175,12 +173,10 @@ class EndService:
         if request.feature_endpoint_id not in catalog.features:
             raise FeatureNotAvailable
         rule = catalog.rule_for(request.feature_endpoint_id, request.model, self._now())
-        basis_points = 0 if rule is None else rule.basis_points
         return _Candidate(
             id=uuid7(),
             request=request,
-            profit_rule_id=None if rule is None else rule.id,
-            cost_micros=price(request.output_tokens, basis_points).cost_micros,
+            price=price(request.output_tokens, rule),
         )
 
     def _cache_wallets(self, waiting: dict[int, _Candidate], results: list[EndAnswer | Exception | None]) -> None:
@@ -263,9 +259,9 @@ class EndService:
                 wallet.debt_micros,
                 overdraft_limit_micros=wallet.overdraft_limit_micros,
             )
-            taken_micros[wallet.user_id] += candidate.cost_micros
-            verdict = deduction(balance, candidate.cost_micros)
-            spendable_micros = max(balance.spendable_micros - candidate.cost_micros, SPENDABLE_MICROS_MIN)
+            taken_micros[wallet.user_id] += candidate.price.cost_micros
+            verdict = deduction(balance, candidate.price.cost_micros)
+            spendable_micros = max(balance.spendable_micros - candidate.price.cost_micros, SPENDABLE_MICROS_MIN)
             if candidate.request.is_free:
                 decisions.append(_free(candidate, spendable_micros))
                 if candidate.request.process_id is not None:
@@ -415,8 +411,7 @@ def _decided(candidate: _Candidate, reply: EndReply | None) -> _Decision:
         candidate = replace(
             candidate,
             id=reply.end_id,
-            cost_micros=reply.cost_micros,
-            profit_rule_id=reply.profit_rule_id,
+            price=reply.price,
         )
     return _Decision(
         candidate,
@@ -440,7 +435,7 @@ def _refusal(request: EndRequest, payload_hash: str) -> DomainError | None:
 
 
 def _answer(end: AcceptedEnd, *, replayed: bool) -> EndAnswer:
-    return EndAnswer(end.request.user_id, end.spendable_micros, end.cost_micros, end.deduction, replayed=replayed)
+    return EndAnswer(end.request.user_id, end.spendable_micros, end.price.cost_micros, end.deduction, replayed=replayed)
 
 
 def _outcome(decision: _Decision) -> EndAnswer | Exception:

@@ -85,9 +85,7 @@ class HealService:
             _log_put_aside(unreadable)
         moved = self._move(ends) if ends else _Moved()
         # Their keys had billed before, under another id: these marks stand for nothing.
-        self._cache.unmark(
-            [mark_of(end.request, end.id, end.cost_micros, end.profit_rule_id) for end in moved.repeated]
-        )
+        self._cache.unmark([mark_of(end.request, end.id, end.price) for end in moved.repeated])
         self._spool.remove(entries)
         self._settlement.settle(moved.end_ids)
         if moved.end_ids:

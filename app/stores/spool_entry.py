@@ -8,6 +8,7 @@ from typing import get_type_hints
 from uuid import UUID
 
 from app.domain.ends import AcceptedEnd, EndRequest
+from app.domain.pricing import Price
 from app.domain.wallets import Deduction
 
 # Raised with every change of what an entry has in it: processes of two versions share the spool during an upgrade.
@@ -39,10 +40,11 @@ class SpoolEntry:
             if version != VERSION:
                 raise UnreadableEntry(f"version {version!r}")
             request = EndRequest(**fields.pop("request"))
+            price = Price(**fields.pop("price"))
             deduction = Deduction(fields.pop("deduction"))
-            end = AcceptedEnd(id=UUID(self.field.decode()), request=request, deduction=deduction, **fields)
-            _check_types(request)
-            _check_types(end)
+            end = AcceptedEnd(id=UUID(self.field.decode()), request=request, price=price, deduction=deduction, **fields)
+            for record in (request, price, end):
+                _check_types(record)
             if end.id.version != 7:
                 raise UnreadableEntry("the id tells no moment")
             # Raises for a moment that no calendar has.
@@ -52,7 +54,7 @@ class SpoolEntry:
         return end
 
 
-def _check_types(record: AcceptedEnd | EndRequest) -> None:
+def _check_types(record: AcceptedEnd | EndRequest | Price) -> None:
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
         if not isinstance(value, kind):

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.config import Config
 from app.domain.ends import AcceptedEnd, EndRequest
+from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, Price
 from app.domain.wallets import Deduction
 from app.stores.postgres import inbox, stale
 from app.stores.queue import QUEUES, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
@@ -63,8 +64,11 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
             AcceptedEnd(
                 id=uuid7(),
                 request=EndRequest(end.user_id, FEATURE, INPUT_TOKENS, end.output_tokens, idempotency_key=end.key),
-                profit_rule_id=rule_id,
-                cost_micros=end.cost_micros,
+                price=Price(
+                    end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
+                    end.cost_micros - end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
+                    rule_id,
+                ),
                 deduction=Deduction.COVERED,
                 spendable_micros=0,
             )
@@ -151,7 +155,8 @@ def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
             IF NEW.idempotency_key LIKE 'poison-disagrees-%' THEN
                 NEW.output_tokens := NEW.output_tokens + 1;
             ELSIF NEW.idempotency_key LIKE 'poison-overflows-%' THEN
-                NEW.output_tokens := 9000000000000000000;
+                NEW.base_cost_micros := 9000000000000000000;
+                NEW.profit_micros := 9000000000000000000;
             END IF;
             RETURN NEW;
         END $$;
@@ -167,8 +172,10 @@ def orphan_ends(connection: psycopg.Connection[Any], count: int) -> None:
             """
             INSERT INTO end_inbox (
                 id, user_id, feature_endpoint_id, input_tokens, output_tokens, idempotency_key,
-                profit_rule_id, cost_micros, state
-            ) VALUES (%s, 'nobody', %s, 1, 40, %s, (SELECT min(id) FROM profit_rules), 11000000, 'accepted')
+                profit_rule_id, base_cost_micros, profit_micros, cost_micros, state
+            ) VALUES (
+                %s, 'nobody', %s, 1, 40, %s, (SELECT min(id) FROM profit_rules), 10000000, 1000000, 11000000, 'accepted'
+            )
             """,
             [uuid7(), FEATURE, f"{POISON_PREFIX}orphan-{uuid4()}"],
         )

@@ -39,7 +39,7 @@ def die_before_recording(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> Call
     def die(request: EndRequest) -> UUID:
         assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
         candidate = services.end._candidate(request)
-        mark = mark_of(request, candidate.id, candidate.cost_micros, candidate.profit_rule_id)
+        mark = mark_of(request, candidate.id, candidate.price)
         [reply] = services.cache.end([mark], services.catalog.epoch)
         assert reply is not None
         return reply.end_id

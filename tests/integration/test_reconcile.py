@@ -282,8 +282,9 @@ class TestOneSickWallet:
     def test_many_orphans_of_one_user(self, run: Run, shop: Billing) -> None:
         shop.execute("UPDATE end_inbox SET user_id = 'a-nobody'")
         shop.execute(
-            "INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros, state)"
-            " SELECT gen_random_uuid(), 'z-nobody', 'f', 0, 0, 1, 'dead' FROM generate_series(1, 3000)"
+            "INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, base_cost_micros,"
+            " profit_micros, cost_micros, state)"
+            " SELECT gen_random_uuid(), 'z-nobody', 'f', 0, 0, 1, 0, 1, 'dead' FROM generate_series(1, 3000)"
         )
         found = [(drift.user_id, drift.detail.split()[0]) for drift in run().drifted]
         assert found == [("a-nobody", "2"), ("z-nobody", "3000")]

@@ -67,8 +67,11 @@ def test_what_the_database_refuses_is_isolated(billing: Billing) -> None:
     users = [billing.wallet(f"user-{i}") for i in range(10)]
     billing.container.end.end_all([billing.usage(users[i % 10], output_tokens=4) for i in range(1_000)])
     poisoned = accepted_ids(billing)[321]
-    # More usage than a bigint's price can hold: the statement that multiplies it overflows.
-    billing.execute(f"UPDATE end_inbox SET output_tokens = 9000000000000000000 WHERE id = '{poisoned}'")
+    # A price whose parts add up to more than a bigint holds: the statement that adds them overflows.
+    billing.execute(f"""
+        UPDATE end_inbox SET base_cost_micros = 9000000000000000000, profit_micros = 9000000000000000000
+        WHERE id = '{poisoned}'
+    """)
     report = billing.container.settlement.sweep(older_than_seconds=0)
     assert (report.settled, report.dead) == (999, 1)
     assert accepted_ids(billing) == [poisoned]
@@ -88,6 +91,19 @@ def test_a_quote_that_the_worker_does_not_reach_is_a_dead_letter(billing: Billin
     [dead] = billing.inbox()
     assert (dead.state, dead.last_error) == ("dead", "quote_disagrees")
     assert billing.balance().posted_micros == 989_000_000
+
+
+def test_what_waits_is_billed_as_it_was_priced(billing: Billing) -> None:
+    """Whatever a later release makes of prices, or somebody of the rules."""
+    billing.catalog()
+    billing.wallet()
+    billing.container.end.end(billing.usage())
+    billing.execute("UPDATE profit_rules SET basis_points = 9000")
+    billing.execute("UPDATE end_inbox SET base_cost_micros = 4000000, profit_micros = 7000000")
+    billing.settle_everything()
+    entry = billing.ledger()[-1]
+    assert (entry.base_cost_micros, entry.profit_micros, entry.cost_micros) == (4_000_000, 7_000_000, 11_000_000)
+    assert billing.inbox() == []
 
 
 def test_an_end_without_a_wallet_is_a_dead_letter(billing: Billing) -> None:

@@ -49,8 +49,9 @@ def owe(shop: Billing, user_id: str, ends: int, output_tokens: int = 4, *, told:
         connection.execute(
             sa.text("""
                 INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros,
-                    state, attempts, last_error, is_debt)
-                SELECT CAST(lpad(to_hex(i), 32, '0') AS uuid), :user_id, :feature, 1, :output, :micros, 'retrying', 1,
+                    base_cost_micros, profit_micros, state, attempts, last_error, is_debt)
+                SELECT CAST(lpad(to_hex(i), 32, '0') AS uuid), :user_id, :feature, 1, :output, :micros, :micros, 0,
+                    'retrying', 1,
                     'insufficient_tokens', :told
                 FROM generate_series(1, :ends) AS i
             """),

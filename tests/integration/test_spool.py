@@ -155,9 +155,10 @@ class TestAside:
         [
             {"unheard_of": 1},
             {"version": VERSION + 1},
-            {"cost_micros": "11"},
-            {"cost_micros": 2**70},
-            {"cost_micros": -1},
+            {"price": {"base_micros": "10", "profit_micros": 1}},
+            {"price": {"base_micros": 2**70, "profit_micros": 1}},
+            {"price": {"base_micros": -10, "profit_micros": 1}},
+            {"price": {}},
             {"request": {}},
             {"deduction": "maybe"},
         ],

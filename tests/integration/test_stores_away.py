@@ -9,6 +9,7 @@ from uuid_utils.compat import uuid7
 
 from app.domain.errors import IdempotencyConflict, Unavailable
 from app.domain.postings import Posting, PostingKind
+from app.domain.pricing import Price
 from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import mark_of
@@ -237,7 +238,7 @@ class TestStranded:
         services = billing.container
         services.start.start(StartRequest("user-1", FEATURE))
         request = billing.usage()
-        services.cache.end([mark_of(request, uuid7(), 11_000_000, None)], 0)
+        services.cache.end([mark_of(request, uuid7(), Price(10_000_000, 1_000_000))], 0)
         assert billing.cached_spendable_micros() == 89_000_000
         assert services.heal.release_stranded(after_seconds=1) == 0
         services.loader.refresh(["user-1"])

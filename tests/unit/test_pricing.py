@@ -22,11 +22,15 @@ POINTS = st.integers(0, PROFIT_BASIS_POINTS_MAX)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
+def of(basis_points: int) -> ProfitRule:
+    return ProfitRule(7, basis_points, NOON)
+
+
 @given(OUTPUT, POINTS)
 def test_the_price_is_the_guides_formula_exactly(output_tokens: int, basis_points: int) -> None:
     percentage = Fraction(basis_points, 100)
     base = Fraction(output_tokens, 4)
-    priced = price(output_tokens, basis_points)
+    priced = price(output_tokens, of(basis_points))
     assert Fraction(priced.cost_micros, 10**6) == base + base * percentage / 100
     assert Fraction(priced.base_micros, 10**6) == base
     assert priced.cost_micros == output_tokens * (10_000 + basis_points) * 25
@@ -34,18 +38,24 @@ def test_the_price_is_the_guides_formula_exactly(output_tokens: int, basis_point
 
 @given(OUTPUT, OUTPUT, POINTS, POINTS)
 def test_more_usage_or_more_profit_never_costs_less(a: int, b: int, p: int, q: int) -> None:
-    assert price(min(a, b), p).cost_micros <= price(max(a, b), p).cost_micros
-    assert price(a, min(p, q)).cost_micros <= price(a, max(p, q)).cost_micros
+    assert price(min(a, b), of(p)).cost_micros <= price(max(a, b), of(p)).cost_micros
+    assert price(a, of(min(p, q))).cost_micros <= price(a, of(max(p, q))).cost_micros
 
 
 @given(OUTPUT, OUTPUT, POINTS)
 def test_a_run_split_in_two_costs_the_same(a: int, b: int, points: int) -> None:
-    whole = price(a + b, points)
-    assert whole.cost_micros == price(a, points).cost_micros + price(b, points).cost_micros
+    whole = price(a + b, of(points))
+    assert whole.cost_micros == price(a, of(points)).cost_micros + price(b, of(points)).cost_micros
+
+
+def test_a_price_says_which_rule_it_follows_from() -> None:
+    assert price(40, of(1_000)).profit_rule_id == 7
+    without = price(40, None)
+    assert (without.cost_micros, without.profit_micros, without.profit_rule_id) == (10_000_000, 0, None)
 
 
 def test_the_highest_price_is_within_exact_doubles() -> None:
-    assert price(USAGE_TOKENS_MAX, PROFIT_BASIS_POINTS_MAX).cost_micros < 2**53
+    assert price(USAGE_TOKENS_MAX, of(PROFIT_BASIS_POINTS_MAX)).cost_micros < 2**53
 
 
 def rule(number: int, feature: str | None = None, model: str | None = None, hours: int = -1) -> ProfitRule:

@@ -21,12 +21,13 @@ _INSERT = sa.text("""
             CAST(:ids AS uuid[]), CAST(:user_ids AS text[]), CAST(:features AS text[]), CAST(:models AS text[]),
             CAST(:inputs AS bigint[]), CAST(:outputs AS bigint[]), CAST(:process_ids AS text[]),
             CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
-            CAST(:costs AS bigint[]), CAST(:states AS text[]), CAST(:hashes AS text[]),
-            CAST(:spendables AS bigint[]), CAST(:deductions AS text[]), CAST(:actors AS text[]),
-            CAST(:moments AS timestamptz[])
+            CAST(:bases AS bigint[]), CAST(:profits AS bigint[]), CAST(:costs AS bigint[]), CAST(:states AS text[]),
+            CAST(:hashes AS text[]), CAST(:spendables AS bigint[]), CAST(:deductions AS text[]),
+            CAST(:actors AS text[]), CAST(:moments AS timestamptz[])
         ) AS given (
             id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-            request_id, profit_rule_id, cost_micros, state, payload_hash, spendable_micros, deduction, actor, decided_at
+            request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, payload_hash,
+            spendable_micros, deduction, actor, decided_at
         )
     ), remembered AS (
         INSERT INTO end_keys (
@@ -40,10 +41,10 @@ _INSERT = sa.text("""
     )
     INSERT INTO end_inbox (
         id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-        request_id, profit_rule_id, cost_micros, state, last_error, actor, accepted_at
+        request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, last_error, actor, accepted_at
     )
     SELECT id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-        request_id, profit_rule_id, cost_micros, state,
+        request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
         CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END,
         -- The clock that decided may be ahead of ours.
         actor, least(now(), decided_at)
@@ -136,8 +137,10 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept:
             "process_ids": [request.process_id for request in requests],
             "keys": [request.idempotency_key for request in requests],
             "request_ids": [request.request_id for request in requests],
-            "rules": [end.profit_rule_id for end in ends],
-            "costs": [end.cost_micros for end in ends],
+            "rules": [end.price.profit_rule_id for end in ends],
+            "bases": [end.price.base_micros for end in ends],
+            "profits": [end.price.profit_micros for end in ends],
+            "costs": [end.price.cost_micros for end in ends],
             "states": [end.state.value for end in ends],
             "hashes": [request.payload_hash for request in requests],
             "spendables": [end.spendable_micros for end in ends],

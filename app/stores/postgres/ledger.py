@@ -10,7 +10,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.domain.postings import Posting, PostingKind
-from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN
 from app.stores.postgres.tables import token_transactions
 
 
@@ -94,16 +93,15 @@ def insert_write_off(
         )
         .returning(*_COLUMNS)
     ).one()
-    base_micros = end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN
     connection.execute(
         sa.insert(token_transactions).values(
             user_id=end.user_id,
             kind="usage",
             amount_micros=-end.cost_micros,
             balance_after_micros=posted_micros,
-            # The cost that was promised counts, also where the rule says another.
-            base_cost_micros=base_micros,
-            profit_micros=end.cost_micros - base_micros,
+            # The cost that was promised counts, also where somebody changed its parts.
+            base_cost_micros=end.base_cost_micros,
+            profit_micros=end.cost_micros - end.base_cost_micros,
             cost_micros=end.cost_micros,
             input_tokens=end.input_tokens,
             output_tokens=end.output_tokens,

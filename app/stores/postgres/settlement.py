@@ -47,12 +47,9 @@ _SETTLE = sa.text("""
             w.posted_micros, w.debt_micros,
             w.posted_micros + w.overdraft_limit_micros AS room_micros,
             i.state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind,
-            i.output_tokens * 250000 AS base_cost_micros,
-            i.output_tokens * coalesce(r.basis_points, 0) * 25 AS profit_micros,
             EXISTS (SELECT 1 FROM token_transactions AS t WHERE t.kind = 'usage' AND t.end_id = i.id) AS is_repeated
         FROM end_inbox AS i
         JOIN wallets AS w USING (user_id)
-        LEFT JOIN profit_rules AS r ON r.id = i.profit_rule_id
         WHERE i.id = ANY(CAST(:ids AS uuid[]))
     ), judged AS (
         SELECT due.*, base_cost_micros + profit_micros = cost_micros AS agrees,

@@ -115,7 +115,10 @@ end_inbox = sa.Table(
     sa.Column("process_id", sa.Text),
     sa.Column("idempotency_key", sa.Text),
     sa.Column("request_id", sa.Text),
+    # The price, pinned whole: settlement adds up and computes nothing.
     sa.Column("profit_rule_id", sa.BigInteger),
+    sa.Column("base_cost_micros", sa.BigInteger, nullable=False),
+    sa.Column("profit_micros", sa.BigInteger, nullable=False),
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),

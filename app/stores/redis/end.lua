@@ -1,12 +1,11 @@
 -- Decide an end and mark it as unsettled, once per key.
 -- KEYS: wallet, holds, record of the idempotency key, record of the process id, ends whose marks were given back
 -- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
---       profit rule id (''), '1' if nothing was used
+--       price as text, '1' if nothing was used
 -- Returns {'miss'}, {'marked', available, held, deduction},
 --      {'free', available, held} where nothing was used: its hold has ended, and nothing is kept of it,
---      or {'seen', end id, payload hash, available, held, deduction, cost,
---      profit rule id}, as the first call was answered.
-local epoch, end_id, cost, process_id, hash, record_ms, keyed, rule, free = unpack(ARGV)
+--      or {'seen', end id, payload hash, available, held, deduction, price}, as the first call was answered.
+local epoch, end_id, cost, process_id, hash, record_ms, keyed, price, free = unpack(ARGV)
 
 if is_missing(epoch) then return {'miss'} end
 
@@ -20,7 +19,7 @@ local records = {}
 if keyed == '1' then table.insert(records, KEYS[3]) end
 if process_id ~= '' then table.insert(records, KEYS[4]) end
 for _, record in ipairs(records) do
-  local first = redis.call('HMGET', record, 'end', 'hash', 'available', 'held', 'deduction', 'cost', 'rule')
+  local first = redis.call('HMGET', record, 'end', 'hash', 'available', 'held', 'deduction', 'price')
   if first[1] and redis.call('SISMEMBER', KEYS[5], first[1]) == 0 then return {'seen', unpack(first)} end
 end
 
@@ -38,7 +37,7 @@ set_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
 local available = redis.call('HGET', WALLET, 'available')
 for _, record in ipairs(records) do
   redis.call('HSET', record, 'end', end_id, 'hash', hash, 'available', available, 'held', held,
-    'deduction', deduction, 'cost', cost, 'rule', rule)
+    'deduction', deduction, 'price', price)
   redis.call('PEXPIRE', record, record_ms)
 end
 return {'marked', available, held, deduction}

@@ -9,8 +9,9 @@ cached.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from app.domain.ends import EndRequest
 from app.domain.holds import REPEAT_SECONDS
+from app.domain.pricing import Price
 from app.domain.wallets import Deduction
 from app.stores.failures import Failure
 from app.stores.redis.failures import failure_of
@@ -94,8 +96,7 @@ class StartReply:
 class EndMark:
     user_id: str
     end_id: UUID
-    cost_micros: int
-    profit_rule_id: int | None
+    price: Price
     payload_hash: str
     idempotency_key: str | None = None
     process_id: str | None = None
@@ -103,13 +104,12 @@ class EndMark:
     """Nothing was used: only the hold ends, and no mark is left."""
 
 
-def mark_of(request: EndRequest, end_id: UUID, cost_micros: int, profit_rule_id: int | None) -> EndMark:
+def mark_of(request: EndRequest, end_id: UUID, price: Price) -> EndMark:
     """The mark of a priced end."""
     return EndMark(
         user_id=request.user_id,
         end_id=end_id,
-        cost_micros=cost_micros,
-        profit_rule_id=profit_rule_id,
+        price=price,
         payload_hash=request.payload_hash,
         idempotency_key=request.idempotency_key,
         process_id=request.process_id,
@@ -125,8 +125,7 @@ class EndReply:
     payload_hash: str
     spendable_micros: int
     deduction: Deduction
-    cost_micros: int
-    profit_rule_id: int | None
+    price: Price
     seen: bool
 
 
@@ -244,12 +243,12 @@ class WalletCache:
                     [
                         epoch,
                         str(mark.end_id),
-                        mark.cost_micros,
+                        mark.price.cost_micros,
                         mark.process_id or "",
                         mark.payload_hash,
                         self._record_ms,
                         "0" if mark.idempotency_key is None else "1",
-                        mark.profit_rule_id or "",
+                        json.dumps(astuple(mark.price)),
                         "1" if mark.is_free else "0",
                     ],
                 )
@@ -546,8 +545,7 @@ def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
                 mark.payload_hash,
                 int(available) - int(held),
                 Deduction(deduction),
-                mark.cost_micros,
-                mark.profit_rule_id,
+                mark.price,
                 seen=False,
             )
         case ["free", available, held]:
@@ -556,18 +554,16 @@ def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
                 mark.payload_hash,
                 int(available) - int(held),
                 Deduction.COVERED,
-                0,
-                mark.profit_rule_id,
+                mark.price,
                 seen=False,
             )
-        case ["seen", end_id, payload_hash, available, held, deduction, cost, rule]:
+        case ["seen", end_id, payload_hash, available, held, deduction, price]:
             return EndReply(
                 UUID(end_id),
                 payload_hash,
                 int(available) - int(held),
                 Deduction(deduction),
-                int(cost),
-                int(rule) if rule else None,
+                Price(*json.loads(price)),
                 seen=True,
             )
     raise ResponseError(f"end.lua answered {reply!r}")
