@@ -52,7 +52,8 @@ def test_metrics_read_a_bounded_part_of_the_inbox(client: FlaskClient, billing: 
         " (id, user_id, feature_endpoint_id, input_tokens, output_tokens, base_cost_micros, profit_micros, cost_micros,"
         " is_debt, state)"
         " SELECT gen_random_uuid(), 'u', 'f', 0, 0, 1, 0, 1, i > 3,"
-        " CASE WHEN i <= 3 THEN 'accepted' WHEN i <= 5 THEN 'dead' ELSE 'retrying' END FROM generate_series(1, 30000) AS i"
+        " CASE WHEN i <= 3 THEN 'accepted' WHEN i <= 5 THEN 'dead' ELSE 'retrying' END"
+        " FROM generate_series(1, 30000) AS i"
     )
     with billing.container.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("VACUUM ANALYZE end_inbox"))

@@ -19,28 +19,37 @@ C = TypeVar("C", bound=psycopg.Connection[Any])
 
 def connect(open_one: Callable[..., C], settings: Mapping[str, Any]) -> C:
     """A new connection. Raises psycopg.Error, or ConfigError for a database that can't be used."""
-    connection = _connected(open_one, settings)
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding not in {"UTF8", None}:
+    connection, lacks_options = _opened(open_one, settings)
+    try:
+        _check_encoding(connection)
+        if lacks_options:
+            # Of all that the options set, this one PgBouncer keeps for each of its clients.
+            with connection.transaction():
+                connection.execute("SET timezone = 'UTC'")
+        if _is_pooled(connection):
+            connection.prepare_threshold = None
+    except BaseException:
+        # Nobody else would: its owner never gets it.
         connection.close()
-        raise ConfigError(f"DATABASE_URL names a database with the encoding {encoding}; it must be UTF8.")
-    if _is_pooled(connection):
-        connection.prepare_threshold = None
+        raise
     return connection
 
 
-def _connected(open_one: Callable[..., C], settings: Mapping[str, Any]) -> C:
+def _opened(open_one: Callable[..., C], settings: Mapping[str, Any]) -> tuple[C, bool]:
+    """A connection, and whether it had to do without the options."""
     try:
-        return open_one(**settings)
+        return open_one(**settings), False
     except psycopg.OperationalError as error:
         # libpq tells of what was refused at the start by its text only.
         if "options" not in settings or "unsupported startup parameter" not in str(error):
             raise
-    connection = open_one(**{name: value for name, value in settings.items() if name != "options"})
-    # Of all that the options set, this one PgBouncer keeps for each of its clients.
-    with connection.transaction():
-        connection.execute("SET timezone = 'UTC'")
-    return connection
+    return open_one(**{name: value for name, value in settings.items() if name != "options"}), True
+
+
+def _check_encoding(connection: psycopg.Connection[Any]) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {"UTF8", None}:
+        raise ConfigError(f"DATABASE_URL names a database with the encoding {encoding}; it must be UTF8.")
 
 
 def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
