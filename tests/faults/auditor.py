@@ -72,6 +72,8 @@ class Cached:
     available_micros: int
     held_micros: int
     debt_micros: int
+    # Ids of ends that the wallet's row is said not to tell of yet, with what is kept of each.
+    marks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -109,7 +111,8 @@ def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
     for user_id in snapshot.wallets:
         wallet: Any = redis.hgetall(f"tokentill:{{{user_id}}}:wallet")
         if wallet.get("epoch") and int(wallet["epoch"]) >= epoch:
-            snapshot.cached[user_id] = Cached(int(wallet["available"]), int(wallet["held"]), int(wallet["debt"]))
+            marks = tuple((name[2:], value) for name, value in wallet.items() if name.startswith("p:"))
+            snapshot.cached[user_id] = Cached(int(wallet["available"]), int(wallet["held"]), int(wallet["debt"]), marks)
     return snapshot
 
 
@@ -246,7 +249,8 @@ def _cache(snapshot: Snapshot) -> Iterator[Violation]:
         covered = snapshot.wallets[user_id].posted_micros - sum(row.cost_micros for row in rows)
         debt = sum(row.cost_micros for row in rows if row.state != "accepted")
         if cached.available_micros != covered:
-            yield Violation("cache", f"{user_id} has {cached.available_micros} in Redis, {covered} in Postgres")
+            text = f"{user_id} has {cached.available_micros} in Redis, {covered} in Postgres; marked {cached.marks}"
+            yield Violation("cache", text)
         if cached.debt_micros != debt:
             yield Violation("cache", f"{user_id} has a debt of {cached.debt_micros} in Redis, {debt} in Postgres")
         if cached.held_micros != 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from redis.exceptions import ResponseError
 from uuid_utils.compat import uuid7
 
 from app.domain.errors import IdempotencyConflict, Unavailable
@@ -14,6 +15,7 @@ from app.domain.wallets import Access, Deduction
 from app.services.start import StartRequest
 from app.stores.redis.wallet_cache import mark_of
 from stack.embedded import ValkeyServer
+from tests import redis_refusals
 from tests.support import FEATURE, Billing, assert_conserved
 
 
@@ -259,3 +261,20 @@ class TestStranded:
         assert services.heal.release_stranded(after_seconds=0) == 1
         assert billing.cached_spendable_micros() == 89_000_000
         assert services.heal.release_stranded(after_seconds=0) == 0
+
+    def test_a_mark_that_a_full_redis_keeps_is_found_later(self, billing: Billing) -> None:
+        billing.catalog()
+        billing.wallet(tokens=100)
+        services = billing.container
+        services.start.start(StartRequest("user-1", FEATURE))
+        mark = mark_of(billing.usage(), uuid7(), 11_000_000, None)
+        services.cache.end([mark], 0)
+        redis_refusals.full(services.redis_client, True)
+        try:
+            with pytest.raises(ResponseError, match="maxmemory"):
+                services.cache.unmark([mark])
+        finally:
+            redis_refusals.full(services.redis_client, False)
+        assert billing.cached_spendable_micros() == 89_000_000
+        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert billing.cached_spendable_micros() == 100_000_000

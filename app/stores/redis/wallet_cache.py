@@ -297,11 +297,9 @@ class WalletCache:
         """Take marks back whose ends weren't recorded under their id."""
         if not marks:
             return
-        self._run(
-            _UNMARK,
-            [(self._keys_with_records(mark), [str(mark.end_id)]) for mark in marks],
-            before=lambda pipeline: pipeline.srem(IN_FLIGHT_KEY, *map(_in_flight, marks)),
-        )
+        self._run(_UNMARK, [(self._keys_with_records(mark), [str(mark.end_id)]) for mark in marks])
+        # Only now: a mark that stays while Redis refuses writes (it may take this one all the same) has to be found.
+        self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, marks))
 
     def stranded(self, seconds: float) -> dict[UUID, str]:
         """Ends in flight that an earlier look has seen more than `seconds` ago: end id -> user id.
