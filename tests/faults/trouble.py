@@ -146,14 +146,14 @@ def garbage_messages(redis: Redis, rng: random.Random, count: int) -> int:
 def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
     """From now on an end whose key begins with `poison-` is spoilt on its way into the inbox.
 
-    By the key, either its usage doesn't fit its quote any more, or it is a number that no price can be worked out of.
+    By the key, either the parts of its price aren't its cost any more, or they are numbers that don't add up in 64 bits.
     """
     connection.execute(
         """
         CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             IF NEW.idempotency_key LIKE 'poison-disagrees-%' THEN
-                NEW.output_tokens := NEW.output_tokens + 1;
+                NEW.profit_micros := NEW.profit_micros + 1;
             ELSIF NEW.idempotency_key LIKE 'poison-overflows-%' THEN
                 NEW.base_cost_micros := 9000000000000000000;
                 NEW.profit_micros := 9000000000000000000;
