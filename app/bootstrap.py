@@ -13,29 +13,25 @@ from celery import Celery
 from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access.changes import WalletChanges
+from app.access.clock import StoreClock
+from app.access.doorbell import Doorbell
+from app.access.gate import Gate
+from app.access.loader import WalletLoader
+from app.access.postgres import PostgresAccess
+from app.billing.collect import CollectService
+from app.billing.end import EndService
+from app.billing.holds import HoldService
+from app.billing.postings import PostingService
+from app.billing.settle import SettleService
+from app.billing.start import StartService
+from app.catalog.admin import CatalogAdmin
+from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
-from app.services.admin_catalog import CatalogAdmin
-from app.services.admin_demo import DemoSeed
-from app.services.admin_wallets import WalletAdmin
-from app.services.cache_audit import CacheAudit
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.collect import CollectService
-from app.services.end import Doorbell, EndService
-from app.services.failed_ends import FailedEndService
-from app.services.gate import Gate
-from app.services.heal import HealService
-from app.services.holds import HoldService
-from app.services.ledger_audit import LedgerAudit
-from app.services.postgres_access import PostgresAccess
-from app.services.posting import PostingService
-from app.services.reconcile import ReconcileService
-from app.services.settle import SettleService
-from app.services.start import StartService
-from app.services.status import StatusService
-from app.services.store_clock import StoreClock
-from app.services.wallet_changes import WalletChanges
-from app.services.wallet_loader import WalletLoader
-from app.services.watcher import Watcher
+from app.operations.demo import DemoSeed
+from app.operations.failed_ends import FailedEndService
+from app.operations.status import StatusService
+from app.operations.wallets import WalletAdmin
 from app.stores.postgres.engine import WATCH_POOL_SIZE, create_engine
 from app.stores.postgres.failures import failure_of as postgres_failure
 from app.stores.postgres.settlement import RetryPolicy
@@ -48,6 +44,13 @@ from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import WalletHolds
 from app.stores.redis.wallet_snapshot import WalletSnapshots
+from app.upkeep.cache_audit import CacheAudit
+from app.upkeep.ledger_audit import LedgerAudit
+from app.upkeep.reconcile import ReconcileService
+from app.upkeep.spool import SpoolDrain
+from app.upkeep.stale import StaleCopies
+from app.upkeep.stranded import StrandedMarks
+from app.upkeep.watcher import Watcher
 
 log = structlog.get_logger(__name__)
 
@@ -97,14 +100,16 @@ class Container:
         return Spool(self.redis_client)
 
     @cached_property
-    def heal(self) -> HealService:
-        return HealService(
-            postgres=self.postgres,
-            cache=self.cache,
-            spool=self.spool,
-            loader=self.loader,
-            settlement=self.settlement,
-        )
+    def spool_drain(self) -> SpoolDrain:
+        return SpoolDrain(postgres=self.postgres, cache=self.cache, spool=self.spool, settlement=self.settlement)
+
+    @cached_property
+    def stranded_marks(self) -> StrandedMarks:
+        return StrandedMarks(postgres=self.postgres, cache=self.cache, spool=self.spool, loader=self.loader)
+
+    @cached_property
+    def stale_copies(self) -> StaleCopies:
+        return StaleCopies(postgres=self.postgres, loader=self.loader)
 
     @cached_property
     def clock(self) -> StoreClock:
@@ -138,7 +143,7 @@ class Container:
             catalog=self.catalog,
             probe=Probe(self.watch_client, self.redis_client),
             settlement=self.settlement,
-            heal=self.heal,
+            spool=self.spool_drain,
             collection=self.collection,
             postgres=self.postgres_gate,
             redis=self.redis_gate,
@@ -188,7 +193,6 @@ class Container:
         return SettleService(
             postgres=self.postgres,
             changes=self.wallet_changes,
-            loader=self.loader,
             policy=self.retry_policy,
             batch_size=self.config.settle_batch_size,
         )

@@ -11,8 +11,8 @@ from typing import Any
 
 from flask import Flask
 
+from app.access.batcher import Batcher
 from app.http.factory import create_app, serve
-from app.services.batcher import Batcher
 
 
 def __getattr__(name: str) -> Flask:

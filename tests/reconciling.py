@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
-from app.services.cache_audit import CacheAudit
-from app.services.ledger_audit import LedgerAudit
-from app.services.reconcile import ReconcileService
-from app.services.start import StartRequest
 from app.stores.postgres.reconciliation import Drift, Reconciliation
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from app.stores.redis.wallet_snapshot import WalletSnapshots
+from app.upkeep.cache_audit import CacheAudit
+from app.upkeep.ledger_audit import LedgerAudit
+from app.upkeep.reconcile import ReconcileService
 from tests.support import FEATURE, Billing
 
 Run = Callable[[], Reconciliation]

@@ -16,7 +16,9 @@ from uuid_utils.compat import uuid7
 
 from app.domain.pricing import Price
 from app.domain.wallets import Access, Balance, Deduction, access, deduction
-from app.stores.redis.wallet_cache import (
+from app.stores.redis.scripts import WalletScript
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import (
     CachedFields,
     EndMark,
     EndReply,
@@ -24,9 +26,7 @@ from app.stores.redis.wallet_cache import (
     Mark,
     StartCall,
     StartReply,
-    WalletCache,
     WalletChange,
-    WalletScript,
 )
 
 PACKAGES = ("basic",)
@@ -342,16 +342,16 @@ class TestLargeWallets:
         load(cache, "taught", posted=2_000, marks=ends)
         load(cache, "u", posted=2_000)
         [lease] = cache.lease(["u"])
-        send = cache._send
+        send = cache.scripts.send
 
         def die(script: WalletScript, calls: Any, before: Any = None) -> list[Any]:
             send(script, calls[:1])
             raise RedisError("killed after the first slice")
 
-        cache._send = die  # type: ignore[method-assign]
+        cache.scripts.send = die  # type: ignore[method-assign]
         with pytest.raises(RedisError):
             cache.fill([Fill(lease, 1, fields(1, 2_000), ends)])
-        cache._send = send  # type: ignore[method-assign]
+        cache.scripts.send = send  # type: ignore[method-assign]
         assert spendable(cache) is None
         assert load(cache, "u", posted=2_000, marks=ends)
         assert spendable(cache) == 800

@@ -12,8 +12,8 @@ from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint
-from app.services.admin_answers import feature_answer, package_answer, rule_answer
-from app.services.admin_paging import FIRST_ID, NEWEST
+from app.domain.pages import FIRST_ID, NEWEST
+from app.wire.answers import feature_answer, package_answer, rule_answer
 
 
 @click.group()

@@ -6,7 +6,7 @@ import click
 
 from app.bootstrap import Container
 from app.cli.support import as_json, echo_object, with_services
-from app.services.admin_answers import wallet_answer
+from app.wire.answers import wallet_answer
 
 
 @click.group()

@@ -12,9 +12,9 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.ends import EndState
-from app.services.admin_answers import failed_end_answer, transaction_answer
-from app.services.failed_ends import FIRST_END
+from app.operations.failed_ends import FIRST_END
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.wire.answers import failed_end_answer, transaction_answer
 
 INTERRUPTED = 130
 

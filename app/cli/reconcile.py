@@ -6,9 +6,9 @@ import click
 
 from app.bootstrap import Container
 from app.cli.support import as_json, echo_object, echo_page, with_services
-from app.services.admin_answers import drift_answer, reconciliation_answer
-from app.services.admin_paging import Page
+from app.domain.pages import Page
 from app.stores.postgres.reconciliation import Drift, Reconciliation
+from app.wire.answers import drift_answer, reconciliation_answer
 
 DOES_NOT_ADD_UP = 1
 

@@ -21,7 +21,7 @@ from app.bootstrap import EXTENSION, Container
 from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
-from app.services.admin_paging import Page
+from app.domain.pages import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")

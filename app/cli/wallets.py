@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
+from app.billing.holds import check_position
 from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import WalletStatus
-from app.services.admin_answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
-from app.services.admin_paging import FIRST_ID, NEWEST
-from app.services.holds import check_position
+from app.wire.answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
 
 user_id = click.argument("user_id", type=support.ID)
 status = click.option("--status", type=click.Choice([status.value for status in WalletStatus]))

@@ -12,9 +12,9 @@ from uuid import UUID
 from flask import request
 from marshmallow import ValidationError
 
+from app.billing.holds import check_position
 from app.domain.inputs import ID_LENGTH_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, identifier
-from app.services.admin_paging import FIRST_ID, NEWEST, Item, Key, Page
-from app.services.holds import check_position
+from app.domain.pages import FIRST_ID, NEWEST, Item, Key, Page
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 

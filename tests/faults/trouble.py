@@ -146,7 +146,7 @@ def garbage_messages(redis: Redis, rng: random.Random, count: int) -> int:
 def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
     """From now on an end whose key begins with `poison-` is spoilt on its way into the inbox.
 
-    By the key, either the parts of its price aren't its cost any more, or they are numbers that don't add up in 64 bits.
+    By the key, either the parts of its price aren't its cost any more, or they don't add up in 64 bits.
     """
     connection.execute(
         """

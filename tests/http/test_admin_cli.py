@@ -209,7 +209,7 @@ def test_demo_seed_adds_no_profit_to_rules_there_are(run: Run, show: Callable[..
 
 
 def test_demo_seed_is_for_local_mode(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.services.admin_demo import DemoSeed
+    from app.operations.demo import DemoSeed
 
     container.demo = DemoSeed(
         is_local=False,

@@ -15,9 +15,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import ConnectionError as RedisConnectionError
 
+from app.billing.start import StartRequest
 from app.cli import cli
-from app.services.start import StartRequest
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from tests.http.admin import Admin, assert_invalid, data, failure
 from tests.support import FEATURE, Billing
 

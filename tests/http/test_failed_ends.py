@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.wallets import Access
-from app.services.start import StartRequest
 from app.stores.postgres.debts import IndebtedWallet
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import FEATURE, Billing, assert_conserved, collect_now

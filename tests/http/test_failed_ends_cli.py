@@ -18,7 +18,7 @@ from flask import Flask
 from uuid_utils.compat import uuid7
 
 from app.cli import cli
-from app.services import failed_ends
+from app.operations import failed_ends
 from tests.conftest import PROJECT
 from tests.processes import wait_until
 from tests.support import FEATURE, Billing, assert_conserved

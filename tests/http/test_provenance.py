@@ -60,7 +60,7 @@ def test_a_run_that_waited_out_postgres(admin: Admin, till: Billing, service: An
     assert service("end", END, **{"X-Request-Id": "request-7"}).status_code == 200
     after = datetime.now(UTC)
     container.postgres_gate.open()
-    container.heal.drain_spool()
+    container.spool_drain.drain()
     [entry] = till.ledger("u")[1:]
     assert before - timedelta(milliseconds=1) <= entry.accepted_at <= after
     assert entry.created_at > entry.accepted_at

@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 
 from app.bootstrap import Container
 from app.cli import cli
-from app.services.cache_audit import CacheAudit
 from app.stores.postgres import reconciliation as store
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from app.stores.redis.wallet_snapshot import WalletSnapshots
+from app.upkeep.cache_audit import CacheAudit
 from tests.conftest import PROJECT
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import Billing

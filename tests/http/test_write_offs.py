@@ -9,10 +9,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.errors import NotFound
 from app.domain.wallets import Access
-from app.services.start import StartRequest
 from stack.embedded import PostgresServer
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
@@ -135,7 +135,7 @@ class TestWriteOff:
         assert set(written_off) <= set(used)
         assert sorted(used + [end.id for end in till.inbox("u")]) == sorted(ids)
         assert till.balance("u").posted_micros == 20_000_000 - 11_000_000 * (len(used) - len(written_off))
-        container.settlement.refresh_stale(older_than_seconds=0)
+        container.stale_copies.refresh(older_than_seconds=0)
         assert till.cached_spendable_micros("u") == till.balance("u").spendable_micros
         assert_conserved(till, "u")
 

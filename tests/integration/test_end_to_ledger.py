@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from app.billing.start import StartRequest
 from app.domain.wallets import Access, Deduction
-from app.services.start import StartRequest
 from tests.support import FEATURE, Billing, assert_conserved
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from app.billing.holds import ExtendRequest
+from app.billing.start import StartRequest
 from app.domain.errors import HoldNotFound
-from app.services.holds import ExtendRequest
-from app.services.start import StartRequest
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from tests.reconciling import only, quick
 from tests.support import FEATURE, Billing
 

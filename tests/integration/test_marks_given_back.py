@@ -13,12 +13,12 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.ends import EndRequest
 from app.domain.wallets import Access
-from app.services.start import StartRequest
 from app.stores.postgres import inbox
-from app.stores.redis.wallet_cache import mark_of
+from app.stores.redis.wallet_calls import mark_of
 from tests.support import FEATURE, Billing, assert_conserved
 
 TOKEN = 1_000_000
@@ -61,7 +61,7 @@ def test_a_repeat_is_marked_anew(shop: Billing, die_before_recording: Callable[[
     services = shop.container
     request = keyed(shop, by)
     died = die_before_recording(request)
-    services.heal.release_stranded(after_seconds=0)
+    services.stranded_marks.release(after_seconds=0)
     assert shop.cached_spendable_micros() == 100 * TOKEN
 
     answer = services.end.end(request)
@@ -78,12 +78,12 @@ def test_also_with_postgres_away(shop: Billing, die_before_recording: Callable[[
     services = shop.container
     request = keyed(shop, "idempotency_key")
     die_before_recording(request)
-    services.heal.release_stranded(after_seconds=0)
+    services.stranded_marks.release(after_seconds=0)
     services.postgres_gate._is_open = False
     assert services.end.end(request).spendable_micros == 9_800_000
     assert hold_100(shop) is Access.DENIED
     services.postgres_gate.open()
-    services.heal.drain_spool()
+    services.spool_drain.drain()
     assert shop.cached_spendable_micros() == 9_800_000
 
 
@@ -94,7 +94,7 @@ def test_a_repeat_before_its_mark_is_given_back_keeps_it(
     request = keyed(shop, "idempotency_key")
     died = die_before_recording(request)
     assert services.end.end(request).replayed
-    services.heal.release_stranded(after_seconds=0)
+    services.stranded_marks.release(after_seconds=0)
     assert [row.id for row in shop.inbox()] == [died]
     assert shop.cached_spendable_micros() == 9_800_000
     assert hold_100(shop) is Access.DENIED
@@ -109,7 +109,7 @@ def test_a_mark_given_back_while_its_repeat_is_recorded_is_put_back(
     real = inbox.insert
 
     def insert(connection: sa.Connection, *ends: Any) -> set[UUID]:
-        services.heal.release_stranded(after_seconds=0)
+        services.stranded_marks.release(after_seconds=0)
         return real(connection, *ends)
 
     monkeypatch.setattr(inbox, "insert", insert)
@@ -130,7 +130,7 @@ def test_an_end_recorded_after_its_mark_was_given_back_bills_once(
 
     def insert(connection: sa.Connection, *ends: Any) -> set[UUID]:
         monkeypatch.setattr(inbox, "insert", real)
-        services.heal.release_stranded(after_seconds=0)
+        services.stranded_marks.release(after_seconds=0)
         assert other_process.end.end(request).spendable_micros == 9_800_000
         return real(connection, *ends)
 
@@ -151,7 +151,7 @@ def test_who_dies_before_putting_it_back_leaves_it_to_the_sweep(
     real = inbox.insert
 
     def insert(connection: sa.Connection, *ends: Any) -> set[UUID]:
-        services.heal.release_stranded(after_seconds=0)
+        services.stranded_marks.release(after_seconds=0)
         monkeypatch.setattr(services.end, "_land", lambda *_: None)
         return real(connection, *ends)
 
@@ -159,5 +159,5 @@ def test_who_dies_before_putting_it_back_leaves_it_to_the_sweep(
     services.end.end(request)
     monkeypatch.undo()
     assert shop.cached_spendable_micros() == 100 * TOKEN
-    assert services.settlement.refresh_stale(older_than_seconds=0) == 1
+    assert services.stale_copies.refresh(older_than_seconds=0) == 1
     assert shop.cached_spendable_micros() == 9_800_000

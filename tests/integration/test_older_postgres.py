@@ -12,10 +12,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.errors import DomainError
 from app.domain.wallets import Deduction
-from app.services.start import StartRequest
 from app.stores.postgres import system
 from app.stores.postgres.system import Counters
 from stack.embedded import PostgresServer
@@ -167,19 +167,24 @@ def test_what_is_in_flight_or_in_the_spool_stays_marked(shop: Billing, copies: C
     copies.fail_over()
     services.watcher.look_at_postgres()
     assert services.start.start(START).spendable_micros == 98_900_000
-    services.heal.drain_spool()
+    services.spool_drain.drain()
     assert shop.balance().posted_micros == 98_900_000
     assert shop.cached_spendable_micros() == 98_900_000
 
 
 @pytest.fixture
-def make_another() -> Callable[[Billing], Container]:
+def make_another() -> Iterator[Callable[[Billing], Container]]:
+    made: list[Container] = []
+
     def make(shop: Billing) -> Container:
         container = Container(shop.container.config, is_watched=True)
+        made.append(container)
         container.catalog.refresh()
         return container
 
-    return make
+    yield make
+    for container in made:
+        container.close()
 
 
 def test_a_promotion_is_told_by_the_timeline(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from uuid_utils.compat import uuid7
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
-from app.services import ledger_audit, reconcile
-from app.services.reconcile import TakenForDead
 from app.stores.postgres import balances
 from app.stores.postgres import ledger_audit as ledger_store
 from app.stores.postgres import reconciliation as store
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
+from app.upkeep import ledger_audit, reconcile
+from app.upkeep.reconcile import TakenForDead
 from stack.embedded import ValkeyServer
 from tests.conftest import empty_stores
 from tests.processes import free_port
@@ -394,8 +394,7 @@ class TestRunning:
                 done = quick(container).run()
                 assert only(done).kind == "ledger_sum"
                 assert (done.cache_checked, done.state, done.checked) == (False, "done", 1)
-            container.engine.dispose()
-            container.redis_client.close()
+            container.close()
 
 
 def silence(shop: Billing) -> None:

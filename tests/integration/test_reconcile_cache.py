@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from app.domain.errors import Unavailable
 from app.stores.postgres.reconciliation import Drift
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from tests.reconciling import Run, cached, only, open_shop, quick, tamper
 from tests.support import Billing, assert_conserved
 
@@ -131,7 +131,7 @@ class TestCache:
         container.postgres_gate.open()
         assert container.spool.size() == 1
         assert run().drifted_count == 0
-        container.heal.drain_spool()
+        container.spool_drain.drain()
         assert run().drifted_count == 0
 
     def test_a_copy_of_an_older_epoch_is_void(self, run: Run, shop: Billing) -> None:

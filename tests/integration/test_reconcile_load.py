@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
-from app.services.start import StartRequest
-from app.stores.redis.wallet_cache import wallet_keys
+from app.stores.redis.keys import wallet_keys
 from tests.reconciling import only
 from tests.support import FEATURE, Billing, collect_now
 
@@ -66,7 +66,7 @@ def test_no_false_alarm_under_load(make_container: Callable[[], Container], stea
     def heal(dice: random.Random) -> None:
         collect_now(second, dice.choice(users))
         second.failed_ends.replay_all([row.id for row in billing.inbox(dice.choice(users))[:3]])
-        second.settlement.refresh_stale(older_than_seconds=0.5)
+        second.stale_copies.refresh(older_than_seconds=0.5)
         time.sleep(0.1)
 
     steadily(end, end, end, settle, settle, heal)

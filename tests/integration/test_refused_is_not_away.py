@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
+from app.access.gate import StoreState
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.errors import Unavailable, WalletBusy
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.http.factory import create_app
-from app.services.gate import StoreState
-from app.services.start import StartRequest
 from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
 from stack.embedded import PostgresServer
 from tests.redis_refusals import REFUSALS, Refusal, full
@@ -105,7 +105,7 @@ class TestPostgresThatTakesNoWrites:
             until(lambda: services.postgres_gate.is_open)
             services.end.end(shop.usage(output_tokens=4))
             assert time.monotonic() - began < 3
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         shop.settle_everything()
         assert shop.balance().posted_micros == 100_000_000 - 11_000_000 - 6 * 1_100_000
         assert_conserved(shop, "user-1")
@@ -158,7 +158,7 @@ class TestPostgresThatTakesNoWrites:
                 connection.close()
         with watched(services):
             until(lambda: services.postgres_gate.is_open)
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         shop.settle_everything()
         assert shop.balance().posted_micros == 98_900_000
 
@@ -253,7 +253,7 @@ class TestConnections:
         finally:
             for connection in taken:
                 connection.close()
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         shop.settle_everything()
         assert shop.balance().posted_micros == 98_900_000
 

@@ -12,12 +12,12 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.catalog import FeatureEndpoint
 from app.domain.ends import EndAnswer
 from app.domain.errors import WalletNotFound
 from app.domain.wallets import Access
-from app.services.start import StartRequest
 from app.stores.postgres import balances, inbox
 from tests.processes import wait_until
 from tests.support import FEATURE, Billing

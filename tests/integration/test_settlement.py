@@ -45,7 +45,7 @@ def test_concurrent_overlapping_batches_settle_each_end_once(
     assert_conserved(billing, *users)
     assert "deadlock detected" not in postgres_server.log_path.read_text()
     for container in containers[1:]:
-        container.engine.dispose()
+        container.close()
 
 
 def test_an_end_recorded_again_after_it_was_settled_is_dropped(billing: Billing) -> None:
@@ -134,9 +134,9 @@ def test_a_change_lost_on_its_way_to_redis_is_found_behind_later_ones(billing: B
     services.end.end(billing.usage())
     billing.settle_everything()
     assert billing.cached_spendable_micros() == 67_000_000
-    assert services.settlement.refresh_stale(older_than_seconds=60) == 1
+    assert services.stale_copies.refresh(older_than_seconds=60) == 1
     assert billing.cached_spendable_micros() == billing.balance().posted_micros == 78_000_000
-    assert services.settlement.refresh_stale(older_than_seconds=0) == 0
+    assert services.stale_copies.refresh(older_than_seconds=0) == 0
 
 
 def test_debt_is_collected_oldest_first_and_only_as_far_as_the_money_reaches(billing: Billing) -> None:

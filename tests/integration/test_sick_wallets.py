@@ -12,15 +12,16 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
-from app.services.start import StartRequest
 from app.stores.postgres import settlement
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.redis.wallet_cache import MARKS_PER_CALL, WalletScript
+from app.stores.redis.scripts import WalletScript
+from app.stores.redis.wallet_cache import MARKS_PER_CALL
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 # Of a slice: two for each mark, and some about the wallet.
@@ -81,13 +82,13 @@ def top_up(shop: Billing, user_id: str, tokens: int) -> None:
 def most_arguments(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many arguments a script has had at most: what it works on, as no script looks at more of a wallet itself."""
     sizes = [0]
-    send = shop.container.cache._send
+    send = shop.container.cache.scripts.send
 
     def counted(script: WalletScript, calls: Sequence[tuple[list[str], list[Any]]], *rest: Any) -> list[Any]:
         sizes.extend(len(arguments) for _, arguments in calls)
         return send(script, calls, *rest)
 
-    monkeypatch.setattr(shop.container.cache, "_send", counted)
+    monkeypatch.setattr(shop.container.cache.scripts, "send", counted)
     return lambda: max(sizes)
 
 

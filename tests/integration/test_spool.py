@@ -37,7 +37,7 @@ def without_postgres(shop: Billing, *, remembering: bool = True) -> None:
 
 def drain(shop: Billing) -> int:
     shop.container.watcher.look_at_postgres()
-    return shop.container.heal.drain_spool()
+    return shop.container.spool_drain.drain()
 
 
 def aside(shop: Billing) -> list[Any]:
@@ -47,7 +47,7 @@ def aside(shop: Billing) -> list[Any]:
 
 def try_aside_again(shop: Billing) -> int:
     shop.execute_in_postgres("UPDATE spool_aside SET tried_at = now() - interval '1 hour'")
-    return shop.container.heal.drain_spool()
+    return shop.container.spool_drain.drain()
 
 
 def keep(shop: Billing, field: str | bytes, text: str | bytes) -> None:

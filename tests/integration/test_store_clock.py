@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.services import store_clock
-from app.services.store_clock import StoreClock
+from app.access import clock as clock_module
+from app.access.clock import StoreClock
 from tests.support import Billing
 
 INSERT_RULE = "INSERT INTO profit_rules (basis_points, effective_from) VALUES ({}, now() {})"
@@ -22,7 +22,7 @@ def test_rules_take_effect_by_the_clock_of_postgres(
         def now(cls, tz: object = None) -> datetime:
             return datetime.now(UTC) + timedelta(hours=hours_off)
 
-    for module in ("app.services.store_clock", "app.services.end"):
+    for module in ("app.access.clock", "app.billing.end"):
         monkeypatch.setattr(f"{module}.datetime", Moved)
     billing.catalog(basis_points=None)
     billing.wallet(tokens=100)
@@ -45,7 +45,7 @@ def test_a_rule_without_a_moment_is_in_force_at_once(billing: Billing) -> None:
 
 def test_it_goes_on_while_postgres_is_away_and_heeds_no_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monotonic = 100.0
-    monkeypatch.setattr(store_clock.time, "monotonic", lambda: monotonic)
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: monotonic)
     clock = StoreClock()
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     clock.learn(noon, asked_at=99.99)

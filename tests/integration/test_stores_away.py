@@ -8,12 +8,12 @@ import pytest
 from redis.exceptions import ResponseError
 from uuid_utils.compat import uuid7
 
+from app.billing.start import StartRequest
 from app.domain.errors import IdempotencyConflict, Unavailable
 from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import Price
 from app.domain.wallets import Access, Deduction
-from app.services.start import StartRequest
-from app.stores.redis.wallet_cache import mark_of
+from app.stores.redis.wallet_calls import mark_of
 from stack.embedded import ValkeyServer
 from tests import redis_refusals
 from tests.support import FEATURE, Billing, assert_conserved
@@ -68,8 +68,8 @@ class TestRedisAway:
         shop.settle_everything()
         assert shop.balance().posted_micros == 89_000_000
         own_redis.start()
-        assert services.settlement.refresh_stale(older_than_seconds=0) == 1
-        assert services.settlement.refresh_stale(older_than_seconds=0) == 0
+        assert services.stale_copies.refresh(older_than_seconds=0) == 1
+        assert services.stale_copies.refresh(older_than_seconds=0) == 0
         assert shop.cached_spendable_micros() == 89_000_000
         [lease] = services.cache.lease(["user-1"])
         assert lease.marked == frozenset()
@@ -181,8 +181,8 @@ class TestPostgresAway:
         # Loaded anew before the spool is drained: what is marked stays marked.
         services.loader.refresh(["user-1"])
         assert billing.cached_spendable_micros() == -3_000_000
-        assert services.heal.drain_spool() == 3
-        assert services.heal.drain_spool() == 0
+        assert services.spool_drain.drain() == 3
+        assert services.spool_drain.drain() == 0
         assert billing.balance().posted_micros == 8_000_000
         [waiting] = billing.inbox()
         assert (waiting.state, waiting.cost_micros) == ("retrying", 11_000_000)
@@ -201,10 +201,10 @@ class TestPostgresAway:
         services.end.end(billing.usage(idempotency_key=None))
         services.watcher.look_at_postgres()
         kept = services.spool.take(10)
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         # The worker died after the commit and before it had cleared the spool.
         services.spool.put([entry.read() for entry in kept])
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         billing.settle_everything()
         assert billing.balance().posted_micros == 78_000_000
         assert billing.cached_spendable_micros() == 78_000_000
@@ -222,7 +222,7 @@ class TestPostgresAway:
         services.postgres_gate.close(ConnectionError("test"))
         services.end.end(billing.usage(idempotency_key="old", output_tokens=output_tokens))
         services.watcher.look_at_postgres()
-        services.heal.drain_spool()
+        services.spool_drain.drain()
         assert billing.balance().posted_micros == 89_000_000
         assert services.spool.size() == 0
         if output_tokens == 40:
@@ -242,12 +242,12 @@ class TestStranded:
         request = billing.usage()
         services.cache.end([mark_of(request, uuid7(), Price(10_000_000, 1_000_000))], 0)
         assert billing.cached_spendable_micros() == 89_000_000
-        assert services.heal.release_stranded(after_seconds=1) == 0
+        assert services.stranded_marks.release(after_seconds=1) == 0
         services.loader.refresh(["user-1"])
         assert billing.cached_spendable_micros() == 89_000_000
-        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert services.stranded_marks.release(after_seconds=0) == 1
         assert billing.cached_spendable_micros() == 100_000_000
-        assert services.heal.release_stranded(after_seconds=0) == 0
+        assert services.stranded_marks.release(after_seconds=0) == 0
 
     def test_a_mark_whose_end_is_recorded_stays(self, billing: Billing) -> None:
         billing.catalog()
@@ -258,16 +258,16 @@ class TestStranded:
         services.cache.land = lambda ends: set()  # type: ignore[method-assign]
         services.end.end(billing.usage())
         services.cache.land = land  # type: ignore[method-assign]
-        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert services.stranded_marks.release(after_seconds=0) == 1
         assert billing.cached_spendable_micros() == 89_000_000
-        assert services.heal.release_stranded(after_seconds=0) == 0
+        assert services.stranded_marks.release(after_seconds=0) == 0
 
     def test_a_mark_that_a_full_redis_keeps_is_found_later(self, billing: Billing) -> None:
         billing.catalog()
         billing.wallet(tokens=100)
         services = billing.container
         services.start.start(StartRequest("user-1", FEATURE))
-        mark = mark_of(billing.usage(), uuid7(), 11_000_000, None)
+        mark = mark_of(billing.usage(), uuid7(), Price(10_000_000, 1_000_000))
         services.cache.end([mark], 0)
         redis_refusals.full(services.redis_client, True)
         try:
@@ -276,5 +276,5 @@ class TestStranded:
         finally:
             redis_refusals.full(services.redis_client, False)
         assert billing.cached_spendable_micros() == 89_000_000
-        assert services.heal.release_stranded(after_seconds=0) == 1
+        assert services.stranded_marks.release(after_seconds=0) == 1
         assert billing.cached_spendable_micros() == 100_000_000

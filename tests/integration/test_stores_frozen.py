@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 from kombu.exceptions import OperationalError
 
+from app.billing.start import StartRequest
 from app.config import Config
 from app.domain.errors import Unavailable
 from app.domain.wallets import Access, Deduction
-from app.services.start import StartRequest
 from app.stores.postgres.engine import allow_seconds, create_engine
 from app.stores.postgres.failures import NoAnswer
 from app.stores.queue import SETTLE_ENDS, SETTLE_QUEUE
@@ -62,7 +62,7 @@ def test_ends_are_kept_in_the_spool_while_postgres_is_silent(shop: Billing, post
     deadline = time.monotonic() + 20
     while not services.postgres_gate.is_open and time.monotonic() < deadline:
         services.watcher.look_at_postgres()
-    services.heal.drain_spool()
+    services.spool_drain.drain()
     shop.settle_everything()
     assert shop.balance().posted_micros == 100_000_000 - 11_000_000 - 5 * 1_100_000
     assert_conserved(shop, "user-1")

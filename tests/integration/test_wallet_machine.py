@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
+from app.billing.start import StartRequest
 from app.domain.ends import EndRequest
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, NotFound
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
-from app.services.start import StartRequest
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 TOKEN = 1_000_000

@@ -252,7 +252,7 @@ def test_behind_pgbouncer_in_transaction_mode(
             assert connection.execute(sa.text("SHOW timezone")).scalar_one() == "UTC"
             driver: Any = connection.connection.driver_connection
             assert driver.prepare_threshold is None
-        container.engine.dispose()
+        container.close()
 
 
 def test_an_acl_user_and_a_fail_over_by_sentinels(

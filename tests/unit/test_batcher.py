@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.services.batcher import BatchAborted, Batcher, BatchTimeout
+from app.access.batcher import BatchAborted, Batcher, BatchTimeout
 
 
 def test_calls_that_wait_share_a_run() -> None:

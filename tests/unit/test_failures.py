@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from redis import exceptions
 from redis._parsers.base import BaseParser
 
-from app.services.gate import Gate, StoreState
+from app.access.gate import Gate, StoreState
 from app.stores.failures import Failure
 from app.stores.postgres import failures as postgres
 from app.stores.redis import failures as redis
@@ -107,7 +107,7 @@ def test_a_gate_closes_for_what_is_about_its_store() -> None:
 
 def test_a_store_that_takes_only_the_probe_is_tried_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("app.services.gate.time.monotonic", lambda: now)
+    monkeypatch.setattr("app.access.gate.time.monotonic", lambda: now)
     gate = Gate("redis", redis.failure_of, is_watched=True)
     gate.close(BaseParser.parse_error("OOM command not allowed when used memory > 'maxmemory'."))
     gate.open()

@@ -32,18 +32,18 @@ def give_out_retries() -> None:
 @celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE)
 def drain_spool() -> None:
     """Record and settle the ends that Redis kept while Postgres was away."""
-    container().heal.drain_spool()
+    container().spool_drain.drain()
 
 
 @celery.task(name="tokentill.release_stranded_marks", queue=MAINTENANCE_QUEUE)
 def release_stranded_marks() -> None:
     """Forget marks that a dying process left on cached wallets."""
-    container().heal.release_stranded()
+    container().stranded_marks.release()
 
 
 @celery.task(name="tokentill.refresh_stale_wallets", queue=MAINTENANCE_QUEUE)
 def refresh_stale_wallets() -> None:
     """Correct cached wallets whose last change didn't reach Redis."""
-    refreshed = container().settlement.refresh_stale(older_than_seconds=config.sweep_seconds)
+    refreshed = container().stale_copies.refresh(older_than_seconds=config.sweep_seconds)
     if refreshed:
         log.info("stale_wallets_refreshed", wallets=refreshed)

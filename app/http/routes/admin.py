@@ -25,7 +25,7 @@ from app.http.schemas.admin import (
     ProfitRuleSchema,
     WalletSchema,
 )
-from app.services.admin_answers import (
+from app.wire.answers import (
     feature_answer,
     hold_answer,
     package_answer,

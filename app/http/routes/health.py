@@ -9,10 +9,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app.access.gate import StoreState
 from app.http.json import respond
 from app.http.routes import container
-from app.services.gate import StoreState
-from app.services.status import Status
+from app.operations.status import Status
 
 blueprint = Blueprint("health", __name__)
 

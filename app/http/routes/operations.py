@@ -11,6 +11,7 @@ from marshmallow import ValidationError
 from app.domain.ends import EndState
 from app.domain.errors import NotFound
 from app.domain.inputs import ID_LENGTH_MAX
+from app.domain.pages import NEWEST
 from app.http.errors import messages_of
 from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import read_object
@@ -20,9 +21,8 @@ from app.http.routes import container, success
 from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
 from app.http.schemas.fields import check_text
-from app.services.admin_answers import failed_end_answer, reconciliation_answer, transaction_answer
-from app.services.admin_paging import NEWEST
 from app.stores.postgres.failed_ends import Filter
+from app.wire.answers import failed_end_answer, reconciliation_answer, transaction_answer
 
 blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
 

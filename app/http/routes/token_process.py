@@ -8,6 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from marshmallow import ValidationError
 
+from app.billing.holds import ExtendRequest
+from app.billing.start import StartRequest
 from app.domain.amounts import token_number
 from app.domain.ends import EndAnswer, EndRequest
 from app.domain.moments import moment_text
@@ -19,8 +21,6 @@ from app.http.routes import container, success
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
 from app.http.schemas.token_process import CancelSchema, EndSchema, ExtendSchema, StartSchema
-from app.services.holds import ExtendRequest
-from app.services.start import StartRequest
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 

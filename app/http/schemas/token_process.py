@@ -6,12 +6,12 @@ from typing import Any
 
 from marshmallow import ValidationError, post_load
 
+from app.billing.holds import ExtendRequest
+from app.billing.start import StartRequest
 from app.domain.ends import EndRequest
 from app.domain.holds import HOLD_SECONDS_MAX
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import Text, TokenAmount, WholeNumber
-from app.services.holds import ExtendRequest
-from app.services.start import StartRequest
 
 
 class StartSchema(RequestSchema):

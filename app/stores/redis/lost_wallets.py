@@ -9,7 +9,8 @@ from uuid import UUID
 
 from redis import Redis
 
-from app.stores.redis.wallet_cache import IN_FLIGHT_KEY, PRELUDE, fence_key, in_flight_member, wallet_keys
+from app.stores.redis.keys import IN_FLIGHT_KEY, fence_key, in_flight_member, wallet_keys
+from app.stores.redis.scripts import PRELUDE
 
 
 @dataclass(frozen=True, slots=True)

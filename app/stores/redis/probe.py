@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from app.stores.redis.wallet_cache import KEY_PREFIX
+from app.stores.redis.keys import KEY_PREFIX
 
 # What Postgres had told of its counters, kept for processes that start after everybody who knew has gone.
 SEEN_KEY = f"{KEY_PREFIX}:postgres-seen"

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.client import NEVER_DECODE
 
 from app.domain.ends import AcceptedEnd
-from app.stores.redis.wallet_cache import KEY_PREFIX
+from app.stores.redis.keys import KEY_PREFIX
 from app.stores.spool_entry import SpoolEntry
 
 SPOOL_KEY = f"{KEY_PREFIX}:spool"

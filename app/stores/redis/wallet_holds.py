@@ -11,14 +11,9 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
-from app.stores.redis.wallet_cache import (
-    IDLE_MS,
-    WalletCache,
-    WalletScript,
-    is_of_one_wallet,
-    record_keys,
-    wallet_keys,
-)
+from app.stores.redis.keys import record_keys, wallet_keys
+from app.stores.redis.scripts import WalletScript, is_of_one_wallet
+from app.stores.redis.wallet_cache import IDLE_MS, WalletCache
 
 _EXTEND, _RELEASE, _HOLDS = map(WalletScript, ("extend", "release", "holds"))
 
@@ -75,7 +70,7 @@ class WalletHolds:
 
     def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None:
         """Add to an open hold and its life, both or neither. None where the wallet isn't cached. Raises NoOpenHold."""
-        reply = self._cache.run(
+        reply = self._cache.scripts.run(
             _EXTEND,
             [*wallet_keys(call.user_id), *record_keys(call.user_id, "extend", call.idempotency_key)],
             [
@@ -99,7 +94,7 @@ class WalletHolds:
 
     def release(self, user_id: str, process_id: str, epoch: int) -> ReleaseReply | None:
         """Give a hold back, if there is one. None where the wallet isn't cached."""
-        reply = self._cache.run(_RELEASE, wallet_keys(user_id), [epoch, process_id])
+        reply = self._cache.scripts.run(_RELEASE, wallet_keys(user_id), [epoch, process_id])
         if reply is None or reply[0] == "miss":
             return None
         _, available, held, amount = reply
@@ -109,7 +104,7 @@ class WalletHolds:
         self, user_id: str, limit: int, epoch: int, after_ms: int = 0, after_id: str = ""
     ) -> list[OpenHold] | None:
         """Open holds in the order they end, after one of them. None where the wallet isn't cached."""
-        reply = self._cache.run(_HOLDS, wallet_keys(user_id), [epoch, limit, after_ms, after_id])
+        reply = self._cache.scripts.run(_HOLDS, wallet_keys(user_id), [epoch, limit, after_ms, after_id])
         if reply is None or reply[0] == "miss":
             return None
         return [

@@ -12,16 +12,10 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from app.stores.redis.wallet_cache import (
-    IN_FLIGHT_KEY,
-    MARKS_PER_CALL,
-    CachedFields,
-    Mark,
-    WalletScript,
-    in_flight_member,
-    is_of_one_wallet,
-    wallet_keys,
-)
+from app.stores.redis.keys import IN_FLIGHT_KEY, in_flight_member, wallet_keys
+from app.stores.redis.scripts import WalletScript, is_of_one_wallet
+from app.stores.redis.wallet_cache import MARKS_PER_CALL
+from app.stores.redis.wallet_calls import CachedFields, Mark
 
 # A wallet of more fields is read in slices: Redis serves nobody else while it copies a large one.
 FIELDS_MAX = 5_000

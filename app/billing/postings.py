@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from app.access.changes import WalletChanges
+from app.access.doorbell import Doorbell
+from app.access.postgres import PostgresAccess
 from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
 from app.domain.postings import Posting
-from app.services.end import Doorbell
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry

@@ -17,8 +17,8 @@ from dataclasses import replace
 import sqlalchemy as sa
 import structlog
 
+from app.access.clock import StoreClock
 from app.domain.catalog import Catalog
-from app.services.store_clock import StoreClock
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import system
 from app.stores.postgres.system import Counters

@@ -18,17 +18,15 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
+from app.access.changes import WalletChanges
+from app.access.postgres import PostgresAccess
+from app.billing.settlements import SettleReport, announce
 from app.domain.errors import TooSlow
-from app.services.postgres_access import PostgresAccess
-from app.services.settlements import SettleReport, announce
-from app.services.wallet_changes import WalletChanges
-from app.services.wallet_loader import WalletLoader
-from app.stores.postgres import inbox, settlement, stale
+from app.stores.postgres import inbox, settlement
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
 
-WALLETS_PER_REFRESH = 200
 # Another worker has a wallet for as long as a batch takes.
 BUSY_PAUSES_SECONDS = (0.02, 0.05, 0.1)
 BEFORE_ALL = UUID(int=0)
@@ -57,13 +55,11 @@ class SettleService:
         *,
         postgres: PostgresAccess,
         changes: WalletChanges,
-        loader: WalletLoader,
         policy: RetryPolicy,
         batch_size: int,
     ) -> None:
         self._postgres = postgres
         self._changes = changes
-        self._loader = loader
         self._policy = policy
         self._batch_size = batch_size
 
@@ -99,16 +95,6 @@ class SettleService:
             if len(ids) < self._batch_size:
                 return run.report
             after_id = ids[-1]
-
-    def refresh_stale(self, older_than_seconds: float) -> int:
-        """Correct the cached copies of wallets whose last change didn't reach Redis; how many there were."""
-        found = self._postgres.run(
-            lambda connection: stale.older_than(connection, older_than_seconds, WALLETS_PER_REFRESH)
-        )
-        if found:
-            self._loader.refresh([wallet.user_id for wallet in found])
-            self._postgres.run(lambda connection: stale.clear_refreshed(connection, found))
-        return len(found)
 
     def _settle_all(self, ids: Sequence[UUID], run: _Run) -> None:
         for start in range(0, len(ids), self._batch_size):

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -19,6 +18,13 @@ import structlog
 from redis import RedisError
 from uuid_utils.compat import uuid7
 
+from app.access.batcher import Batcher, Unanswered
+from app.access.doorbell import Doorbell
+from app.access.gate import Gate
+from app.access.loader import WalletLoader
+from app.access.postgres import PostgresAccess
+from app.billing.holds import HoldService
+from app.catalog.snapshot import CatalogSnapshot
 from app.domain.ends import AcceptedEnd, EndAnswer, EndRequest
 from app.domain.errors import (
     DomainError,
@@ -31,16 +37,10 @@ from app.domain.errors import (
 from app.domain.pricing import Price, price
 from app.domain.processes import check_owner
 from app.domain.wallets import Balance, Deduction, deduction
-from app.services.batcher import Batcher, Unanswered
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.gate import Gate
-from app.services.holds import HoldService
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox, stale
-from app.stores.postgres.debts import IndebtedWallet
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import EndMark, EndReply, WalletCache, mark_of
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import EndMark, EndReply, mark_of
 
 log = structlog.get_logger(__name__)
 
@@ -49,17 +49,6 @@ LOOK_ATTEMPTS = 3
 SPENDABLE_MICROS_MIN = -(2**63)
 # As many as the batch call takes: whatever is in it is one commit.
 ENDS_PER_BATCH = 1_000
-
-
-class Doorbell(Protocol):
-    def settle(self, end_ids: Sequence[UUID]) -> None:
-        """Tell the workers about recorded ends; best effort, never raises."""
-
-    def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
-        """Have workers collect the debts of wallets, each as a task of its own; best effort, never raises."""
-
-    def close(self) -> None:
-        """Send what waits, then stop."""
 
 
 @dataclass(frozen=True, slots=True)

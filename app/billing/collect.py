@@ -14,10 +14,10 @@ from functools import partial
 import sqlalchemy as sa
 import structlog
 
+from app.access.changes import WalletChanges
+from app.access.postgres import PostgresAccess
+from app.billing.settlements import SettleReport, announce
 from app.domain.errors import TooSlow, Unavailable
-from app.services.postgres_access import PostgresAccess
-from app.services.settlements import SettleReport, announce
-from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import debts, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet

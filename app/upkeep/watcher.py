@@ -16,16 +16,16 @@ import structlog
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access.gate import Gate
+from app.billing.collect import CollectService
+from app.billing.settle import SettleService
+from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import Unavailable
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.collect import CollectService
-from app.services.gate import Gate
-from app.services.heal import HealService
-from app.services.settle import SettleService
 from app.stores.failures import Failure
 from app.stores.postgres.failures import failure_of
 from app.stores.postgres.system import Counters
 from app.stores.redis.probe import Probe, Seen
+from app.upkeep.spool import SpoolDrain
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Watcher:
         probe: Probe,
         settlement: SettleService,
         collection: CollectService,
-        heal: HealService,
+        spool: SpoolDrain,
         postgres: Gate,
         redis: Gate,
     ) -> None:
@@ -54,7 +54,7 @@ class Watcher:
         self._probe = probe
         self._settlement = settlement
         self._collection = collection
-        self._heal = heal
+        self._spool = spool
         self._postgres = postgres
         self._redis = redis
         self._probed_at = -PROBE_SECONDS
@@ -114,7 +114,7 @@ class Watcher:
             for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
                 self._collection.collect(wallet.user_id, COLLECT_SECONDS)
             # A Redis that takes no more writes may still give back what it was given before.
-            self._heal.drain_spool()
+            self._spool.drain()
         except (Unavailable, RedisError):
             # The next look tries again.
             return

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from redis import Redis, RedisError
 
+from app.access.gate import Gate, StoreState
+from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.services.gate import Gate, StoreState
-from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import inbox, spool_aside
 from app.stores.queue import QUEUES, message_counts
 from app.stores.redis.spool import Spool

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from app.billing.holds import HoldView
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.moments import moment_text
 from app.domain.pricing import ProfitRule, percentage_number
-from app.services.admin_wallets import WalletView
-from app.services.holds import HoldView
+from app.operations.wallets import WalletView
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from app.access.gate import Gate
+from app.access.turns import WalletTurns
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
-from app.services.gate import Gate
-from app.services.wallet_turns import WalletTurns
 from app.stores.failures import Failure
 from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
 from app.stores.postgres.failures import failure_of, is_lock_timeout, is_passing, is_silent, is_too_slow

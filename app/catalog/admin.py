@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 
+from app.access.postgres import PostgresAccess
+from app.catalog.snapshot import CatalogSnapshot
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.errors import AlreadyExists, NotFound
+from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.pricing import ProfitRule
-from app.services.admin_paging import FIRST_ID, NEWEST, Page, page
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import catalog as store
 
 log = structlog.get_logger(__name__)

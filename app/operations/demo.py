@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from app.billing.postings import PostingService
+from app.catalog.admin import CatalogAdmin
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint
 from app.domain.errors import AlreadyExists, Invalid
 from app.domain.postings import Posting, PostingKind
-from app.services.admin_catalog import CatalogAdmin
-from app.services.admin_wallets import WalletAdmin, WalletView
-from app.services.posting import PostingService
+from app.operations.wallets import WalletAdmin, WalletView
 
 FEATURE_ID = "demo-feature"
 PACKAGE_ID = "demo-package"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 
+from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.services.admin_paging import FIRST_ID
-from app.services.postgres_access import PostgresAccess
+from app.domain.pages import FIRST_ID
 from app.stores.postgres import ledger_audit as store
 from app.stores.postgres.ledger_audit import ChainBreak, Position, Slice
 from app.stores.postgres.reconciliation import Drift, DriftKind

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.services.wallet_changes import WalletChanges
+from app.access.changes import WalletChanges
 from app.stores.postgres.settlement import ClaimedEnd, SettledWallet
-from app.stores.redis.wallet_cache import CachedFields, WalletChange
+from app.stores.redis.wallet_calls import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
 

@@ -12,12 +12,13 @@ from uuid import UUID
 import structlog
 from redis import RedisError
 
+from app.access.gate import Gate
+from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.services.gate import Gate
-from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import stale
 from app.stores.postgres.wallets import WalletRow
-from app.stores.redis.wallet_cache import CachedFields, WalletCache, WalletChange
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from redis import RedisError
 
+from app.access.changes import WalletChanges
+from app.access.doorbell import Doorbell
+from app.access.gate import Gate
+from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
+from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.wallets import Balance, WalletStatus
-from app.services.admin_paging import FIRST_ID, NEWEST, Page, page
-from app.services.end import Doorbell
-from app.services.gate import Gate
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_changes import WalletChanges
 from app.stores.postgres import balances, catalog, debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry

@@ -17,13 +17,14 @@ from uuid import UUID
 
 import structlog
 
+from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import balances
 from app.stores.postgres.system import OVERTAKE
 from app.stores.redis.lost_wallets import LostWallets, Versions
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import CachedFields, Fill, Lease, Mark, WalletCache
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import CachedFields, Fill, Lease, Mark
 
 log = structlog.get_logger(__name__)
 

@@ -15,15 +15,15 @@ from uuid import UUID
 import structlog
 from redis.exceptions import ResponseError
 
+from app.access.loader import WalletLoader
+from app.access.postgres import PostgresAccess
 from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift, DriftKind
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import Mark
+from app.stores.redis.wallet_calls import Mark
 from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots
 
 log = structlog.get_logger(__name__)

@@ -14,12 +14,12 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
+from app.access.changes import WalletChanges
+from app.access.doorbell import Doorbell
+from app.access.postgres import PostgresAccess
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
-from app.services.admin_paging import Page, page
-from app.services.end import Doorbell
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_changes import WalletChanges
+from app.domain.pages import Page, page
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet

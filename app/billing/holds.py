@@ -17,15 +17,15 @@ from typing import TypeVar
 import structlog
 from redis import RedisError
 
+from app.access.gate import Gate
+from app.access.loader import WalletLoader
+from app.access.postgres import PostgresAccess
+from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, Unavailable, WalletNotFound
 from app.domain.inputs import ID_LENGTH_MAX, printable
+from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.wallets import Access, Balance
-from app.services.admin_paging import FIRST_ID, Page, page
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.gate import Gate
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances, inbox
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import ExtendCall, ExtendReply, NoOpenHold, OpenHold, ReleaseReply, WalletHolds

@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 
 from redis import RedisError
 
+from app.access.batcher import Batcher, Unanswered
+from app.access.gate import Gate
+from app.access.loader import WalletLoader
+from app.access.postgres import PostgresAccess
+from app.billing.holds import HoldService
+from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
 from app.domain.processes import new_process_id
 from app.domain.wallets import Access, Balance, WalletStatus, access
-from app.services.batcher import Batcher, Unanswered
-from app.services.catalog_snapshot import CatalogSnapshot
-from app.services.gate import Gate
-from app.services.holds import HoldService
-from app.services.postgres_access import PostgresAccess
-from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import balances
-from app.stores.redis.wallet_cache import StartCall, StartReply, WalletCache
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import StartCall, StartReply
 
 # A wallet may be flushed between its load and the call that wanted it.
 LOOK_ATTEMPTS = 3

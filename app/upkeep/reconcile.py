@@ -16,13 +16,13 @@ import sqlalchemy as sa
 import structlog
 from redis import RedisError
 
+from app.access.gate import Gate
+from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
-from app.services.cache_audit import CacheAudit, Suspect
-from app.services.gate import Gate
-from app.services.ledger_audit import LedgerAudit, unchecked
-from app.services.postgres_access import PostgresAccess
 from app.stores.postgres import reconciliation as store
 from app.stores.postgres.reconciliation import Drift, DriftKind, Reconciliation, State
+from app.upkeep.cache_audit import CacheAudit, Suspect
+from app.upkeep.ledger_audit import LedgerAudit, unchecked
 
 log = structlog.get_logger(__name__)
 

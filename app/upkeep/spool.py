@@ -1,4 +1,4 @@
-"""Finding what a dying process or an absent store left behind, and bringing it to its end."""
+"""Ends that Redis kept while Postgres was away: into the inbox, each by its own keys."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
+from app.access.postgres import PostgresAccess
+from app.billing.settle import SettleService
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import UnknownPayloadVersion, WalletBusy
-from app.services.postgres_access import PostgresAccess
-from app.services.settle import SettleService
-from app.services.wallet_loader import WalletLoader
 from app.stores.postgres import inbox, spool_aside
 from app.stores.postgres.inbox import KnownEnd
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import WalletCache, mark_of
+from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_calls import mark_of
 from app.stores.spool_entry import SpoolEntry, UnreadableEntry
 
 log = structlog.get_logger(__name__)
 
 ENDS_PER_DRAIN = 500
-# Longer than any request lives. An end that lands later all the same corrects its wallet itself.
-STRANDED_AFTER_SECONDS = 30
 # How often what was put aside is tried again.
 ASIDE_AGAIN_SECONDS = 60
 
@@ -42,23 +40,21 @@ class _Moved:
         return _Moved([*self.end_ids, *other.end_ids], [*self.repeated, *other.repeated])
 
 
-class HealService:
+class SpoolDrain:
     def __init__(
         self,
         *,
         postgres: PostgresAccess,
         cache: WalletCache,
         spool: Spool,
-        loader: WalletLoader,
         settlement: SettleService,
     ) -> None:
         self._postgres = postgres
         self._cache = cache
         self._spool = spool
-        self._loader = loader
         self._settlement = settlement
 
-    def drain_spool(self) -> int:
+    def drain(self) -> int:
         """Move what Redis kept while Postgres was away into the inbox, and settle it; how many ends there were.
 
         An entry that can't be read, or that Postgres refuses, is put aside into Postgres and tried again each minute.
@@ -108,26 +104,6 @@ class HealService:
             self._postgres.transaction(lambda connection: spool_aside.put(connection, refused))
             _log_put_aside(refused)
             return _Moved()
-
-    def release_stranded(self, after_seconds: float = STRANDED_AFTER_SECONDS) -> int:
-        """Forget marks whose process died before it could record the end; how many there were.
-
-        Nobody was told yes for them. Raises Unavailable or RedisError.
-        """
-        stranded = self._cache.stranded(after_seconds)
-        if not stranded:
-            return 0
-        # Looked at before Postgres is: what is neither here nor there is nowhere.
-        kept = self._spool.holding(list(stranded))
-        kept |= self._postgres.run(lambda connection: spool_aside.holding(connection, list(stranded)))
-        users = set(stranded.values())
-        self._loader.refresh(users, abandoned=stranded.keys() - kept)
-        landed = self._cache.give_up(list(stranded.items()))
-        if landed:
-            # Their process lived after all, and recorded the end while its mark was being forgotten.
-            self._loader.refresh(landed)
-        log.warning("stranded_marks_released", ends=len(stranded), wallets=len(users))
-        return len(stranded)
 
 
 class _Verdict(StrEnum):

@@ -1,0 +1,1 @@
+"""What is sold, and to whom: its copy in each process, and changing it."""

@@ -1,0 +1,1 @@
+"""What operators look at and do: wallets, failed ends, the numbers to watch."""

@@ -1,0 +1,140 @@
+"""What is asked of cached wallets, and answered: the values around `WalletCache`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from app.domain.ends import EndRequest
+from app.domain.pricing import Price
+from app.domain.wallets import Deduction
+
+
+@dataclass(frozen=True, slots=True)
+class StartCall:
+    user_id: str
+    min_micros: int
+    packages: tuple[str, ...]
+    process_id: str
+    hold_micros: int = 0
+    hold_ms: int = 0
+    idempotency_key: str | None = None
+    payload_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartReply:
+    """`outcome` is wallet, feature, denied, full or granted, as `start.lua` says; seen, when the key's first call was
+    granted and is answered again, process id included.
+    """
+
+    outcome: str
+    available_micros: int
+    held_micros: int
+    hold_ends_at_ms: int
+    process_id: str
+    payload_hash: str
+
+    @property
+    def spendable_micros(self) -> int:
+        return self.available_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True)
+class EndMark:
+    user_id: str
+    end_id: UUID
+    price: Price
+    payload_hash: str
+    idempotency_key: str | None = None
+    process_id: str | None = None
+    is_free: bool = False
+    """Nothing was used: only the hold ends, and no mark is left."""
+
+
+def mark_of(request: EndRequest, end_id: UUID, price: Price) -> EndMark:
+    """The mark of a priced end."""
+    return EndMark(
+        user_id=request.user_id,
+        end_id=end_id,
+        price=price,
+        payload_hash=request.payload_hash,
+        idempotency_key=request.idempotency_key,
+        process_id=request.process_id,
+        is_free=request.is_free,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EndReply:
+    """What the script decided, or (`seen`) decided when the key came first, under the first call's end id."""
+
+    end_id: UUID
+    payload_hash: str
+    spendable_micros: int
+    deduction: Deduction
+    price: Price
+    seen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFields:
+    """What Postgres knows of a wallet itself, as of one version."""
+
+    version: int
+    posted_micros: int
+    debt_micros: int
+    overdraft_limit_micros: int
+    status: str
+    package_id: str | None
+
+    def as_arguments(self) -> tuple[str | int, ...]:
+        return (
+            self.version,
+            self.posted_micros,
+            self.debt_micros,
+            self.overdraft_limit_micros,
+            self.status,
+            self.package_id or "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WalletChange:
+    """A committed change: the wallet after it, and the ends that its row tells of now, as settled or as debt."""
+
+    user_id: str
+    fields: CachedFields
+    told: Sequence[UUID] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to fill one wallet, and what the cache knew when it was taken."""
+
+    user_id: str
+    token: str
+    epoch: int | None
+    marked: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An end that its wallet's row doesn't tell of yet. `is_failed`: the balance didn't cover it when it came."""
+
+    cost_micros: int
+    is_failed: bool
+
+    @property
+    def entry(self) -> str:
+        return f"{'d' if self.is_failed else 'p'}{self.cost_micros}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    lease: Lease
+    epoch: int
+    fields: CachedFields
+    marks: Mapping[UUID, Mark] = field(default_factory=dict)
+    forgotten: Sequence[UUID] = ()

@@ -1,0 +1,1 @@
+"""What runs unasked: finding what a dying process or an absent store left behind, watching, reconciling."""
