@@ -10,7 +10,6 @@ import { randomUUID } from 'node:crypto';
 import {
   AuthenticationError,
   ConfigurationError,
-  InsufficientTokensError,
   OutboxError,
   TokenProcessError,
   UnavailableError,
@@ -18,11 +17,12 @@ import {
 } from './errors';
 import { Outbox } from './outbox';
 import type { OutboxOptions } from './outbox';
+import { TokenProcessRun } from './run';
+import type { RunOptions } from './run';
 import { OutboxSender } from './sender';
 import type { FlushReport } from './sender';
 import { DEFAULT_RETRY_POLICY, Transport } from './transport';
 import type { Address, RetryPolicy } from './transport';
-import type { Usage } from './usage';
 import { endBody } from './wire';
 import type {
   TTokenProcessBatchResponse,
@@ -30,7 +30,6 @@ import type {
   TTokenProcessCancelResponse,
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
-  TTokenProcessStartData,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,
 } from './wire';
@@ -118,16 +117,8 @@ export class TokenProcess {
   }
 
   /** Starts a run, or throws InsufficientTokensError with the balance. */
-  async begin(payload: TTokenProcessStartPayload): Promise<TokenProcessRun> {
-    const { data } = await this.start(payload);
-    if (data.status !== 'access-able') {
-      throw new InsufficientTokensError({
-        token: data.token,
-        user_id: payload.user_id,
-        feature_endpoint_id: payload.feature_endpoint_id,
-      });
-    }
-    return new TokenProcessRun(this, payload, data);
+  begin(payload: TTokenProcessStartPayload, options: RunOptions = {}): Promise<TokenProcessRun> {
+    return TokenProcessRun.begin(this, payload, options);
   }
 
   /** Sends all that waits in the outbox, back-offs or not. Gives up after `timeoutMs`: 60,000 unless given. */
@@ -169,53 +160,6 @@ export class TokenProcess {
       }
       throw error;
     }
-  }
-}
-
-/** One run between its start and its end. `end` may be called again: it carries the same key and bills once. */
-export class TokenProcessRun {
-  readonly idempotencyKey = randomUUID();
-
-  constructor(
-    private readonly client: TokenProcess,
-    private readonly asked: TTokenProcessStartPayload,
-    readonly started: TTokenProcessStartData,
-  ) {}
-
-  /** What the user could spend at the start. */
-  get token(): number {
-    return this.started.token;
-  }
-
-  /** Undefined when both counts are 0 or absent: a free run has no end, and a hold is given back. */
-  async end(usage: Usage): Promise<TTokenProcessEndResponse | undefined> {
-    const input_token = usage.input_token || 0;
-    const output_token = usage.output_token || 0;
-    // Not "both are 0": a count that is negative or no number at all is the server's to refuse, not ours to hide.
-    if (input_token === 0 && output_token === 0) {
-      if (this.asked.hold_token !== undefined) await this.cancel();
-      return undefined;
-    }
-    return this.client.end(this.endOf(usage));
-  }
-
-  /** The run failed: gives its hold back. */
-  async cancel(): Promise<void> {
-    const { process_id } = this.started;
-    if (process_id !== undefined) await this.client.cancel({ user_id: this.asked.user_id, process_id });
-  }
-
-  /** The end of this run as it would be sent. */
-  endOf(usage: Usage): TTokenProcessEndPayload {
-    return {
-      user_id: this.asked.user_id,
-      feature_endpoint_id: this.asked.feature_endpoint_id,
-      input_token: usage.input_token || 0,
-      output_token: usage.output_token || 0,
-      model: usage.model,
-      process_id: this.started.process_id,
-      idempotency_key: this.idempotencyKey,
-    };
   }
 }
 

@@ -10,6 +10,9 @@
  *  ├─ ValidationError           400, 405, 413, 415, 422  `errors` names the fields; also a key no header can carry
  *  ├─ ConflictError             409  this idempotency key was used with another body
  *  ├─ UnavailableError          5xx, no connection, time-out: retried until the time limit
+ *  ├─ UsageError                     what a run used can't be told, so it isn't billed: `seen` is what there was
+ *  │   ├─ UsageMissingError          a model was called and nothing said what that took
+ *  │   └─ UsageUnreadableError       what was said is no count, or doesn't add up
  *  └─ OutboxError                    the outbox can't be opened, read or written
  *      ├─ OutboxFullError            it holds as many ends as it may
  *      └─ OutboxUnsupportedError     this Node has no node:sqlite
@@ -116,6 +119,43 @@ export class UnavailableError extends TokenProcessError {
   constructor(message: string, options: TokenProcessErrorOptions & { retryAfterMs?: number | undefined } = {}) {
     super(message, { code: 'unavailable', ...options });
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
+  }
+}
+
+/** What was seen of one answer whose usage is missing or unreadable: counts and ids, never the text. */
+export interface SeenAnswer {
+  answer_id?: string;
+  model?: string;
+  /** Pieces of output that flowed. */
+  pieces?: number;
+  /** Chunks of bare text or bytes that flowed. */
+  texts?: number;
+  /** The provider's report, as it came. */
+  usage?: unknown;
+  why: string;
+}
+
+export class UsageError extends TokenProcessError {
+  /** At most 10 answers. */
+  readonly seen: readonly SeenAnswer[];
+  /** What the function returned, where `requireUsage` threw this in its place. */
+  result?: unknown;
+
+  constructor(message: string, options: TokenProcessErrorOptions & { seen?: readonly SeenAnswer[] } = {}) {
+    super(message, { code: 'usage_error', ...options });
+    this.seen = options.seen ?? [];
+  }
+}
+
+export class UsageMissingError extends UsageError {
+  constructor(message: string, options: TokenProcessErrorOptions & { seen?: readonly SeenAnswer[] } = {}) {
+    super(message, { code: 'usage_missing', ...options });
+  }
+}
+
+export class UsageUnreadableError extends UsageError {
+  constructor(message: string, options: TokenProcessErrorOptions & { seen?: readonly SeenAnswer[] } = {}) {
+    super(message, { code: 'usage_unreadable', ...options });
   }
 }
 

@@ -48,7 +48,7 @@ export function withTokenProcess<TArgs extends unknown[], R>(
   return wrap(sharedClient, config, fn);
 }
 
-function sharedClient(): TokenProcess {
+export function sharedClient(): TokenProcess {
   return shared ?? configureTokenProcess();
 }
 

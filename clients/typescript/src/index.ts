@@ -5,7 +5,9 @@
  */
 
 export { configureTokenProcess, tokenProcessCancel, tokenProcessEnd, tokenProcessStart, withTokenProcess } from './functions';
-export { TokenProcess, TokenProcessRun } from './client';
+export { tokenProcessMiddleware } from './ai-sdk';
+export type { TokenProcessMiddleware, TokenProcessMiddlewareConfig } from './ai-sdk';
+export { TokenProcess } from './client';
 export type { TokenProcessOptions } from './client';
 export {
   AuthenticationError,
@@ -18,14 +20,19 @@ export {
   OutboxUnsupportedError,
   TokenProcessError,
   UnavailableError,
+  UsageError,
+  UsageMissingError,
+  UsageUnreadableError,
   ValidationError,
   WalletNotFoundError,
 } from './errors';
-export type { TokenProcessErrorResponse } from './errors';
+export type { SeenAnswer, TokenProcessErrorResponse } from './errors';
 export { Outbox } from './outbox';
 export type { OutboxOptions, OutboxStatus, RefusedEnd } from './outbox';
+export { TokenProcessRun } from './run';
+export type { OnEndError, RunOptions, UnbilledEnd } from './run';
 export type { FlushReport } from './sender';
-export { countDeltas, guideUsage, providerUsage } from './usage';
+export { countDeltas, providerUsage } from './usage';
 export type { Usage, UsageReader } from './usage';
 export type { WithTokenProcessConfig, Wrapped } from './wrapper';
 export type {

@@ -5,20 +5,12 @@
  * runs none of its code, and the hold of a run that had begun would stay.
  */
 
-import type { TokenProcessRun } from './client';
-import { UsageMeter } from './usage';
-import type { Usage, UsageReader } from './usage';
+import { isReadableStream, meterReadable } from './readable';
+import type { TokenProcessRun } from './run';
 
 export interface OpenedStream<T, TReturn, TNext> {
   run: TokenProcessRun;
   source: AsyncIterator<T, TReturn, TNext> | Iterator<T, TReturn, TNext>;
-}
-
-export interface StreamSettling {
-  read: UsageReader;
-  settle: (run: TokenProcessRun, usage: Usage, failed: boolean) => Promise<void>;
-  /** A usage reader that throws must not break the stream. */
-  onReadError: (error: unknown, run: TokenProcessRun, usage: Usage) => void;
 }
 
 // What every async generator inherits: [Symbol.asyncIterator], and what newer versions of the language add to it.
@@ -27,15 +19,12 @@ const asyncIteratorPrototype = Object.getPrototypeOf(
 ) as object;
 
 class MeteredStream<T, TReturn, TNext> {
-  private readonly meter = new UsageMeter();
   private opened: OpenedStream<T, TReturn, TNext> | undefined;
   private finished = false;
-  private unreadable = false;
   private turn: Promise<unknown> = Promise.resolve();
 
   constructor(
     private readonly open: () => Promise<OpenedStream<T, TReturn, TNext>>,
-    private readonly settling: StreamSettling,
     opened?: OpenedStream<T, TReturn, TNext>,
   ) {
     this.opened = opened;
@@ -95,29 +84,18 @@ class MeteredStream<T, TReturn, TNext> {
       throw error;
     }
     if (result.done) {
-      // What a generator returns at its own end is the run's total; what a consumer closes it with is not.
-      if (!closing) this.count(result.value, true);
+      // What a generator returns at its own end is about the run; what a consumer closes it with is not.
+      if (!closing) await this.opened?.run.observe(result.value, 'end');
       await this.finish(closing);
     } else {
-      this.count(result.value, false);
+      await this.opened?.run.observe(result.value, 'chunk');
     }
     return result;
   }
 
-  private count(value: unknown, isTotal: boolean): void {
-    try {
-      const usage = this.settling.read(value);
-      this.meter.add(usage, isTotal || usage?.so_far === true);
-    } catch (error) {
-      // Once a run: the stream would say the same of every chunk.
-      if (!this.unreadable && this.opened) this.settling.onReadError(error, this.opened.run, this.meter.read());
-      this.unreadable = true;
-    }
-  }
-
-  private async finish(failed: boolean): Promise<void> {
+  private async finish(leftEarly: boolean): Promise<void> {
     this.finished = true;
-    if (this.opened) await this.settling.settle(this.opened.run, this.meter.read(), failed);
+    await this.opened?.run.settle({ leftEarly });
   }
 
   /** One call after the other, as in a generator: a chunk that was asked for before a close is counted before it. */
@@ -133,18 +111,25 @@ Object.setPrototypeOf(MeteredStream.prototype, asyncIteratorPrototype);
 /** A stream of a run that begins when the first chunk is asked for. */
 export function meterLazily<T, TReturn, TNext>(
   open: () => Promise<OpenedStream<T, TReturn, TNext>>,
-  settling: StreamSettling,
 ): AsyncGenerator<T, TReturn, TNext> {
-  return new MeteredStream(open, settling) as unknown as AsyncGenerator<T, TReturn, TNext>;
+  return new MeteredStream(open) as unknown as AsyncGenerator<T, TReturn, TNext>;
 }
 
-/** A stream of a run that has begun. */
-export function meter<T, TReturn, TNext>(
-  opened: OpenedStream<T, TReturn, TNext>,
-  settling: StreamSettling,
-): AsyncGenerator<T, TReturn, TNext> {
-  const stream = new MeteredStream(async () => opened, settling, opened);
-  return stream as unknown as AsyncGenerator<T, TReturn, TNext>;
+/** The stream in the place of `source`, of a run that has begun. Undefined: `source` is no stream. */
+export function streamed(run: TokenProcessRun, source: unknown): object | undefined {
+  if (isReadableStream(source)) return meterReadable(run, source);
+  const iterator = iteratorOf(source);
+  if (!iterator) return undefined;
+  const opened = { run, source: iterator };
+  return new MeteredStream(async () => opened, opened);
+}
+
+/** The iterator of a stream: anything async-iterable, and generators. Arrays, strings and the like are results. */
+export function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  if (Symbol.asyncIterator in value) return (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+  const isGenerator = Object.prototype.toString.call(value) === '[object Generator]';
+  return isGenerator ? (value as Generator<unknown>) : undefined;
 }
 
 function ended<TReturn>(value?: TReturn): IteratorReturnResult<TReturn> {

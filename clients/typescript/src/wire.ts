@@ -35,6 +35,14 @@ export interface TTokenProcessEndPayload {
   input_token: number;
   output_token: number;
   model?: string | undefined;
+  /** Read from the provider's cache: part of `input_token`. */
+  cached_input_token?: number | undefined;
+  /** Written to the provider's cache: part of `input_token`. */
+  cache_write_token?: number | undefined;
+  /** Part of `output_token`. */
+  reasoning_token?: number | undefined;
+  /** Answers of models that this run added up: 1 unless said. */
+  requests?: number | undefined;
   process_id?: string | undefined;
   /** At most 255 characters; made by the client for every call that brings none. */
   idempotency_key?: string | undefined;
@@ -98,6 +106,10 @@ export function endBody(payload: TTokenProcessEndPayload): EndBody {
     input_token: payload.input_token,
     output_token: payload.output_token,
     ...(payload.model ? { model: payload.model } : {}),
+    ...(payload.cached_input_token ? { cached_input_token: payload.cached_input_token } : {}),
+    ...(payload.cache_write_token ? { cache_write_token: payload.cache_write_token } : {}),
+    ...(payload.reasoning_token ? { reasoning_token: payload.reasoning_token } : {}),
+    ...(payload.requests !== undefined && payload.requests !== 1 ? { requests: payload.requests } : {}),
     ...(payload.process_id ? { process_id: payload.process_id } : {}),
   };
 }

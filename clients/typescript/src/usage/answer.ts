@@ -1,0 +1,91 @@
+/** One answer of a model, or of the feature itself, as far as it is known. */
+
+import type { SeenAnswer } from '../errors';
+import { add, COUNTS } from './model';
+import type { CountName, Counts, Reading } from './model';
+
+const WHOLES: readonly (readonly [CountName, ...CountName[]])[] = [
+  ['input_token', 'cachedInputToken', 'cacheWriteToken'],
+  ['output_token', 'reasoningToken'],
+];
+
+export class Answer {
+  id: string | undefined;
+  /** Nothing without an id is added to it any more. */
+  closed = false;
+  /** Calls of a model that it adds up. */
+  requests = 1;
+  /** Why its latest total can't be believed. */
+  problem: string | undefined;
+  private model: string | undefined;
+  private report: unknown;
+  private readonly total: Counts = {};
+  private readonly added: Counts = {};
+  /** The provider has said that it goes on counting. */
+  private isGrowing = false;
+  private pieces = 0;
+  /** Pieces that count only where the stream was left early. */
+  private earlyPieces = 0;
+
+  take(reading: Reading, counts: Counts): void {
+    if (reading.model) this.model = reading.model;
+    if (reading.pieces) {
+      if (reading.pieces === 'always') this.pieces += counts.output_token ?? 0;
+      else this.earlyPieces += counts.output_token ?? 0;
+      return;
+    }
+    if (Object.keys(counts).length === 0 && reading.problem === undefined) return;
+    this.report = reading.report;
+    // A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
+    this.problem = reading.problem;
+    if (reading.problem !== undefined) return;
+    if (reading.kind === 'total') this.replace(reading, counts);
+    else this.increase(reading, counts);
+  }
+
+  /** Undefined: nothing says what it used. */
+  counts(leftEarly: boolean): Counts | undefined {
+    const counts: Counts = { ...this.added };
+    const pieces = this.pieces + (leftEarly && !this.closed ? this.earlyPieces : 0);
+    if (pieces > 0) counts.output_token = (counts.output_token ?? 0) + pieces;
+    for (const name of COUNTS) {
+      const total = this.total[name];
+      if (total === undefined) continue;
+      counts[name] = this.isGrowing && name === 'output_token' ? Math.max(total, counts[name] ?? 0) : total;
+    }
+    // Pieces flowed and nobody said how many tokens they are: what was said of the input isn't all.
+    const isOpen = pieces === 0 && this.earlyPieces > 0 && (counts.output_token === undefined || this.isGrowing);
+    return Object.keys(counts).length === 0 || isOpen ? undefined : counts;
+  }
+
+  seen(why: string): SeenAnswer {
+    const pieces = this.pieces + this.earlyPieces;
+    return {
+      ...(this.id === undefined ? {} : { answer_id: this.id }),
+      ...(this.model === undefined ? {} : { model: this.model }),
+      ...(pieces > 0 ? { pieces } : {}),
+      ...(this.report === undefined ? {} : { usage: this.report }),
+      why,
+    };
+  }
+
+  private replace(reading: Reading, counts: Counts): void {
+    this.requests = reading.requests ?? this.requests;
+    this.isGrowing = reading.final === false;
+    if (counts.output_token !== undefined && !this.isGrowing) this.pieces = this.earlyPieces = 0;
+    for (const [whole, ...parts] of WHOLES) {
+      if (counts[whole] === undefined) continue;
+      // The parts belong to their whole: those of an older total don't outlive it.
+      const before = reading.inputAtLeast && whole === 'input_token' ? this.total : {};
+      for (const name of [whole, ...parts]) this.total[name] = Math.max(before[name] ?? 0, counts[name] ?? 0);
+    }
+  }
+
+  private increase(reading: Reading, counts: Counts): void {
+    // The first step of several is what made this one answer.
+    const isFirst = Object.keys(this.added).length === 0;
+    if (reading.requests !== undefined) this.requests = reading.requests + (isFirst ? 0 : this.requests);
+    if (counts.output_token !== undefined) this.pieces = this.earlyPieces = 0;
+    add(this.added, counts);
+  }
+}

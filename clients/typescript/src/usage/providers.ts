@@ -1,0 +1,193 @@
+/**
+ * The shapes in which model providers and their libraries answer, and what each says of its usage.
+ *
+ * Told by their fields and not by their classes: the same answer comes from a library, through a gateway, or out of JSON.
+ * docs/clients/usage.md lists them with the versions they were tried with.
+ */
+
+import { messageOf, UsageError } from '../errors';
+import { countsOf } from './arithmetic';
+import { get, isRecord, list, text } from './model';
+import type { Reading } from './model';
+import { piecesOf } from './pieces';
+
+type Fields = Record<string, unknown>;
+
+/** What a provider's answer, or one chunk of its stream, says. Undefined: it is neither, as far as can be told. */
+export function readProvider(value: unknown): Reading | undefined {
+  // A result of streamText is none of it: to look at its usage would make it read its stream to the end.
+  if (!isRecord(value) || isStreamResult(value)) return undefined;
+  const opened = unwrapped(value);
+  return readReport(opened) ?? readWithoutReport(opened);
+}
+
+/** What `streamText` and `streamObject` of the Vercel AI SDK return: the stream is in it, its usage is promised. */
+export function isStreamResult(value: unknown): value is Fields {
+  return isRecord(value) && 'fullStream' in value && 'textStream' in value;
+}
+
+function readWithoutReport(value: Fields): Reading | undefined {
+  const { type } = value;
+  if (type === 'response-metadata') return { ...chosen(value['id'], value['modelId']), whole: false };
+  if (type === 'abort' || (type === 'error' && 'error' in value)) return { left: true, whole: false };
+  const pieces = piecesOf(value);
+  if (pieces === undefined) return isWholeAnswer(value) ? { ...named(value), whole: true } : undefined;
+  // The id of an event is that of the event, or of a part of the answer.
+  const isEvent = typeof type === 'string' && type !== 'AIMessageChunk' && type !== 'ai';
+  const response = value['response'];
+  const names = isEvent ? chosen(get(response, 'id'), get(response, 'model')) : named(value);
+  return { ...names, whole: false, ...(pieces > 0 ? { output_token: pieces, kind: 'increment', pieces: 'early' } : {}) };
+}
+
+/** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, LangChain's events. */
+function unwrapped(value: Fields): Fields {
+  const { data, chunk, body } = value;
+  if (isRecord(chunk) && chunk['bytes'] instanceof Uint8Array) return parsed(chunk['bytes']) ?? value;
+  if (body instanceof Uint8Array && 'contentType' in value) return parsed(body) ?? value;
+  if (isRecord(data) && ('response' in value || typeof value['event'] === 'string')) {
+    const inner = data['output'] ?? data['chunk'] ?? data;
+    return isRecord(inner) ? inner : value;
+  }
+  return value;
+}
+
+function readReport(value: Fields): Reading | undefined {
+  for (const read of [ollama, aiSdk, langChain, bedrockStream, embeddings, reported, bare]) {
+    const reading = read(value);
+    if (reading) return reading;
+  }
+  return undefined;
+}
+
+/** OpenAI (chat completions, responses, their events), Anthropic (messages and events), Gemini, and what copies them. */
+function reported(value: Fields): Reading | undefined {
+  for (const holder of [value, value['message'], value['response']]) {
+    if (!isRecord(holder)) continue;
+    const report = holder['usage'] ?? holder['usageMetadata'] ?? holder['usage_metadata'];
+    if (!isRecord(report)) continue;
+    const names = { ...named(value), ...named(holder) };
+    if (value['type'] === 'message_start') {
+      // Its count of output was made before there was any.
+      return { ...total(report, names), final: false, whole: false };
+    }
+    if (value['type'] === 'message_delta') return { ...total(report, {}), inputAtLeast: true, whole: false };
+    const isPiece = typeof value['type'] === 'string' || value['object'] === 'chat.completion.chunk';
+    return { ...total(report, names), ...(isWholeAnswer(value) ? { whole: true } : isPiece ? { whole: false } : {}) };
+  }
+  return undefined;
+}
+
+function ollama(value: Fields): Reading | undefined {
+  const done = value['done'];
+  if (value['prompt_eval_count'] === undefined && value['eval_count'] === undefined) return undefined;
+  const { prompt_eval_count = 0, eval_count = 0 } = value;
+  // No id in it: what comes after the end of an answer is another answer.
+  return { ...total({ prompt_eval_count, eval_count }, named(value)), final: done !== false };
+}
+
+/** Parts of the Vercel AI SDK's streams, and the results of its functions. */
+function aiSdk(value: Fields): Reading | undefined {
+  const { type } = value;
+  if (type === 'finish' && (isRecord(value['totalUsage']) || isRecord(value['usage']))) {
+    return { ...total((value['totalUsage'] ?? value['usage']) as Fields, {}), final: true, whole: false };
+  }
+  if ((type === 'finish-step' || type === 'step-finish') && isRecord(value['usage'])) {
+    const model = get(value['response'], 'modelId');
+    return { ...total(value['usage'], chosen(undefined, model)), kind: 'increment', requests: 1, whole: false };
+  }
+  const report = get(value, 'totalUsage', 'usage');
+  if (!isRecord(report)) return undefined;
+  if ('tokens' in report && ('embedding' in value || 'embeddings' in value)) {
+    return { ...total({ inputTokens: report['tokens'] }, named(value)), whole: true, report };
+  }
+  const steps = list(value['steps']);
+  const isResult = 'finishReason' in value && ('steps' in value || 'content' in value || 'object' in value);
+  if (!isResult) return undefined;
+  const { model, answerId } = named(value);
+  // The id is the last step's, and so is `usage` where there is a `totalUsage`.
+  const names = chosen(steps.length > 1 ? undefined : answerId, model);
+  return { ...total(report, names), whole: true, requests: Math.max(1, steps.length) };
+}
+
+/** LangChain's messages. Its chunks carry increments, whatever the provider sent. */
+function langChain(value: Fields): Reading | undefined {
+  const said = value['response_metadata'];
+  const report = value['usage_metadata'] ?? get(said, 'tokenUsage');
+  if (!isRecord(report) || !('input_tokens' in report || 'output_tokens' in report || 'promptTokens' in report)) return undefined;
+  const names = chosen(value['id'], get(said, 'model_name', 'model') ?? value['model']);
+  const isMessage = typeof value['concat'] !== 'function' && value['type'] !== 'AIMessageChunk';
+  return { ...total(report, names), ...(isMessage ? { whole: true } : { kind: 'increment', whole: false }) };
+}
+
+function bedrockStream(value: Fields): Reading | undefined {
+  const { metadata } = value;
+  const report = value['amazon-bedrock-invocationMetrics'] ?? get(metadata, 'usage');
+  return isRecord(report) ? { ...total(report, {}), final: true, whole: false } : undefined;
+}
+
+/** Where nothing is said of output because there is none. */
+function embeddings(value: Fields): Reading | undefined {
+  const { usage, embeddings: vectors, data } = value;
+  const isOpenAI = value['object'] === 'list' && list(data).some((item) => get(item, 'embedding') !== undefined);
+  if (isOpenAI && isRecord(usage) && usage['prompt_tokens'] == null && usage['total_tokens'] != null) {
+    return { ...total({ prompt_tokens: usage['total_tokens'] }, named(value)), whole: true, report: usage };
+  }
+  const counted = list(vectors).flatMap((item) => get(get(item, 'statistics'), 'tokenCount') ?? []);
+  if (counted.length === 0) return undefined;
+  const sum = counted.reduce((all: number, one) => all + Number(one), 0);
+  return { ...total({ inputTokenCount: sum }, named(value)), whole: true };
+}
+
+/** The usage itself, handed on without its answer. */
+function bare(value: Fields): Reading | undefined {
+  const isUsage = [
+    ['prompt_tokens', 'completion_tokens'],
+    ['input_tokens', 'output_tokens'],
+    ['inputTokens', 'outputTokens'],
+    ['promptTokenCount', 'candidatesTokenCount'],
+  ].some((names) => names.every((name) => name in value));
+  return isUsage ? { ...total(value, {}), whole: true } : undefined;
+}
+
+function total(report: Fields, names: Pick<Reading, 'model' | 'answerId'>): Reading {
+  const reading: Reading = { ...names, kind: 'total', report };
+  try {
+    return { ...reading, ...countsOf(report) };
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    return { ...reading, problem: messageOf(error) };
+  }
+}
+
+function named(value: Fields): Pick<Reading, 'model' | 'answerId'> {
+  const { response } = value;
+  return chosen(
+    get(value, 'id', 'responseId', 'response_id') ?? get(response, 'id') ?? get(value['$metadata'], 'requestId'),
+    get(value, 'model', 'modelVersion', 'model_version') ?? get(response, 'modelId', 'model'),
+  );
+}
+
+function chosen(id: unknown, name: unknown): Pick<Reading, 'model' | 'answerId'> {
+  const answerId = text(id);
+  const model = text(name);
+  return { ...(answerId === undefined ? {} : { answerId }), ...(model === undefined ? {} : { model }) };
+}
+
+/** Complete answers of a model, whether or not they say what they used. */
+function isWholeAnswer(value: Fields): boolean {
+  const { object, type } = value;
+  if (object === 'chat.completion' || object === 'text_completion' || object === 'response') return true;
+  if (type === 'message' && value['role'] === 'assistant') return true;
+  if (type === 'ai' && 'response_metadata' in value) return true;
+  if ('stopReason' in value && isRecord(get(value['output'], 'message'))) return true;
+  return 'finishReason' in value && Array.isArray(value['steps']);
+}
+
+function parsed(bytes: Uint8Array): Fields | undefined {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    return isRecord(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
