@@ -1,11 +1,13 @@
-// Builds, then runs the tests: those of the client alone, and those against a real server.
+// Builds, then runs the tests: those of the client alone, those with the providers' packages, and those against a real
+// server.
 //
-//   node scripts/test.js [unit | server]
+//   node scripts/test.js [unit | providers | server]
 //
 // The server is the one that TOKENTILL_TEST_URL, TOKENTILL_TEST_SERVER_KEY and TOKENTILL_TEST_ADMIN_KEY name, or else the
 // project's own stack, started for the tests and stopped after them.
 // The outbox needs node:sqlite. Where this Node has none, the outbox's tests run on another: the one that
-// TOKENTILL_TEST_NODE names, or else the one that test/node/package-lock.json pins.
+// TOKENTILL_TEST_NODE names, or else the one that test/node/package-lock.json pins. The providers' packages, made for
+// Node 22 and newer, run there too; where there is no other Node they are tried on this one.
 'use strict';
 
 const { execFileSync, spawn } = require('node:child_process');
@@ -23,29 +25,32 @@ async function main(only) {
     stdio: 'inherit',
   });
   const isOutbox = (name) => name.includes('.sqlite.');
-  const kinds = only === undefined ? ['unit', 'server'] : [only];
+  const wantsNewer = (name) => isOutbox(name) || name.endsWith('.mjs');
+  const kinds = only === undefined ? ['unit', 'providers', 'server'] : [only];
   const files = kinds.flatMap((kind) =>
     readdirSync(join(built, kind))
-      .filter((name) => name.endsWith('.test.js'))
+      .filter((name) => /\.test\.m?js$/.test(name))
       .map((name) => join(built, kind, name)),
   );
   if (hasSqlite(process.execPath)) return inTurn(kinds, [[process.execPath, files]]);
-  const runs = [[process.execPath, files.filter((name) => !isOutbox(name))]];
   const other = process.env.TOKENTILL_TEST_NODE || installedNode();
   if (other !== undefined && hasSqlite(other)) {
-    console.log(`Node ${process.version} has no node:sqlite: the outbox is tested on ${ask(other, 'process.version')}`);
-    runs.push([other, files.filter(isOutbox)]);
-  } else {
-    console.log(`Node ${process.version} has no node:sqlite: of the outbox only its refusal is tested (TOKENTILL_TEST_NODE names another Node)`);
+    const where = ask(other, 'process.version');
+    console.log(`Node ${process.version} has no node:sqlite: the outbox, and the providers' packages, are tested on ${where}`);
+    return inTurn(kinds, [
+      [process.execPath, files.filter((name) => !wantsNewer(name))],
+      [other, files.filter(wantsNewer)],
+    ]);
   }
-  return inTurn(kinds, runs);
+  console.log(`Node ${process.version} has no node:sqlite: of the outbox only its refusal is tested (TOKENTILL_TEST_NODE names another Node)`);
+  return inTurn(kinds, [[process.execPath, files.filter((name) => !isOutbox(name))]]);
 }
 
 /** Run each list of files on its Node; the worst of the exit statuses. */
 async function inTurn(kinds, runs) {
   const act = async (env) => {
     let worst = 0;
-    for (const [node, files] of runs) worst = Math.max(worst, await run(node, files, env));
+    for (const [node, files] of runs) if (files.length > 0) worst = Math.max(worst, await run(node, files, env));
     return worst;
   };
   return kinds.includes('server') ? withServer(act) : act({});

@@ -33,14 +33,18 @@ export type Watcher = Pick<TokenProcessRun, 'observe' | 'settle'>;
 export function meterReadable(run: Watcher, source: Readable): object {
   const isBytes = ofBytes(source);
   const reader = source.getReader();
+  let isCancelled = false;
   const pull = async (controller: { enqueue(chunk: unknown): void; close(): void }): Promise<void> => {
     let step: Awaited<ReturnType<Reader['read']>>;
     try {
       step = await reader.read();
     } catch (error) {
+      if (isCancelled) return;
       await run.settle({ leftEarly: true });
       throw error;
     }
+    // To a read that is under way, a cancel looks like the end of the source.
+    if (isCancelled) return;
     if (step.done) {
       await run.settle({ leftEarly: false });
       controller.close();
@@ -50,6 +54,7 @@ export function meterReadable(run: Watcher, source: Readable): object {
     controller.enqueue(step.value);
   };
   const cancel = async (reason: unknown): Promise<void> => {
+    isCancelled = true;
     try {
       await reader.cancel(reason);
     } finally {

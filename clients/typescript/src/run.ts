@@ -45,6 +45,7 @@ export class TokenProcessRun {
   readonly idempotencyKey = randomUUID();
   private readonly meter: UsageMeter;
   private isFree: boolean;
+  private settling: Promise<void> | undefined;
 
   constructor(
     private readonly client: TokenProcess,
@@ -124,10 +125,14 @@ export class TokenProcessRun {
   }
 
   /**
-   * The run is over, and its end or its hold is settled. Throws nothing but the UsageError of `requireUsage`, and that
+   * The run is over, and its end or its hold is settled, once. Throws nothing but the UsageError of `requireUsage`, and that
    * only of a run that came to its own end.
    */
-  async settle(how: { leftEarly: boolean }): Promise<void> {
+  settle(how: { leftEarly: boolean }): Promise<void> {
+    return (this.settling ??= this.settleOnce(how));
+  }
+
+  private async settleOnce(how: { leftEarly: boolean }): Promise<void> {
     const usage = await this.counted(how.leftEarly);
     try {
       if (how.leftEarly && isNothing(usage)) await this.giveBack();

@@ -1,0 +1,199 @@
+/** The Vercel AI SDK in two of its versions: its functions inside of a feature, and every call of a model by itself. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { createOpenAI } from '@ai-sdk/openai';
+import { createOpenAI as createOpenAI3 } from '@ai-sdk/openai-3';
+import * as ai7 from 'ai';
+import * as ai6 from 'ai-6';
+import { InsufficientTokensError, tokenProcessMiddleware, UsageMissingError, withTokenProcess } from 'tokentill';
+
+import { withModelServer } from '../support/model-server.js';
+import type { ModelServer } from '../support/model-server.js';
+import { CANCEL, END, inWorld, USER } from '../support/world.js';
+import type { World } from '../support/world.js';
+
+interface Scene extends World {
+  models: ModelServer;
+  model: ReturnType<ReturnType<typeof createOpenAI>['chat']>;
+  embedder: ReturnType<ReturnType<typeof createOpenAI>['embedding']>;
+}
+
+type Data = { user_id: string };
+
+const VERSIONS = {
+  'ai 7': { ai: ai7, create: createOpenAI },
+  // The same names with the same meaning: its types differ in what doesn't matter here.
+  'ai 6': { ai: ai6 as unknown as typeof ai7, create: createOpenAI3 as unknown as typeof createOpenAI },
+};
+
+function ends({ server }: World): unknown[] {
+  return server.seenAt(END).map(({ body }) => {
+    return [body.input_token, body.output_token, body.cached_input_token ?? 0, body.model, body.requests ?? 1];
+  });
+}
+
+/** What runs beside its reader ends a moment after it. */
+async function endsOf(world: World, count: number): Promise<unknown[]> {
+  for (let i = 0; i < 200 && ends(world).length < count; i += 1) await sleep(10);
+  return ends(world);
+}
+
+async function take<T>(stream: AsyncIterable<T>, count = Infinity): Promise<T[]> {
+  const taken: T[] = [];
+  for await (const chunk of stream) if (taken.push(chunk) === count) break;
+  return taken;
+}
+
+for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
+  const scene = (act: (scene: Scene) => Promise<void>, token = 1000): Promise<void> =>
+    withModelServer((models) =>
+      inWorld((world) => {
+        const openai = create({ baseURL: `${models.url}/v1`, apiKey: 'key' });
+        return act({ ...world, models, model: openai.chat('gpt'), embedder: openai.embedding('embed') });
+      }, token),
+    );
+  const billing = ({ client, onEndError }: { client: World['client']; onEndError?: World['config']['onEndError'] }) =>
+    tokenProcessMiddleware({ feature_endpoint_id: 'feature-1', user_id: 'user-1', client, onEndError });
+  const weather = ai.tool({
+    description: 'the weather',
+    inputSchema: ai.jsonSchema<Record<string, never>>({ type: 'object', properties: {}, additionalProperties: false }),
+    execute: async () => 'sunny',
+  });
+
+  test(`${version}: generateText, and with the steps of a tool`, () =>
+    scene(async (s) => {
+      const plain = withTokenProcess(s.config, (_: Data) => ai.generateText({ model: s.model, prompt: '40' }));
+      assert.match((await plain(USER)).text, /^word /);
+      const steps = withTokenProcess(s.config, (_: Data) =>
+        ai.generateText({ model: s.model, prompt: '20', tools: { weather }, stopWhen: ai.stepCountIs(3) }),
+      );
+      assert.equal((await steps(USER)).steps.length, 2);
+      assert.deepEqual(ends(s), [
+        [10, 40, 4, 'gpt-2026', 1],
+        [20, 40, 8, 'gpt-2026', 2],
+      ]);
+      assert.deepEqual(s.problems, []);
+    }));
+
+  test(`${version}: the fullStream of streamText, whole and left early`, () =>
+    scene(async (s) => {
+      const ask = withTokenProcess(s.config, async function* (data: Data & { prompt: string; tools?: boolean }) {
+        const tools = data.tools ? { tools: { weather } } : {};
+        yield* ai.streamText({ model: s.model, prompt: data.prompt, ...tools, stopWhen: ai.stepCountIs(3) }).fullStream;
+      });
+      await take(ask({ ...USER, prompt: '40' }));
+      await take(ask({ ...USER, prompt: '20', tools: true }));
+      for await (const part of ask({ ...USER, prompt: '100' })) if (part.type === 'text-delta') break;
+      assert.deepEqual(ends(s), [
+        [10, 40, 4, 'gpt-2026', 1],
+        [20, 40, 8, 'gpt-2026', 2],
+        [0, 1, 0, undefined, 1],
+      ]);
+    }));
+
+  test(`${version}: a result of streamText stays what it is and is billed beside its reader`, () =>
+    scene(async (s) => {
+      const ask = withTokenProcess(s.config, async (_: Data) => ai.streamText({ model: s.model, prompt: '40' }));
+      const result = await ask(USER);
+      const answer = result.toTextStreamResponse();
+      assert.match(await answer.text(), /^(word ){40}$/);
+      assert.equal((await result.totalUsage).outputTokens, 40);
+      assert.deepEqual(await endsOf(s, 1), [[10, 40, 4, 'gpt-2026', 1]]);
+      // Its reader goes and leaves the model to it: the provider bills that too.
+      await take((await ask(USER)).textStream, 3);
+      assert.deepEqual((await endsOf(s, 2))[1], [10, 40, 4, 'gpt-2026', 1]);
+    }));
+
+  test(`${version}: a result of streamText that is aborted is billed by its pieces`, () =>
+    scene(async (s) => {
+      const abort = new AbortController();
+      const ask = withTokenProcess(s.config, async (_: Data) =>
+        ai.streamText({ model: s.model, prompt: '500', abortSignal: abort.signal, onError: () => undefined }),
+      );
+      const { fullStream } = await ask(USER);
+      let pieces = 0;
+      for await (const part of fullStream) {
+        if (part.type === 'text-delta') pieces += 1;
+        if (pieces === 3) abort.abort();
+      }
+      const [[input, output]] = (await endsOf(s, 1)) as [[number, number]];
+      assert.equal(input, 0);
+      assert.ok(output >= 3 && output < 100, `${output}`);
+    }));
+
+  test(`${version}: a textStream stays a ReadableStream, and that nothing says what it used is reported`, () =>
+    scene(async (s) => {
+      const ask = withTokenProcess(s.config, async (_: Data) => ai.streamText({ model: s.model, prompt: '5' }).textStream);
+      const stream: ReadableStream<string> = await ask(USER);
+      assert.ok(stream instanceof ReadableStream);
+      assert.equal((await take(stream)).length, 5);
+      assert.deepEqual(ends(s), []);
+      assert.ok(s.problems[0] instanceof UsageMissingError);
+    }));
+
+  test(`${version}: embed and embedMany`, () =>
+    scene(async (s) => {
+      await withTokenProcess(s.config, (_: Data) => ai.embed({ model: s.embedder, value: 'a' }))(USER);
+      await withTokenProcess(s.config, (_: Data) => ai.embedMany({ model: s.embedder, values: ['a', 'b'] }))(USER);
+      assert.deepEqual(ends(s).map((end) => (end as number[]).slice(0, 2)), [
+        [10, 0],
+        [10, 0],
+      ]);
+    }));
+
+  test(`${version}: the middleware bills every call of the model`, () =>
+    scene(async (s) => {
+      const model = ai.wrapLanguageModel({ model: s.model, middleware: billing(s) });
+      await ai.generateText({ model, prompt: '20', tools: { weather }, stopWhen: ai.stepCountIs(3) });
+      const { textStream } = ai.streamText({ model, prompt: '40' });
+      assert.equal((await take(textStream)).length, 40);
+      const embedder = ai.wrapEmbeddingModel({ model: s.embedder, middleware: billing(s) as never });
+      await ai.embed({ model: embedder, value: 'a' });
+      assert.deepEqual(ends(s), [
+        [10, 20, 4, 'gpt-2026', 1],
+        [10, 20, 4, 'gpt-2026', 1],
+        [10, 40, 4, 'gpt-2026', 1],
+        [10, 0, 0, 'embed', 1],
+      ]);
+    }));
+
+  test(`${version}: the middleware, aborted: what flowed is billed and the provider is hung up on`, () =>
+    scene(async (s) => {
+      const model = ai.wrapLanguageModel({ model: s.model, middleware: billing(s) });
+      const abort = new AbortController();
+      const { fullStream } = ai.streamText({ model, prompt: '500', abortSignal: abort.signal, onError: () => undefined });
+      let pieces = 0;
+      for await (const part of fullStream) {
+        if (part.type === 'text-delta') pieces += 1;
+        if (pieces === 3) abort.abort();
+      }
+      const [[, output]] = (await endsOf(s, 1)) as [[number, number]];
+      assert.ok(output >= 3 && output < 100, `${output}`);
+      for (let i = 0; i < 100 && s.models.hungUp === 0; i += 1) await sleep(10);
+      assert.equal(s.models.hungUp, 1);
+    }));
+
+  test(`${version}: the middleware without access: the model is not called`, () =>
+    scene(async (s) => {
+      const model = ai.wrapLanguageModel({ model: s.model, middleware: billing(s) });
+      await assert.rejects(ai.generateText({ model, prompt: '40', maxRetries: 0 }), InsufficientTokensError);
+      assert.deepEqual(s.models.bodies, []);
+    }, 0));
+
+  test(`${version}: the middleware adds to a run that is under way; a call that fails costs nothing`, () =>
+    scene(async (s) => {
+      const run = await s.client.begin({ ...USER, feature_endpoint_id: 'feature-1', hold_token: 5 });
+      const model = ai.wrapLanguageModel({ model: s.model, middleware: tokenProcessMiddleware({ run: () => run }) });
+      await ai.generateText({ model, prompt: '20' });
+      await take(ai.streamText({ model, prompt: '40' }).textStream);
+      await run.end();
+      assert.deepEqual(ends(s), [[20, 60, 8, 'gpt-2026', 2]]);
+      const failing = ai.wrapLanguageModel({ model: s.model, middleware: billing(s) });
+      await s.models.close();
+      await assert.rejects(ai.generateText({ model: failing, prompt: '20', maxRetries: 0 }));
+      assert.equal(s.server.seenAt(CANCEL).length, 1);
+    }));
+}

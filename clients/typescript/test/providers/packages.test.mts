@@ -1,0 +1,213 @@
+/** The providers' own packages, talking to a server on this machine: what a run of a feature that uses them is billed for. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import Anthropic from '@anthropic-ai/sdk';
+import { Ollama } from 'ollama';
+import OpenAI from 'openai';
+import { countDeltas, UsageMissingError, withTokenProcess } from 'tokentill';
+
+import { withModelServer } from '../support/model-server.js';
+import type { ModelServer } from '../support/model-server.js';
+import { END, inWorld, USER } from '../support/world.js';
+import type { World } from '../support/world.js';
+
+interface Scene extends World {
+  models: ModelServer;
+  openai: OpenAI;
+  anthropic: Anthropic;
+  ollama: Ollama;
+}
+
+type Data = { user_id: string };
+
+function scene(act: (scene: Scene) => Promise<void>): Promise<void> {
+  return withModelServer((models) =>
+    inWorld((world) =>
+      act({
+        ...world,
+        models,
+        openai: new OpenAI({ baseURL: `${models.url}/v1`, apiKey: 'key' }),
+        anthropic: new Anthropic({ baseURL: models.url, apiKey: 'key' }),
+        ollama: new Ollama({ host: models.url }),
+      }),
+    ),
+  );
+}
+
+/** Input, output, cached input, model and number of answers of each end that was sent. */
+function ends({ server }: World): unknown[] {
+  return server.seenAt(END).map(({ body }) => {
+    return [body.input_token, body.output_token, body.cached_input_token ?? 0, body.model, body.requests ?? 1];
+  });
+}
+
+async function take<T>(stream: AsyncIterable<T>, count = Infinity): Promise<T[]> {
+  const taken: T[] = [];
+  for await (const chunk of stream) if (taken.push(chunk) === count) break;
+  return taken;
+}
+
+const say = (count: number) => ({ messages: [{ role: 'user' as const, content: `${count}` }] });
+const GPT = { model: 'gpt' };
+const STREAM = { stream: true, stream_options: { include_usage: true } } as const;
+const CLAUDE = { model: 'anthropic-model', max_tokens: 100 };
+
+// ── openai ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test('openai: chat.completions.create', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) => s.openai.chat.completions.create({ ...GPT, ...say(40) }));
+    const { choices } = await ask(USER);
+    assert.match(choices[0]?.message.content ?? '', /^word /);
+    assert.deepEqual(ends(s), [[10, 40, 4, 'gpt-2026', 1]]);
+  }));
+
+test('openai: several completions of one run', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) =>
+      Promise.all([20, 40].map((count) => s.openai.chat.completions.create({ ...GPT, ...say(count) }))),
+    );
+    assert.equal((await ask(USER)).length, 2);
+    assert.deepEqual(ends(s), [[20, 60, 8, 'gpt-2026', 2]]);
+  }));
+
+test('openai: a stream, and a loop of two streams', () =>
+  scene(async (s) => {
+    const one = withTokenProcess(s.config, (_: Data) => s.openai.chat.completions.create({ ...GPT, ...say(40), ...STREAM }));
+    assert.equal((await take(await one(USER))).length, 43);
+    const two = withTokenProcess(s.config, async function* (_: Data) {
+      for (const count of [20, 40]) yield* await s.openai.chat.completions.create({ ...GPT, ...say(count), ...STREAM });
+    });
+    await take(two(USER));
+    assert.deepEqual(ends(s), [
+      [10, 40, 4, 'gpt-2026', 1],
+      [20, 60, 8, 'gpt-2026', 2],
+    ]);
+  }));
+
+test('openai: a stream left early is billed by its pieces', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async function* (_: Data) {
+      yield* await s.openai.chat.completions.create({ ...GPT, ...say(100), ...STREAM });
+    });
+    await take(ask(USER), 4);
+    assert.deepEqual(ends(s), [[0, 3, 0, 'gpt-2026', 1]]);
+    assert.deepEqual(s.problems, []);
+  }));
+
+test('openai: a stream that was not asked for its usage is reported, or counted where the feature says so', () =>
+  scene(async (s) => {
+    const ask = (_: Data) => s.openai.chat.completions.create({ ...GPT, ...say(5), stream: true });
+    await take(await withTokenProcess(s.config, ask)(USER));
+    assert.deepEqual(ends(s), []);
+    assert.ok(s.problems[0] instanceof UsageMissingError);
+    assert.equal(s.unbilled[0]?.seen?.[0]?.pieces, 5);
+    assert.equal(s.unbilled[0].seen[0].model, 'gpt-2026');
+    await take(await withTokenProcess({ ...s.config, usage: countDeltas }, ask)(USER));
+    assert.deepEqual(ends(s), [[0, 5, 0, 'gpt-2026', 1]]);
+  }));
+
+test('openai: chat.completions.stream()', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async function* (_: Data) {
+      yield* s.openai.chat.completions.stream({ ...GPT, ...say(40), stream_options: { include_usage: true } });
+    });
+    await take(ask(USER));
+    assert.deepEqual(ends(s), [[10, 40, 4, 'gpt-2026', 1]]);
+  }));
+
+test('openai: withResponse', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) => s.openai.chat.completions.create({ ...GPT, ...say(40) }).withResponse());
+    const { data, response } = await ask(USER);
+    assert.equal(data.object, 'chat.completion');
+    assert.equal(response.status, 200);
+    assert.deepEqual(ends(s), [[10, 40, 4, 'gpt-2026', 1]]);
+  }));
+
+test('openai: responses.create, and its stream', () =>
+  scene(async (s) => {
+    const whole = withTokenProcess(s.config, (_: Data) => s.openai.responses.create({ ...GPT, input: '40' }));
+    assert.match((await whole(USER)).output_text, /^word /);
+    const stream = withTokenProcess(s.config, (_: Data) => s.openai.responses.create({ ...GPT, input: '40', stream: true }));
+    await take(await stream(USER));
+    const helper = withTokenProcess(s.config, async function* (_: Data) {
+      yield* s.openai.responses.stream({ ...GPT, input: '40' });
+    });
+    await take(helper(USER));
+    assert.deepEqual(ends(s), Array(3).fill([10, 40, 4, 'gpt-2026', 1]));
+  }));
+
+test('openai: a stream of responses left early is billed by its pieces', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async function* (_: Data) {
+      yield* await s.openai.responses.create({ ...GPT, input: '100', stream: true });
+    });
+    await take(ask(USER), 4 + 3);
+    assert.deepEqual(ends(s), [[0, 3, 0, 'gpt-2026', 1]]);
+  }));
+
+test('openai: embeddings', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) => s.openai.embeddings.create({ model: 'embed', input: ['a', 'b'] }));
+    assert.equal((await ask(USER)).data.length, 2);
+    assert.deepEqual(ends(s), [[10, 0, 0, 'embed', 1]]);
+  }));
+
+// ── anthropic ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test('anthropic: messages.create, its stream, and messages.stream()', () =>
+  scene(async (s) => {
+    const whole = withTokenProcess(s.config, (_: Data) => s.anthropic.messages.create({ ...CLAUDE, ...say(40) }));
+    assert.equal((await whole(USER)).role, 'assistant');
+    const stream = withTokenProcess(s.config, (_: Data) => s.anthropic.messages.create({ ...CLAUDE, ...say(40), stream: true }));
+    await take(await stream(USER));
+    const helper = withTokenProcess(s.config, async function* (_: Data) {
+      yield* s.anthropic.messages.stream({ ...CLAUDE, ...say(40) });
+    });
+    await take(helper(USER));
+    assert.deepEqual(ends(s), Array(3).fill([10, 40, 4, 'anthropic-model', 1]));
+  }));
+
+test('anthropic: a stream left early is billed for its input and its pieces', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) => s.anthropic.messages.create({ ...CLAUDE, ...say(100), stream: true }));
+    // message_start, content_block_start, and three pieces; the package keeps the ping to itself.
+    const events = await take(await ask(USER), 5);
+    assert.equal(events.at(-1)?.type, 'content_block_delta');
+    assert.deepEqual(ends(s), [[10, 3, 4, 'anthropic-model', 1]]);
+  }));
+
+test('anthropic: a generator of bare text says what it used with the message that it returns', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async function* (_: Data) {
+      const stream = s.anthropic.messages.stream({ ...CLAUDE, ...say(40) });
+      for await (const event of stream) {
+        if (event.type === 'content_block_delta' && event.delta.type === 'text_delta') yield event.delta.text;
+      }
+      return stream.finalMessage();
+    });
+    assert.equal((await take(ask(USER))).length, 40);
+    assert.deepEqual(ends(s), [[10, 40, 4, 'anthropic-model', 1]]);
+    assert.deepEqual(s.problems, []);
+  }));
+
+// ── ollama ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test('ollama: chat, its stream, a stream left early, and embed', () =>
+  scene(async (s) => {
+    const llama = { model: 'llama' };
+    await withTokenProcess(s.config, (_: Data) => s.ollama.chat({ ...llama, ...say(40) }))(USER);
+    const stream = withTokenProcess(s.config, async (_: Data) => s.ollama.chat({ ...llama, ...say(40), stream: true }));
+    await take(await stream(USER));
+    await take(await stream(USER), 3);
+    await withTokenProcess(s.config, (_: Data) => s.ollama.embed({ ...llama, input: 'text' }))(USER);
+    assert.deepEqual(ends(s), [
+      [10, 40, 0, 'llama', 1],
+      [10, 40, 0, 'llama', 1],
+      [0, 3, 0, 'llama', 1],
+      [10, 0, 0, 'llama', 1],
+    ]);
+  }));
