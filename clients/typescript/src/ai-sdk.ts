@@ -7,9 +7,9 @@
 import type { TokenProcess } from './client';
 import { ConfigurationError } from './errors';
 import { sharedClient } from './functions';
-import { meterReadable } from './readable';
-import type { Watcher } from './readable';
 import type { RunOptions, TokenProcessRun } from './run';
+import { meterReadableStream } from './sources';
+import type { StreamedRun } from './stream';
 import { get } from './usage/model';
 
 /** What a middleware is told of a call; `model.modelId` names the model. */
@@ -67,7 +67,7 @@ export function tokenProcessMiddleware(config: TokenProcessMiddlewareConfig): To
       const run = await runOf(config, asked);
       try {
         const result = await asked.doStream();
-        return { ...result, stream: meterReadable(run, result.stream) };
+        return { ...result, stream: meterReadableStream(run, result.stream) };
       } catch (error) {
         await run.settle({ leftEarly: true });
         throw error;
@@ -76,13 +76,21 @@ export function tokenProcessMiddleware(config: TokenProcessMiddlewareConfig): To
   };
 }
 
-async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Promise<Watcher> {
+async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Promise<StreamedRun> {
   const model = get(call.model, 'modelId');
   if ('run' in config) {
     const run = typeof config.run === 'function' ? config.run() : config.run;
     if (!run) throw new ConfigurationError('tokenProcessMiddleware: there is no run that this call of a model could be added to');
     run.nextAnswer();
-    return { observe: (value, place) => run.observe(value, place === 'end' ? 'result' : place), settle: async () => undefined };
+    return {
+      patienceSeconds: run.patienceSeconds,
+      within: (act) => run.within(act),
+      observe: (value, place) => run.observe(value, place === 'end' ? 'result' : place),
+      // One call of a model among others: what becomes of it is not what becomes of the run.
+      watch: () => undefined,
+      stop: () => undefined,
+      settle: async () => undefined,
+    };
   }
   const { feature_endpoint_id, user_id, hold_token, hold_seconds } = config;
   const hold = typeof hold_token === 'function' ? await hold_token(call) : hold_token;

@@ -51,7 +51,7 @@ async function main(args: string[]): Promise<number> {
   if (topic !== 'outbox' || !known || rest.length !== wanted || !(timeoutSeconds > 0)) throw new UsageError();
   if (!path) throw new Error('Give the outbox with --path, or set TOKENTILL_OUTBOX');
   if (!existsSync(path)) throw new Error(`There is no outbox at ${path}`);
-  if (command === 'flush') return flush(path, url, timeoutSeconds * 1000, refused);
+  if (command === 'flush') return flush(path, url, timeoutSeconds, refused);
   const outbox = new Outbox({ path });
   try {
     return command === 'status' ? status(outbox, json) : discard(outbox, rest[0] ?? '');
@@ -76,7 +76,7 @@ function status(outbox: Outbox, json: boolean): number {
   return state.pending > 0 ? 1 : 0;
 }
 
-async function flush(path: string, url: string | undefined, timeoutMs: number, refused: boolean): Promise<number> {
+async function flush(path: string, url: string | undefined, timeoutSeconds: number, refused: boolean): Promise<number> {
   if (refused) {
     const outbox = new Outbox({ path });
     print(`${outbox.retryRefused()} refused ends are tried again`);
@@ -85,7 +85,7 @@ async function flush(path: string, url: string | undefined, timeoutMs: number, r
   const client = new TokenProcess({ url, outbox: path, sendInBackground: false });
   try {
     const began = Date.now();
-    const done = await client.flush({ timeoutMs });
+    const done = await client.flush({ timeoutSeconds });
     const took = ((Date.now() - began) / 1000).toFixed(1);
     print(`${done.sent} sent in ${took} s, ${done.refused} refused, ${done.postponed} still wait`);
     if (done.error && done.refused + done.postponed > 0) process.stderr.write(`tokentill: ${done.error.message}\n`);

@@ -1,5 +1,5 @@
 /**
- * The client: start, end and cancel calls, and `begin` for a run whose code isn't one function.
+ * The client: the calls of the token process, and `begin` for a run whose code isn't one function.
  *
  * With an outbox, an end is on disk before it is first sent and is taken off when it is acknowledged. When the server
  * can't be reached the call still throws, with `queued` set: the end is safe, only its answer is missing.
@@ -7,6 +7,8 @@
 
 import { randomUUID } from 'node:crypto';
 
+import { AwayRuns } from './away';
+import type { AwayReport } from './away';
 import {
   AuthenticationError,
   ConfigurationError,
@@ -15,14 +17,17 @@ import {
   UnavailableError,
   ValidationError,
 } from './errors';
-import { Outbox } from './outbox';
+import type { RepeatableCall } from './errors';
+import type { Hooks } from './hooks';
 import type { OutboxOptions } from './outbox';
 import { TokenProcessRun } from './run';
 import type { RunOptions } from './run';
 import { OutboxSender } from './sender';
 import type { FlushReport } from './sender';
-import { DEFAULT_RETRY_POLICY, Transport } from './transport';
-import type { Address, RetryPolicy } from './transport';
+import { settingsOf } from './settings';
+import type { GivenSettings, Settings } from './settings';
+import { Transport } from './transport';
+import type { Address } from './transport';
 import { endBody } from './wire';
 import type {
   TTokenProcessBatchResponse,
@@ -30,90 +35,156 @@ import type {
   TTokenProcessCancelResponse,
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
+  TTokenProcessHoldExtendPayload,
+  TTokenProcessHoldExtendResponse,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,
 } from './wire';
 
-export interface TokenProcessOptions extends Partial<RetryPolicy> {
+export interface TokenProcessOptions extends GivenSettings {
   /** TOKEN_SERVER_URL unless given, else http://localhost:5000. */
   url?: string | undefined;
   /** SERVER_API_KEY unless given. */
   apiKey?: string | undefined;
   /** Keep ends on disk until they are acknowledged: the file's path, or a path with its bounds. */
   outbox?: string | OutboxOptions | undefined;
-  /** With an outbox the end is safe already, so the caller waits this long at most for its answer: 5,000 unless given. */
-  outboxWaitMs?: number | undefined;
   /** Sends what the outbox holds and is due, once a second. On unless false; `flush()` sends it in any case. */
   sendInBackground?: boolean | undefined;
+  /** What to tell of calls, repetitions and the outbox. */
+  hooks?: Hooks | undefined;
+}
+
+export interface CallOptions {
+  /** Aborted, the call ends at once with the signal's reason. */
+  signal?: AbortSignal | undefined;
 }
 
 /** A hold runs out by itself, so giving it back is not worth a caller's half minute. */
-const CANCEL_TIME_LIMIT_MS = 5_000;
-const OUTBOX_WAIT_MS = 5_000;
-const FLUSH_TIMEOUT_MS = 60_000;
+const CANCEL_TIMEOUT_SECONDS = 5;
+const FLUSH_TIMEOUT_SECONDS = 60;
 
 export class TokenProcess {
+  readonly settings: Settings;
   private readonly address: () => Address;
   private readonly transport: Transport;
-  private readonly outbox: Outbox | undefined;
   private readonly sender: OutboxSender | undefined;
+  private readonly awayRuns: AwayRuns;
+  private readonly behind = new Set<Promise<unknown>>();
 
-  /** Throws an OutboxError when an outbox is asked for and can't be had: never silently without it. */
+  /** Throws a ConfigurationError for settings that can't work. An outbox that can't be used is logged, and tried again. */
   constructor(options: TokenProcessOptions = {}) {
-    const { url, apiKey, outbox, outboxWaitMs = OUTBOX_WAIT_MS, sendInBackground = true, ...policy } = options;
+    const { url, apiKey, outbox, sendInBackground = true, hooks } = options;
+    this.settings = settingsOf(options);
     this.address = () => addressOf(url, apiKey);
-    this.transport = new Transport(this.address, { ...DEFAULT_RETRY_POLICY, ...policy });
+    this.transport = new Transport(this.address, this.settings, hooks);
+    this.awayRuns = new AwayRuns(this.settings);
+    this.transport.onAnswered = () => this.awayRuns.answered();
     if (outbox !== undefined) {
-      this.outbox = new Outbox(typeof outbox === 'string' ? { path: outbox } : outbox);
-      this.sender = new OutboxSender(this.outbox, this.transport, outboxWaitMs);
+      this.sender = new OutboxSender(typeof outbox === 'string' ? { path: outbox } : outbox, this.transport);
+      // Opened now, so that what is wrong with it is said now, and not with the first end.
+      this.sender.problem();
       if (sendInBackground) this.sender.startInBackground();
     }
   }
 
-  async start(payload: TTokenProcessStartPayload): Promise<TTokenProcessStartResponse> {
+  async start(payload: TTokenProcessStartPayload, options: CallOptions = {}): Promise<TTokenProcessStartResponse> {
     const { user_id, feature_endpoint_id, hold_token, hold_seconds } = payload;
     const body = { user_id, feature_endpoint_id, hold_token, hold_seconds };
-    return this.explained(this.transport.post('/api/token-process/start', body));
+    const idempotencyKey = keyOf(payload.idempotency_key);
+    return this.repeatable({ call: 'start', payload: { ...payload, idempotency_key: idempotencyKey } }, async () => {
+      try {
+        return await this.transport.send<TTokenProcessStartResponse>({
+          operation: 'start',
+          body: JSON.stringify(body),
+          idempotencyKey,
+          limitSeconds: this.settings.startTimeoutSeconds,
+          signal: options.signal,
+        });
+      } catch (error) {
+        if (error instanceof UnavailableError) return this.startWithoutServer(payload, error);
+        throw error;
+      }
+    });
   }
 
   /** Bills one run, once, however often it has to be sent. */
   async end(payload: TTokenProcessEndPayload): Promise<TTokenProcessEndResponse> {
     const key = keyOf(payload.idempotency_key);
-    const body = JSON.stringify(endBody(payload));
-    const { sender } = this;
-    if (!sender) return this.sendEnd(key, body);
-    try {
-      sender.put(key, body);
-    } catch (error) {
-      if (!(error instanceof OutboxError)) throw error;
-      return this.sendEndWithoutOutbox(key, body, error);
-    }
-    try {
-      const answer = await this.sendEnd(key, body, sender.waitMs);
-      sender.acknowledge(key);
-      return answer;
-    } catch (error) {
-      if (error instanceof TokenProcessError) {
-        error.queued = sender.keep([{ idempotency_key: key, attempts: 0 }], error);
+    const fields = endBody(payload);
+    const body = JSON.stringify(fields);
+    return this.repeatable({ call: 'end', payload: { ...fields, idempotency_key: key } }, async () => {
+      const { sender } = this;
+      if (!sender) return this.sendEnd(key, body);
+      try {
+        sender.put(key, body);
+      } catch (error) {
+        if (!(error instanceof OutboxError)) throw error;
+        return this.sendEndWithoutOutbox(key, body, error);
       }
-      throw error;
-    }
+      try {
+        const answer = await this.sendEnd(key, body, this.settings.outboxWaitSeconds);
+        sender.acknowledge(key);
+        return answer;
+      } catch (error) {
+        if (error instanceof TokenProcessError) {
+          error.queued = sender.keep([{ idempotency_key: key, attempts: 0 }], error);
+          if (error instanceof UnavailableError) this.awayRuns.queued(payload.input_token + payload.output_token);
+        }
+        throw error;
+      }
+    });
   }
 
   /** Up to 1,000 ends in one call; each is answered for itself, in order. Bypasses the outbox. */
   async endBatch(ends: readonly TTokenProcessEndPayload[]): Promise<TTokenProcessBatchResponse> {
     // Made once, before the first attempt, so that a repeated batch is the same batch.
     const keyed = ends.map((end) => ({ ...endBody(end), idempotency_key: keyOf(end.idempotency_key) }));
-    return this.explained(this.transport.post('/api/token-process/end/batch', { ends: keyed }));
+    return this.repeatable({ call: 'endBatch', payload: keyed }, () =>
+      this.transport.send({
+        operation: 'batch',
+        body: JSON.stringify({ ends: keyed }),
+        limitSeconds: this.settings.endTimeoutSeconds,
+        insistent: true,
+      }),
+    );
   }
 
   /** Gives a hold back when the feature failed. May be repeated. */
   async cancel(payload: TTokenProcessCancelPayload): Promise<TTokenProcessCancelResponse> {
     const { user_id, process_id } = payload;
-    const totalTimeoutMs = Math.min(CANCEL_TIME_LIMIT_MS, this.transport.policy.totalTimeoutMs);
-    return this.explained(
-      this.transport.post('/api/token-process/cancel', { user_id, process_id }, { totalTimeoutMs }),
+    return this.repeatable({ call: 'cancel', payload: { user_id, process_id } }, () =>
+      this.transport.send({
+        operation: 'cancel',
+        body: JSON.stringify({ user_id, process_id }),
+        limitSeconds: Math.min(CANCEL_TIMEOUT_SECONDS, this.settings.totalTimeoutSeconds),
+      }),
     );
+  }
+
+  /** Adds to an open hold, to its life, or to both. `data.status` not-access-able: the hold is as it was. */
+  async extendHold(payload: TTokenProcessHoldExtendPayload): Promise<TTokenProcessHoldExtendResponse> {
+    const { user_id, process_id, hold_token, hold_seconds } = payload;
+    const body = { user_id, process_id, hold_token, hold_seconds };
+    // No key goes with it: an extension that is repeated after a lost answer holds too much at worst, until the end.
+    return this.repeatable({ call: 'extendHold', payload: body }, () =>
+      this.transport.send({ operation: 'extend', body: JSON.stringify(body), limitSeconds: this.settings.startTimeoutSeconds }),
+    );
+  }
+
+  /** Makes the call again that an error carries in `repeat`, under the key it had. */
+  async repeat(call: RepeatableCall): Promise<unknown> {
+    switch (call.call) {
+      case 'start':
+        return this.start(call.payload);
+      case 'end':
+        return this.end(call.payload);
+      case 'endBatch':
+        return this.endBatch(call.payload);
+      case 'cancel':
+        return this.cancel(call.payload);
+      case 'extendHold':
+        return this.extendHold(call.payload);
+    }
   }
 
   /** Starts a run, or throws InsufficientTokensError with the balance. */
@@ -121,22 +192,41 @@ export class TokenProcess {
     return TokenProcessRun.begin(this, payload, options);
   }
 
-  /** Sends all that waits in the outbox, back-offs or not. Gives up after `timeoutMs`: 60,000 unless given. */
-  async flush(options: { timeoutMs?: number } = {}): Promise<FlushReport> {
+  /** How it stands with a server that is away, and with the runs that `whenAway: "open"` let begin. */
+  awayReport(): AwayReport {
+    return this.awayRuns.report(this.transport.breaker.isOpen);
+  }
+
+  /** Sends all that waits in the outbox, back-offs or not. Gives up after `timeoutSeconds`: 60 unless given. */
+  async flush(options: { timeoutSeconds?: number } = {}): Promise<FlushReport> {
     if (!this.sender) throw new ConfigurationError('There is no outbox: give its path, or set TOKENTILL_OUTBOX');
-    return this.sender.flush(options.timeoutMs ?? FLUSH_TIMEOUT_MS);
+    return this.sender.flush(options.timeoutSeconds ?? FLUSH_TIMEOUT_SECONDS);
   }
 
-  /** Stops the background sending and closes the outbox file. What is left in it stays for the next start. */
+  /**
+   * Waits for the ends that are still sent behind callers who have gone, stops the background sending and closes the outbox
+   * file. What is left in it stays for the next start.
+   */
   async close(): Promise<void> {
+    await Promise.all(this.behind);
     await this.sender?.stop();
-    this.outbox?.close();
   }
 
-  private sendEnd(key: string, body: string, totalTimeoutMs?: number): Promise<TTokenProcessEndResponse> {
-    return this.explained(
-      this.transport.postText('/api/token-process/end', body, { idempotencyKey: key, totalTimeoutMs }),
-    );
+  /** Something that never rejects and that nobody may wait for to the end: `close` does. */
+  sendBehind(work: Promise<void>): void {
+    this.behind.add(work);
+    void work.finally(() => this.behind.delete(work));
+  }
+
+  private sendEnd(key: string, body: string, waitSeconds?: number): Promise<TTokenProcessEndResponse> {
+    return this.transport.send({
+      operation: 'end',
+      body,
+      idempotencyKey: key,
+      limitSeconds: waitSeconds ?? this.settings.endTimeoutSeconds,
+      // What the outbox holds will be sent; what it doesn't hold is worth every attempt.
+      insistent: waitSeconds === undefined,
+    });
   }
 
   /** Full, or no disk: the end is still worth every attempt. Only if that fails too is it the caller's. */
@@ -145,16 +235,30 @@ export class TokenProcess {
       return await this.sendEnd(key, body);
     } catch (error) {
       if (!(error instanceof UnavailableError)) throw error;
-      disk.idempotencyKey = key;
-      disk.cause ??= error;
-      throw disk;
+      // Not the error itself: one failure of the disk may be the answer to many ends.
+      throw disk.of(error);
     }
   }
 
-  private async explained<T>(answer: Promise<T>): Promise<T> {
+  private startWithoutServer(payload: TTokenProcessStartPayload, error: UnavailableError): TTokenProcessStartResponse {
+    const refusal = this.awayRuns.refusal(() => this.sender?.problem());
+    if (refusal !== undefined) {
+      if (this.settings.whenAway === 'open') error.message += ` (and the run may not begin without it: ${refusal})`;
+      throw error;
+    }
+    const data = { user_id: payload.user_id, token: 0, status: 'access-able' as const, away: true };
+    return { success: true, message: `Begun without the token server: ${error.message}`, data };
+  }
+
+  /** Gives the error of a call what is needed to make it again. */
+  private async repeatable<T>(call: RepeatableCall, act: () => Promise<T>): Promise<T> {
     try {
-      return await answer;
+      return await act();
     } catch (error) {
+      if (error instanceof TokenProcessError) {
+        error.repeat ??= call;
+        if (call.call === 'start' || call.call === 'end') error.idempotencyKey ??= call.payload.idempotency_key as string;
+      }
       if (error instanceof AuthenticationError && this.address().apiKey === '') {
         error.message += ' (is SERVER_API_KEY set?)';
       }

@@ -7,6 +7,8 @@
  *  ├─ WalletNotFoundError       404  the user has no wallet (start: none that is active with a package)
  *  ├─ FeatureNotAvailableError  403  the feature endpoint is not in the user's package
  *  ├─ InsufficientTokensError        start answered not-access-able: `token` is the balance
+ *  ├─ HoldRefusedError               a hold was not extended, for want of tokens: `token` is the balance
+ *  ├─ HoldNotFoundError         404  there is no open hold to extend: it has expired, or there never was one
  *  ├─ ValidationError           400, 405, 413, 415, 422  `errors` names the fields; also a key no header can carry
  *  ├─ ConflictError             409  this idempotency key was used with another body
  *  ├─ UnavailableError          5xx, no connection, time-out: retried until the time limit
@@ -17,8 +19,17 @@
  *      ├─ OutboxFullError            it holds as many ends as it may
  *      └─ OutboxUnsupportedError     this Node has no node:sqlite
  *
- * An error that came from an answer carries that answer in `response`, where code written for axios looks for it.
+ * An error that came from an answer carries that answer in `response`, where code written for axios looks for it. The
+ * error of a call carries what to repeat, and under which key. `JSON.stringify(error)` keeps all of it, and
+ * `TokenProcessError.fromJSON` makes it the same error again, in another process.
  */
+
+import type {
+  TTokenProcessCancelPayload,
+  TTokenProcessEndPayload,
+  TTokenProcessHoldExtendPayload,
+  TTokenProcessStartPayload,
+} from './wire';
 
 export interface TokenProcessErrorResponse {
   status: number;
@@ -28,6 +39,14 @@ export interface TokenProcessErrorResponse {
   // eslint-disable-next-line @typescript-eslint/no-explicit-any
   data: any;
 }
+
+/** A call that failed: `client.repeat(it)` makes it again, under the same key. */
+export type RepeatableCall =
+  | { call: 'start'; payload: TTokenProcessStartPayload }
+  | { call: 'end'; payload: TTokenProcessEndPayload }
+  | { call: 'endBatch'; payload: TTokenProcessEndPayload[] }
+  | { call: 'cancel'; payload: TTokenProcessCancelPayload }
+  | { call: 'extendHold'; payload: TTokenProcessHoldExtendPayload };
 
 export interface TokenProcessErrorOptions {
   code?: string | undefined;
@@ -45,8 +64,10 @@ export class TokenProcessError extends Error {
   readonly refused: boolean;
   /** Names the call in the server's logs. */
   readonly requestId?: string;
-  /** The key an end was sent with: sending the same end again with it can't bill twice. */
+  /** The key the call was sent with: the same call again with it bills, or holds, nothing twice. */
   idempotencyKey?: string;
+  /** The call that failed, with its key. Absent where there was none, as for a setting that is wrong from the start. */
+  repeat?: RepeatableCall;
   /** The end is on disk and will be sent again; nothing is lost and nothing needs to be done. */
   queued = false;
 
@@ -67,6 +88,22 @@ export class TokenProcessError extends Error {
       const requestId = said['request_id'] ?? response.headers['x-request-id'];
       if (typeof requestId === 'string') this.requestId = requestId;
     }
+  }
+
+  /** All of the error but its stack, its cause as text. */
+  toJSON(): Record<string, unknown> {
+    const cause = this.cause === undefined ? {} : { cause: messageOf(this.cause) };
+    return { ...(this as object), message: this.message, ...cause };
+  }
+
+  /** The error that `toJSON` was asked of. Anything else becomes a TokenProcessError with the text of it. */
+  static fromJSON(value: unknown): TokenProcessError {
+    const said = isRecord(value) ? value : { message: String(value) };
+    const { name, message, cause, ...fields } = said;
+    const error = new TokenProcessError(String(message ?? name ?? 'Unknown error'), cause === undefined ? {} : { cause });
+    const kind = KINDS.find((known) => known.name === name);
+    if (kind) Object.setPrototypeOf(error, kind.prototype as object);
+    return Object.assign(error, fields, { name: kind?.name ?? error.name });
   }
 }
 
@@ -96,6 +133,22 @@ export class InsufficientTokensError extends TokenProcessError {
   }
 }
 
+export class HoldRefusedError extends TokenProcessError {
+  /** What the user can spend now. */
+  readonly token: number;
+
+  constructor(token: number) {
+    super(`The hold was not extended: insufficient tokens. Available: ${token}`, { code: 'hold_refused' });
+    this.token = token;
+  }
+}
+
+export class HoldNotFoundError extends TokenProcessError {
+  constructor(message: string, options: TokenProcessErrorOptions = {}) {
+    super(message, { code: 'hold_not_found', ...options });
+  }
+}
+
 export class ValidationError extends TokenProcessError {
   /** Field to reasons, as the server names them. */
   readonly errors: Record<string, string[]>;
@@ -112,13 +165,13 @@ export class ConflictError extends TokenProcessError {}
 
 export class UnavailableError extends TokenProcessError {
   /** What the server asked for with Retry-After. */
-  readonly retryAfterMs?: number;
+  readonly retryAfterSeconds?: number;
   /** How often the call was sent before it was given up. */
   attempts = 1;
 
-  constructor(message: string, options: TokenProcessErrorOptions & { retryAfterMs?: number | undefined } = {}) {
+  constructor(message: string, options: TokenProcessErrorOptions & { retryAfterSeconds?: number | undefined } = {}) {
     super(message, { code: 'unavailable', ...options });
-    if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
+    if (options.retryAfterSeconds !== undefined) this.retryAfterSeconds = options.retryAfterSeconds;
   }
 }
 
@@ -163,6 +216,12 @@ export class OutboxError extends TokenProcessError {
   constructor(message: string, options: TokenProcessErrorOptions = {}) {
     super(message, { code: 'outbox_error', ...options });
   }
+
+  /** The same failure, for one end that could not be sent without the outbox either. */
+  of(cause: unknown): OutboxError {
+    const Kind = this.constructor as new (message: string, options: TokenProcessErrorOptions) => OutboxError;
+    return new Kind(this.message, { code: this.code, cause });
+  }
 }
 
 export class OutboxFullError extends OutboxError {
@@ -177,14 +236,33 @@ export class OutboxUnsupportedError extends OutboxError {
   }
 }
 
+const KINDS: { name: string; prototype: unknown }[] = [
+  ConfigurationError,
+  AuthenticationError,
+  WalletNotFoundError,
+  FeatureNotAvailableError,
+  InsufficientTokensError,
+  HoldRefusedError,
+  HoldNotFoundError,
+  ValidationError,
+  ConflictError,
+  UnavailableError,
+  UsageError,
+  UsageMissingError,
+  UsageUnreadableError,
+  OutboxError,
+  OutboxFullError,
+  OutboxUnsupportedError,
+];
+
 /** The error of an answer that is not a success. The status decides: a code may be newer than this client. */
-export function errorFromResponse(response: TokenProcessErrorResponse, retryAfterMs?: number): TokenProcessError {
+export function errorFromResponse(response: TokenProcessErrorResponse, retryAfterSeconds?: number): TokenProcessError {
   const { status } = response;
   const body: unknown = response.data;
   const enveloped = isRecord(body) && body['success'] === false && typeof body['message'] === 'string';
   const message = enveloped ? String(body['message']) : `The token server answered HTTP ${status}`;
   const options = { response };
-  if (status >= 500) return new UnavailableError(message, { response, retryAfterMs });
+  if (status >= 500) return new UnavailableError(message, { response, retryAfterSeconds });
   if (status === 401) return new AuthenticationError(message, { ...options, code: 'unauthorized' });
   if (status === 409) return new ConflictError(message, { ...options, code: 'idempotency_conflict' });
   if ([400, 405, 413, 415, 422].includes(status)) {
@@ -192,7 +270,9 @@ export function errorFromResponse(response: TokenProcessErrorResponse, retryAfte
   }
   // A proxy, another server or a wrong path at this address is answered 403 and 404 too, which says nothing about a
   // wallet or a feature.
-  const missing = isRecord(body) && body['code'] === 'not_found';
+  const code = isRecord(body) ? body['code'] : undefined;
+  if (enveloped && code === 'hold_not_found') return new HoldNotFoundError(message, options);
+  const missing = code === 'not_found';
   if (enveloped && status === 404 && !missing) return new WalletNotFoundError(message, { ...options, code: 'wallet_not_found' });
   if (enveloped && status === 403) {
     return new FeatureNotAvailableError(message, { ...options, code: 'feature_not_available' });

@@ -12,6 +12,8 @@ import type {
   TTokenProcessCancelResponse,
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
+  TTokenProcessHoldExtendPayload,
+  TTokenProcessHoldExtendResponse,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,
 } from './wire';
@@ -21,7 +23,7 @@ let shared: TokenProcess | undefined;
 /** Replaces the client that the functions share, and returns it. For settings that the environment can't give. */
 export function configureTokenProcess(options: TokenProcessOptions = {}): TokenProcess {
   const client = new TokenProcess({ outbox: process.env['TOKENTILL_OUTBOX'] || undefined, ...options });
-  void shared?.close();
+  void shared?.close().catch((error: unknown) => console.error('[Token Process] The former client was not closed:', error));
   shared = client;
   return client;
 }
@@ -40,6 +42,11 @@ export function tokenProcessCancel(payload: TTokenProcessCancelPayload): Promise
   return withShared((client) => client.cancel(payload));
 }
 
+/** Adds to an open hold, to its life, or to both. */
+export function tokenProcessHoldExtend(payload: TTokenProcessHoldExtendPayload): Promise<TTokenProcessHoldExtendResponse> {
+  return withShared((client) => client.extendHold(payload));
+}
+
 /** Wraps a function that returns `input_token`, `output_token` and `model`, or a stream, in start and end. */
 export function withTokenProcess<TArgs extends unknown[], R>(
   config: WithTokenProcessConfig<TArgs>,
@@ -52,7 +59,7 @@ export function sharedClient(): TokenProcess {
   return shared ?? configureTokenProcess();
 }
 
-// An outbox that can't be had is thrown by the constructor: as a rejection here, as these functions promise one.
+// A setting that can't work is thrown by the constructor: as a rejection here, as these functions promise one.
 async function withShared<T>(act: (client: TokenProcess) => Promise<T>): Promise<T> {
   return act(sharedClient());
 }

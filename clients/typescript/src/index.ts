@@ -4,16 +4,27 @@
  *     import { tokenProcessStart, tokenProcessEnd, withTokenProcess } from 'tokentill';
  */
 
-export { configureTokenProcess, tokenProcessCancel, tokenProcessEnd, tokenProcessStart, withTokenProcess } from './functions';
+export {
+  configureTokenProcess,
+  tokenProcessCancel,
+  tokenProcessEnd,
+  tokenProcessHoldExtend,
+  tokenProcessStart,
+  withTokenProcess,
+} from './functions';
 export { tokenProcessMiddleware } from './ai-sdk';
 export type { TokenProcessMiddleware, TokenProcessMiddlewareConfig } from './ai-sdk';
+export type { AwayReport } from './away';
 export { TokenProcess } from './client';
-export type { TokenProcessOptions } from './client';
+export type { CallOptions, TokenProcessOptions } from './client';
+export { currentRun } from './context';
 export {
   AuthenticationError,
   ConfigurationError,
   ConflictError,
   FeatureNotAvailableError,
+  HoldNotFoundError,
+  HoldRefusedError,
   InsufficientTokensError,
   OutboxError,
   OutboxFullError,
@@ -26,12 +37,14 @@ export {
   ValidationError,
   WalletNotFoundError,
 } from './errors';
-export type { SeenAnswer, TokenProcessErrorResponse } from './errors';
+export type { RepeatableCall, SeenAnswer, TokenProcessErrorResponse } from './errors';
+export type { CallEvent, Hooks, Operation, OutboxEvent, RetryEvent } from './hooks';
 export { Outbox } from './outbox';
 export type { OutboxOptions, OutboxStatus, RefusedEnd } from './outbox';
 export { TokenProcessRun } from './run';
 export type { OnEndError, RunOptions, UnbilledEnd } from './run';
 export type { FlushReport } from './sender';
+export type { Settings } from './settings';
 export { countDeltas, providerUsage } from './usage';
 export type { Usage, UsageReader } from './usage';
 export type { WithTokenProcessConfig, Wrapped } from './wrapper';
@@ -44,6 +57,9 @@ export type {
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
   TTokenProcessFailure,
+  TTokenProcessHoldExtendData,
+  TTokenProcessHoldExtendPayload,
+  TTokenProcessHoldExtendResponse,
   TTokenProcessStartData,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,

@@ -20,7 +20,9 @@ import { ConflictError, OutboxError, OutboxFullError, OutboxUnsupportedError, To
 const FORMAT = 1;
 const APPLICATION_ID = 0x546f6b54; // "TokT"
 const ENDS_MAX_DEFAULT = 100_000;
-const BUSY_TIMEOUT_MS = 10_000;
+/** Waiting for another process's lock blocks the event loop: better to send the end without the outbox. */
+const BUSY_TIMEOUT_MS = 1_000;
+const CREATE_TIMEOUT_MS = 10_000;
 const ERROR_LENGTH_MAX = 500;
 
 // The format is shared with the other clients: a change here is a new FORMAT.
@@ -89,7 +91,7 @@ export class Outbox {
   }
 
   /** Makes the end durable, leased to the caller. The same key again is the same end, or a ConflictError. */
-  put(key: string, body: string, leaseMs: number): void {
+  put(key: string, body: string, leaseSeconds: number): void {
     this.inTransaction(() => {
       const [there] = this.all<{ body: string }>('SELECT body FROM ends WHERE idempotency_key = ?', key);
       if (there) {
@@ -106,7 +108,7 @@ export class Outbox {
         body,
         now,
         now,
-        now + Math.round(leaseMs),
+        now + Math.round(leaseSeconds * 1000),
       );
     });
   }
@@ -131,8 +133,8 @@ export class Outbox {
   }
 
   /** They couldn't be sent: give the leases back and leave them alone for a while. */
-  postpone(keys: readonly string[], error: string, delayMs: number): void {
-    const notBefore = Date.now() + Math.round(delayMs);
+  postpone(keys: readonly string[], error: string, delaySeconds: number): void {
+    const notBefore = Date.now() + Math.round(delaySeconds * 1000);
     this.inTransaction(() => {
       for (const key of keys) {
         this.run(
@@ -147,7 +149,7 @@ export class Outbox {
   }
 
   /** Leases the oldest pending ends that nobody else has in hand. `early`: also those that wait for a later try. */
-  claim(options: { limit: number; bytesMax: number; leaseMs: number; early: boolean }): QueuedEnd[] {
+  claim(options: { limit: number; bytesMax: number; leaseSeconds: number; early: boolean }): QueuedEnd[] {
     return this.inTransaction(() => {
       const now = Date.now();
       const rows = this.all<QueuedEnd>(
@@ -167,7 +169,7 @@ export class Outbox {
         ends.push(row);
       }
       for (const { id } of ends) {
-        this.run('UPDATE ends SET leased_until_ms = ? WHERE id = ?', now + Math.round(options.leaseMs), id);
+        this.run('UPDATE ends SET leased_until_ms = ? WHERE id = ?', now + Math.round(options.leaseSeconds * 1000), id);
       }
       return ends;
     });
@@ -300,7 +302,7 @@ function open(Database: DatabaseConstructor, path: string): DatabaseSync {
 
 /** Creates the table in a new file; refuses a file of something else or of a newer client. */
 function prepare(database: DatabaseSync, path: string): void {
-  const deadline = Date.now() + BUSY_TIMEOUT_MS;
+  const deadline = Date.now() + CREATE_TIMEOUT_MS;
   while (pragma(database, 'user_version') === 0) {
     const tables = database.prepare(`SELECT name FROM sqlite_master WHERE type = 'table'`).all();
     if (tables.some(({ name }) => name !== 'ends')) throw new OutboxError(`${path} is a SQLite file of something else`);

@@ -9,15 +9,20 @@
 import { randomUUID } from 'node:crypto';
 
 import type { TokenProcess } from './client';
-import { InsufficientTokensError, messageOf, TokenProcessError, UsageError, UsageMissingError } from './errors';
+import { inRun } from './context';
+import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf, TokenProcessError, UsageError, UsageMissingError } from './errors';
 import type { SeenAnswer } from './errors';
-import { streamed } from './stream';
+import { KEPT_HOLD_SECONDS, keepHold } from './hold';
+import { atMost, quietly } from './hooks';
+import { streamed } from './sources';
+import type { Stoppable, StreamedRun } from './stream';
 import type { Usage, UsageReader } from './usage';
 import { UsageMeter } from './usage/meter';
 import type { Place, RunUsage } from './usage/meter';
 import type {
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
+  TTokenProcessHoldExtendData,
   TTokenProcessStartData,
   TTokenProcessStartPayload,
 } from './wire';
@@ -37,15 +42,24 @@ export interface RunOptions {
   requireUsage?: boolean | undefined;
   /** The feature costs nothing, whatever its results say. */
   free?: boolean | undefined;
-  /** Told of an end that was not billed (`error.queued`: it waits in the outbox) instead of the console. */
+  /** Told of an end that was not billed (`error.queued`: it waits in the outbox) instead of the console. Waited for if it is async. */
   onEndError?: OnEndError | undefined;
+  /** Extend the hold by itself before it expires, for as long as the run lasts. */
+  keepHold?: boolean | undefined;
+  /** Aborted: the caller has gone. A stream is closed at its source, and what flowed until then is billed. */
+  signal?: AbortSignal | undefined;
 }
 
-export class TokenProcessRun {
+export class TokenProcessRun implements StreamedRun {
   readonly idempotencyKey = randomUUID();
   private readonly meter: UsageMeter;
+  private readonly stopping = new AbortController();
   private isFree: boolean;
+  private isSettledByHand = false;
   private settling: Promise<void> | undefined;
+  /** Held weakly: a stream that nobody iterates any more may be collected, and settles the run then. */
+  private watched: WeakRef<Stoppable> | undefined;
+  private readonly letGo: () => void;
 
   constructor(
     private readonly client: TokenProcess,
@@ -55,21 +69,42 @@ export class TokenProcessRun {
   ) {
     this.meter = new UsageMeter(options.usage);
     this.isFree = options.free === true;
+    const { signal: caller } = options;
+    const stop = (): void => this.stop(caller?.reason);
+    caller?.addEventListener('abort', stop, { once: true });
+    const isHeld = asked.hold_token !== undefined && started.process_id !== undefined;
+    const dropHold = options.keepHold === true && isHeld ? keepHold(this, asked.hold_seconds ?? KEPT_HOLD_SECONDS) : undefined;
+    this.letGo = () => {
+      caller?.removeEventListener('abort', stop);
+      dropHold?.();
+    };
+    if (caller?.aborted) stop();
   }
 
   /** Starts a run, or throws InsufficientTokensError with the balance. */
   static async begin(client: TokenProcess, payload: TTokenProcessStartPayload, options: RunOptions): Promise<TokenProcessRun> {
-    const { data } = await client.start(payload);
-    if (data.status !== 'access-able') {
-      const { user_id, feature_endpoint_id } = payload;
-      throw new InsufficientTokensError({ token: data.token, user_id, feature_endpoint_id });
-    }
-    return new TokenProcessRun(client, payload, data, options);
+    const { signal, keepHold: isKept } = options;
+    signal?.throwIfAborted();
+    const { hold_token, hold_seconds } = payload;
+    // How long a kept hold lives must be known here, and not only at the server.
+    const asked = isKept && hold_token !== undefined ? { ...payload, hold_seconds: hold_seconds ?? KEPT_HOLD_SECONDS } : payload;
+    const { data } = await client.start(asked, { signal });
+    if (data.status === 'access-able') return new TokenProcessRun(client, asked, data, options);
+    const { user_id, feature_endpoint_id } = payload;
+    const error = new InsufficientTokensError({ token: data.token, user_id, feature_endpoint_id });
+    // Without the key: once the user has topped up it is a start of its own.
+    error.repeat = { call: 'start', payload };
+    throw error;
   }
 
   /** What the user could spend at the start. */
   get token(): number {
     return this.started.token;
+  }
+
+  /** Aborted when this run should stop: its stream was closed, its caller has gone, or its hold was refused. For the provider. */
+  get signal(): AbortSignal {
+    return this.stopping.signal;
   }
 
   /**
@@ -102,12 +137,27 @@ export class TokenProcessRun {
     return stream as T;
   }
 
+  /** Adds to the hold, to its life, or to both. Refused, the run and its stream are stopped and HoldRefusedError is thrown. */
+  async extendHold(more: { token?: number; seconds?: number }): Promise<TTokenProcessHoldExtendData> {
+    const { process_id } = this.started;
+    if (process_id === undefined) throw new HoldNotFoundError('This run has no hold: it began without the server');
+    const payload = { user_id: this.asked.user_id, process_id, hold_token: more.token, hold_seconds: more.seconds };
+    const { data } = await this.client.extendHold(payload);
+    if (data.status === 'access-able') return data;
+    const error = new HoldRefusedError(data.token);
+    error.repeat = { call: 'extendHold', payload };
+    this.stop(error);
+    throw error;
+  }
+
   /**
    * Bills what was read, or `usage` where it is given. May be called again: it carries the same key and bills once.
    * Undefined for a run without usage, whose hold is given back. Throws what a call throws, and with `requireUsage`
    * UsageMissingError or UsageUnreadableError.
    */
   async end(usage?: Usage): Promise<TTokenProcessEndResponse | undefined> {
+    this.isSettledByHand = true;
+    this.letGo();
     if (this.isFree) return this.endWithout();
     if (usage) return this.bill({ ...usage, input_token: usage.input_token || 0, output_token: usage.output_token || 0 });
     return this.bill(await this.counted(false));
@@ -115,31 +165,9 @@ export class TokenProcessRun {
 
   /** The run failed: gives its hold back. */
   async cancel(): Promise<void> {
-    const { process_id } = this.started;
-    if (process_id !== undefined) await this.client.cancel({ user_id: this.asked.user_id, process_id });
-  }
-
-  /** What the wrapper and its streams meet. */
-  observe(value: unknown, place: Place): void | Promise<void> {
-    return this.meter.read(value, place);
-  }
-
-  /**
-   * The run is over, and its end or its hold is settled, once. Throws nothing but the UsageError of `requireUsage`, and that
-   * only of a run that came to its own end.
-   */
-  settle(how: { leftEarly: boolean }): Promise<void> {
-    return (this.settling ??= this.settleOnce(how));
-  }
-
-  private async settleOnce(how: { leftEarly: boolean }): Promise<void> {
-    const usage = await this.counted(how.leftEarly);
-    try {
-      if (how.leftEarly && isNothing(usage)) await this.giveBack();
-      else await (this.isFree ? this.endWithout() : this.bill(usage));
-    } catch (error) {
-      await this.report(error, usage);
-    }
+    this.isSettledByHand = true;
+    this.letGo();
+    await this.cancelHold();
   }
 
   /** The end of this run as it would be sent. */
@@ -159,13 +187,71 @@ export class TokenProcessRun {
     };
   }
 
+  // ── what the wrapper and its streams meet ──────────────────────────────────────────────────────────────────────
+
+  /** The signal of whoever called, where there is one. */
+  get caller(): AbortSignal | undefined {
+    return this.options.signal;
+  }
+
+  /** How long whoever has left is kept waiting. */
+  get patienceSeconds(): number {
+    return this.client.settings.cancelledEndTimeoutSeconds;
+  }
+
+  within<R>(act: () => R): R {
+    return inRun(this, act);
+  }
+
+  observe(value: unknown, place: Place): void | Promise<void> {
+    return this.meter.read(value, place);
+  }
+
+  watch(stream: Stoppable): void {
+    this.watched = new WeakRef(stream);
+    if (this.signal.aborted) stream.stop(this.signal.reason);
+  }
+
+  /** Tells the function, through `signal`, and the stream that it is enough. */
+  stop(reason: unknown): void {
+    if (this.signal.aborted) return;
+    this.stopping.abort(reason);
+    this.watched?.deref()?.stop(reason);
+  }
+
+  /**
+   * The run is over, and its end or its hold is settled, once. Throws nothing but the UsageError of `requireUsage`, and that
+   * only of a run that came to its own end. Whoever has `gone` is kept waiting for a moment only: the end is sent on behind.
+   */
+  async settle({ leftEarly, gone = false }: { leftEarly: boolean; gone?: boolean }): Promise<void> {
+    // What was asked of a provider under this signal is for nobody any more.
+    if (leftEarly) this.stop(new DOMException('The run is over', 'AbortError'));
+    this.settling ??= this.settleOnce(leftEarly);
+    if (!gone && !this.caller?.aborted) return this.settling;
+    const behind = this.settling.catch(() => undefined);
+    this.client.sendBehind(behind);
+    await atMost(behind, this.patienceSeconds);
+  }
+
+  private async settleOnce(leftEarly: boolean): Promise<void> {
+    this.letGo();
+    if (this.isSettledByHand) return;
+    const usage = await this.counted(leftEarly);
+    try {
+      if (leftEarly && isNothing(usage)) await this.giveBack();
+      else await (this.isFree ? this.endWithout() : this.bill(usage));
+    } catch (error) {
+      await this.report(error, usage);
+    }
+  }
+
   /** Reports what could not be counted, and answers what could. */
   private async counted(leftEarly: boolean): Promise<RunUsage> {
     if (this.isFree) return { input_token: 0, output_token: 0, requests: 0 };
     const { usage, error, known } = this.meter.outcome(leftEarly);
     if (this.options.requireUsage && !leftEarly && (error || !known)) {
       await this.endWithout();
-      throw error ?? new UsageMissingError('Nothing says what this run used');
+      throw this.carrying(error ?? new UsageMissingError('Nothing says what this run used'), this.endOf(usage));
     }
     if (error) await this.report(error, usage);
     return usage;
@@ -185,20 +271,31 @@ export class TokenProcessRun {
   /** A hold that could not be given back runs out by itself, so nobody needs to hear of it but the log. */
   private async giveBack(): Promise<void> {
     try {
-      await this.cancel();
+      await this.cancelHold();
     } catch (error) {
       console.warn('[Token Process] A hold was not given back and will expire:', messageOf(error));
     }
   }
 
+  private async cancelHold(): Promise<void> {
+    const { process_id } = this.started;
+    if (process_id !== undefined) await this.client.cancel({ user_id: this.asked.user_id, process_id });
+  }
+
   private async report(error: unknown, usage: RunUsage): Promise<void> {
     const end: UnbilledEnd = this.endOf(usage);
     if (error instanceof UsageError) end.seen = error.seen;
-    try {
-      await (this.options.onEndError ?? reportEndError)(error, end);
-    } catch (failure) {
-      console.error('[Token Process] onEndError failed:', failure);
+    this.carrying(error, this.endOf(usage));
+    await quietly('onEndError', () => (this.options.onEndError ?? reportEndError)(error, end));
+  }
+
+  /** What to repeat, once somebody has found out what was used or why it was refused. */
+  private carrying<E>(error: E, end: TTokenProcessEndPayload): E {
+    if (error instanceof TokenProcessError) {
+      error.idempotencyKey ??= this.idempotencyKey;
+      error.repeat ??= { call: 'end', payload: end };
     }
+    return error;
   }
 }
 

@@ -10,6 +10,8 @@ export interface TTokenProcessStartPayload {
   hold_token?: number;
   /** How long the reservation lasts: 15 minutes unless said, at most 24 hours. */
   hold_seconds?: number;
+  /** A start that is repeated under the same key is the same run, its hold included. Made by the client unless given. */
+  idempotency_key?: string | undefined;
 }
 
 export interface TTokenProcessStartData {
@@ -21,6 +23,8 @@ export interface TTokenProcessStartData {
   process_id?: string;
   hold_token?: number;
   expires_at?: string;
+  /** Not the server's answer: it is away, and `whenAway: "open"` let the run begin. `token` is unknown then, and 0. */
+  away?: boolean;
 }
 
 export interface TTokenProcessStartResponse {
@@ -75,6 +79,31 @@ export interface TTokenProcessCancelResponse {
   success: boolean;
   message: string;
   data?: unknown;
+}
+
+export interface TTokenProcessHoldExtendPayload {
+  user_id: string;
+  process_id: string;
+  /** Tokens to add to the hold. */
+  hold_token?: number | undefined;
+  /** Seconds to add to its life. */
+  hold_seconds?: number | undefined;
+}
+
+export interface TTokenProcessHoldExtendData {
+  /** What the user can spend now. */
+  token: number;
+  /** The whole hold. */
+  hold_token: number;
+  expires_at: string;
+  /** not-access-able: the wallet doesn't have that much; the hold is as it was. */
+  status: 'access-able' | 'not-access-able';
+}
+
+export interface TTokenProcessHoldExtendResponse {
+  success: boolean;
+  message: string;
+  data: TTokenProcessHoldExtendData;
 }
 
 /** Every refusal of the server, and one refused end in the results of a batch. */

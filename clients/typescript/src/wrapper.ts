@@ -8,51 +8,48 @@
 import { followStreamResult } from './ai-sdk';
 import type { TokenProcess } from './client';
 import { UsageError } from './errors';
+import { atMost } from './hooks';
 import type { RunOptions, TokenProcessRun } from './run';
-import { iteratorOf, meterLazily, streamed } from './stream';
-import type { OpenedStream } from './stream';
+import { streamed } from './sources';
+import { generatorOf, MeteredStream } from './stream';
+import type { AnyIterator, StreamSource } from './stream';
 import { isStreamResult } from './usage/providers';
 
-export interface WithTokenProcessConfig<TArgs extends unknown[]> extends RunOptions {
+export interface WithTokenProcessConfig<TArgs extends unknown[]> extends Omit<RunOptions, 'signal'> {
   feature_endpoint_id: string;
   /** The user, or how to find the user in the function's arguments. */
   user_id: string | ((args: TArgs) => string | Promise<string>);
   /** Tokens to reserve while the function runs. */
   hold_token?: number | ((args: TArgs) => number | undefined | Promise<number | undefined>) | undefined;
   hold_seconds?: number | undefined;
+  /** Aborted: the caller has gone. Given, or found in the function's arguments. */
+  signal?: AbortSignal | ((args: TArgs) => AbortSignal | undefined) | undefined;
   /** The client to use: the one made from the environment unless given. */
   client?: TokenProcess | undefined;
 }
 
-/** What a stream must have to stay what it is. Not named after the global type, which a program may not have. */
-interface ReadableLike {
-  getReader: unknown;
-  pipeThrough: unknown;
-  tee: unknown;
-}
-
-/** What the wrapped function returns: a promise of the result; a stream becomes an async generator. */
+/**
+ * What the wrapped function returns: a promise of the result. A stream stays what it is (a ReadableStream, a provider's
+ * stream, an async generator); a plain generator becomes an async one. A function that returns a stream without a promise
+ * gets one, which can also be iterated itself.
+ */
 export type Wrapped<R> = 0 extends 1 & R
   ? Promise<R>
   : R extends PromiseLike<infer T>
     ? Promise<Streamed<T>>
-    : R extends ReadableLike
-      ? Promise<R>
-      : R extends AsyncIterable<unknown> | Generator<unknown, unknown, never>
-        ? Streamed<R>
-        : Promise<R>;
+    : R extends AsyncGenerator<infer C, infer TReturn, infer TNext>
+      ? AsyncGenerator<C, TReturn, TNext>
+      : R extends Generator<infer C, infer TReturn, infer TNext>
+        ? AsyncGenerator<C, TReturn, TNext>
+        : R extends AsyncIterable<infer C>
+          ? Promise<R> & AsyncIterable<C>
+          : Promise<R>;
 
 type Streamed<T> = 0 extends 1 & T
   ? T
-  : T extends ReadableLike
-  ? T
-  : T extends AsyncGenerator<infer C, infer TReturn, infer TNext>
+  : T extends Generator<infer C, infer TReturn, infer TNext>
     ? AsyncGenerator<C, TReturn, TNext>
-    : T extends Generator<infer C, infer TReturn, infer TNext>
-      ? AsyncGenerator<C, TReturn, TNext>
-      : T extends AsyncIterable<infer C>
-        ? AsyncGenerator<C, void, undefined>
-        : T;
+    : T;
 
 export function wrap<TArgs extends unknown[], R>(
   clientOf: () => TokenProcess,
@@ -60,58 +57,76 @@ export function wrap<TArgs extends unknown[], R>(
   fn: (...args: TArgs) => R,
 ): (...args: TArgs) => Wrapped<R> {
   const begin = async (args: TArgs): Promise<TokenProcessRun> => {
-    const { feature_endpoint_id, user_id, hold_token, hold_seconds } = config;
+    const { feature_endpoint_id, user_id, hold_token, hold_seconds, client, ...options } = config;
     const hold = typeof hold_token === 'function' ? await hold_token(args) : hold_token;
-    const payload = {
-      user_id: typeof user_id === 'function' ? await user_id(args) : user_id,
-      feature_endpoint_id,
-      ...(hold === undefined ? {} : { hold_token: hold }),
-      ...(hold_seconds === undefined ? {} : { hold_seconds }),
-    };
-    return (config.client ?? clientOf()).begin(payload, config);
+    const signal = typeof options.signal === 'function' ? options.signal(args) : options.signal;
+    return (client ?? clientOf()).begin(
+      {
+        user_id: typeof user_id === 'function' ? await user_id(args) : user_id,
+        feature_endpoint_id,
+        ...(hold === undefined ? {} : { hold_token: hold }),
+        ...(hold_seconds === undefined ? {} : { hold_seconds }),
+      },
+      { ...options, signal },
+    );
   };
 
   const call = async (self: unknown, args: TArgs): Promise<unknown> => {
     const run = await begin(args);
-    let result: unknown;
-    try {
-      result = await fn.apply(self, args);
-    } catch (error) {
-      await run.settle({ leftEarly: true });
-      throw error;
-    }
-    if (isStreamResult(result)) {
-      followStreamResult(run, result);
-      return result;
-    }
-    const stream = streamed(run, result);
-    if (stream) return stream;
-    await run.observe(result, 'end');
-    try {
-      await run.settle({ leftEarly: false });
-    } catch (error) {
-      if (error instanceof UsageError) error.result = result;
-      throw error;
-    }
-    return result;
+    const ran = runToTheEnd(run, () => fn.apply(self, args));
+    return run.caller ? unlessGone(run, run.caller, ran) : ran;
   };
 
-  const open = async (self: unknown, args: TArgs): Promise<OpenedStream<unknown, unknown, unknown>> => {
+  const open = async (self: unknown, args: TArgs): Promise<StreamSource<unknown, unknown, unknown>> => {
     const run = await begin(args);
-    try {
-      const source = iteratorOf(fn.apply(self, args));
-      if (!source) throw new TypeError('withTokenProcess: a generator function returned no iterator');
-      return { run, source };
-    } catch (error) {
-      await run.settle({ leftEarly: true });
-      throw error;
-    }
+    // Calling a generator function runs none of it.
+    const iterator = fn.apply(self, args) as AnyIterator<unknown, unknown, unknown>;
+    return { run, iterator, hangUp: () => undefined };
   };
 
   return function wrapped(this: unknown, ...args: TArgs): Wrapped<R> {
-    if (isGeneratorFunction(fn)) return meterLazily(() => open(this, args)) as Wrapped<R>;
+    if (isGeneratorFunction(fn)) return generatorOf(new MeteredStream(() => open(this, args))) as Wrapped<R>;
     return alsoAsStream(call(this, args)) as Wrapped<R>;
   };
+}
+
+/** The function's result, billed; or its stream, which bills itself. */
+async function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
+  let result: unknown;
+  try {
+    result = await run.within(async () => act());
+  } catch (error) {
+    await run.settle({ leftEarly: true });
+    throw error;
+  }
+  if (isStreamResult(result)) {
+    followStreamResult(run, result);
+    return result;
+  }
+  const stream = streamed(run, result);
+  if (stream) return stream;
+  await run.observe(result, 'end');
+  try {
+    await run.settle({ leftEarly: false });
+  } catch (error) {
+    if (error instanceof UsageError) error.result = result;
+    throw error;
+  }
+  return result;
+}
+
+/** Whoever aborts is not kept waiting by a function that doesn't listen: what it used is billed when it is done. */
+function unlessGone(run: TokenProcessRun, caller: AbortSignal, ran: Promise<unknown>): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const leave = async (): Promise<void> => {
+      await atMost(ran.catch(() => undefined), run.patienceSeconds);
+      reject(caller.reason as Error);
+    };
+    const listener = (): void => void leave();
+    caller.addEventListener('abort', listener, { once: true });
+    if (caller.aborted) listener();
+    ran.finally(() => caller.removeEventListener('abort', listener)).then(resolve, reject);
+  });
 }
 
 function isGeneratorFunction(fn: unknown): boolean {
@@ -124,12 +139,13 @@ function isGeneratorFunction(fn: unknown): boolean {
  * can't be known before it runs, so the promise can be iterated as well.
  */
 function alsoAsStream(promise: Promise<unknown>): Promise<unknown> {
-  const stream = async (): Promise<AsyncGenerator<unknown>> => {
-    const value = await promise;
-    const isStream = typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
-    if (!isStream) throw new TypeError('withTokenProcess: the wrapped function returned no stream to iterate');
-    return value as AsyncGenerator<unknown>;
-  };
+  let iterator: Promise<AsyncGenerator<unknown>> | undefined;
+  const stream = (): Promise<AsyncGenerator<unknown>> =>
+    (iterator ??= promise.then((value) => {
+      const isStream = typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+      if (!isStream) throw new TypeError('withTokenProcess: the wrapped function returned no stream to iterate');
+      return (value as AsyncIterable<unknown>)[Symbol.asyncIterator]() as AsyncGenerator<unknown>;
+    }));
   const generator = {
     next: async (...args: [] | [unknown]) => (await stream()).next(...args),
     return: async (value?: unknown) => (await stream()).return(value),

@@ -9,7 +9,7 @@ import { TokenProcess, withTokenProcess } from 'tokentill';
 
 const [outbox = '', notes = '', user_id = '', feature_endpoint_id = '', first = '0'] = process.argv.slice(2);
 
-const client = new TokenProcess({ outbox, timeoutMs: 1_000, totalTimeoutMs: 3_000, outboxWaitMs: 300 });
+const client = new TokenProcess({ outbox, timeoutSeconds: 1, totalTimeoutSeconds: 3, outboxWaitSeconds: 0.3 });
 const noted = openSync(notes, 'a');
 
 async function main(): Promise<void> {

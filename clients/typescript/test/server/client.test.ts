@@ -164,7 +164,7 @@ for (const [name, faults] of FAULTS) {
     const run = await admin.userWithFeature(1000);
     await withFaultServer(passOnTo(url), async (between) => {
       between.faults = [...faults];
-      const shaken = new TokenProcess({ url: between.url, apiKey, timeoutMs: 1_000 });
+      const shaken = new TokenProcess({ url: between.url, apiKey, timeoutSeconds: 1 });
       const { data } = await shaken.end({ ...run, input_token: 1, output_token: 40 });
       assert.deepEqual([data.cost, data.token], [12, 988]);
       assert.equal(between.seen.length, faults.length + 1);

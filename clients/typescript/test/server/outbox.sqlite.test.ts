@@ -92,7 +92,7 @@ test('an end whose answer was lost is in the outbox, is sent again, and was bill
   const run = await admin.userWithFeature(1000);
   await withFaultServer(passOnTo(url), async (between) => {
     between.faults = Array.from({ length: 100 }, () => ({ kind: 'accept-then-reset' as const }));
-    const client = new TokenProcess({ url: between.url, apiKey, outbox: path, sendInBackground: false, outboxWaitMs: 500 });
+    const client = new TokenProcess({ url: between.url, apiKey, outbox: path, sendInBackground: false, outboxWaitSeconds: 0.5 });
     await assert.rejects(client.end({ ...run, input_token: 1, output_token: 40 }), (error: unknown) => {
       return error instanceof UnavailableError && error.queued;
     });

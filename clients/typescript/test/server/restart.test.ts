@@ -29,7 +29,7 @@ if (Stack.project) {
       return { status: 502, body: 'Bad Gateway' };
     };
     await withFaultServer(dying, async (between) => {
-      const client = new TokenProcess({ url: between.url, apiKey, timeoutMs: 20_000, totalTimeoutMs: 120_000 });
+      const client = new TokenProcess({ url: between.url, apiKey, timeoutSeconds: 20, totalTimeoutSeconds: 120 });
       const { data } = await client.end({ ...run, input_token: 1, output_token: 40 });
       assert.deepEqual([data.cost, data.token], [12, 988]);
       assert.ok(ends > 1);

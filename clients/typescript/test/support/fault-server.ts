@@ -21,7 +21,9 @@ export type Fault =
   /** The request is taken, and answered by whoever answers, but the caller never hears of it. */
   | { kind: 'accept-then-silence' }
   | { kind: 'accept-then-reset' }
-  | { kind: 'delay'; ms: number };
+  | { kind: 'delay'; ms: number }
+  /** The answer is begun, and one more space of it sent every so often, for ever. */
+  | { kind: 'drip'; everyMs: number };
 
 export type Answer = (seen: Seen) => { status: number; body: unknown } | Promise<{ status: number; body: unknown }>;
 
@@ -69,6 +71,12 @@ export class FaultServer {
       response.end(raw ? fault.body : JSON.stringify(fault.body));
       return;
     }
+    if (fault?.kind === 'drip') {
+      response.writeHead(200, { 'content-type': 'application/json' });
+      const timer = setInterval(() => response.write(' '), fault.everyMs);
+      response.once('close', () => clearInterval(timer));
+      return;
+    }
     if (fault?.kind === 'delay') await new Promise((resolve) => setTimeout(resolve, fault.ms));
     let answer: Awaited<ReturnType<Answer>>;
     try {
@@ -89,8 +97,15 @@ export class FaultServer {
   }
 }
 
+export interface Wallet {
+  token: number;
+  /** What each open hold reserves. */
+  holds: Map<string, number>;
+  billed: Map<string, unknown>;
+}
+
 /** Answers as the contract says, for one user with `token` tokens and no profit; an end's key bills once. */
-export function contractAnswers(state: { token: number; holds: Set<string>; billed: Map<string, unknown> }): Answer {
+export function contractAnswers(state: Wallet): Answer {
   let runs = 0;
   const end = (body: Seen['body'], key: string | undefined): { status: number; body: Record<string, unknown> } => {
     const before = key === undefined ? undefined : state.billed.get(key);
@@ -109,9 +124,21 @@ export function contractAnswers(state: { token: number; holds: Set<string>; bill
       runs += 1;
       const process_id = `process-${runs}`;
       const granted = state.token >= (body.hold_token ?? 1);
-      if (granted && body.hold_token !== undefined) state.holds.add(process_id);
+      if (granted && body.hold_token !== undefined) state.holds.set(process_id, body.hold_token);
       const status = granted ? 'access-able' : 'not-access-able';
       return say({ user_id: body.user_id, token: state.token, status, ...(granted ? { process_id } : {}) });
+    }
+    if (path === '/api/token-process/hold/extend') {
+      const held = state.holds.get(body.process_id);
+      if (held === undefined) {
+        return { status: 404, body: { success: false, status: 404, message: 'Hold not found', code: 'hold_not_found' } };
+      }
+      const more = body.hold_token ?? 0;
+      const granted = held + more <= state.token;
+      if (granted) state.holds.set(body.process_id, held + more);
+      const expires_at = new Date(Date.now() + 900_000).toISOString();
+      const status = granted ? 'access-able' : 'not-access-able';
+      return say({ token: state.token - held, hold_token: held + (granted ? more : 0), expires_at, status });
     }
     if (path === '/api/token-process/cancel') {
       state.holds.delete(body.process_id);

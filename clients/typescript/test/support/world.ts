@@ -1,34 +1,35 @@
-/** A user with tokens, a client, and a server that answers as the contract says: what the tests of the wrapper happen in. */
+/** A client and a server on this machine that answers as the contract says, for one wrapped function after the other. */
 
 import assert from 'node:assert/strict';
 
 import { TokenProcess } from 'tokentill';
-import type { UnbilledEnd, WithTokenProcessConfig } from 'tokentill';
+import type { TokenProcessOptions, UnbilledEnd, WithTokenProcessConfig } from 'tokentill';
 
 import { contractAnswers, withFaultServer } from './fault-server.js';
-import type { FaultServer } from './fault-server.js';
+import type { FaultServer, Wallet } from './fault-server.js';
 
 export const START = '/api/token-process/start';
 export const END = '/api/token-process/end';
 export const CANCEL = '/api/token-process/cancel';
+export const EXTEND = '/api/token-process/hold/extend';
+
 export const USER = { user_id: 'user-1' };
-// Enough for a busy machine, and not too long for the tests that wait it out.
-const PATIENCE = { timeoutMs: 3_000, totalTimeoutMs: 3_000 };
 
 export interface World {
   client: TokenProcess;
   server: FaultServer;
-  wallet: { token: number; holds: Set<string>; billed: Map<string, unknown> };
+  wallet: Wallet;
   config: WithTokenProcessConfig<[{ user_id: string }]>;
   /** What `onEndError` of the config was called with. */
   problems: unknown[];
   unbilled: UnbilledEnd[];
 }
 
-export function inWorld(act: (world: World) => Promise<void>, token = 1000): Promise<void> {
-  const wallet = { token, holds: new Set<string>(), billed: new Map<string, unknown>() };
-  return withFaultServer(contractAnswers(wallet), async (server) => {
-    const client = new TokenProcess({ url: server.url, apiKey: 'key', ...PATIENCE });
+export async function inWorld(act: (world: World) => Promise<void>, token = 1000, options: TokenProcessOptions = {}): Promise<void> {
+  const wallet: Wallet = { token, holds: new Map(), billed: new Map() };
+  await withFaultServer(contractAnswers(wallet), async (server) => {
+    // Enough for a busy machine, and not too long for the tests that wait it out.
+    const client = new TokenProcess({ url: server.url, apiKey: 'key', timeoutSeconds: 3, totalTimeoutSeconds: 3, ...options });
     const problems: unknown[] = [];
     const unbilled: UnbilledEnd[] = [];
     const config = {
@@ -40,12 +41,33 @@ export function inWorld(act: (world: World) => Promise<void>, token = 1000): Pro
         unbilled.push(end);
       },
     };
-    await act({ client, server, wallet, config, problems, unbilled });
-    assert.deepEqual([...wallet.holds], [], 'a hold was left');
+    try {
+      await act({ client, server, wallet, config, problems, unbilled });
+    } finally {
+      await client.close();
+    }
+    assert.deepEqual([...wallet.holds.keys()], [], 'a hold was left');
   });
 }
 
-/** The ends that were sent, each as [input, output, model]. */
-export function billed(world: World): unknown[] {
-  return world.server.seenAt(END).map(({ body }) => [body.input_token, body.output_token, body.model]);
+export function billed({ server }: Pick<World, 'server'>): unknown[] {
+  return server.seenAt(END).map(({ body }) => [body.input_token, body.output_token, body.model]);
+}
+
+export function paths({ server }: Pick<World, 'server'>): string[] {
+  return server.seen.map((seen) => seen.path);
+}
+
+export async function until(what: string, condition: () => boolean, timeoutSeconds = 10): Promise<void> {
+  const deadline = Date.now() + timeoutSeconds * 1000;
+  while (!condition()) {
+    if (Date.now() > deadline) assert.fail(`not within ${timeoutSeconds} s: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+export async function secondsOf(act: () => Promise<unknown>): Promise<number> {
+  const began = performance.now();
+  await act();
+  return (performance.now() - began) / 1000;
 }

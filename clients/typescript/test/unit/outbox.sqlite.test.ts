@@ -32,7 +32,7 @@ interface World {
 }
 
 async function inWorld(act: (world: World) => Promise<void>, options: TokenProcessOptions = {}, answer?: Answer): Promise<void> {
-  const wallet = { token: 100_000, holds: new Set<string>(), billed: new Map<string, unknown>() };
+  const wallet = { token: 100_000, holds: new Map<string, number>(), billed: new Map<string, unknown>() };
   await withFaultServer(answer ?? contractAnswers(wallet), async (server) => {
     const client = new TokenProcess({
       url: server.url,
@@ -40,9 +40,9 @@ async function inWorld(act: (world: World) => Promise<void>, options: TokenProce
       outbox: path,
       sendInBackground: false,
       // Enough for a busy machine, and not too long for the tests that wait it out.
-      outboxWaitMs: 2_000,
-      timeoutMs: 2_000,
-      totalTimeoutMs: 2_000,
+      outboxWaitSeconds: 2,
+      timeoutSeconds: 2,
+      totalTimeoutSeconds: 2,
       ...options,
     });
     const outbox = new Outbox({ path });
@@ -99,7 +99,7 @@ test('an end that can’t be sent is kept, says so, and is sent later with its k
     assert.equal(outbox.status().pending, 0);
   }));
 
-test('the caller waits for a safe end no longer than outboxWaitMs', () =>
+test('the caller waits for a safe end no longer than outboxWaitSeconds', () =>
   inWorld(
     async ({ client, server }) => {
       server.faults = Array.from({ length: 20 }, () => ({ kind: 'accept-then-silence' as const }));
@@ -107,7 +107,7 @@ test('the caller waits for a safe end no longer than outboxWaitMs', () =>
       await assert.rejects(client.end(END), { queued: true });
       assert.ok(Date.now() - began < 10_000);
     },
-    { timeoutMs: 30_000, totalTimeoutMs: 60_000, outboxWaitMs: 150 },
+    { timeoutSeconds: 30, totalTimeoutSeconds: 60, outboxWaitSeconds: 0.15 },
   ));
 
 test('many are sent through the batch call', () =>
@@ -125,7 +125,7 @@ test('many are sent through the batch call', () =>
     assert.deepEqual(server.seen[0]?.body.ends[7], { ...END, idempotency_key: 'key-7' });
     assert.equal(wallet.billed.size, 1_200);
     assert.equal(outbox.status().pending, 0);
-  }, { totalTimeoutMs: 20_000, timeoutMs: 20_000 }));
+  }, { totalTimeoutSeconds: 20, timeoutSeconds: 20 }));
 
 test('a batch stays below what the server takes', () =>
   inWorld(async ({ client, outbox, server }) => {
@@ -134,7 +134,7 @@ test('a batch stays below what the server takes', () =>
     assert.equal((await client.flush()).sent, 500);
     for (const { body } of server.seen) assert.ok(Buffer.byteLength(JSON.stringify(body)) < 1_048_576);
     assert.equal(server.seen.length, 3);
-  }, { totalTimeoutMs: 20_000, timeoutMs: 20_000 }));
+  }, { totalTimeoutSeconds: 20, timeoutSeconds: 20 }));
 
 test('one refused end in a batch: its neighbours are billed, it is kept for a person and not sent again', () =>
   inWorld(
@@ -180,7 +180,7 @@ test('a wrong API key refuses no end: all wait for the right one', () =>
     server.faults = [answer, answer];
     await assert.rejects(client.end(END), { name: 'AuthenticationError', queued: true });
     outbox.put('other', JSON.stringify(END), 0);
-    const report = await client.flush({ timeoutMs: 0 });
+    const report = await client.flush({ timeoutSeconds: 0 });
     assert.deepEqual([report.sent, report.refused, report.postponed], [0, 0, 2]);
     assert.deepEqual(await client.flush(), { sent: 2, refused: 0, postponed: 0 });
   }));
@@ -202,7 +202,7 @@ test('an answer with the wrong number of results acknowledges nothing', () =>
   inWorld(
     async ({ client, outbox }) => {
       for (const key of ['a', 'b']) outbox.put(key, JSON.stringify(END), 0);
-      const report = await client.flush({ timeoutMs: 0 });
+      const report = await client.flush({ timeoutSeconds: 0 });
       assert.deepEqual([report.sent, report.postponed], [0, 2]);
       assert.equal(outbox.status().pending, 2);
     },
@@ -214,8 +214,8 @@ test('postponed ends wait longer each time, and a flush by hand does not wait', 
   inWorld(async ({ client, outbox, server }) => {
     outbox.put('a', JSON.stringify(END), 0);
     server.faults = [{ kind: 'answer', status: 503, body: 'busy', headers: { 'retry-after': '120' } }];
-    assert.equal((await client.flush({ timeoutMs: 0 })).postponed, 1);
-    const claim = { limit: 10, bytesMax: 1e6, leaseMs: 0 };
+    assert.equal((await client.flush({ timeoutSeconds: 0 })).postponed, 1);
+    const claim = { limit: 10, bytesMax: 1e6, leaseSeconds: 0 };
     assert.deepEqual(outbox.claim({ ...claim, early: false }), []);
     assert.equal(outbox.claim({ ...claim, early: true })[0]?.attempts, 1);
     assert.equal((await client.flush()).sent, 1);
@@ -236,7 +236,7 @@ test('two senders never have the same end in hand, and a dead one’s lease runs
   const one = new Outbox({ path });
   const two = new Outbox({ path });
   for (let i = 0; i < 10; i += 1) one.put(`key-${i}`, JSON.stringify(END), 0);
-  const claim = { limit: 6, bytesMax: 1e6, leaseMs: 2_000, early: true };
+  const claim = { limit: 6, bytesMax: 1e6, leaseSeconds: 2, early: true };
   const first = one.claim(claim).map((end) => end.idempotency_key);
   const second = two.claim(claim).map((end) => end.idempotency_key);
   assert.deepEqual([...first, ...second], Array.from({ length: 10 }, (_, i) => `key-${i}`));
@@ -342,7 +342,7 @@ test('the command line looks and sends', () =>
       });
     };
     outbox.put('a', JSON.stringify(END), 0);
-    outbox.put('b', JSON.stringify(END), 60_000);
+    outbox.put('b', JSON.stringify(END), 60);
     let said = await cli('outbox', 'status');
     assert.equal(said.status, 1);
     assert.match(said.out, /^outbox {4}.*ends\.db\npending {3}2 of at most 100000, the oldest \d+ s old\nrefused {3}0\n$/);

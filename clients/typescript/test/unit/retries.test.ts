@@ -9,14 +9,14 @@ import type { Fault } from '../support/fault-server.js';
 
 const END = { user_id: 'user-1', feature_endpoint_id: 'feature-1', input_token: 10, output_token: 40 };
 const END_PATH = '/api/token-process/end';
-const QUICK: TokenProcessOptions = { timeoutMs: 1_000, totalTimeoutMs: 20_000, baseDelayMs: 10, maxDelayMs: 50 };
+const QUICK: TokenProcessOptions = { timeoutSeconds: 1, totalTimeoutSeconds: 20, baseDelaySeconds: 0.01, maxDelaySeconds: 0.05 };
 
 function withWallet(
   faults: Fault[],
   act: (client: TokenProcess, server: FaultServer, wallet: { token: number }) => Promise<void>,
   options: TokenProcessOptions = {},
 ): Promise<void> {
-  const wallet = { token: 1000, holds: new Set<string>(), billed: new Map<string, unknown>() };
+  const wallet = { token: 1000, holds: new Map<string, number>(), billed: new Map<string, unknown>() };
   return withFaultServer(contractAnswers(wallet), async (server) => {
     server.faults = faults;
     await act(new TokenProcess({ url: server.url, apiKey: 'key', ...QUICK, ...options }), server, wallet);
@@ -75,7 +75,7 @@ test('a Retry-After beyond the time limit ends the call at once', () =>
       const began = Date.now();
       await assert.rejects(client.end(END), (error: unknown) => {
         assert.ok(error instanceof UnavailableError);
-        assert.equal(error.retryAfterMs, 60_000);
+        assert.equal(error.retryAfterSeconds, 60);
         assert.equal(error.attempts, 1);
         assert.equal(error.status, 503);
         assert.match(error.idempotencyKey ?? '', /^[0-9a-f-]{36}$/);
@@ -91,7 +91,7 @@ test('a Retry-After may be a date', () =>
     [{ kind: 'answer', status: 503, body: 'busy', headers: { 'retry-after': 'Fri, 01 Jan 2100 00:00:00 GMT' } }],
     async (client) => {
       await assert.rejects(client.end(END), (error: unknown) => {
-        assert.ok(error instanceof UnavailableError && (error.retryAfterMs ?? 0) > 1e9);
+        assert.ok(error instanceof UnavailableError && (error.retryAfterSeconds ?? 0) > 1e6);
         return true;
       });
     },
@@ -121,7 +121,7 @@ test('the total time limit holds, and the error says how it went', () =>
       });
       assert.ok(Date.now() - began < 5_000);
     },
-    { totalTimeoutMs: 2_000 },
+    { totalTimeoutSeconds: 2 },
   ));
 
 test('a time-out never outlasts the total time limit', () =>
@@ -132,13 +132,13 @@ test('a time-out never outlasts the total time limit', () =>
       await assert.rejects(client.end(END), { code: 'timeout' });
       assert.ok(Date.now() - began < 10_000);
     },
-    { timeoutMs: 60_000, totalTimeoutMs: 400 },
+    { timeoutSeconds: 60, totalTimeoutSeconds: 0.4 },
   ));
 
 test('no server at all', async () => {
   const gone = await new FaultServer(() => ({ status: 200, body: {} })).open();
   await gone.close();
-  const client = new TokenProcess({ url: gone.url, apiKey: 'key', ...QUICK, totalTimeoutMs: 1_000 });
+  const client = new TokenProcess({ url: gone.url, apiKey: 'key', ...QUICK, totalTimeoutSeconds: 1 });
   await assert.rejects(client.end(END), (error: unknown) => {
     assert.ok(error instanceof UnavailableError);
     assert.equal(error.code, 'connection_failed');

@@ -10,7 +10,7 @@ import {
   withTokenProcess,
 } from 'tokentill';
 
-import { billed, CANCEL, END, inWorld, START, USER } from '../support/world.js';
+import { billed, CANCEL, END, inWorld, START, until, USER } from '../support/world.js';
 
 test('start, run, end: the result comes through and is billed under the start’s process', () =>
   inWorld(async ({ server, wallet, config }) => {
@@ -415,6 +415,7 @@ test('an end that fails does not fail the stream', () =>
     await stream.next();
     world.server.isDown = true;
     assert.deepEqual(await stream.return('closed'), { done: true, value: 'closed' });
+    await until('the failure is told', () => world.problems.length > 0);
     assert.ok(world.problems[0] instanceof UnavailableError);
   }));
 

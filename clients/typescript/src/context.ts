@@ -1,0 +1,28 @@
+/**
+ * The run that the code is in, wherever it has got to from the wrapped function: across awaits, timers and callbacks.
+ */
+
+import type { AsyncLocalStorage } from 'node:async_hooks';
+
+import type { TokenProcessRun } from './run';
+
+const storage = makeStorage();
+
+/** The run of the wrapped function that this code runs in, the innermost where they are nested. Undefined outside of any. */
+export function currentRun(): TokenProcessRun | undefined {
+  return storage?.getStore();
+}
+
+export function inRun<R>(run: TokenProcessRun, act: () => R): R {
+  return storage ? storage.run(run, act) : act();
+}
+
+/** Undefined where the platform has none: there is no current run then, and all else works. */
+function makeStorage(): AsyncLocalStorage<TokenProcessRun> | undefined {
+  try {
+    const hooks = require('node:async_hooks') as { AsyncLocalStorage: new () => AsyncLocalStorage<TokenProcessRun> };
+    return new hooks.AsyncLocalStorage();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * Streams as functions return them, made to be counted while they stay what they are: a ReadableStream is one, with its own
+ * prototype; a provider's stream object, a Node stream, or any other async iterable is the very object, watched in place; a
+ * generator is an async generator.
+ */
+
+import { generatorOf, MeteredStream, whenDropped } from './stream';
+import type { StreamedRun } from './stream';
+
+type Methods = Record<PropertyKey, ((...args: unknown[]) => unknown) | undefined>;
+
+/** The stream in the place of `value`, of a run that has begun. Undefined: it is no stream. Arrays, strings and the like are results. */
+export function streamed(run: StreamedRun, value: unknown): object | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  if (isReadableStream(value)) return value.locked ? undefined : meterReadableStream(run, value);
+  if (isNodeStream(value)) return meterNodeStream(run, value);
+  if (kindOf(value) === '[object AsyncGenerator]' || isGenerator(value)) {
+    return generatorOf(new MeteredStream({ run, iterator: value as AsyncGenerator, hangUp: () => undefined }));
+  }
+  return Symbol.asyncIterator in value ? meterInPlace(run, value as AsyncIterable<unknown>) : undefined;
+}
+
+function isGenerator(value: object): value is Generator<unknown> {
+  return kindOf(value) === '[object Generator]';
+}
+
+function kindOf(value: object): string {
+  return Object.prototype.toString.call(value);
+}
+
+// ── web streams ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+function isReadableStream(value: object): value is ReadableStream<unknown> {
+  const stream = value as Partial<ReadableStream<unknown>>;
+  return typeof stream.getReader === 'function' && typeof stream.tee === 'function' && typeof stream.cancel === 'function';
+}
+
+/** Nothing is read ahead, and the end is settled before the reader hears of it. */
+export function meterReadableStream<S extends object>(run: StreamedRun, source: S): S;
+export function meterReadableStream(run: StreamedRun, source: ReadableStream<unknown>): ReadableStream<unknown> {
+  const isBytes = isByteStream(source);
+  const reader = source.getReader();
+  let reason: unknown;
+  const cancel = (): Promise<void> => reader.cancel(reason);
+  const stream = new MeteredStream<unknown, unknown, unknown>({
+    run,
+    iterator: {
+      next: async () => {
+        const { done, value } = await reader.read();
+        return { done, value } as IteratorResult<unknown, unknown>;
+      },
+      return: async (value) => {
+        await cancel();
+        return { done: true, value };
+      },
+    },
+    hangUp: () => void cancel().catch(() => undefined),
+  });
+  const underlying = {
+    pull: async (controller: Controller) => {
+      for (;;) {
+        const { done, value } = await stream.next();
+        if (done) {
+          controller.close();
+          controller.byobRequest?.respond(0);
+          return;
+        }
+        // A byte stream takes no empty chunk, and its source may have made one.
+        if (isBytes && (value as Uint8Array).byteLength === 0) continue;
+        controller.enqueue(value);
+        return;
+      }
+    },
+    cancel: async (why: unknown) => {
+      reason = why;
+      await stream.return();
+    },
+  };
+  // Nothing is pulled before it is asked for: a chunk that nobody read would be billed.
+  const metered = isBytes
+    ? new ReadableStream({ ...underlying, type: 'bytes' } as object)
+    : new ReadableStream(underlying as object, { highWaterMark: 0 });
+  const prototype = Object.getPrototypeOf(source) as object;
+  if (source instanceof ReadableStream && prototype !== ReadableStream.prototype) Object.setPrototypeOf(metered, prototype);
+  whenDropped(metered, stream);
+  return metered;
+}
+
+interface Controller {
+  close(): void;
+  enqueue(chunk: unknown): void;
+  readonly byobRequest?: { respond(bytes: number): void } | null;
+}
+
+function isByteStream(stream: ReadableStream<unknown>): boolean {
+  try {
+    stream.getReader({ mode: 'byob' }).releaseLock();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// ── Node streams ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+interface NodeStream extends AsyncIterable<unknown> {
+  read: () => unknown;
+  pipe: () => unknown;
+  emit: (event: string, ...args: unknown[]) => boolean;
+  destroy: (error?: Error) => unknown;
+}
+
+function isNodeStream(value: object): value is NodeStream {
+  return ['read', 'pipe', 'emit', 'destroy'].every((name) => typeof (value as Methods)[name] === 'function') && Symbol.asyncIterator in value;
+}
+
+/** However it is read (iterated, piped, by events), every chunk passes through its `data` event. */
+function meterNodeStream(run: StreamedRun, source: NodeStream): NodeStream {
+  const emit = source.emit.bind(source);
+  const iterate = source[Symbol.asyncIterator].bind(source);
+  let ended = false;
+  define(source, 'emit', (event: unknown, ...args: unknown[]) => {
+    if (event === 'data') void run.observe(args[0], 'chunk');
+    if (event === 'end') ended = true;
+    // Whoever listens to events can't be thrown a UsageError; whoever iterates can.
+    if (event === 'end' || event === 'close' || event === 'error') run.settle({ leftEarly: !ended, gone: !ended }).catch(() => undefined);
+    return emit(event as string, ...args);
+  });
+  define(source, Symbol.asyncIterator, async function* () {
+    try {
+      yield* iterate() as AsyncIterableIterator<unknown>;
+    } finally {
+      await run.settle({ leftEarly: !ended, gone: !ended });
+    }
+  });
+  const weak = new WeakRef(source);
+  const watcher = { stop: (reason: unknown) => void weak.deref()?.destroy(reason instanceof Error ? reason : new Error(String(reason))) };
+  // Kept by the stream, as the run holds it weakly.
+  define(source, WATCHER, watcher);
+  run.watch(watcher);
+  settleWhenDropped(source, run);
+  return source;
+}
+
+const WATCHER = Symbol('tokentill');
+
+// ── other async iterables ────────────────────────────────────────────────────────────────────────────────────────
+
+function meterInPlace(run: StreamedRun, source: AsyncIterable<unknown>): AsyncIterable<unknown> {
+  const methods = source as unknown as Methods;
+  const bound = (name: PropertyKey) => methods[name]?.bind(source);
+  const next = bound('next');
+  const iterate = bound(Symbol.asyncIterator);
+  // An object that is its own iterator is watched at its own methods.
+  const iterator = next ? { next, return: bound('return'), throw: bound('throw') } : iterate?.();
+  const stream = new MeteredStream({
+    run,
+    iterator: iterator as AsyncIterator<unknown, unknown, unknown>,
+    hangUp: () => hangUp(source),
+  });
+  if (!Object.isExtensible(source)) return generatorOf(stream);
+  let taken = false;
+  const take = (): unknown => {
+    // A second iteration would flow past the count.
+    if (taken) throw new TypeError('This stream is being iterated, or has been: its run is billed once');
+    taken = true;
+    return generatorOf(stream);
+  };
+  if (next) {
+    for (const name of ['next', 'return', 'throw'] as const) define(source, name, (value: unknown) => stream[name](value));
+    define(source, Symbol.asyncIterator, () => source);
+  } else {
+    define(source, Symbol.asyncIterator, take);
+    // Where OpenAI's and Anthropic's streams keep what `tee` and `toReadableStream` read from.
+    if (typeof methods['iterator'] === 'function') define(source, 'iterator', take);
+  }
+  settleWhenDropped(source, run);
+  return source;
+}
+
+/** By the first of these that it has: an AbortController as in the streams of OpenAI and Anthropic, or a method of its own. */
+function hangUp(source: object): void {
+  const methods = source as Methods;
+  const { controller } = source as { controller?: { abort?: () => void } };
+  try {
+    if (typeof controller?.abort === 'function') return controller.abort();
+    for (const name of ['abort', 'destroy', 'cancel', 'close']) {
+      const method = methods[name];
+      if (typeof method !== 'function') continue;
+      void Promise.resolve(method.call(source)).catch(() => undefined);
+      return;
+    }
+  } catch {
+    // It was closed already, or minds: its iterator is closed all the same.
+  }
+}
+
+/** A function of its own: a closure beside those that use the source would keep the source for ever. */
+function settleWhenDropped(source: object, run: StreamedRun): void {
+  whenDropped(source, { dropped: () => void run.settle({ leftEarly: true, gone: true }) });
+}
+
+function define(target: object, name: PropertyKey, value: unknown): void {
+  Object.defineProperty(target, name, { value, configurable: true, writable: true, enumerable: false });
+}
