@@ -4,6 +4,8 @@
  * generator is an async generator.
  */
 
+import { isRecord } from './errors';
+import { bodyReader, withBody } from './response';
 import { generatorOf, MeteredStream, whenDropped } from './stream';
 import type { StreamedRun } from './stream';
 
@@ -17,7 +19,24 @@ export function streamed(run: StreamedRun, value: unknown): object | undefined {
   if (kindOf(value) === '[object AsyncGenerator]' || isGenerator(value)) {
     return generatorOf(new MeteredStream({ run, iterator: value as AsyncGenerator, hangUp: () => undefined }));
   }
-  return Symbol.asyncIterator in value ? meterInPlace(run, value as AsyncIterable<unknown>) : undefined;
+  if (Symbol.asyncIterator in value) return meterInPlace(run, value as AsyncIterable<unknown>);
+  return typeof Response === 'function' && value instanceof Response ? meterResponse(run, value) : meterInside(run, value);
+}
+
+function meterResponse(run: StreamedRun, response: Response): Response | undefined {
+  const reader = bodyReader(run, response);
+  return reader && response.body ? withBody(response, meterReadableStream(reader, response.body)) : undefined;
+}
+
+/** What packages return of a call and its stream together: `withResponse()` of OpenAI's and Anthropic's, AWS's commands. */
+function meterInside(run: StreamedRun, value: object): object | undefined {
+  if (!isRecord(value) || !('response' in value || '$metadata' in value)) return undefined;
+  for (const name of ['data', 'stream', 'body']) {
+    const inside = value[name];
+    const stream = typeof inside === 'object' && inside !== null && Symbol.asyncIterator in inside ? streamed(run, inside) : undefined;
+    if (stream) return { ...value, [name]: stream };
+  }
+  return undefined;
 }
 
 function isGenerator(value: object): value is Generator<unknown> {

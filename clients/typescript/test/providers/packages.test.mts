@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import Anthropic from '@anthropic-ai/sdk';
 import { Ollama } from 'ollama';
@@ -124,7 +125,44 @@ test('openai: withResponse', () =>
     const { data, response } = await ask(USER);
     assert.equal(data.object, 'chat.completion');
     assert.equal(response.status, 200);
-    assert.deepEqual(ends(s), [[10, 40, 4, 'gpt-2026', 1]]);
+    const stream = withTokenProcess(s.config, (_: Data) =>
+      s.openai.chat.completions.create({ ...GPT, ...say(40), ...STREAM }).withResponse(),
+    );
+    const streamed = await stream(USER);
+    assert.equal(streamed.response.status, 200);
+    assert.equal((await take(streamed.data)).length, 43);
+    assert.deepEqual(ends(s), Array(2).fill([10, 40, 4, 'gpt-2026', 1]));
+  }));
+
+test('openai: asResponse stays a response, whole, as a stream, and left early', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (data: Data & { count: number; stream?: true }) =>
+      s.openai.chat.completions.create({ ...GPT, ...say(data.count), ...(data.stream ? STREAM : {}) }).asResponse(),
+    );
+    const whole = await ask({ ...USER, count: 40 });
+    assert.ok(whole instanceof Response && whole.url.startsWith(s.models.url));
+    assert.equal(whole.headers.get('x-request-id'), 'req_1');
+    assert.equal((await whole.json()).object, 'chat.completion');
+    assert.match(await (await ask({ ...USER, count: 40, stream: true })).text(), /\[DONE\]\n\n$/);
+    const reader = (await ask({ ...USER, count: 100, stream: true })).body?.getReader();
+    let text = '';
+    while (text.split('word').length <= 3) text += new TextDecoder().decode((await reader?.read())?.value);
+    await reader?.cancel();
+    const [first, second, third] = ends(s) as [number, number][];
+    assert.deepEqual([first, second], Array(2).fill([10, 40, 4, 'gpt-2026', 1]));
+    assert.equal(third?.[1], text.split('word').length - 1);
+    for (let i = 0; i < 200 && s.models.hungUp === 0; i += 1) await sleep(10);
+    assert.equal(s.models.hungUp, 1);
+  }));
+
+test('a response that is no model’s passes through untouched', () =>
+  scene(async (s) => {
+    const image = new Response(new Uint8Array([1, 2, 3]), { headers: { 'content-type': 'image/png' } });
+    assert.equal(await withTokenProcess(s.config, async (_: Data) => image)(USER), image);
+    const other = Response.json({ data: 1 });
+    assert.deepEqual(await (await withTokenProcess(s.config, async (_: Data) => other)(USER)).json(), { data: 1 });
+    assert.deepEqual(ends(s), []);
+    assert.deepEqual(s.problems, []);
   }));
 
 test('openai: responses.create, and its stream', () =>

@@ -1,0 +1,97 @@
+/**
+ * A raw HTTP response of a provider, as gateways pass it on and as `asResponse()` of the providers' packages gives it: its
+ * body is read for usage while it flows, and reaches whoever reads it byte for byte.
+ */
+
+import type { StreamedRun, Stoppable } from './stream';
+
+/** One answer of a model is smaller by far; of a larger body nobody needs a copy in memory. */
+const BODY_CHARACTERS_MAX = 32 * 1024 * 1024;
+
+type Format = 'json' | 'lines' | 'events';
+
+/** A reader of the body of `response` for `run`. Undefined: no model answers in what it is. */
+export function bodyReader(run: StreamedRun, response: Response): StreamedRun | undefined {
+  const format = formatOf(response.headers.get('content-type') ?? '');
+  return format && response.body && !response.bodyUsed ? new BodyReader(run, format) : undefined;
+}
+
+/** The same response with another body. */
+export function withBody(original: Response, body: ReadableStream): Response {
+  const { status, statusText, headers, url, redirected } = original;
+  const response = new Response(body, { status, statusText, headers });
+  Object.defineProperties(response, { url: { value: url }, redirected: { value: redirected } });
+  return response;
+}
+
+function formatOf(contentType: string): Format | undefined {
+  if (/^text\/event-stream\b/i.test(contentType)) return 'events';
+  if (/^application\/(x-ndjson|jsonl|x-jsonlines)\b/i.test(contentType)) return 'lines';
+  return /^application\/([\w.-]+\+)?json\b/i.test(contentType) ? 'json' : undefined;
+}
+
+/** Turns the bytes of a body into what the run reads. */
+class BodyReader implements StreamedRun {
+  private readonly decoder = new TextDecoder();
+  private text = '';
+  private isTooLong = false;
+
+  constructor(
+    private readonly run: StreamedRun,
+    private readonly format: Format,
+  ) {}
+
+  get patienceSeconds(): number {
+    return this.run.patienceSeconds;
+  }
+
+  within<R>(act: () => R): R {
+    return this.run.within(act);
+  }
+
+  watch(stream: Stoppable): void {
+    this.run.watch(stream);
+  }
+
+  stop(reason: unknown): void {
+    this.run.stop(reason);
+  }
+
+  async observe(bytes: unknown): Promise<void> {
+    // At its end a stream says nothing more.
+    if (!(bytes instanceof Uint8Array)) return;
+    if (this.isTooLong) return;
+    this.text += this.decoder.decode(bytes, { stream: true });
+    if (this.format !== 'json') await this.readLines();
+    if (this.text.length > BODY_CHARACTERS_MAX) {
+      this.isTooLong = true;
+      this.text = '';
+    }
+  }
+
+  async settle(how: { leftEarly: boolean; gone?: boolean }): Promise<void> {
+    if (this.format === 'json') await this.read(this.text, 'end');
+    else await this.readLines(true);
+    await this.run.settle(how);
+  }
+
+  /** An event's data stands on one line with every provider. */
+  private async readLines(isLast = false): Promise<void> {
+    const lines = this.text.split(/\r?\n/);
+    this.text = isLast ? '' : (lines.pop() ?? '');
+    for (const line of lines) {
+      const data = this.format === 'lines' ? line : /^data: ?(.*)$/.exec(line)?.[1];
+      if (data !== undefined) await this.read(data, 'chunk');
+    }
+  }
+
+  private async read(text: string, place: 'chunk' | 'end'): Promise<void> {
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch {
+      return; // the end mark of OpenAI's streams, or half of a body
+    }
+    if (typeof value === 'object') await this.run.observe(value, place);
+  }
+}
