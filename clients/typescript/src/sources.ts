@@ -190,8 +190,9 @@ function meterInPlace(run: StreamedRun, source: AsyncIterable<unknown>): AsyncIt
     define(source, Symbol.asyncIterator, () => source);
   } else {
     define(source, Symbol.asyncIterator, take);
-    // Where OpenAI's and Anthropic's streams keep what `tee` and `toReadableStream` read from.
-    if (typeof methods['iterator'] === 'function') define(source, 'iterator', take);
+    // Where OpenAI's and Anthropic's streams keep what `tee` and `toReadableStream` read from, and some read from themselves.
+    const inner = bound('iterator');
+    if (inner) define(source, 'iterator', () => (taken ? inner() : take()));
   }
   settleWhenDropped(source, run);
   return source;

@@ -142,7 +142,8 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
     if (counted) await counted;
     if (result.done) {
       this.over = true;
-      await run.settle({ leftEarly: false });
+      // Hung up on, many a source ends as if it had come to its end.
+      await run.settle({ leftEarly: this.left || this.stopped !== undefined, gone: this.left });
     }
     return result;
   }
