@@ -4,6 +4,7 @@
 
 import type { AsyncLocalStorage } from 'node:async_hooks';
 
+import { builtin } from './platform';
 import type { TokenProcessRun } from './run';
 
 const storage = makeStorage();
@@ -19,10 +20,6 @@ export function inRun<R>(run: TokenProcessRun, act: () => R): R {
 
 /** Undefined where the platform has none: there is no current run then, and all else works. */
 function makeStorage(): AsyncLocalStorage<TokenProcessRun> | undefined {
-  try {
-    const hooks = require('node:async_hooks') as { AsyncLocalStorage: new () => AsyncLocalStorage<TokenProcessRun> };
-    return new hooks.AsyncLocalStorage();
-  } catch {
-    return undefined;
-  }
+  const hooks = builtin<{ AsyncLocalStorage: new () => AsyncLocalStorage<TokenProcessRun> }>('node:async_hooks');
+  return hooks && new hooks.AsyncLocalStorage();
 }

@@ -5,6 +5,7 @@
 
 import { TokenProcess } from './client';
 import type { TokenProcessOptions } from './client';
+import { environment } from './platform';
 import { wrap } from './wrapper';
 import type { WithTokenProcessConfig, Wrapped } from './wrapper';
 import type {
@@ -22,7 +23,7 @@ let shared: TokenProcess | undefined;
 
 /** Replaces the client that the functions share, and returns it. For settings that the environment can't give. */
 export function configureTokenProcess(options: TokenProcessOptions = {}): TokenProcess {
-  const client = new TokenProcess({ outbox: process.env['TOKENTILL_OUTBOX'] || undefined, ...options });
+  const client = new TokenProcess({ outbox: environment('TOKENTILL_OUTBOX'), ...options });
   void shared?.close().catch((error: unknown) => console.error('[Token Process] The former client was not closed:', error));
   shared = client;
   return client;

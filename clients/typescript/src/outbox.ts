@@ -11,11 +11,10 @@
  * for anything the disk or SQLite refuses.
  */
 
-import { closeSync, openSync } from 'node:fs';
-import { resolve } from 'node:path';
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite';
 
 import { ConflictError, OutboxError, OutboxFullError, OutboxUnsupportedError, TokenProcessError, messageOf } from './errors';
+import { builtin } from './platform';
 
 const FORMAT = 1;
 const APPLICATION_ID = 0x546f6b54; // "TokT"
@@ -81,7 +80,7 @@ export class Outbox {
   private closed = false;
 
   constructor(options: OutboxOptions) {
-    this.path = resolve(options.path);
+    this.path = nodeModule<typeof import('node:path')>('node:path').resolve(options.path);
     this.endsMax = options.endsMax ?? ENDS_MAX_DEFAULT;
     if (!Number.isInteger(this.endsMax) || this.endsMax < 1) {
       throw new OutboxError(`endsMax must be a whole number above 0, not ${options.endsMax}`);
@@ -274,18 +273,21 @@ type DatabaseConstructor = typeof DatabaseSync;
 
 /** Looked up when an outbox is asked for, so that Node versions without SQLite can use everything else. */
 function loadSqlite(): DatabaseConstructor {
-  const sqlite = process.getBuiltinModule?.('node:sqlite');
-  if (!sqlite) {
-    throw new OutboxUnsupportedError(
-      `The outbox needs node:sqlite, which Node ${process.versions.node} doesn't have. Use Node 22.13 or newer, ` +
-        'or leave the outbox out',
-    );
-  }
-  return sqlite.DatabaseSync;
+  return nodeModule<typeof import('node:sqlite')>('node:sqlite').DatabaseSync;
+}
+
+function nodeModule<T>(name: string): T {
+  const found = builtin<T>(name);
+  if (found) return found;
+  const here = typeof process === 'undefined' ? 'this platform' : `Node ${process.versions?.node}`;
+  throw new OutboxUnsupportedError(
+    `The outbox needs ${name}, which ${here} doesn't have. Use Node 22.13 or newer, or leave the outbox out`,
+  );
 }
 
 function open(Database: DatabaseConstructor, path: string): DatabaseSync {
   // Readable by its owner only: it names users. SQLite gives its side files the same mode.
+  const { closeSync, openSync } = nodeModule<typeof import('node:fs')>('node:fs');
   closeSync(openSync(path, 'a', 0o600));
   const database = new Database(path);
   try {

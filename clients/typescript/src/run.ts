@@ -6,14 +6,13 @@
  * run in silence: the end that was not billed goes to `onEndError`, or with `requireUsage` the caller gets a UsageError.
  */
 
-import { randomUUID } from 'node:crypto';
-
 import type { TokenProcess } from './client';
 import { inRun } from './context';
 import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf, TokenProcessError, UsageError, UsageMissingError } from './errors';
 import type { SeenAnswer } from './errors';
 import { KEPT_HOLD_SECONDS, keepHold } from './hold';
 import { atMost, quietly } from './hooks';
+import { randomUuid } from './platform';
 import { streamed } from './sources';
 import type { Stoppable, StreamedRun } from './stream';
 import type { Usage, UsageReader } from './usage';
@@ -51,7 +50,7 @@ export interface RunOptions {
 }
 
 export class TokenProcessRun implements StreamedRun {
-  readonly idempotencyKey = randomUUID();
+  readonly idempotencyKey = randomUuid();
   private readonly meter: UsageMeter;
   private readonly stopping = new AbortController();
   private isFree: boolean;

@@ -15,6 +15,7 @@ import { errorFromResponse, isRecord, TokenProcessError, UnavailableError } from
 import type { TokenProcessErrorResponse } from './errors';
 import { tell } from './hooks';
 import type { Hooks, Operation } from './hooks';
+import { platformFetch } from './platform';
 import type { Settings } from './settings';
 import { VERSION } from './version';
 
@@ -56,6 +57,7 @@ export class Transport {
     private readonly address: () => Address,
     readonly settings: Settings,
     readonly hooks: Hooks = {},
+    private readonly fetch = platformFetch,
   ) {
     this.breaker = new CircuitBreaker(settings.breakerFailures, settings.breakerSeconds);
   }
@@ -132,7 +134,7 @@ export class Transport {
     let headers: Record<string, string>;
     let text: string;
     try {
-      const answer = await fetch(`${url}${PATHS[call.operation]}`, {
+      const answer = await this.fetch(`${url}${PATHS[call.operation]}`, {
         method: 'POST',
         headers: {
           'Content-Type': 'application/json',
@@ -145,6 +147,8 @@ export class Transport {
         signal: abort.signal,
         // Followed, a redirect would turn the POST into a GET and hand the API key to another host.
         redirect: 'manual',
+        // Frameworks keep what was fetched, a POST too: a start that is answered from a cache asks nobody.
+        cache: 'no-store',
       });
       ({ status, statusText } = answer);
       headers = Object.fromEntries(answer.headers);
