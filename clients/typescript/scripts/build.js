@@ -14,7 +14,9 @@ const dist = join(root, 'dist');
 rmSync(dist, { recursive: true, force: true });
 execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', root], { stdio: 'inherit' });
 
-const names = Object.keys(require(dist)).sort();
-writeFileSync(join(dist, 'index.mjs'), `export {\n${names.map((name) => `  ${name},\n`).join('')}} from './index.js';\n`);
-writeFileSync(join(dist, 'index.d.mts'), "export * from './index.js';\n");
+for (const folder of [dist, join(dist, 'testing')]) {
+  const names = Object.keys(require(folder)).sort();
+  writeFileSync(join(folder, 'index.mjs'), `export {\n${names.map((name) => `  ${name},\n`).join('')}} from './index.js';\n`);
+  writeFileSync(join(folder, 'index.d.mts'), "export * from './index.js';\n");
+}
 chmodSync(join(dist, 'cli.js'), 0o755);

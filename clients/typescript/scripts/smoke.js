@@ -26,7 +26,9 @@ const server = createServer((request, response) => {
   const wrapped = withTokenProcess({ feature_endpoint_id: 'f', user_id: (args) => args[0] }, async (user) => ({ user, output_token: 4 }));
   const { user } = await wrapped('u');
   const { data } = await tokenProcessStart({ user_id: 'u', feature_endpoint_id: 'f' });
-  const ok = user === 'u' && data.token === 7 && new WalletNotFoundError('x') instanceof TokenProcessError;
+  const memory = new MemoryTokentill({ features: ['f'], wallets: { u: 9 } });
+  await withTokenProcess({ feature_endpoint_id: 'f', user_id: 'u', client: memory.client() }, async () => ({ output_token: 4 }))();
+  const ok = user === 'u' && data.token === 7 && memory.token('u') === 8 && new WalletNotFoundError('x') instanceof TokenProcessError;
   console.log(ok ? 'works' : 'broken');
   server.close();
   server.closeAllConnections();
@@ -46,12 +48,13 @@ try {
   write('package.json', '{"private": true}');
   run('npm', 'install', '--no-audit', '--no-fund', '--loglevel=error', '--offline', join(folder, packed.filename));
 
-  write('use.mjs', `import { createServer } from 'node:http';\nimport { ${NAMES} } from 'tokentill';\n${USE}`);
-  write('use.cjs', `const { createServer } = require('node:http');\nconst { ${NAMES} } = require('tokentill');\n${USE}`);
+  write('use.mjs', `import { createServer } from 'node:http';\nimport { ${NAMES} } from 'tokentill';\nimport { MemoryTokentill } from 'tokentill/testing';\n${USE}`);
+  write('use.cjs', `const { createServer } = require('node:http');\nconst { ${NAMES} } = require('tokentill');\nconst { MemoryTokentill } = require('tokentill/testing');\n${USE}`);
   for (const file of ['use.mjs', 'use.cjs']) expect(file, run(process.execPath, file), 'works\n');
 
   const typed = `
 import { withTokenProcess, tokenProcessEnd, InsufficientTokensError } from 'tokentill';
+import { MemoryTokentill } from 'tokentill/testing';
 const wrapped = withTokenProcess(
   { feature_endpoint_id: 'f', user_id: (args) => args[0].user_id },
   async (data: { user_id: string }) => ({ text: data.user_id, output_token: 4 }),
@@ -65,6 +68,11 @@ export async function sum(): Promise<number> {
 }
 export const cost: Promise<number> = tokenProcessEnd({ user_id: 'u', feature_endpoint_id: 'f', input_token: 1, output_token: 4 })
   .then(({ data }) => data.cost);
+const memory = new MemoryTokentill({ features: ['f'], wallets: { u: 9 } });
+export const left: number = memory.token('u') + memory.ends.length;
+// What a stream is, it stays.
+const readable = withTokenProcess({ feature_endpoint_id: 'f', user_id: 'u', client: memory.client() }, async () => new ReadableStream<string>());
+export const reader: Promise<ReadableStreamDefaultReader<string>> = readable().then((stream) => stream.getReader());
 export const balance = (error: unknown): number => (error instanceof InsufficientTokensError ? error.token : 0);
 // The guide's own shape of a service function.
 interface ServiceResult { input_token?: number; output_token?: number; model?: string }

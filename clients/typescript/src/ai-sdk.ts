@@ -89,7 +89,8 @@ async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Pro
       // One call of a model among others: what becomes of it is not what becomes of the run.
       watch: () => undefined,
       stop: () => undefined,
-      settle: async () => undefined,
+      // The pieces of a call that was left stand for the usage that it can't report any more.
+      settle: async ({ leftEarly }) => (leftEarly ? run.observe({ type: 'abort' }, 'chunk') : undefined),
     };
   }
   const { feature_endpoint_id, user_id, hold_token, hold_seconds } = config;

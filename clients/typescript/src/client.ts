@@ -5,8 +5,6 @@
  * can't be reached the call still throws, with `queued` set: the end is safe, only its answer is missing.
  */
 
-import { randomUUID } from 'node:crypto';
-
 import { AwayRuns } from './away';
 import type { AwayReport } from './away';
 import {
@@ -17,9 +15,12 @@ import {
   UnavailableError,
   ValidationError,
 } from './errors';
+import { disabledFetch, isDisabled } from './disabled';
 import type { RepeatableCall } from './errors';
 import type { Hooks } from './hooks';
 import type { OutboxOptions } from './outbox';
+import { environment, randomUuid } from './platform';
+import type { Fetch } from './platform';
 import { TokenProcessRun } from './run';
 import type { RunOptions } from './run';
 import { OutboxSender } from './sender';
@@ -52,6 +53,10 @@ export interface TokenProcessOptions extends GivenSettings {
   sendInBackground?: boolean | undefined;
   /** What to tell of calls, repetitions and the outbox. */
   hooks?: Hooks | undefined;
+  /** Every start is access-able and nothing is sent: TOKENTILL_DISABLED unless given. */
+  disabled?: boolean | undefined;
+  /** Takes the calls in the place of the network: a `MemoryTokentill` of tokentill/testing, or anything with a `fetch`. */
+  transport?: { fetch: Fetch } | undefined;
 }
 
 export interface CallOptions {
@@ -73,10 +78,12 @@ export class TokenProcess {
 
   /** Throws a ConfigurationError for settings that can't work. An outbox that can't be used is logged, and tried again. */
   constructor(options: TokenProcessOptions = {}) {
-    const { url, apiKey, outbox, sendInBackground = true, hooks } = options;
+    const { url, apiKey, sendInBackground = true, hooks, transport, disabled } = options;
+    const isOff = isDisabled(disabled);
+    const outbox = isOff ? undefined : options.outbox;
     this.settings = settingsOf(options);
     this.address = () => addressOf(url, apiKey);
-    this.transport = new Transport(this.address, this.settings, hooks);
+    this.transport = new Transport(this.address, this.settings, hooks, isOff ? disabledFetch : transport?.fetch);
     this.awayRuns = new AwayRuns(this.settings);
     this.transport.onAnswered = () => this.awayRuns.answered();
     if (outbox !== undefined) {
@@ -270,7 +277,7 @@ export class TokenProcess {
 const VISIBLE_ASCII = /^[\x20-\x7e]*$/;
 
 function keyOf(given: string | undefined): string {
-  if (given === undefined) return randomUUID();
+  if (given === undefined) return randomUuid();
   if (given.length < 1 || given.length > 255 || !VISIBLE_ASCII.test(given)) {
     const reason = 'Must be 1 to 255 printable ASCII characters.';
     throw new ValidationError('idempotency_key is not usable', { code: 'validation_failed', errors: { idempotency_key: [reason] } });
@@ -279,8 +286,8 @@ function keyOf(given: string | undefined): string {
 }
 
 function addressOf(givenUrl: string | undefined, givenKey: string | undefined): Address {
-  const url = (givenUrl || process.env['TOKEN_SERVER_URL'] || 'http://localhost:5000').replace(/\/+$/, '');
-  const apiKey = (givenKey ?? process.env['SERVER_API_KEY'] ?? '').trim();
+  const url = (givenUrl || environment('TOKEN_SERVER_URL') || 'http://localhost:5000').replace(/\/+$/, '');
+  const apiKey = (givenKey ?? environment('SERVER_API_KEY') ?? '').trim();
   if (!/^https?:\/\/[^/]/.test(url) || !canParse(url)) {
     throw new ConfigurationError(`TOKEN_SERVER_URL must be an http or https URL, not ${JSON.stringify(url)}`);
   }

@@ -1,0 +1,128 @@
+/** The server in memory answers as the real one does: the same calls to both, answer for answer. */
+
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { test } from 'node:test';
+
+import { MemoryTokentill } from 'tokentill/testing';
+
+import { addressOfTest, Admin } from '../support/admin.js';
+
+const address = addressOfTest();
+const admin = new Admin(address);
+
+interface Told {
+  status: number;
+  replayed: boolean;
+  body: Record<string, unknown>;
+}
+
+type Ask = (path: string, body: unknown, key?: string) => Promise<Told>;
+
+async function told(answer: Response): Promise<Told> {
+  const body = (await answer.json()) as Record<string, unknown>;
+  return { status: answer.status, replayed: answer.headers.get('idempotent-replayed') === 'true', body };
+}
+
+const askServer: Ask = async (path, body, key) => {
+  const headers = { 'content-type': 'application/json', 'x-server-api-key': address.serverKey };
+  return told(
+    await fetch(`${address.url}/api/token-process/${path}`, {
+      method: 'POST',
+      headers: { ...headers, ...(key === undefined ? {} : { 'idempotency-key': key }) },
+      body: JSON.stringify(body),
+    }),
+  );
+};
+
+function askMemory(memory: MemoryTokentill): Ask {
+  return async (path, body, key) =>
+    told(
+      await memory.fetch(`http://memory/api/token-process/${path}`, {
+        method: 'POST',
+        headers: key === undefined ? {} : { 'idempotency-key': key },
+        body: JSON.stringify(body),
+        signal: new AbortController().signal,
+        redirect: 'manual',
+        cache: 'no-store',
+      }),
+    );
+}
+
+/** What both must agree on: no ids, no times, no words that are for people. */
+function comparable({ status, replayed, body }: Told): unknown {
+  const plain = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(plain);
+    if (typeof value !== 'object' || value === null) return value;
+    const entries = Object.entries(value).filter(([name]) => !['request_id', 'message'].includes(name));
+    return Object.fromEntries(
+      entries.map(([name, item]) => {
+        if (['process_id', 'expires_at'].includes(name)) return [name, typeof item];
+        if (name === 'errors') return [name, Object.keys(item as object).sort()];
+        return [name, plain(item)];
+      }),
+    );
+  };
+  return { status, replayed, body: plain(body) };
+}
+
+test('the same calls are answered the same', async () => {
+  const { user_id, feature_endpoint_id } = await admin.userWithFeature(100, 12.5);
+  const other = await admin.userWithFeature(5, 0);
+  const memory = new MemoryTokentill({ features: [feature_endpoint_id, other.feature_endpoint_id] });
+  memory.addPackage('one', [feature_endpoint_id]);
+  memory.addPackage('two', [other.feature_endpoint_id]);
+  memory.addWallet(user_id, { token: 100, package_id: 'one' });
+  memory.addWallet(other.user_id, { token: 5, package_id: 'two' });
+  memory.addProfit({ percentage: 12.5, feature_endpoint_id });
+  memory.addProfit({ percentage: 0, feature_endpoint_id: other.feature_endpoint_id });
+
+  const asks = [askServer, askMemory(memory)] as const;
+  const processes: [string[], string[]] = [[], []];
+  /** `<n>` in a body stands for the nth process that was started. */
+  const both = async (path: string, body: unknown, key?: string): Promise<Told> => {
+    const answers = [];
+    for (const [index, ask] of asks.entries()) {
+      const own = JSON.parse(JSON.stringify(body).replace(/<(\d)>/g, (_, n: string) => processes[index as 0 | 1][Number(n)] ?? '')) as unknown;
+      const answer = await ask(path, own, key);
+      const data = answer.body['data'] as { process_id?: string } | undefined;
+      if (path === 'start' && data?.process_id) processes[index as 0 | 1].push(data.process_id);
+      answers.push(answer);
+    }
+    const [real, fake] = answers as [Told, Told];
+    assert.deepEqual(comparable(fake), comparable(real), `${path} ${JSON.stringify(body)}`);
+    return real;
+  };
+
+  const run = { user_id, feature_endpoint_id };
+  const end = { ...run, input_token: 3, output_token: 40, model: 'model-1' };
+  const key = randomUUID();
+  await both('start', run);
+  await both('start', { ...run, hold_token: 30, hold_seconds: 60 });
+  await both('start', { ...run, hold_token: 80 });
+  await both('start', { ...run, user_id: `nobody-${key}` });
+  await both('start', { ...run, feature_endpoint_id: other.feature_endpoint_id });
+  await both('start', { ...run, feature_endpoint_id: `nothing-${key}` });
+  await both('start', { user_id: 7, hold_token: -1, hold_seconds: 0.5 });
+  await both('end', end, key);
+  assert.equal((await both('end', end, key)).replayed, true);
+  await both('end', { ...end, output_token: 41 }, key);
+  await both('end', { ...end, process_id: '<0>' });
+  await both('end', { ...end, process_id: '<0>' });
+  await both('end', { ...end, process_id: '<0>', output_token: 41 });
+  await both('end', { ...end, input_token: 0, output_token: 0 });
+  await both('end', { ...end, user_id: `nobody-${key}` });
+  await both('end', { ...end, feature_endpoint_id: `nothing-${key}` });
+  await both('end', { ...end, feature_endpoint_id: other.feature_endpoint_id });
+  await both('end', { ...run, input_token: -1, output_token: 0.5 });
+  await both('end/batch', {
+    ends: [{ ...end, idempotency_key: `${key}-2` }, { ...end, idempotency_key: key }, { ...end, user_id: '', idempotency_key: `${key}-3` }],
+  });
+  await both('end/batch', { ends: [] });
+  await both('cancel', { user_id, process_id: '<1>' });
+  await both('cancel', { user_id, process_id: '<1>' });
+  await both('cancel', { user_id });
+  await both('end', { ...other, input_token: 0, output_token: 40 });
+  await both('start', other);
+  await both('end', { ...other, input_token: 0, output_token: 4 });
+});

@@ -1,0 +1,89 @@
+/** The package where there is no Node: on an edge runtime, with what the Web's standards have and nothing else. */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { test } from 'node:test';
+import { createContext, runInContext } from 'node:vm';
+
+import { inWorld, END, START } from '../support/world.js';
+
+const dist = dirname(require.resolve('tokentill'));
+
+/** The globals of such a runtime. No process, no Buffer, no module of Node's. */
+function edgeGlobals(): Record<string, unknown> {
+  const names = ['fetch', 'Response', 'Request', 'Headers', 'URL', 'TextDecoder', 'TextEncoder', 'ReadableStream', 'TransformStream'];
+  const more = ['AbortController', 'AbortSignal', 'DOMException', 'crypto', 'performance', 'setTimeout', 'clearTimeout', 'console', 'structuredClone'];
+  const globals = globalThis as unknown as Record<string, unknown>;
+  return Object.fromEntries([...names, ...more].map((name) => [name, name === 'crypto' ? require('node:crypto').webcrypto : globals[name]]));
+}
+
+/** CommonJS as a bundler leaves it: the package's own files, and nothing for `require` to find beside them. */
+function load(context: object, file: string, loaded = new Map<string, { exports: unknown }>()): unknown {
+  const known = loaded.get(file);
+  if (known) return known.exports;
+  const module = { exports: {} as unknown };
+  loaded.set(file, module);
+  const requireOwn = (name: string): unknown => {
+    if (!name.startsWith('.')) throw new Error(`Cannot find module '${name}'`);
+    const path = join(dirname(file), name);
+    const candidates = [`${path}.js`, join(path, 'index.js')];
+    for (const candidate of candidates) if (exists(candidate)) return load(context, candidate, loaded);
+    throw new Error(`Cannot find module '${name}'`);
+  };
+  const wrapper = runInContext(`(function (module, exports, require) {${readFileSync(file, 'utf8')}\n})`, createContext(context));
+  (wrapper as (...args: unknown[]) => void)(module, module.exports, requireOwn);
+  return module.exports;
+}
+
+function exists(file: string): boolean {
+  try {
+    readFileSync(file);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+test('an edge runtime: starts, streams and ends; an outbox is refused', () =>
+  inWorld(async ({ server }) => {
+    const context = createContext(edgeGlobals());
+    assert.equal(runInContext('typeof process', context), 'undefined');
+    const tokentill = load(context, join(dist, 'index.js')) as typeof import('tokentill');
+    const client = new tokentill.TokenProcess({ url: server.url, apiKey: 'key' });
+    const run = { user_id: 'user-1', feature_endpoint_id: 'feature-1', client };
+    await tokentill.withTokenProcess(run, async () => ({ output_token: 4 }))();
+    const stream = tokentill.withTokenProcess({ ...run, hold_token: 5 }, async () => {
+      return new ReadableStream({
+        start: (controller) => {
+          controller.enqueue({ output_token: 8 });
+          controller.close();
+        },
+      });
+    });
+    for await (const chunk of (await stream()) as unknown as AsyncIterable<object>) assert.ok(chunk);
+    assert.deepEqual(server.seenAt(START).length, 2);
+    assert.deepEqual(server.seenAt(END).map(({ body }) => body.output_token), [4, 8]);
+    assert.match(String(server.seenAt(END)[0]?.headers['idempotency-key']), /^[0-9a-f-]{36}$/);
+    assert.equal(tokentill.currentRun(), undefined);
+    assert.throws(() => new tokentill.Outbox({ path: 'outbox.db' }), tokentill.OutboxUnsupportedError);
+    const memory = load(context, join(dist, 'testing', 'index.js')) as typeof import('tokentill/testing');
+    const { data } = await new memory.MemoryTokentill({ features: ['f'], wallets: { u: 5 } }).client().start({ user_id: 'u', feature_endpoint_id: 'f' });
+    assert.equal(data.token, 5);
+  }));
+
+test('calls are never answered from a cache of the framework’s', () =>
+  inWorld(async ({ client }) => {
+    const { fetch } = globalThis;
+    const seen: unknown[] = [];
+    globalThis.fetch = (url, init) => {
+      seen.push(init?.cache);
+      return fetch(url, init);
+    };
+    try {
+      await client.start({ user_id: 'user-1', feature_endpoint_id: 'feature-1' });
+    } finally {
+      globalThis.fetch = fetch;
+    }
+    assert.deepEqual(seen, ['no-store']);
+  }));
