@@ -90,10 +90,10 @@ export class TokenProcessError extends Error {
     }
   }
 
-  /** All of the error but its stack, its cause as text. */
+  /** All of the error but its stack, and but what JSON can't carry; its cause as text. */
   toJSON(): Record<string, unknown> {
     const cause = this.cause === undefined ? {} : { cause: messageOf(this.cause) };
-    return { ...(this as object), message: this.message, ...cause };
+    return { ...Object.fromEntries(Object.entries(this).filter(([, value]) => isJson(value))), message: this.message, ...cause };
   }
 
   /** The error that `toJSON` was asked of. Anything else becomes a TokenProcessError with the text of it. */
@@ -287,6 +287,15 @@ export function errorFromResponse(response: TokenProcessErrorResponse, retryAfte
     ...options,
     code: `http_${status}`,
   });
+}
+
+/** Not of a cycle, a BigInt, or something whose own toJSON throws: a result that a UsageError carries may be anything. */
+function isJson(value: unknown): boolean {
+  try {
+    return JSON.stringify(value) !== undefined;
+  } catch {
+    return false;
+  }
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {

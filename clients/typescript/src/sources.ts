@@ -168,31 +168,40 @@ const WATCHER = Symbol('tokentill');
 function meterInPlace(run: StreamedRun, source: AsyncIterable<unknown>): AsyncIterable<unknown> {
   const methods = source as unknown as Methods;
   const bound = (name: PropertyKey) => methods[name]?.bind(source);
-  const next = bound('next');
-  const iterate = bound(Symbol.asyncIterator);
+  const [iterate, next, readFrom] = [bound(Symbol.asyncIterator), bound('next'), bound('iterator')];
   // An object that is its own iterator is watched at its own methods.
-  const iterator = next ? { next, return: bound('return'), throw: bound('throw') } : iterate?.();
-  const stream = new MeteredStream({
+  const own = { next, return: bound('return'), throw: bound('throw') } as AsyncIterator<unknown>;
+  let taken: AsyncIterator<unknown> | undefined;
+  const iterator = (): AsyncIterator<unknown> => (taken ??= next ? own : (iterate?.() as AsyncIterator<unknown>));
+  const stream = new MeteredStream<unknown, unknown, unknown>({
     run,
-    iterator: iterator as AsyncIterator<unknown, unknown, unknown>,
+    // Not before it is needed: an iterator that nobody reads may pile up what comes.
+    iterator: {
+      next: (value: unknown) => iterator().next(value as never),
+      return: async (value) => (await iterator().return?.(value)) ?? { done: true, value },
+      throw: async (error) => {
+        const known = iterator();
+        if (known.throw) return known.throw(error);
+        throw error;
+      },
+    },
     hangUp: () => hangUp(source),
   });
   if (!Object.isExtensible(source)) return generatorOf(stream);
-  let taken = false;
-  const take = (): unknown => {
+  let isRead = false;
+  const read = (): unknown => {
     // A second iteration would flow past the count.
-    if (taken) throw new TypeError('This stream is being iterated, or has been: its run is billed once');
-    taken = true;
+    if (isRead) throw new TypeError('This stream is being iterated, or has been: its run is billed once');
+    isRead = true;
     return generatorOf(stream);
   };
   if (next) {
     for (const name of ['next', 'return', 'throw'] as const) define(source, name, (value: unknown) => stream[name](value));
     define(source, Symbol.asyncIterator, () => source);
   } else {
-    define(source, Symbol.asyncIterator, take);
-    // Where OpenAI's and Anthropic's streams keep what `tee` and `toReadableStream` read from, and some read from themselves.
-    const inner = bound('iterator');
-    if (inner) define(source, 'iterator', () => (taken ? inner() : take()));
+    define(source, Symbol.asyncIterator, read);
+    // What `tee` of OpenAI's and Anthropic's streams reads from, and their own iterator too.
+    if (readFrom) define(source, 'iterator', () => (isRead ? readFrom() : read()));
   }
   settleWhenDropped(source, run);
   return source;

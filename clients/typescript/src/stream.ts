@@ -133,7 +133,8 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
       if (stopped && stopped.reason === error) stopped.told = true;
       throw error;
     }
-    if (!result) {
+    // To a chunk that is waited for, a source that was hung up on may look like one at its end.
+    if (!result || (result.done && this.left)) {
       await this.end();
       return ended();
     }

@@ -6,7 +6,7 @@ import { TokenProcess } from 'tokentill';
 import type { TokenProcessOptions, UnbilledEnd, WithTokenProcessConfig } from 'tokentill';
 
 import { contractAnswers, withFaultServer } from './fault-server.js';
-import type { FaultServer, Wallet } from './fault-server.js';
+import type { Answer, FaultServer, Seen, Wallet } from './fault-server.js';
 
 export const START = '/api/token-process/start';
 export const END = '/api/token-process/end';
@@ -25,9 +25,16 @@ export interface World {
   unbilled: UnbilledEnd[];
 }
 
-export async function inWorld(act: (world: World) => Promise<void>, token = 1000, options: TokenProcessOptions = {}): Promise<void> {
+/** What `answer` doesn't answer is answered as the contract says. */
+export async function inWorld(
+  act: (world: World) => Promise<void>,
+  token = 1000,
+  options: TokenProcessOptions = {},
+  answer: (seen: Seen) => Awaited<ReturnType<Answer>> | undefined = () => undefined,
+): Promise<void> {
   const wallet: Wallet = { token, holds: new Map(), billed: new Map() };
-  await withFaultServer(contractAnswers(wallet), async (server) => {
+  const otherwise = contractAnswers(wallet);
+  await withFaultServer((seen) => answer(seen) ?? otherwise(seen), async (server) => {
     // Enough for a busy machine, and not too long for the tests that wait it out.
     const client = new TokenProcess({ url: server.url, apiKey: 'key', timeoutSeconds: 3, totalTimeoutSeconds: 3, ...options });
     const problems: unknown[] = [];
