@@ -30,6 +30,7 @@ import type { GivenSettings, Settings } from './settings';
 import { Transport } from './transport';
 import type { Address } from './transport';
 import { endBody } from './wire';
+import { runToTheEnd } from './wrapper';
 import type {
   TTokenProcessBatchResponse,
   TTokenProcessCancelPayload,
@@ -197,6 +198,18 @@ export class TokenProcess {
   /** Starts a run, or throws InsufficientTokensError with the balance. */
   begin(payload: TTokenProcessStartPayload, options: RunOptions = {}): Promise<TokenProcessRun> {
     return TokenProcessRun.begin(this, payload, options);
+  }
+
+  /**
+   * Begins a run, hands it to `act`, and settles it: what `act` reads in it and returns is billed, and what it had read until
+   * then where it fails. Its result, or its stream, is the answer.
+   */
+  async run<R>(config: TTokenProcessStartPayload & RunOptions, act: (run: TokenProcessRun) => R): Promise<Awaited<R>> {
+    const { user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key, ...options } = config;
+    const payload = Object.entries({ user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key });
+    const given = payload.filter(([, value]) => value !== undefined);
+    const run = await this.begin(Object.fromEntries(given) as unknown as TTokenProcessStartPayload, options);
+    return (await runToTheEnd(run, () => act(run))) as Awaited<R>;
   }
 
   /** How it stands with a server that is away, and with the runs that `whenAway: "open"` let begin. */

@@ -90,8 +90,8 @@ export function wrap<TArgs extends unknown[], R>(
   };
 }
 
-/** The function's result, billed; or its stream, which bills itself. */
-async function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
+/** The result of `act`, billed; or its stream, which bills itself. */
+export async function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
   let result: unknown;
   try {
     result = await run.within(async () => act());

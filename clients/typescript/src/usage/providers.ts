@@ -16,7 +16,9 @@ type Fields = Record<string, unknown>;
 /** What a provider's answer, or one chunk of its stream, says. Undefined: it is neither, as far as can be told. */
 export function readProvider(value: unknown): Reading | undefined {
   // A result of streamText is none of it: to look at its usage would make it read its stream to the end.
-  if (!isRecord(value) || isStreamResult(value)) return undefined;
+  if (!isRecord(value) || isStreamResult(value as unknown)) return undefined;
+  const { event, data } = value;
+  if (typeof event === 'string' && event.startsWith('on_') && isRecord(data)) return langChainEvent(event, data);
   const opened = unwrapped(value);
   return readReport(opened) ?? readWithoutReport(opened);
 }
@@ -39,16 +41,23 @@ function readWithoutReport(value: Fields): Reading | undefined {
   return { ...names, whole: false, ...(pieces > 0 ? { output_token: pieces, kind: 'increment', pieces: 'early' } : {}) };
 }
 
-/** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, LangChain's events. */
+/** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, names of events. */
 function unwrapped(value: Fields): Fields {
   const { data, chunk, body } = value;
   if (isRecord(chunk) && chunk['bytes'] instanceof Uint8Array) return parsed(chunk['bytes']) ?? value;
   if (body instanceof Uint8Array && 'contentType' in value) return parsed(body) ?? value;
-  if (isRecord(data) && ('response' in value || typeof value['event'] === 'string')) {
-    const inner = data['output'] ?? data['chunk'] ?? data;
-    return isRecord(inner) ? inner : value;
-  }
-  return value;
+  if (isRecord(data) && 'response' in value) return data;
+  // OpenAI's assistants.
+  return isRecord(data) && text(value['event']) !== undefined ? data : value;
+}
+
+/** An event of LangChain's `streamEvents`. Those of the chains around a model repeat the model's. */
+function langChainEvent(event: string, data: Fields): Reading | undefined {
+  if (/^on_(chat_model|llm)_stream$/.test(event)) return readProvider(data['chunk']);
+  if (!/^on_(chat_model|llm)_end$/.test(event)) return undefined;
+  const reading = readProvider(data['output']);
+  // It is put together of the chunks, and a chunk itself.
+  return reading && { ...reading, kind: 'total', whole: true };
 }
 
 function readReport(value: Fields): Reading | undefined {

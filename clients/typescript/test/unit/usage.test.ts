@@ -9,6 +9,8 @@ import type { RunOptions, Usage } from 'tokentill';
 import { CANCEL, END, inWorld, START, USER } from '../support/world.js';
 import type { World } from '../support/world.js';
 
+const FEATURE = { ...USER, feature_endpoint_id: 'feature-1' };
+
 /** Input, output, and what else the end said of its usage. */
 type Billed = [number, number, Record<string, unknown>?];
 
@@ -319,6 +321,21 @@ const STREAMS: Record<string, [unknown[], Billed]> = {
     [40, 40, { requests: 2, model: 'gpt' }],
   ],
   'LangChain: 40 chunks of one token': [Array.from({ length: 40 }, (_, i) => langChainChunk(1, i === 0 ? 10 : 0)), [10, 40]],
+  'LangChain’s events: the model’s, not the chain’s': [
+    [
+      ...[10, 0, 0].flatMap((input) => [
+        { event: 'on_chat_model_stream', data: { chunk: langChainChunk(1, input) } },
+        { event: 'on_chain_stream', data: { chunk: langChainChunk(1, input) } },
+      ]),
+      { event: 'on_chat_model_end', data: { output: langChainChunk(3, 10) } },
+      { event: 'on_chain_end', data: { output: langChainChunk(3, 10) } },
+    ],
+    [10, 3],
+  ],
+  'LangGraph’s pairs of a chunk and what it is about': [
+    Array.from({ length: 3 }, (_, i) => [langChainChunk(1, i === 0 ? 10 : 0), { langgraph_node: 'agent' }]),
+    [10, 3],
+  ],
   'a provider’s total beats the pieces, a reported 0 too': [[chunk('a', 'x'), chunk('a', 'y'), chunkUsage('a', 5, 0)], [5, 0, { model: 'gpt' }]],
 };
 
@@ -392,9 +409,25 @@ test('countDeltas counts pieces to the end, text too, and gives way to a report'
     assert.deepEqual(world.problems, []);
   }));
 
-// ── a run by hand ────────────────────────────────────────────────────────────────────────────────────────────────
+test('client.run: what is read and returned in it is billed, also when it fails', () =>
+  inWorld(async (world) => {
+    const text = await world.client.run({ ...FEATURE, hold_token: 5 }, async (run) => {
+      await run.read(chat('a', 100, 40));
+      return 'text';
+    });
+    assert.equal(text, 'text');
+    const failing = world.client.run(FEATURE, async (run) => {
+      await run.read(chat('a', 1, 2));
+      throw new RangeError('mine');
+    });
+    await assert.rejects(failing, RangeError);
+    assert.deepEqual(ends(world), [
+      [100, 40, { model: 'gpt' }],
+      [1, 2, { model: 'gpt' }],
+    ]);
+  }));
 
-const FEATURE = { ...USER, feature_endpoint_id: 'feature-1' };
+// ── a run by hand ────────────────────────────────────────────────────────────────────────────────────────────────
 
 test('three reads are three answers, one answer read twice is one', () =>
   inWorld(async (world) => {
