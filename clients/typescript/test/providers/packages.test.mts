@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import Anthropic from '@anthropic-ai/sdk';
 import { Ollama } from 'ollama';
 import OpenAI from 'openai';
-import { countDeltas, UsageMissingError, withTokenProcess } from 'tokentill';
+import { countDeltas, currentRun, UsageMissingError, withTokenProcess } from 'tokentill';
 
 import { withModelServer } from '../support/model-server.js';
 import type { ModelServer } from '../support/model-server.js';
@@ -110,6 +110,24 @@ test('openai: a stream that was not asked for its usage is reported, or counted 
     assert.deepEqual(ends(s), [[0, 5, 0, 'gpt-2026', 1]]);
   }));
 
+test('openai: a generator of bare text hands the chunks to its run, whole and left early', () =>
+  scene(async (s) => {
+    const texts = withTokenProcess(s.config, async function* (data: Data & { count: number }) {
+      for await (const chunk of await s.openai.chat.completions.create({ ...GPT, ...say(data.count), ...STREAM })) {
+        await currentRun()?.read(chunk);
+        const text = chunk.choices[0]?.delta.content;
+        if (text) yield text;
+      }
+    });
+    assert.equal((await take(texts({ ...USER, count: 40 }))).length, 40);
+    await take(texts({ ...USER, count: 100 }), 3);
+    assert.deepEqual(ends(s), [
+      [10, 40, 4, 'gpt-2026', 1],
+      [0, 3, 0, 'gpt-2026', 1],
+    ]);
+    assert.deepEqual(s.problems, []);
+  }));
+
 test('openai: chat.completions.stream()', () =>
   scene(async (s) => {
     const ask = withTokenProcess(s.config, async function* (_: Data) {
@@ -207,6 +225,24 @@ test('anthropic: messages.create, its stream, and messages.stream()', () =>
     });
     await take(helper(USER));
     assert.deepEqual(ends(s), Array(3).fill([10, 40, 4, 'anthropic-model', 1]));
+  }));
+
+test('anthropic: two streams of one run', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async function* (_: Data) {
+      for (const count of [20, 40]) yield* await s.anthropic.messages.create({ ...CLAUDE, ...say(count), stream: true });
+    });
+    await take(ask(USER));
+    assert.deepEqual(ends(s), [[20, 60, 8, 'anthropic-model', 2]]);
+  }));
+
+test('anthropic: asResponse, as a stream', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, (_: Data) =>
+      s.anthropic.messages.create({ ...CLAUDE, ...say(40), stream: true }).asResponse(),
+    );
+    assert.match(await (await ask(USER)).text(), /message_stop/);
+    assert.deepEqual(ends(s), [[10, 40, 4, 'anthropic-model', 1]]);
   }));
 
 test('anthropic: a stream left early is billed for its input and its pieces', () =>

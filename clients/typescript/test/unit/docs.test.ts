@@ -7,7 +7,8 @@ import { join, relative } from 'node:path';
 import { test } from 'node:test';
 
 const root = join(require.resolve('tokentill/package.json'), '..');
-const pages = [join(root, 'README.md'), join(root, '..', '..', 'docs', 'clients', 'typescript.md')].filter(existsSync);
+const docs = join(root, '..', '..', 'docs', 'clients');
+const pages = [join(root, 'README.md'), join(docs, 'typescript.md'), join(docs, 'usage.md')].filter(existsSync);
 
 // What the examples take for granted, as the guide's do.
 const PREAMBLE = `
@@ -20,6 +21,7 @@ declare function calculateInputTokens(text: string): number;
 declare function calculateOutputTokens(text: string): number;
 declare function generate(): Promise<{ text: string; tokens: number }>;
 declare function send(chunk: object): boolean;
+declare function textOf(chunk: object): string;
 `;
 
 for (const page of pages) {

@@ -366,7 +366,14 @@ const LEFT: Record<string, [unknown[], Billed]> = {
     [chunk('a', 'x'), chunkUsage('a', 10, 20), chunk('b', 'x'), chunk('b', 'y')],
     [10, 21, { requests: 2, model: 'gpt' }],
   ],
-  'LangChain': [[langChainChunk(1, 10), langChainChunk(1), langChainChunk(1), langChainChunk(1)], [10, 3]],
+  LangChain: [[langChainChunk(1, 10), langChainChunk(1), langChainChunk(1), langChainChunk(1)], [10, 3]],
+  Gemini: [
+    [3, 9, 20, 40].map((output) => ({
+      candidates: [{ content: { parts: [{ text: 'x' }] } }],
+      usageMetadata: { promptTokenCount: 10, candidatesTokenCount: output, totalTokenCount: 10 + output },
+    })),
+    [10, 20],
+  ],
 };
 
 for (const [name, [chunks, billed]] of Object.entries(LEFT)) {
