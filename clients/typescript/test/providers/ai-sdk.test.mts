@@ -12,7 +12,7 @@ import { InsufficientTokensError, tokenProcessMiddleware, UsageMissingError, wit
 
 import { withModelServer } from '../support/model-server.js';
 import type { ModelServer } from '../support/model-server.js';
-import { CANCEL, END, inWorld, USER } from '../support/world.js';
+import { CANCEL, END, inWorld, START, USER } from '../support/world.js';
 import type { World } from '../support/world.js';
 
 interface Scene extends World {
@@ -146,10 +146,18 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
 
   test(`${version}: the middleware bills every call of the model`, () =>
     scene(async (s) => {
-      const model = ai.wrapLanguageModel({ model: s.model, middleware: billing(s) });
-      await ai.generateText({ model, prompt: '20', tools: { weather }, stopWhen: ai.stepCountIs(3) });
-      const { textStream } = ai.streamText({ model, prompt: '40' });
+      const ofUser = tokenProcessMiddleware({
+        feature_endpoint_id: 'feature-1',
+        user_id: async ({ params }) => params.providerOptions.tokentill.user_id,
+        hold_token: ({ params }) => params.maxOutputTokens / 4,
+        client: s.client,
+      });
+      const model = ai.wrapLanguageModel({ model: s.model, middleware: ofUser });
+      const asked = { model, maxOutputTokens: 100, providerOptions: { tokentill: { user_id: 'user-7' } } };
+      await ai.generateText({ ...asked, prompt: '20', tools: { weather }, stopWhen: ai.stepCountIs(3) });
+      const { textStream } = ai.streamText({ ...asked, prompt: '40' });
       assert.equal((await take(textStream)).length, 40);
+      assert.deepEqual(s.server.seenAt(START)[0]?.body, { user_id: 'user-7', feature_endpoint_id: 'feature-1', hold_token: 25 });
       const embedder = ai.wrapEmbeddingModel({ model: s.embedder, middleware: billing(s) as never });
       await ai.embed({ model: embedder, value: 'a' });
       assert.deepEqual(ends(s), [

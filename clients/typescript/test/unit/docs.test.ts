@@ -38,10 +38,18 @@ for (const page of pages) {
       return file;
     });
     const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
-    const flags = ['--ignoreConfig', '--noEmit', '--strict', '--target', 'es2022', '--module', 'node16', '--types', 'node'];
+    const flags = ['--ignoreConfig', '--noEmit', '--strict', '--target', 'es2022', '--module', 'node16', '--types', 'node', '--skipLibCheck'];
     const { status, stdout } = spawnSync(process.execPath, [tsc, ...flags, join(folder, 'taken-for-granted.d.ts'), ...files], {
       cwd: root,
     });
     assert.equal(status, 0, stdout.toString());
   });
 }
+
+test('the example of a service’s test runs', () => {
+  const page = pages.find((name) => name.endsWith('typescript.md'));
+  if (page === undefined) return; // a copy of the client alone
+  const block = [...readFileSync(page, 'utf8').matchAll(/^```ts\n([\s\S]*?)^```/gm)].find((match) => match[1]?.includes('tokentill/testing'));
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', block?.[1] ?? 'process.exit(9)'], { cwd: root });
+  assert.equal(status, 0, stderr.toString());
+});
