@@ -3,11 +3,16 @@
  * bounds are for one absence; they begin anew once the server has answered.
  */
 
+import type { CircuitBreaker } from './breaker';
 import type { AwaySettings } from './settings';
 
 export interface AwayReport {
   /** The server is taken for away right now. */
   away: boolean;
+  /** For how long it has counted as away; 0 when it doesn't. */
+  awaySeconds: number;
+  /** How often it has come to count as away since this client was made. */
+  absencesTotal: number;
   /** Runs that began without the server since it last answered, of at most `openRunsMax`. */
   openRuns: number;
   /** Input and output tokens of the ends that wait for it since then; no run begins any more from `openTokensMax` on. */
@@ -58,8 +63,17 @@ export class AwayRuns {
     this.openTokens = 0;
   }
 
-  report(away: boolean): AwayReport {
+  report(breaker: CircuitBreaker): AwayReport {
     const { openRuns, openTokens, openRunsTotal, openTokensTotal, refusedRunsTotal } = this;
-    return { away, openRuns, openTokens, openRunsTotal, openTokensTotal, refusedRunsTotal };
+    return {
+      away: breaker.isOpen,
+      awaySeconds: breaker.secondsOpen,
+      absencesTotal: breaker.openings,
+      openRuns,
+      openTokens,
+      openRunsTotal,
+      openTokensTotal,
+      refusedRunsTotal,
+    };
   }
 }

@@ -6,7 +6,10 @@
 export type Outcome = 'answered' | 'unanswered' | 'unknown';
 
 export class CircuitBreaker {
+  /** How often it has opened. */
+  openings = 0;
   private unanswered = 0;
+  private openedMs = 0;
   private openUntilMs: number | undefined;
   private probing = false;
 
@@ -17,6 +20,11 @@ export class CircuitBreaker {
 
   get isOpen(): boolean {
     return this.openUntilMs !== undefined;
+  }
+
+  /** How long it has been open. */
+  get secondsOpen(): number {
+    return this.isOpen ? (performance.now() - this.openedMs) / 1000 : 0;
   }
 
   /** How long until a call is let through again. */
@@ -40,6 +48,10 @@ export class CircuitBreaker {
         this.unanswered += 1;
         // A call that was under way when it opened says nothing new: only the one that looks keeps it open longer.
         if (isProbe || (this.openUntilMs === undefined && this.unanswered >= this.failuresMax)) {
+          if (!this.isOpen) {
+            this.openings += 1;
+            this.openedMs = performance.now();
+          }
           this.openUntilMs = performance.now() + this.seconds * 1000;
         }
       }

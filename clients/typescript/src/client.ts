@@ -135,7 +135,7 @@ export class TokenProcess {
         return answer;
       } catch (error) {
         if (error instanceof TokenProcessError) {
-          error.queued = sender.keep([{ idempotency_key: key, attempts: 0 }], error);
+          error.queued = sender.queue(key, error);
           if (error instanceof UnavailableError) this.awayRuns.queued(payload.input_token + payload.output_token);
         }
         throw error;
@@ -149,7 +149,7 @@ export class TokenProcess {
     const keyed = ends.map((end) => ({ ...endBody(end), idempotency_key: keyOf(end.idempotency_key) }));
     return this.repeatable({ call: 'endBatch', payload: keyed }, () =>
       this.transport.send({
-        operation: 'batch',
+        operation: 'endBatch',
         body: JSON.stringify({ ends: keyed }),
         limitSeconds: this.settings.endTimeoutSeconds,
         insistent: true,
@@ -175,7 +175,7 @@ export class TokenProcess {
     const body = { user_id, process_id, hold_token, hold_seconds };
     // No key goes with it: an extension that is repeated after a lost answer holds too much at worst, until the end.
     return this.repeatable({ call: 'extendHold', payload: body }, () =>
-      this.transport.send({ operation: 'extend', body: JSON.stringify(body), limitSeconds: this.settings.startTimeoutSeconds }),
+      this.transport.send({ operation: 'extendHold', body: JSON.stringify(body), limitSeconds: this.settings.startTimeoutSeconds }),
     );
   }
 
@@ -214,7 +214,7 @@ export class TokenProcess {
 
   /** How it stands with a server that is away, and with the runs that `whenAway: "open"` let begin. */
   awayReport(): AwayReport {
-    return this.awayRuns.report(this.transport.breaker.isOpen);
+    return this.awayRuns.report(this.transport.breaker);
   }
 
   /** Sends all that waits in the outbox, back-offs or not. Gives up after `timeoutSeconds`: 60 unless given. */

@@ -18,6 +18,11 @@ export function inRun<R>(run: TokenProcessRun, act: () => R): R {
   return storage ? storage.run(run, act) : act();
 }
 
+/** For work that belongs to no run, though it happens to be begun in one. */
+export function outsideOfRuns<R>(act: () => R): R {
+  return storage ? storage.run(undefined as never, act) : act();
+}
+
 /** Undefined where the platform has none: there is no current run then, and all else works. */
 function makeStorage(): AsyncLocalStorage<TokenProcessRun> | undefined {
   const hooks = builtin<{ AsyncLocalStorage: new () => AsyncLocalStorage<TokenProcessRun> }>('node:async_hooks');

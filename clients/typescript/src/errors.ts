@@ -7,7 +7,7 @@
  *  ├─ WalletNotFoundError       404  the user has no wallet (start: none that is active with a package)
  *  ├─ FeatureNotAvailableError  403  the feature endpoint is not in the user's package
  *  ├─ InsufficientTokensError        start answered not-access-able: `token` is the balance
- *  ├─ HoldRefusedError               a hold was not extended, for want of tokens: `token` is the balance
+ *  │   └─ HoldRefusedError           a hold was not extended; it is as it was
  *  ├─ HoldNotFoundError         404  there is no open hold to extend: it has expired, or there never was one
  *  ├─ ValidationError           400, 405, 413, 415, 422  `errors` names the fields; also a key no header can carry
  *  ├─ ConflictError             409  this idempotency key was used with another body
@@ -125,21 +125,17 @@ export class InsufficientTokensError extends TokenProcessError {
   readonly user_id: string;
   readonly feature_endpoint_id: string;
 
-  constructor(balance: { token: number; user_id: string; feature_endpoint_id: string }) {
-    super(`Insufficient tokens. Available: ${balance.token}`, { code: 'insufficient_tokens' });
+  constructor(balance: { token: number; user_id: string; feature_endpoint_id: string }, code = 'insufficient_tokens') {
+    super(`Insufficient tokens. Available: ${balance.token}`, { code });
     this.token = balance.token;
     this.user_id = balance.user_id;
     this.feature_endpoint_id = balance.feature_endpoint_id;
   }
 }
 
-export class HoldRefusedError extends TokenProcessError {
-  /** What the user can spend now. */
-  readonly token: number;
-
-  constructor(token: number) {
-    super(`The hold was not extended: insufficient tokens. Available: ${token}`, { code: 'hold_refused' });
-    this.token = token;
+export class HoldRefusedError extends InsufficientTokensError {
+  constructor(balance: { token: number; user_id: string; feature_endpoint_id: string }) {
+    super(balance, 'hold_refused');
   }
 }
 

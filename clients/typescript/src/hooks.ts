@@ -5,7 +5,8 @@
 
 import type { TokenProcessError } from './errors';
 
-export type Operation = 'start' | 'end' | 'batch' | 'cancel' | 'extend';
+/** The client's method. What the outbox sends is `end` and `endBatch` too. */
+export type Operation = 'start' | 'end' | 'endBatch' | 'cancel' | 'extendHold';
 
 /** A call is over: answered, refused or given up. */
 export interface CallEvent {
@@ -16,6 +17,7 @@ export interface CallEvent {
   readonly latencySeconds: number;
   /** How many attempts were made; 0 when the server was taken for away and nothing was sent. */
   readonly attempts: number;
+  readonly idempotencyKey?: string | undefined;
   /** Absent when it succeeded. */
   readonly error?: Error | undefined;
 }
@@ -29,13 +31,16 @@ export interface RetryEvent {
   readonly error: TokenProcessError;
 }
 
-/** Ends were put into the outbox, left it, or could not. */
+/** An end stays in the outbox, a round of sending is over, or the outbox can't be used (`error`). */
 export interface OutboxEvent {
-  readonly event: 'put' | 'sent' | 'refused' | 'postponed' | 'unusable';
-  /** How many ends this is about. */
-  readonly ends: number;
-  /** How many wait in the outbox after it; absent where that can't be told. */
+  /** How many ends wait in it now, and how many stand in it that the server refused; absent where that can't be told. */
   readonly depth?: number | undefined;
+  readonly refused?: number | undefined;
+  /** Ends that stay in it since the last event: their answer didn't come. */
+  readonly queued: number;
+  /** What a round has sent, and what it has put off. */
+  readonly sent: number;
+  readonly postponed: number;
   readonly error?: Error | undefined;
 }
 

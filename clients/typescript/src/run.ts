@@ -84,13 +84,21 @@ export class TokenProcessRun implements StreamedRun {
   static async begin(client: TokenProcess, payload: TTokenProcessStartPayload, options: RunOptions): Promise<TokenProcessRun> {
     const { signal, keepHold: isKept } = options;
     signal?.throwIfAborted();
-    const { hold_token, hold_seconds } = payload;
+    const { hold_token } = payload;
+    const asked = { ...payload, idempotency_key: payload.idempotency_key ?? randomUuid() };
     // How long a kept hold lives must be known here, and not only at the server.
-    const asked = isKept && hold_token !== undefined ? { ...payload, hold_seconds: hold_seconds ?? KEPT_HOLD_SECONDS } : payload;
-    const { data } = await client.start(asked, { signal });
+    if (isKept && hold_token !== undefined) asked.hold_seconds ??= KEPT_HOLD_SECONDS;
+    let data: TTokenProcessStartData;
+    try {
+      ({ data } = await client.start(asked, { signal }));
+    } catch (error) {
+      if (signal?.aborted && hold_token !== undefined) client.sendBehind(giveBackLost(client, asked));
+      throw error;
+    }
     if (data.status === 'access-able') return new TokenProcessRun(client, asked, data, options);
     const { user_id, feature_endpoint_id } = payload;
     const error = new InsufficientTokensError({ token: data.token, user_id, feature_endpoint_id });
+    error.idempotencyKey = asked.idempotency_key;
     // Without the key: once the user has topped up it is a start of its own.
     error.repeat = { call: 'start', payload };
     throw error;
@@ -143,7 +151,8 @@ export class TokenProcessRun implements StreamedRun {
     const payload = { user_id: this.asked.user_id, process_id, hold_token: more.token, hold_seconds: more.seconds };
     const { data } = await this.client.extendHold(payload);
     if (data.status === 'access-able') return data;
-    const error = new HoldRefusedError(data.token);
+    const { user_id, feature_endpoint_id } = this.asked;
+    const error = new HoldRefusedError({ token: data.token, user_id, feature_endpoint_id });
     error.repeat = { call: 'extendHold', payload };
     this.stop(error);
     throw error;
@@ -295,6 +304,17 @@ export class TokenProcessRun implements StreamedRun {
       error.repeat ??= { call: 'end', payload: end };
     }
     return error;
+  }
+}
+
+/** A start that was aborted on its way may have made a hold: its key finds it again. Never rejects. */
+async function giveBackLost(client: TokenProcess, asked: TTokenProcessStartPayload): Promise<void> {
+  try {
+    const { user_id } = asked;
+    const { process_id } = (await client.start(asked)).data;
+    if (process_id !== undefined) await client.cancel({ user_id, process_id });
+  } catch (error) {
+    console.warn('[Token Process] A hold that may have been made will expire:', messageOf(error));
   }
 }
 

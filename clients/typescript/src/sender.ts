@@ -9,11 +9,13 @@
  * don't wait for it: they are sent without.
  */
 
+import { outsideOfRuns } from './context';
 import { errorFromResponse, isRecord, OutboxError, OutboxFullError, OutboxUnsupportedError, TokenProcessError, UnavailableError } from './errors';
 import { tell } from './hooks';
 import type { OutboxEvent } from './hooks';
 import { Outbox } from './outbox';
 import type { OutboxOptions, QueuedEnd } from './outbox';
+import { outsideOfTraces } from './tracing';
 import { backoffSeconds, sleep } from './transport';
 import type { Transport } from './transport';
 import type { TTokenProcessBatchResponse } from './wire';
@@ -58,7 +60,9 @@ export class OutboxSender {
   ) {}
 
   startInBackground(): void {
-    if (!(this.failure?.error instanceof OutboxUnsupportedError)) this.schedule(0);
+    if (this.failure?.error instanceof OutboxUnsupportedError) return;
+    // The client may be made in the middle of a request: what it sends later is not that request's.
+    outsideOfTraces(() => outsideOfRuns(() => this.schedule(0)));
   }
 
   async stop(): Promise<void> {
@@ -82,17 +86,21 @@ export class OutboxSender {
   /** On disk, and leased for as long as the caller will try to send it. Throws an OutboxError. */
   put(key: string, body: string): void {
     this.use((outbox) => outbox.put(key, body, this.transport.settings.outboxWaitSeconds + LEASE_SLACK_SECONDS));
-    this.tell('put', 1);
   }
 
   /** Never throws: a row that could not be removed is sent once more, and not billed again. */
   acknowledge(key: string): void {
     this.quietly(() => this.use((outbox) => outbox.acknowledge([key])));
-    this.tell('sent', 1);
   }
 
-  /** Notes why an end is still in the outbox. True: it will be sent again. */
-  keep(ends: readonly Pick<QueuedEnd, 'idempotency_key' | 'attempts'>[], error: TokenProcessError): boolean {
+  /** Notes why an end of ours is still in the outbox. True: it will be sent again. */
+  queue(key: string, error: TokenProcessError): boolean {
+    const queued = this.keep([{ idempotency_key: key, attempts: 0 }], error);
+    this.tell({ queued: queued ? 1 : 0 });
+    return queued;
+  }
+
+  private keep(ends: readonly Pick<QueuedEnd, 'idempotency_key' | 'attempts'>[], error: TokenProcessError): boolean {
     // When even this fails, the lease runs out by itself and the ends are due then.
     this.quietly(() => {
       const keys = ends.map((end) => end.idempotency_key);
@@ -108,7 +116,6 @@ export class OutboxSender {
       );
       this.use((outbox) => outbox.postpone(keys, error.message, delaySeconds));
     });
-    this.tell(error.refused ? 'refused' : 'postponed', ends.length, error);
     return !error.refused;
   }
 
@@ -152,10 +159,7 @@ export class OutboxSender {
       errors = queued.map(() => error);
     }
     const sent = queued.filter((_, index) => errors[index] === undefined);
-    if (sent.length > 0) {
-      this.use((outbox) => outbox.acknowledge(sent.map((end) => end.idempotency_key)));
-      this.tell('sent', sent.length);
-    }
+    this.use((outbox) => outbox.acknowledge(sent.map((end) => end.idempotency_key)));
     report.sent += sent.length;
     const postponed: QueuedEnd[] = [];
     let reason: TokenProcessError | undefined;
@@ -173,6 +177,7 @@ export class OutboxSender {
     });
     if (reason) this.keep(postponed, reason);
     report.postponed += postponed.length;
+    this.tell({ sent: sent.length, postponed: postponed.length });
   }
 
   /** For every end undefined or why it was not taken. Throws when the call as a whole failed. */
@@ -218,7 +223,7 @@ export class OutboxSender {
       ({ body, idempotency_key }) => `${body.slice(0, -1)}, "idempotency_key": ${JSON.stringify(idempotency_key)}}`,
     );
     const answer = await this.transport.send<TTokenProcessBatchResponse>({
-      operation: 'batch',
+      operation: 'endBatch',
       body: `{"ends": [${ends.join(', ')}]}`,
       limitSeconds: this.leftSeconds(deadlineMs),
       insistent: true,
@@ -280,15 +285,18 @@ export class OutboxSender {
     }
     this.opened = undefined;
     this.log(error);
-    tell(this.transport.hooks.onOutbox, { event: 'unusable', ends: 0, error });
+    tell(this.transport.hooks.onOutbox, { queued: 0, sent: 0, postponed: 0, error });
   }
 
-  private tell(event: OutboxEvent['event'], ends: number, error?: Error): void {
+  private tell(event: Partial<OutboxEvent>): void {
     const { onOutbox } = this.transport.hooks;
     if (!onOutbox) return;
-    let depth: number | undefined;
-    this.quietly(() => (depth = this.use((outbox) => outbox.status().pending)));
-    tell(onOutbox, { event, ends, depth, error });
+    let counts: { depth?: number; refused?: number } = {};
+    this.quietly(() => {
+      const { pending, refused } = this.use((outbox) => outbox.status());
+      counts = { depth: pending, refused };
+    });
+    tell(onOutbox, { queued: 0, sent: 0, postponed: 0, ...counts, ...event });
   }
 
   private quietly(act: () => void): void {

@@ -144,7 +144,7 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
     if (result.done) {
       this.over = true;
       // Hung up on, many a source ends as if it had come to its end.
-      await run.settle({ leftEarly: this.left || this.stopped !== undefined, gone: this.left });
+      await run.settle({ leftEarly: this.stopped !== undefined });
     }
     return result;
   }

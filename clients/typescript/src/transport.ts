@@ -17,14 +17,16 @@ import { tell } from './hooks';
 import type { Hooks, Operation } from './hooks';
 import { platformFetch } from './platform';
 import type { Settings } from './settings';
+import { spanOf } from './tracing';
+import type { CallSpan } from './tracing';
 import { VERSION } from './version';
 
 const PATHS: Record<Operation, string> = {
   start: '/api/token-process/start',
   end: '/api/token-process/end',
-  batch: '/api/token-process/end/batch',
+  endBatch: '/api/token-process/end/batch',
   cancel: '/api/token-process/cancel',
-  extend: '/api/token-process/hold/extend',
+  extendHold: '/api/token-process/hold/extend',
 };
 
 /** With less time left no attempt is made: it would only put a time-out in the place of what really went wrong. */
@@ -47,6 +49,12 @@ export interface Call {
   insistent?: boolean;
 }
 
+interface Progress {
+  began: number;
+  attempts: number;
+  span: CallSpan;
+}
+
 export class Transport {
   readonly breaker: CircuitBreaker;
   /** Told whenever the server has answered. */
@@ -63,12 +71,12 @@ export class Transport {
   }
 
   async send<T>(call: Call): Promise<T> {
-    const began = performance.now();
-    const progress = { attempts: 0 };
+    const { operation, idempotencyKey } = call;
+    const progress: Progress = { began: performance.now(), attempts: 0, span: spanOf(operation, idempotencyKey) };
     let error: Error | undefined;
     let status: number | undefined;
     try {
-      const answer = await this.sendWithBreaker<T>(call, began, progress);
+      const answer = await progress.span.within(() => this.sendWithBreaker<T>(call, progress));
       status = 200;
       return answer;
     } catch (failure) {
@@ -76,17 +84,18 @@ export class Transport {
       status = failure instanceof TokenProcessError ? failure.status : undefined;
       throw failure;
     } finally {
-      const latencySeconds = (performance.now() - began) / 1000;
-      tell(this.hooks.onCall, { operation: call.operation, status, latencySeconds, attempts: progress.attempts, error });
+      const { began, attempts, span } = progress;
+      span.end({ status, attempts, error });
+      tell(this.hooks.onCall, { operation, status, latencySeconds: (performance.now() - began) / 1000, attempts, idempotencyKey, error });
     }
   }
 
-  private async sendWithBreaker<T>(call: Call, began: number, progress: { attempts: number }): Promise<T> {
+  private async sendWithBreaker<T>(call: Call, progress: Progress): Promise<T> {
     const leave = this.breaker.enter(call.insistent === true);
     if (!leave) throw this.awayError(call);
     let outcome: Outcome = 'unknown';
     try {
-      const answer = await this.sendRepeatedly<T>(call, began, progress);
+      const answer = await this.sendRepeatedly<T>(call, progress);
       outcome = 'answered';
       return answer;
     } catch (error) {
@@ -99,14 +108,14 @@ export class Transport {
     }
   }
 
-  private async sendRepeatedly<T>(call: Call, began: number, progress: { attempts: number }): Promise<T> {
+  private async sendRepeatedly<T>(call: Call, progress: Progress): Promise<T> {
     const { timeoutSeconds, baseDelaySeconds, maxDelaySeconds } = this.settings;
-    const deadline = began + call.limitSeconds * 1000;
+    const deadline = progress.began + call.limitSeconds * 1000;
     for (;;) {
       const timeoutMs = Math.max(1, Math.min(timeoutSeconds * 1000, deadline - performance.now()));
       progress.attempts += 1;
       try {
-        return (await this.attempt(call, timeoutMs)) as T;
+        return (await this.attempt(call, timeoutMs, progress.span)) as T;
       } catch (error) {
         if (error instanceof TokenProcessError && call.idempotencyKey !== undefined) error.idempotencyKey = call.idempotencyKey;
         if (!(error instanceof UnavailableError)) throw error;
@@ -120,7 +129,7 @@ export class Transport {
     }
   }
 
-  private async attempt(call: Call, timeoutMs: number): Promise<unknown> {
+  private async attempt(call: Call, timeoutMs: number, span: CallSpan): Promise<unknown> {
     // Not one that can be mended by trying again: it is thrown as it is.
     const { url, apiKey } = this.address();
     const { idempotencyKey, signal } = call;
@@ -140,6 +149,7 @@ export class Transport {
           'Content-Type': 'application/json',
           Accept: 'application/json',
           'User-Agent': `tokentill-typescript/${VERSION}`,
+          ...span.headers,
           'x-server-api-key': apiKey,
           ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': idempotencyKey }),
         },

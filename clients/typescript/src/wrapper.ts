@@ -73,8 +73,7 @@ export function wrap<TArgs extends unknown[], R>(
 
   const call = async (self: unknown, args: TArgs): Promise<unknown> => {
     const run = await begin(args);
-    const ran = runToTheEnd(run, () => fn.apply(self, args));
-    return run.caller ? unlessGone(run, run.caller, ran) : ran;
+    return runToTheEnd(run, () => fn.apply(self, args));
   };
 
   const open = async (self: unknown, args: TArgs): Promise<StreamSource<unknown, unknown, unknown>> => {
@@ -91,7 +90,12 @@ export function wrap<TArgs extends unknown[], R>(
 }
 
 /** The result of `act`, billed; or its stream, which bills itself. */
-export async function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
+export function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
+  const ran = runAndSettle(run, act);
+  return run.caller ? unlessGone(run, run.caller, ran) : ran;
+}
+
+async function runAndSettle(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
   let result: unknown;
   try {
     result = await run.within(async () => act());

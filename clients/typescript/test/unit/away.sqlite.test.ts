@@ -59,7 +59,7 @@ test('"open": runs go on without the server within their bound, their ends wait,
         assert.match(error.message, /may not begin without it: 3 runs have begun without it/);
         return true;
       });
-      const { away: _, ...report } = client.awayReport();
+      const { away: _away, awaySeconds: _seconds, absencesTotal: _total, ...report } = client.awayReport();
       assert.deepEqual(report, { openRuns: 3, openTokens: 120, openRunsTotal: 3, openTokensTotal: 120, refusedRunsTotal: 1 });
       server.isDown = false;
       assert.equal((await client.flush()).sent, 3);
@@ -67,6 +67,8 @@ test('"open": runs go on without the server within their bound, their ends wait,
       assert.equal(server.seenAt(END).some(({ body }) => 'process_id' in body), false);
       assert.deepEqual(client.awayReport(), {
         away: false,
+        awaySeconds: 0,
+        absencesTotal: 1,
         openRuns: 0,
         openTokens: 0,
         openRunsTotal: 3,
@@ -95,7 +97,8 @@ test('"open": once it counts as away nobody waits for it, neither at the start n
     async (world) => {
       world.server.isDown = true;
       for (let i = 0; i < 5; i += 1) await paid(world);
-      assert.equal(world.client.awayReport().away, true);
+      const { away, awaySeconds, absencesTotal } = world.client.awayReport();
+      assert.deepEqual([away, awaySeconds > 0, absencesTotal], [true, true, 1]);
       world.server.seen.length = 0;
       const seconds = await secondsOf(async () => {
         for (let i = 0; i < 20; i += 1) await paid(world);
@@ -162,7 +165,7 @@ for (const [name, pathOf] of Object.entries(BROKEN)) {
         assert.equal(world.wallet.token, 950);
         assert.deepEqual(world.problems, []);
         assert.equal(logged.length, 1);
-        assert.deepEqual([...new Set(events.map(({ event }) => event))], ['unusable']);
+        assert.ok(events.length > 0 && events.every(({ error, depth }) => error && depth === undefined));
         await assert.rejects(world.client.flush(), OutboxError);
         world.server.isDown = true;
         await assert.rejects(world.client.end({ ...RUN, input_token: 0, output_token: 4 }), (error: unknown) => {

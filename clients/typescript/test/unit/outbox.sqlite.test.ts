@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 
-import { ConflictError, Outbox, OutboxError, OutboxFullError, TokenProcess, UnavailableError } from 'tokentill';
-import type { TokenProcessOptions } from 'tokentill';
+import { ConflictError, currentRun, Outbox, OutboxError, OutboxFullError, TokenProcess, UnavailableError, withTokenProcess } from 'tokentill';
+import type { OutboxEvent, TokenProcessOptions } from 'tokentill';
 
 import { contractAnswers, withFaultServer } from '../support/fault-server.js';
 import type { Answer, FaultServer } from '../support/fault-server.js';
@@ -231,6 +231,52 @@ test('the background sends what another process left', () =>
     },
     { sendInBackground: true },
   ));
+
+test('onOutbox is told of what stays in it, what a round sends, and how deep it is', () => {
+  const events: OutboxEvent[] = [];
+  return inWorld(
+    async ({ client, outbox, server }) => {
+      await client.end(END);
+      assert.deepEqual(events, [], 'an end that goes through is a call and no more');
+      server.isDown = true;
+      for (let i = 0; i < 2; i += 1) await assert.rejects(client.end(END), { queued: true });
+      server.isDown = false;
+      const body = { success: false, status: 404, message: 'User wallet not found' };
+      server.faults = [{ kind: 'answer', status: 404, body }];
+      await assert.rejects(client.end(END), { queued: false });
+      server.faults = [{ kind: 'answer', status: 503, body: 'busy' }];
+      await client.flush({ timeoutSeconds: 0 });
+      await client.flush();
+      assert.equal(outbox.status().pending, 0);
+      const none = { queued: 0, sent: 0, postponed: 0 };
+      assert.deepEqual(events, [
+        { ...none, queued: 1, depth: 1, refused: 0 },
+        { ...none, queued: 1, depth: 2, refused: 0 },
+        { ...none, depth: 2, refused: 1 },
+        { ...none, postponed: 2, depth: 2, refused: 1 },
+        { ...none, sent: 2, depth: 0, refused: 1 },
+      ]);
+    },
+    // One attempt a call.
+    { baseDelaySeconds: 9, maxDelaySeconds: 9, hooks: { onOutbox: (event) => events.push(event) } },
+  );
+});
+
+test('what is sent in the background is of no run, though the client was made in one', async () => {
+  const runs: unknown[] = [];
+  const hooks = { onOutbox: () => runs.push(currentRun()) };
+  await inWorld(async ({ client: outer, server, outbox }) => {
+    outbox.put('left', JSON.stringify(END), 0);
+    const options = { url: server.url, apiKey: 'key', outbox: path, hooks };
+    const inner = await withTokenProcess({ ...END, client: outer }, async () => {
+      assert.ok(currentRun());
+      return { made: new TokenProcess(options) };
+    })();
+    while (outbox.status().pending > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    await inner.made.close();
+    assert.deepEqual(runs, [undefined]);
+  });
+});
 
 test('two senders never have the same end in hand, and a dead one’s lease runs out', async () => {
   const one = new Outbox({ path });
