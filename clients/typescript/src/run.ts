@@ -52,7 +52,9 @@ export interface RunOptions {
 export class TokenProcessRun implements StreamedRun {
   readonly idempotencyKey = randomUuid();
   private readonly meter: UsageMeter;
-  private readonly stopping = new AbortController();
+  /** Made when somebody asks for the signal: most runs never stop early, and a signal costs as much as a small call. */
+  private stopping: AbortController | undefined;
+  private stopped: { reason: unknown } | undefined;
   private isFree: boolean;
   private isSettledByHand = false;
   private settling: Promise<void> | undefined;
@@ -111,6 +113,8 @@ export class TokenProcessRun implements StreamedRun {
 
   /** Aborted when this run should stop: its stream was closed, its caller has gone, or its hold was refused. For the provider. */
   get signal(): AbortSignal {
+    this.stopping ??= new AbortController();
+    if (this.stopped) this.stopping.abort(this.stopped.reason);
     return this.stopping.signal;
   }
 
@@ -217,13 +221,14 @@ export class TokenProcessRun implements StreamedRun {
 
   watch(stream: Stoppable): void {
     this.watched = new WeakRef(stream);
-    if (this.signal.aborted) stream.stop(this.signal.reason);
+    if (this.stopped) stream.stop(this.stopped.reason);
   }
 
   /** Tells the function, through `signal`, and the stream that it is enough. */
   stop(reason: unknown): void {
-    if (this.signal.aborted) return;
-    this.stopping.abort(reason);
+    if (this.stopped) return;
+    this.stopped = { reason };
+    this.stopping?.abort(reason);
     this.watched?.deref()?.stop(reason);
   }
 
