@@ -1,6 +1,8 @@
 /**
  * Pieces of output in one chunk of a model's stream: what there is to count when the stream is left before its provider
  * reports. A piece is about a token with most providers, and several with some.
+ *
+ * Fields are looked at only once others say that they are there to be read: a stranger's getter may do anything.
  */
 
 import { get, isRecord, list } from './model';
@@ -16,8 +18,9 @@ export function piecesOf(value: Fields): number | undefined {
   return undefined;
 }
 
-function openAIChat({ choices, object }: Fields): number | undefined {
-  if (!Array.isArray(choices) || object === 'chat.completion') return undefined;
+function openAIChat(value: Fields): number | undefined {
+  const { choices } = value;
+  if (!Array.isArray(choices) || value['object'] === 'chat.completion') return undefined;
   const deltas = choices.map((choice: unknown) => get(choice, 'delta') ?? get(choice, 'text'));
   return deltas.filter((delta) => {
     if (typeof delta === 'string') return delta !== '';
@@ -25,19 +28,24 @@ function openAIChat({ choices, object }: Fields): number | undefined {
   }).length;
 }
 
-function openAIResponses({ type, delta }: Fields): number | undefined {
+function openAIResponses(value: Fields): number | undefined {
+  const { type } = value;
   if (typeof type !== 'string' || !type.startsWith('response.')) return undefined;
-  return type.endsWith('.delta') && isFull(delta) ? 1 : 0;
+  return type.endsWith('.delta') && !type.includes('audio') && isFull(value['delta']) ? 1 : 0;
 }
 
 const ANTHROPIC_EVENTS = ['message_start', 'message_delta', 'message_stop', 'content_block_start', 'content_block_stop'];
 
-function anthropic({ type, delta }: Fields): number | undefined {
-  if (type === 'content_block_delta') return ['text', 'partial_json', 'thinking'].some((name) => isFull(get(delta, name))) ? 1 : 0;
+function anthropic(value: Fields): number | undefined {
+  const { type } = value;
+  if (type === 'content_block_delta') {
+    return ['text', 'partial_json', 'thinking'].some((name) => isFull(get(value['delta'], name))) ? 1 : 0;
+  }
   return ANTHROPIC_EVENTS.includes(type as string) ? 0 : undefined;
 }
 
-function gemini({ candidates }: Fields): number | undefined {
+function gemini(value: Fields): number | undefined {
+  const { candidates } = value;
   if (!Array.isArray(candidates)) return undefined;
   return candidates.flatMap((candidate: unknown) => list(get(get(candidate, 'content'), 'parts'))).length;
 }
@@ -59,8 +67,9 @@ const AI_SDK_PIECES = ['text-delta', 'reasoning-delta', 'tool-input-delta'];
 // Not "start", "error" and the like: those are anybody's words.
 const AI_SDK_PARTS = ['start-step', 'finish-step', 'text-start', 'text-end', 'reasoning-start', 'reasoning-end', 'stream-start'];
 
-function aiSdk({ type, text, delta, textDelta }: Fields): number | undefined {
-  if (AI_SDK_PIECES.includes(type as string)) return [text, delta, textDelta].some(isFull) ? 1 : 0;
+function aiSdk(value: Fields): number | undefined {
+  const { type } = value;
+  if (AI_SDK_PIECES.includes(type as string)) return ['text', 'delta', 'textDelta'].some((name) => isFull(value[name])) ? 1 : 0;
   return AI_SDK_PARTS.includes(type as string) ? 0 : undefined;
 }
 

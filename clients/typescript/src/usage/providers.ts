@@ -17,8 +17,8 @@ type Fields = Record<string, unknown>;
 export function readProvider(value: unknown): Reading | undefined {
   // A result of streamText is none of it: to look at its usage would make it read its stream to the end.
   if (!isRecord(value) || isStreamResult(value as unknown)) return undefined;
-  const { event, data } = value;
-  if (typeof event === 'string' && event.startsWith('on_') && isRecord(data)) return langChainEvent(event, data);
+  const { event } = value;
+  if (typeof event === 'string' && event.startsWith('on_')) return langChainEvent(event, get(value, 'data'));
   const opened = unwrapped(value);
   return readReport(opened) ?? readWithoutReport(opened);
 }
@@ -43,19 +43,18 @@ function readWithoutReport(value: Fields): Reading | undefined {
 
 /** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, names of events. */
 function unwrapped(value: Fields): Fields {
-  const { data, chunk, body } = value;
-  if (isRecord(chunk) && chunk['bytes'] instanceof Uint8Array) return parsed(chunk['bytes']) ?? value;
-  if (body instanceof Uint8Array && 'contentType' in value) return parsed(body) ?? value;
-  if (isRecord(data) && 'response' in value) return data;
-  // OpenAI's assistants.
-  return isRecord(data) && text(value['event']) !== undefined ? data : value;
+  const bytes = get(value['chunk'], 'bytes') ?? ('contentType' in value ? value['body'] : undefined);
+  if (bytes instanceof Uint8Array) return parsed(bytes) ?? value;
+  // With its HTTP response, or with the name of its event as OpenAI's assistants have it.
+  const data = 'response' in value || text(value['event']) !== undefined ? get(value, 'data') : undefined;
+  return isRecord(data) ? data : value;
 }
 
 /** An event of LangChain's `streamEvents`. Those of the chains around a model repeat the model's. */
-function langChainEvent(event: string, data: Fields): Reading | undefined {
-  if (/^on_(chat_model|llm)_stream$/.test(event)) return readProvider(data['chunk']);
+function langChainEvent(event: string, data: unknown): Reading | undefined {
+  if (/^on_(chat_model|llm)_stream$/.test(event)) return readProvider(get(data, 'chunk'));
   if (!/^on_(chat_model|llm)_end$/.test(event)) return undefined;
-  const reading = readProvider(data['output']);
+  const reading = readProvider(get(data, 'output'));
   // It is put together of the chunks, and a chunk itself.
   return reading && { ...reading, kind: 'total', whole: true };
 }
@@ -136,15 +135,18 @@ function bedrockStream(value: Fields): Reading | undefined {
 
 /** Where nothing is said of output because there is none. */
 function embeddings(value: Fields): Reading | undefined {
-  const { usage, embeddings: vectors, data } = value;
-  const isOpenAI = value['object'] === 'list' && list(data).some((item) => get(item, 'embedding') !== undefined);
-  if (isOpenAI && isRecord(usage) && usage['prompt_tokens'] == null && usage['total_tokens'] != null) {
+  const { usage, embeddings: vectors } = value;
+  if (isOpenAIEmbedding(value) && isRecord(usage) && usage['prompt_tokens'] == null && usage['total_tokens'] != null) {
     return { ...total({ prompt_tokens: usage['total_tokens'] }, named(value)), whole: true, report: usage };
   }
   const counted = list(vectors).flatMap((item) => get(get(item, 'statistics'), 'tokenCount') ?? []);
   if (counted.length === 0) return undefined;
   const sum = counted.reduce((all: number, one) => all + Number(one), 0);
   return { ...total({ inputTokenCount: sum }, named(value)), whole: true };
+}
+
+function isOpenAIEmbedding(value: Fields): boolean {
+  return value['object'] === 'list' && list(value['data']).some((item) => get(item, 'embedding') !== undefined);
 }
 
 /** The usage itself, handed on without its answer. */
@@ -188,6 +190,7 @@ function isWholeAnswer(value: Fields): boolean {
   if (object === 'chat.completion' || object === 'text_completion' || object === 'response') return true;
   if (type === 'message' && value['role'] === 'assistant') return true;
   if (type === 'ai' && 'response_metadata' in value) return true;
+  if (isOpenAIEmbedding(value) || list(value['embeddings']).some((item) => Array.isArray(get(item, 'values')))) return true;
   if ('stopReason' in value && isRecord(get(value['output'], 'message'))) return true;
   return 'finishReason' in value && Array.isArray(value['steps']);
 }

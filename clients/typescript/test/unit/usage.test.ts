@@ -213,6 +213,23 @@ for (const [name, [value, billed]] of Object.entries(RESULTS)) {
     }));
 }
 
+test('no getter of a provider’s object is touched that isn’t about usage: some warn, some read a stream', () =>
+  inWorld(async (world) => {
+    const touched: string[] = [];
+    class Answer {
+      candidates = [{ content: { parts: [{ text: 'x' }] } }];
+      modelVersion = 'gemini';
+      usageMetadata = { promptTokenCount: 10, candidatesTokenCount: 40, totalTokenCount: 50 };
+    }
+    for (const name of ['text', 'data', 'delta', 'body', 'functionCalls', 'output_text', 'content']) {
+      Object.defineProperty(Answer.prototype, name, { get: () => touched.push(name) });
+    }
+    assert.deepEqual(await returned(world, new Answer()), [[10, 40, { model: 'gemini' }]]);
+    assert.equal((await streamed(world, [new Answer(), new Answer()])).length, 2);
+    assert.deepEqual(touched, []);
+    assert.deepEqual(world.problems, []);
+  }));
+
 // ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function chunk(id: string, content: string): object {
@@ -578,6 +595,13 @@ for (const [name, chunks] of Object.entries(MISSING)) {
       assert.ok((seen?.pieces ?? seen?.texts ?? 0) > 0);
     }));
 }
+
+test('embeddings without usage reach onEndError', () =>
+  inWorld(async (world) => {
+    await returned(world, { embeddings: [{ values: [1] }] });
+    await returned(world, { object: 'list', data: [{ object: 'embedding', embedding: [1] }] });
+    assert.ok(world.problems.length === 2 && world.problems.every((problem) => problem instanceof UsageMissingError));
+  }));
 
 test('a model’s answer without usage reaches onEndError, and the hold is given back', () =>
   inWorld(async (world) => {
