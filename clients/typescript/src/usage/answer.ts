@@ -72,7 +72,6 @@ export class Answer {
   private replace(reading: Reading, counts: Counts): void {
     this.requests = reading.requests ?? this.requests;
     this.isGrowing = reading.final === false;
-    if (counts.output_token !== undefined && !this.isGrowing) this.pieces = this.earlyPieces = 0;
     for (const [whole, ...parts] of WHOLES) {
       if (counts[whole] === undefined) continue;
       // The parts belong to their whole: those of an older total don't outlive it.

@@ -165,9 +165,11 @@ test('an uncovered run is debt: no start until it is paid', async () => {
   const client = memory.client();
   assert.equal((await client.end({ ...RUN, input_token: 0, output_token: 40 })).data.status, 'not-return-able');
   assert.deepEqual([memory.token('user-1'), memory.debt('user-1')], [-6, 11]);
+  // What the debt will take is nobody else's.
+  assert.equal((await client.end({ ...RUN, input_token: 0, output_token: 4 })).data.status, 'not-return-able');
   await assert.rejects(client.begin(RUN), InsufficientTokensError);
   memory.topUp('user-1', 10);
-  assert.deepEqual([memory.token('user-1'), memory.debt('user-1')], [4, 0]);
+  assert.deepEqual([memory.token('user-1'), memory.debt('user-1')], [2.9, 0]);
   assert.equal((await client.start(RUN)).data.status, 'access-able');
 });
 

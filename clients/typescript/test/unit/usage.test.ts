@@ -345,7 +345,7 @@ const STREAMS: Record<string, [unknown[], Billed]> = {
         { event: 'on_chain_stream', data: { chunk: langChainChunk(1, input) } },
       ]),
       { event: 'on_chat_model_end', data: { output: langChainChunk(3, 10) } },
-      { event: 'on_chain_end', data: { output: langChainChunk(3, 10) } },
+      { event: 'on_chain_end', data: { output: { ...langChainChunk(3, 10), id: undefined, type: 'ai' } } },
     ],
     [10, 3],
   ],
