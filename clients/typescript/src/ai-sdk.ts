@@ -128,7 +128,7 @@ async function followParts(run: TokenProcessRun, result: Record<string, unknown>
   } catch {
     leftEarly = true; // the other branch hears of it
   }
-  await run.settle({ leftEarly });
+  await run.settle({ leftEarly, unheard: true });
 }
 
 /** `streamObject`, and `streamText` in its variant for one reader: a branch would be taken from that reader. */
@@ -140,5 +140,5 @@ async function followUsage(run: TokenProcessRun, result: Record<string, unknown>
   } catch {
     leftEarly = true;
   }
-  await run.settle({ leftEarly });
+  await run.settle({ leftEarly, unheard: true });
 }

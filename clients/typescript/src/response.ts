@@ -3,7 +3,7 @@
  * body is read for usage while it flows, and reaches whoever reads it byte for byte.
  */
 
-import type { StreamedRun, Stoppable } from './stream';
+import type { Settling, StreamedRun, Stoppable } from './stream';
 
 /** One answer of a model is smaller by far; of a larger body nobody needs a copy in memory. */
 const BODY_CHARACTERS_MAX = 32 * 1024 * 1024;
@@ -69,7 +69,7 @@ class BodyReader implements StreamedRun {
     }
   }
 
-  async settle(how: { leftEarly: boolean; gone?: boolean }): Promise<void> {
+  async settle(how: Settling): Promise<void> {
     if (this.format === 'json') await this.read(this.text, 'end');
     else await this.readLines(true);
     await this.run.settle(how);

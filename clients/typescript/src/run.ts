@@ -14,7 +14,7 @@ import { KEPT_HOLD_SECONDS, keepHold } from './hold';
 import { atMost, quietly } from './hooks';
 import { randomUuid } from './platform';
 import { streamed } from './sources';
-import type { Stoppable, StreamedRun } from './stream';
+import type { Settling, Stoppable, StreamedRun } from './stream';
 import type { Usage, UsageReader } from './usage';
 import { UsageMeter } from './usage/meter';
 import type { Place, RunUsage } from './usage/meter';
@@ -235,21 +235,22 @@ export class TokenProcessRun implements StreamedRun {
   /**
    * The run is over, and its end or its hold is settled, once. Throws nothing but the UsageError of `requireUsage`, and that
    * only of a run that came to its own end. Whoever has `gone` is kept waiting for a moment only: the end is sent on behind.
+   * `unheard`: there is nobody to throw it to, so it is reported like any other.
    */
-  async settle({ leftEarly, gone = false }: { leftEarly: boolean; gone?: boolean }): Promise<void> {
+  async settle({ leftEarly, gone = false, unheard = false }: Settling): Promise<void> {
     // What was asked of a provider under this signal is for nobody any more.
     if (leftEarly) this.stop(new DOMException('The run is over', 'AbortError'));
-    this.settling ??= this.settleOnce(leftEarly);
+    this.settling ??= this.settleOnce(leftEarly, unheard);
     if (!gone && !this.caller?.aborted) return this.settling;
     const behind = this.settling.catch(() => undefined);
     this.client.sendBehind(behind);
     await atMost(behind, this.patienceSeconds);
   }
 
-  private async settleOnce(leftEarly: boolean): Promise<void> {
+  private async settleOnce(leftEarly: boolean, unheard: boolean): Promise<void> {
     this.letGo();
     if (this.isSettledByHand) return;
-    const usage = await this.counted(leftEarly);
+    const usage = await this.counted(leftEarly, unheard);
     try {
       if (leftEarly && isNothing(usage)) await this.giveBack();
       else await (this.isFree ? this.endWithout() : this.bill(usage));
@@ -259,12 +260,17 @@ export class TokenProcessRun implements StreamedRun {
   }
 
   /** Reports what could not be counted, and answers what could. */
-  private async counted(leftEarly: boolean): Promise<RunUsage> {
-    if (this.isFree) return { input_token: 0, output_token: 0, requests: 0 };
+  private async counted(leftEarly: boolean, unheard = false): Promise<RunUsage> {
+    if (this.isFree) return NOTHING;
     const { usage, error, known } = this.meter.outcome(leftEarly);
     if (this.options.requireUsage && !leftEarly && (error || !known)) {
+      const failure = error ?? new UsageMissingError('Nothing says what this run used');
+      if (unheard) {
+        await this.report(failure, usage);
+        return NOTHING;
+      }
       await this.endWithout();
-      throw this.carrying(error ?? new UsageMissingError('Nothing says what this run used'), this.endOf(usage));
+      throw this.carrying(failure, this.endOf(usage));
     }
     if (error) await this.report(error, usage);
     return usage;
@@ -322,6 +328,8 @@ async function giveBackLost(client: TokenProcess, asked: TTokenProcessStartPaylo
     console.warn('[Token Process] A hold that may have been made will expire:', messageOf(error));
   }
 }
+
+const NOTHING: RunUsage = { input_token: 0, output_token: 0, requests: 0 };
 
 function isNothing(usage: { input_token: number; output_token: number }): boolean {
   return usage.input_token === 0 && usage.output_token === 0;

@@ -138,14 +138,18 @@ function meterNodeStream(run: StreamedRun, source: NodeStream): NodeStream {
   const emit = source.emit.bind(source);
   const iterate = source[Symbol.asyncIterator].bind(source);
   let ended = false;
+  let iterated = false;
   define(source, 'emit', (event: unknown, ...args: unknown[]) => {
     if (event === 'data') void run.observe(args[0], 'chunk');
     if (event === 'end') ended = true;
     // Whoever listens to events can't be thrown a UsageError; whoever iterates can.
-    if (event === 'end' || event === 'close' || event === 'error') run.settle({ leftEarly: !ended, gone: !ended }).catch(() => undefined);
+    if (event === 'end' || event === 'close' || event === 'error') {
+      run.settle({ leftEarly: !ended, gone: !ended, unheard: !iterated }).catch(() => undefined);
+    }
     return emit(event as string, ...args);
   });
   define(source, Symbol.asyncIterator, async function* () {
+    iterated = true;
     try {
       yield* iterate() as AsyncIterableIterator<unknown>;
     } finally {

@@ -19,6 +19,13 @@ export interface Stoppable {
   stop(reason: unknown): void;
 }
 
+/** How a run is over. See TokenProcessRun.settle. */
+export interface Settling {
+  leftEarly: boolean;
+  gone?: boolean;
+  unheard?: boolean;
+}
+
 /** How a run takes part in a stream. */
 export interface StreamedRun {
   readonly patienceSeconds: number;
@@ -27,7 +34,7 @@ export interface StreamedRun {
   observe(value: unknown, place: Place): void | Promise<void>;
   watch(stream: Stoppable): void;
   stop(reason: unknown): void;
-  settle(how: { leftEarly: boolean; gone?: boolean }): Promise<void>;
+  settle(how: Settling): Promise<void>;
 }
 
 export interface StreamSource<T, TReturn, TNext> {

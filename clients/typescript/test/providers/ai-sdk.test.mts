@@ -8,7 +8,7 @@ import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAI as createOpenAI3 } from '@ai-sdk/openai-3';
 import * as ai7 from 'ai';
 import * as ai6 from 'ai-6';
-import { InsufficientTokensError, tokenProcessMiddleware, UsageMissingError, withTokenProcess } from 'tokentill';
+import { InsufficientTokensError, tokenProcessMiddleware, UsageError, UsageMissingError, withTokenProcess } from 'tokentill';
 
 import { withModelServer } from '../support/model-server.js';
 import type { ModelServer } from '../support/model-server.js';
@@ -45,6 +45,15 @@ async function take<T>(stream: AsyncIterable<T>, count = Infinity): Promise<T[]>
   const taken: T[] = [];
   for await (const chunk of stream) if (taken.push(chunk) === count) break;
   return taken;
+}
+
+function withoutUsage<T>(): TransformStream<T, T> {
+  return new TransformStream({
+    transform: (part, controller) => {
+      const { type } = part as { type: string };
+      controller.enqueue(type === 'finish' ? ({ ...part, usage: { inputTokens: {}, outputTokens: {} } } as T) : part);
+    },
+  });
 }
 
 for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
@@ -105,6 +114,28 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       // Its reader goes and leaves the model to it: the provider bills that too.
       await take((await ask(USER)).textStream, 3);
       assert.deepEqual((await endsOf(s, 2))[1], [10, 40, 4, 'gpt-2026', 1]);
+    }));
+
+  test(`${version}: a result of streamText whose usage is required and missing is reported: it is with its reader`, () =>
+    scene(async (s) => {
+      const silent = ai.wrapLanguageModel({
+        model: s.model,
+        middleware: {
+          specificationVersion: 'v3',
+          wrapStream: async ({ doStream }) => {
+            const { stream, ...rest } = await doStream();
+            return { ...rest, stream: stream.pipeThrough(withoutUsage()) };
+          },
+        },
+      });
+      const ask = withTokenProcess({ ...s.config, hold_token: 5, requireUsage: true }, async (_: Data) =>
+        ai.streamText({ model: silent, prompt: '5' }),
+      );
+      assert.match(await (await ask(USER)).text, /^(word ){5}$/);
+      for (let i = 0; i < 200 && s.problems.length === 0; i += 1) await sleep(10);
+      assert.ok(s.problems[0] instanceof UsageError);
+      for (let i = 0; i < 200 && s.wallet.holds.size > 0; i += 1) await sleep(10);
+      assert.deepEqual(ends(s), []);
     }));
 
   test(`${version}: a result of streamText that is aborted is billed by its pieces`, () =>
