@@ -86,6 +86,7 @@ export class MemoryTokentill {
   private readonly prices: Price[] = [];
   private readonly profits: ProfitRule[] = [];
   private readonly starts = new Map<string, Done>();
+  private readonly extensions = new Map<string, Done>();
   private readonly ended = new Map<string, Done>();
   private readonly owners = new Map<string, string>();
   private readonly failures: number[] = [];
@@ -220,7 +221,7 @@ export class MemoryTokentill {
         case 'cancel':
           return this.cancel(checkedBody('cancel', body));
         case 'hold/extend':
-          return this.extend(checkedBody('extend', body));
+          return this.extend(checkedBody('extend', body), key);
         default:
           throw new Refusal(404, 'not_found', 'Not Found');
       }
@@ -336,7 +337,7 @@ export class MemoryTokentill {
     return success('Token process cancelled', { user_id, process_id, token: tokens(wallet.spendableMicros) });
   }
 
-  private extend(body: Body): Answer {
+  private extend(body: Body, key: string | undefined): Answer {
     const { user_id, process_id, hold_token = 0, hold_seconds = 0 } = body as {
       user_id: string;
       process_id: string;
@@ -345,6 +346,8 @@ export class MemoryTokentill {
     };
     this.checkOwner(user_id, process_id);
     const wallet = this.walletOf(user_id);
+    const before = this.extensions.get(`${user_id} ${key}`);
+    if (key !== undefined && before) return repeated(before, body);
     const hold = wallet.holds.get(process_id);
     if (!hold) throw new Refusal(404, 'hold_not_found', 'No open hold');
     const isGranted = hold_token === 0 || wallet.grants(0n, micros(hold_token));
@@ -354,7 +357,8 @@ export class MemoryTokentill {
     }
     const status = isGranted ? 'access-able' : 'not-access-able';
     const data = { user_id, process_id, token: tokens(wallet.spendableMicros), ...dataOf(hold), status };
-    return success(isGranted ? 'Hold extended' : 'Hold not extended', data);
+    const answer = success(isGranted ? 'Hold extended' : 'Hold not extended', data);
+    return this.remembered(this.extensions, [`${user_id} ${key}`], key, body, answer);
   }
 
   /** The same call again is answered the same. */

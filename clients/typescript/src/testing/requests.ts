@@ -79,6 +79,9 @@ export function checkedBody(call: 'start' | 'end' | 'cancel' | 'extend', body: u
     const wrong = body[name] === undefined || body[name] === null ? undefined : check(body[name]);
     if (wrong !== undefined) errors[name] = [wrong];
   }
+  if (call === 'extend' && body['hold_token'] == null && body['hold_seconds'] == null) {
+    errors['hold_token'] = errors['hold_seconds'] = ['Give hold_token, hold_seconds or both.'];
+  }
   if (call === 'end' && Object.keys(errors).length === 0) checkParts(body, errors);
   if (Object.keys(errors).length > 0) throw invalid(errors);
   return body;

@@ -115,12 +115,29 @@ test('the same calls are answered the same', async () => {
   await both('end', { ...end, feature_endpoint_id: `nothing-${key}` });
   await both('end', { ...end, feature_endpoint_id: other.feature_endpoint_id });
   await both('end', { ...run, input_token: -1, output_token: 0.5 });
+  await both('end', { ...other, input_token: 1, output_token: 1, process_id: '<1>' });
+  const started = `${key}-start`;
+  await both('start', { ...run, hold_token: 5 }, started);
+  assert.equal((await both('start', { ...run, hold_token: 5 }, started)).replayed, true);
+  await both('start', { ...run, hold_token: 6 }, started);
+  await both('start', run, started);
+  await both('hold/extend', { user_id, process_id: '<1>', hold_token: 5 });
+  await both('hold/extend', { user_id, process_id: '<1>', hold_token: 5 }, `${key}-extend`);
+  assert.equal((await both('hold/extend', { user_id, process_id: '<1>', hold_token: 5 }, `${key}-extend`)).replayed, true);
+  await both('hold/extend', { user_id, process_id: '<1>', hold_token: 6 }, `${key}-extend`);
+  await both('hold/extend', { user_id, process_id: '<1>', hold_seconds: 60 });
+  await both('hold/extend', { user_id, process_id: '<1>', hold_token: 900 });
+  await both('hold/extend', { user_id, process_id: '<1>' });
+  await both('hold/extend', { user_id, process_id: '<0>', hold_token: 5 });
+  await both('hold/extend', { user_id: other.user_id, process_id: '<1>', hold_token: 5 });
   await both('end/batch', {
     ends: [{ ...end, idempotency_key: `${key}-2` }, { ...end, idempotency_key: key }, { ...end, user_id: '', idempotency_key: `${key}-3` }],
   });
   await both('end/batch', { ends: [] });
   await both('cancel', { user_id, process_id: '<1>' });
   await both('cancel', { user_id, process_id: '<1>' });
+  await both('cancel', { user_id: other.user_id, process_id: '<1>' });
+  await both('cancel', { user_id, process_id: '<0>' });
   await both('cancel', { user_id });
   await both('end', { ...other, input_token: 0, output_token: 40 });
   await both('start', other);
