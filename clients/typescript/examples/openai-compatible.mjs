@@ -13,9 +13,7 @@
 import { createServer } from 'node:http';
 
 import {
-  countDeltas,
   InsufficientTokensError,
-  providerUsage,
   tokenProcessStart,
   TokenProcessError,
   UnavailableError,
@@ -31,11 +29,11 @@ const demo = process.argv.includes('--demo');
 
 const payer = { feature_endpoint_id, user_id: ([request]) => request.user, hold_token: 10 };
 
-const complete = withTokenProcess({ ...payer, usage: providerUsage }, async (request) =>
+const complete = withTokenProcess(payer, async (request) =>
   provider ? (await askProvider(request)).json() : standInAnswer(request),
 );
 
-const stream = withTokenProcess({ ...payer, usage: countDeltas }, async function* (request) {
+const stream = withTokenProcess(payer, async function* (request) {
   // The last chunk then says what was used; a stream that is closed before it is counted by its pieces.
   const counted = { ...request, stream_options: { ...request.stream_options, include_usage: true } };
   yield* provider ? eventsOf(await askProvider(counted)) : standInChunks(counted);

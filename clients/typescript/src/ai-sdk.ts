@@ -5,7 +5,7 @@
  */
 
 import type { TokenProcess } from './client';
-import { ConfigurationError } from './errors';
+import { ConfigurationError, UsageError } from './errors';
 import { sharedClient } from './functions';
 import type { RunOptions, TokenProcessRun } from './run';
 import { meterReadableStream } from './sources';
@@ -56,7 +56,12 @@ export function tokenProcessMiddleware(config: TokenProcessMiddlewareConfig): To
       throw error;
     }
     await run.observe(result, 'end');
-    await run.settle({ leftEarly: false });
+    try {
+      await run.settle({ leftEarly: false });
+    } catch (error) {
+      if (error instanceof UsageError) error.result = result;
+      throw error;
+    }
     return result;
   };
   return {
@@ -135,7 +140,9 @@ async function followParts(run: TokenProcessRun, result: Record<string, unknown>
 async function followUsage(run: TokenProcessRun, result: Record<string, unknown>): Promise<void> {
   let leftEarly = false;
   try {
-    const usage = await (result['totalUsage'] ?? result['usage']);
+    const [usage, response] = await Promise.all([result['totalUsage'] ?? result['usage'], result['response']]);
+    const model = get(response, 'modelId');
+    if (typeof model === 'string') run.use({ model });
     await run.observe({ type: 'finish', usage }, 'chunk');
   } catch {
     leftEarly = true;

@@ -165,6 +165,31 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       assert.ok(s.problems[0] instanceof UsageMissingError);
     }));
 
+  test(`${version}: generateObject, streamObject and an agent`, () =>
+    scene(async (s) => {
+      const schema = ai.jsonSchema<{ words: string }>({
+        type: 'object',
+        properties: { words: { type: 'string' } },
+        required: ['words'],
+        additionalProperties: false,
+      });
+      const whole = withTokenProcess(s.config, (_: Data) => ai.generateObject({ model: s.model, schema, prompt: '40' }));
+      assert.match((await whole(USER)).object.words, /^(word ){38}$/);
+      const stream = withTokenProcess(s.config, async (_: Data) => ai.streamObject({ model: s.model, schema, prompt: '40' }));
+      const streamed = await stream(USER);
+      assert.ok((await take(streamed.partialObjectStream)).length > 0);
+      assert.match((await streamed.object).words, /^(word ){38}$/);
+      await endsOf(s, 2);
+      const agent = new ai.ToolLoopAgent({ model: s.model, tools: { weather }, stopWhen: ai.stepCountIs(3) });
+      await withTokenProcess(s.config, (_: Data) => agent.generate({ prompt: '20' }))(USER);
+      assert.deepEqual(ends(s), [
+        [10, 40, 4, 'gpt-2026', 1],
+        [10, 40, 4, 'gpt-2026', 1],
+        [20, 40, 8, 'gpt-2026', 2],
+      ]);
+      assert.deepEqual(s.problems, []);
+    }));
+
   test(`${version}: embed and embedMany`, () =>
     scene(async (s) => {
       await withTokenProcess(s.config, (_: Data) => ai.embed({ model: s.embedder, value: 'a' }))(USER);

@@ -95,7 +95,13 @@ function pieces(body: Body): number {
 }
 
 function text(body: Body): string {
-  return PIECE.repeat(pieces(body));
+  return textPieces(body).join('');
+}
+
+/** Words, or a JSON object of words where the request asks for one. */
+function textPieces(body: Body): string[] {
+  const words = Array.from({ length: pieces(body) }, () => PIECE);
+  return body.response_format === undefined ? words : ['{"words":"', ...words.slice(2), '"}'];
 }
 
 // ── OpenAI ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +158,7 @@ function* chatEvents(id: string, body: Body): Events {
   yield [undefined, chunk([choice({ role: 'assistant', content: '', refusal: null })])];
   const call = toolCall(body);
   if (call) yield [undefined, chunk([choice({ tool_calls: [call] })])];
-  else for (let i = 0; i < pieces(body); i += 1) yield [undefined, chunk([choice({ content: PIECE })])];
+  else for (const content of textPieces(body)) yield [undefined, chunk([choice({ content })])];
   yield [undefined, chunk([choice({}, call ? 'tool_calls' : 'stop')])];
   if (body.stream_options?.include_usage) yield [undefined, chunk([], chatUsage(body))];
   yield [undefined, '[DONE]'];
