@@ -6,6 +6,7 @@
  */
 
 import { HoldRefusedError, messageOf, UnavailableError } from './errors';
+import { weakly } from './platform';
 import type { TokenProcessRun } from './run';
 
 const RETRY_SECONDS_MIN = 0.1;
@@ -15,7 +16,7 @@ export const KEPT_HOLD_SECONDS = 900;
 
 /** Returns how to stop it. */
 export function keepHold(run: TokenProcessRun, holdSeconds: number): () => void {
-  const weak = new WeakRef(run);
+  const weak = weakly(run);
   let expiresMs = performance.now() + holdSeconds * 1000;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let stopped = false;

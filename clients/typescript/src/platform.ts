@@ -50,3 +50,8 @@ export function builtin<T>(name: string): T | undefined {
     return undefined;
   }
 }
+
+/** What keeps nothing alive, where the platform has such a thing; else what it refers to lives as long as this does. */
+export function weakly<T extends object>(target: T): { deref(): T | undefined } {
+  return typeof WeakRef === 'function' ? new WeakRef(target) : { deref: () => target };
+}

@@ -12,7 +12,7 @@ import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf
 import type { SeenAnswer } from './errors';
 import { KEPT_HOLD_SECONDS, keepHold } from './hold';
 import { atMost, quietly } from './hooks';
-import { randomUuid } from './platform';
+import { randomUuid, weakly } from './platform';
 import { streamed } from './sources';
 import type { Settling, Stoppable, StreamedRun } from './stream';
 import type { Usage, UsageReader } from './usage';
@@ -59,7 +59,7 @@ export class TokenProcessRun implements StreamedRun {
   private isSettledByHand = false;
   private settling: Promise<void> | undefined;
   /** Held weakly: a stream that nobody iterates any more may be collected, and settles the run then. */
-  private watched: WeakRef<Stoppable> | undefined;
+  private watched: { deref(): Stoppable | undefined } | undefined;
   private readonly letGo: () => void;
 
   constructor(
@@ -220,7 +220,7 @@ export class TokenProcessRun implements StreamedRun {
   }
 
   watch(stream: Stoppable): void {
-    this.watched = new WeakRef(stream);
+    this.watched = weakly(stream);
     if (this.stopped) stream.stop(this.stopped.reason);
   }
 

@@ -5,6 +5,7 @@
  */
 
 import { isRecord } from './errors';
+import { weakly } from './platform';
 import { bodyReader, withBody } from './response';
 import { generatorOf, MeteredStream, whenDropped } from './stream';
 import type { StreamedRun } from './stream';
@@ -139,13 +140,19 @@ function meterNodeStream(run: StreamedRun, source: NodeStream): NodeStream {
   const iterate = source[Symbol.asyncIterator].bind(source);
   let ended = false;
   let iterated = false;
+  let observed: Promise<unknown> = Promise.resolve();
+  const settle = async (): Promise<void> => {
+    await observed;
+    await run.settle({ leftEarly: !ended, gone: !ended, unheard: !iterated });
+  };
   define(source, 'emit', (event: unknown, ...args: unknown[]) => {
-    if (event === 'data') void run.observe(args[0], 'chunk');
+    if (event === 'data') {
+      const observing = run.observe(args[0], 'chunk');
+      if (observing) observed = Promise.all([observed, observing]);
+    }
     if (event === 'end') ended = true;
     // Whoever listens to events can't be thrown a UsageError; whoever iterates can.
-    if (event === 'end' || event === 'close' || event === 'error') {
-      run.settle({ leftEarly: !ended, gone: !ended, unheard: !iterated }).catch(() => undefined);
-    }
+    if (event === 'end' || event === 'close' || event === 'error') settle().catch(() => undefined);
     return emit(event as string, ...args);
   });
   define(source, Symbol.asyncIterator, async function* () {
@@ -153,10 +160,10 @@ function meterNodeStream(run: StreamedRun, source: NodeStream): NodeStream {
     try {
       yield* iterate() as AsyncIterableIterator<unknown>;
     } finally {
-      await run.settle({ leftEarly: !ended, gone: !ended });
+      await settle();
     }
   });
-  const weak = new WeakRef(source);
+  const weak = weakly(source);
   const watcher = { stop: (reason: unknown) => void weak.deref()?.destroy(reason instanceof Error ? reason : new Error(String(reason))) };
   // Kept by the stream, as the run holds it weakly.
   define(source, WATCHER, watcher);

@@ -112,7 +112,7 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
     if (this.over || this.left || this.stopped) return;
     this.stopped = { reason, told: false };
     if (this.interrupt) this.interrupt(this.stopped);
-    else void this.inTurn(() => this.end());
+    else this.inTurn(() => this.end()).catch(() => undefined);
   }
 
   /** Nobody holds the stream any more. */
@@ -225,11 +225,11 @@ const asyncIteratorPrototype = Object.getPrototypeOf(
   (Object.getPrototypeOf(async function* () {}) as { prototype: object }).prototype,
 ) as object;
 
-const dropped = new FinalizationRegistry<{ dropped(): void }>((held) => held.dropped());
+const dropped = typeof FinalizationRegistry === 'function' ? new FinalizationRegistry<{ dropped(): void }>((held) => held.dropped()) : undefined;
 
-/** Has `held` told when `facade` is collected. `held` must not refer to it. */
+/** Has `held` told when `facade` is collected, where the platform tells of it. `held` must not refer to it. */
 export function whenDropped(facade: object, held: { dropped(): void }): void {
-  dropped.register(facade, held);
+  dropped?.register(facade, held);
 }
 
 /** What the consumer holds: while it does, or waits for a chunk, the stream isn't dropped. */

@@ -338,8 +338,13 @@ test('a Node stream is the very object, iterated, piped or listened to', () =>
     const through = (await wrapped(USER)).pipe(new PassThrough());
     assert.equal(await through.toArray().then((parts) => parts.join('')), 'onetwo');
     for await (const chunk of await wrapped(USER)) assert.ok(chunk);
-    await until('billed', () => world.server.seenAt(END).length === 3);
-    assert.deepEqual(billed(world), Array.from({ length: 3 }, () => [0, 6, undefined]));
+    const slowly = async (chunk: unknown) => {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      return usage(chunk);
+    };
+    (await withTokenProcess({ ...world.config, usage: slowly }, async (_data: { user_id: string }) => Readable.from(['one', 'two']))(USER)).resume();
+    await until('billed', () => world.server.seenAt(END).length === 4);
+    assert.deepEqual(billed(world), Array.from({ length: 4 }, () => [0, 6, undefined]));
   }));
 
 test('an object that is its own iterator is counted at its own methods, and a frozen one as a generator', () =>
