@@ -91,7 +91,7 @@ for (const [name, setting] of Object.entries(CALLBACKS)) {
         const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
         const bad = async () => { await pause(5); throw new Error('mine'); };
         const worse = () => { throw new Error('mine'); };
-        const make = (more) => new TokenProcess({ url: process.argv[1], apiKey: 'key', totalTimeoutSeconds: 0.4, ...more });
+        const make = (more) => new TokenProcess({ url: process.argv[1], apiKey: 'key', startTimeoutSeconds: 20, endTimeoutSeconds: 0.4, ...more });
         const config = { feature_endpoint_id: 'f', user_id: 'u', client: make({}), ${setting} };
         (async () => {
           const { text } = await withTokenProcess(config, async () => ({ text: 'result', output_token: 4 }))();

@@ -37,6 +37,9 @@ test('the run of a wrapped function, wherever its code has got to; none outside 
     assert.equal(world.server.seenAt(END)[0]?.headers['idempotency-key'], seen[0]?.idempotencyKey);
   }));
 
+/** Many calls at once take their time on a busy machine, and it isn't what is tested. */
+const BUSY = { timeoutSeconds: 20, startTimeoutSeconds: 20, totalTimeoutSeconds: 20 };
+
 test('200 calls at once have 200 runs', () =>
   inWorld(async (world) => {
     const wrapped = withTokenProcess(world.config, async (data: { user_id: string }) => {
@@ -48,7 +51,7 @@ test('200 calls at once have 200 runs', () =>
     assert.equal(new Set(processes).size, 200);
     for (const { body } of world.server.seenAt(END)) assert.equal(body.output_token, Number(body.user_id));
     assert.equal(world.server.seenAt(END).length, 200);
-  }, 100_000));
+  }, 100_000, BUSY));
 
 test('nested runs: the innermost is current, each is billed for itself, and the outer is current again after it', () =>
   inWorld(async (world) => {
