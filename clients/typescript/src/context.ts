@@ -25,6 +25,8 @@ export function outsideOfRuns<R>(act: () => R): R {
 
 /** Undefined where the platform has none: there is no current run then, and all else works. */
 function makeStorage(): AsyncLocalStorage<TokenProcessRun> | undefined {
-  const hooks = builtin<{ AsyncLocalStorage: new () => AsyncLocalStorage<TokenProcessRun> }>('node:async_hooks');
-  return hooks && new hooks.AsyncLocalStorage();
+  type Holder = { AsyncLocalStorage?: new () => AsyncLocalStorage<TokenProcessRun> };
+  // A global of Next.js's edge runtime; a module of Node's, which Cloudflare has with nodejs_compat.
+  const Storage = (globalThis as Holder).AsyncLocalStorage ?? builtin<Holder>('node:async_hooks')?.AsyncLocalStorage;
+  return Storage && new Storage();
 }

@@ -1,6 +1,7 @@
 /** The package where there is no Node: on an edge runtime, with what the Web's standards have and nothing else. */
 
 import assert from 'node:assert/strict';
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
@@ -72,6 +73,20 @@ test('an edge runtime: starts, streams and ends; an outbox is refused', () =>
     const memory = load(context, join(dist, 'testing', 'index.js')) as typeof import('tokentill/testing');
     const { data } = await new memory.MemoryTokentill({ features: ['f'], wallets: { u: 5 } }).client().start({ user_id: 'u', feature_endpoint_id: 'f' });
     assert.equal(data.token, 5);
+  }));
+
+test('an edge runtime that has AsyncLocalStorage as a global knows the current run', () =>
+  inWorld(async ({ server }) => {
+    const context = createContext({ ...edgeGlobals(), AsyncLocalStorage: AsyncLocalStorage });
+    const tokentill = load(context, join(dist, 'index.js')) as typeof import('tokentill');
+    const client = new tokentill.TokenProcess({ url: server.url, apiKey: 'key' });
+    const token = await tokentill.withTokenProcess({ user_id: 'user-1', feature_endpoint_id: 'feature-1', client }, async () => {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      tokentill.currentRun()?.use({ output_token: 4 });
+      return tokentill.currentRun()?.token;
+    })();
+    assert.equal(token, 1000);
+    assert.deepEqual(server.seenAt(END).map(({ body }) => body.output_token), [4]);
   }));
 
 test('calls are never answered from a cache of the framework’s', () =>
