@@ -13,10 +13,10 @@ export class Answer {
   id: string | undefined;
   /** Nothing without an id is added to it any more. */
   closed = false;
-  /** Calls of a model that it adds up. */
-  requests = 1;
   /** Why its latest total can't be believed. */
   problem: string | undefined;
+  /** Calls of a model that it adds up, where its provider tells them apart. */
+  private steps = 0;
   private model: string | undefined;
   private report: unknown;
   private readonly total: Counts = {};
@@ -43,10 +43,17 @@ export class Answer {
     else this.increase(reading, counts);
   }
 
+  /** Calls of a model that it adds up. */
+  requests(leftEarly: boolean): number {
+    // Pieces that came after the last step are those of another.
+    const isInAnother = this.steps > 0 && this.countedPieces(leftEarly) > 0;
+    return Math.max(1, this.steps + (isInAnother ? 1 : 0));
+  }
+
   /** Undefined: nothing says what it used. */
   counts(leftEarly: boolean): Counts | undefined {
     const counts: Counts = { ...this.added };
-    const pieces = this.pieces + (leftEarly && !this.closed ? this.earlyPieces : 0);
+    const pieces = this.countedPieces(leftEarly);
     if (pieces > 0) counts.output_token = (counts.output_token ?? 0) + pieces;
     for (const name of COUNTS) {
       const total = this.total[name];
@@ -56,6 +63,16 @@ export class Answer {
     // Pieces flowed and nobody said how many tokens they are: what was said of the input isn't all.
     const isOpen = pieces === 0 && this.earlyPieces > 0 && (counts.output_token === undefined || this.isGrowing);
     return Object.keys(counts).length === 0 || isOpen ? undefined : counts;
+  }
+
+  /** Pieces flowed after the last report, and the stream was not left: another report should have come. */
+  lacksReport(leftEarly: boolean): boolean {
+    return !leftEarly && this.earlyPieces > 0 && this.total.output_token === undefined;
+  }
+
+  private countedPieces(leftEarly: boolean): number {
+    if (this.total.output_token !== undefined && !this.isGrowing) return 0;
+    return this.pieces + (leftEarly && !this.closed ? this.earlyPieces : 0);
   }
 
   seen(why: string): SeenAnswer {
@@ -70,7 +87,7 @@ export class Answer {
   }
 
   private replace(reading: Reading, counts: Counts): void {
-    this.requests = reading.requests ?? this.requests;
+    this.steps = reading.requests ?? this.steps;
     this.isGrowing = reading.final === false;
     for (const [whole, ...parts] of WHOLES) {
       if (counts[whole] === undefined) continue;
@@ -81,9 +98,7 @@ export class Answer {
   }
 
   private increase(reading: Reading, counts: Counts): void {
-    // The first step of several is what made this one answer.
-    const isFirst = Object.keys(this.added).length === 0;
-    if (reading.requests !== undefined) this.requests = reading.requests + (isFirst ? 0 : this.requests);
+    this.steps += reading.requests ?? 0;
     if (counts.output_token !== undefined) this.pieces = this.earlyPieces = 0;
     add(this.added, counts);
   }

@@ -92,12 +92,13 @@ export class UsageMeter {
     for (const answer of this.answers) {
       if (answer.problem !== undefined) unreadable.push(answer.seen(answer.problem));
       if (answer.problem !== undefined) continue;
-      const counts = answer.counts(leftEarly || this.left);
-      if (!counts) missing.push(answer.seen('no usage was reported'));
+      const early = leftEarly || this.left;
+      const counts = answer.counts(early);
+      if (!counts || answer.lacksReport(early)) missing.push(answer.seen('no usage was reported'));
       if (!counts) continue;
       known = true;
       add(usage, counts);
-      usage.requests += answer.requests;
+      usage.requests += answer.requests(early);
     }
     if (this.texts > 0 && !known && missing.length === 0) missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
     add(usage, this.used);

@@ -377,7 +377,7 @@ const LEFT: Record<string, [unknown[], Billed]> = {
       part('text-delta', { id: '0', text: 'x' }),
       part('text-delta', { id: '0', text: 'x' }),
     ],
-    [10, 16, { model: 'gpt' }],
+    [10, 16, { requests: 2, model: 'gpt' }],
   ],
   'the second completion of a tool loop': [
     [chunk('a', 'x'), chunkUsage('a', 10, 20), chunk('b', 'x'), chunk('b', 'y')],
@@ -601,6 +601,14 @@ test('embeddings without usage reach onEndError', () =>
     await returned(world, { embeddings: [{ values: [1] }] });
     await returned(world, { object: 'list', data: [{ object: 'embedding', embedding: [1] }] });
     assert.ok(world.problems.length === 2 && world.problems.every((problem) => problem instanceof UsageMissingError));
+  }));
+
+test('a last step without usage reaches onEndError, and the others are billed', () =>
+  inWorld(async (world) => {
+    const usage = { inputTokens: 10, outputTokens: 15, totalTokens: 25 };
+    const parts = [part('text-delta', { id: '0', text: 'x' }), part('finish-step', { usage }), part('text-delta', { id: '0', text: 'x' })];
+    assert.deepEqual(await streamed(world, parts), [[10, 15]]);
+    assert.ok(world.problems[0] instanceof UsageMissingError);
   }));
 
 test('a model’s answer without usage reaches onEndError, and the hold is given back', () =>
