@@ -173,9 +173,14 @@ export class TokenProcess {
   async extendHold(payload: TTokenProcessHoldExtendPayload): Promise<TTokenProcessHoldExtendResponse> {
     const { user_id, process_id, hold_token, hold_seconds } = payload;
     const body = { user_id, process_id, hold_token, hold_seconds };
-    // No key goes with it: an extension that is repeated after a lost answer holds too much at worst, until the end.
-    return this.repeatable({ call: 'extendHold', payload: body }, () =>
-      this.transport.send({ operation: 'extendHold', body: JSON.stringify(body), limitSeconds: this.settings.startTimeoutSeconds }),
+    const idempotencyKey = keyOf(payload.idempotency_key);
+    return this.repeatable({ call: 'extendHold', payload: { ...body, idempotency_key: idempotencyKey } }, () =>
+      this.transport.send({
+        operation: 'extendHold',
+        body: JSON.stringify(body),
+        idempotencyKey,
+        limitSeconds: this.settings.startTimeoutSeconds,
+      }),
     );
   }
 
@@ -277,7 +282,7 @@ export class TokenProcess {
     } catch (error) {
       if (error instanceof TokenProcessError) {
         error.repeat ??= call;
-        if (call.call === 'start' || call.call === 'end') error.idempotencyKey ??= call.payload.idempotency_key as string;
+        if ('idempotency_key' in call.payload) error.idempotencyKey ??= call.payload.idempotency_key as string;
       }
       if (error instanceof AuthenticationError && this.address().apiKey === '') {
         error.message += ' (is SERVER_API_KEY set?)';

@@ -30,7 +30,8 @@ export function keepHold(run: TokenProcessRun, holdSeconds: number): () => void 
   const extend = async (): Promise<void> => {
     const kept = weak.deref();
     if (!kept) return;
-    const seconds = Math.ceil(Math.max(1, holdSeconds - secondsLeft()));
+    // Rounded down: a hold may not end later than a day from now.
+    const seconds = Math.max(1, Math.floor(holdSeconds - secondsLeft()));
     try {
       await kept.extendHold({ seconds });
       expiresMs += seconds * 1000;

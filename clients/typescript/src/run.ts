@@ -101,8 +101,8 @@ export class TokenProcessRun implements StreamedRun {
     const { user_id, feature_endpoint_id } = payload;
     const error = new InsufficientTokensError({ token: data.token, user_id, feature_endpoint_id });
     error.idempotencyKey = asked.idempotency_key;
-    // Without the key: once the user has topped up it is a start of its own.
-    error.repeat = { call: 'start', payload };
+    // A refusal is decided anew under its key.
+    error.repeat = { call: 'start', payload: asked };
     throw error;
   }
 
@@ -152,11 +152,13 @@ export class TokenProcessRun implements StreamedRun {
   async extendHold(more: { token?: number; seconds?: number }): Promise<TTokenProcessHoldExtendData> {
     const { process_id } = this.started;
     if (process_id === undefined) throw new HoldNotFoundError('This run has no hold: it began without the server');
-    const payload = { user_id: this.asked.user_id, process_id, hold_token: more.token, hold_seconds: more.seconds };
+    const { user_id, feature_endpoint_id } = this.asked;
+    const idempotency_key = randomUuid();
+    const payload = { user_id, process_id, hold_token: more.token, hold_seconds: more.seconds, idempotency_key };
     const { data } = await this.client.extendHold(payload);
     if (data.status === 'access-able') return data;
-    const { user_id, feature_endpoint_id } = this.asked;
     const error = new HoldRefusedError({ token: data.token, user_id, feature_endpoint_id });
+    error.idempotencyKey = idempotency_key;
     error.repeat = { call: 'extendHold', payload };
     this.stop(error);
     throw error;

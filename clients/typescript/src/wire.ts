@@ -88,6 +88,8 @@ export interface TTokenProcessHoldExtendPayload {
   hold_token?: number | undefined;
   /** Seconds to add to its life. */
   hold_seconds?: number | undefined;
+  /** An extension that is repeated under the same key adds nothing more. Made by the client unless given. */
+  idempotency_key?: string | undefined;
 }
 
 export interface TTokenProcessHoldExtendData {

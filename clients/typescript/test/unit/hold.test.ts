@@ -48,7 +48,9 @@ test('refused: the error has the balance and what to repeat, the hold is as it w
       await assert.rejects(currentRun()?.extendHold({ token: 5_000 }) ?? assert.fail(), (error: unknown) => {
         assert.ok(error instanceof HoldRefusedError && error instanceof InsufficientTokensError);
         assert.deepEqual([error.token, error.code, error.user_id], [990, 'hold_refused', 'user-1']);
-        assert.deepEqual(error.repeat, { call: 'extendHold', payload: { ...USER, process_id: 'process-1', hold_token: 5_000, hold_seconds: undefined } });
+        const { idempotency_key, ...asked } = (error.repeat?.payload ?? {}) as { idempotency_key?: string };
+        assert.deepEqual(asked, { ...USER, process_id: 'process-1', hold_token: 5_000, hold_seconds: undefined });
+        assert.ok(idempotency_key && idempotency_key === error.idempotencyKey);
         return true;
       });
       assert.ok(currentRun()?.signal.aborted);

@@ -16,7 +16,7 @@ const CALLS: Record<string, { call: (client: TokenProcess) => Promise<unknown>; 
   start: { call: (client) => client.start({ ...RUN, hold_token: 5 }), path: START, body: { ...RUN, hold_token: 5 }, hasKey: true },
   end: { call: (client) => client.end(ENDING), path: END, body: ENDING, hasKey: true },
   cancel: { call: (client) => client.cancel(HOLD), path: CANCEL, body: HOLD, hasKey: false },
-  extendHold: { call: (client) => client.extendHold({ ...HOLD, hold_token: 5 }), path: EXTEND, body: { ...HOLD, hold_token: 5 }, hasKey: false },
+  extendHold: { call: (client) => client.extendHold({ ...HOLD, hold_token: 5 }), path: EXTEND, body: { ...HOLD, hold_token: 5 }, hasKey: true },
 };
 
 const failed = (act: () => Promise<unknown>): Promise<TokenProcessError> =>
@@ -112,13 +112,15 @@ test('the wrapper’s errors carry the run’s key, and the end to repeat', () =
     { totalTimeoutSeconds: 1 },
   ));
 
-test('too few tokens: the start to repeat is one of its own', () =>
-  inWorld(async ({ client, wallet }) => {
+test('too few tokens: the start may be repeated once there are more', () =>
+  inWorld(async ({ client, server, wallet }) => {
     const error = await failed(() => client.begin({ ...RUN, hold_token: 5 }));
     assert.ok(error instanceof InsufficientTokensError);
     const again = sent(error);
     assert.ok(again instanceof InsufficientTokensError && again.token === 0 && again.user_id === 'user-1');
-    assert.deepEqual(again.repeat, { call: 'start', payload: { ...RUN, hold_token: 5 } });
+    const idempotency_key = server.seen[0]?.headers['idempotency-key'];
+    assert.equal(again.idempotencyKey, idempotency_key);
+    assert.deepEqual(again.repeat, { call: 'start', payload: { ...RUN, hold_token: 5, idempotency_key } });
     wallet.token = 10;
     const { data } = (await client.repeat(again.repeat ?? assert.fail())) as { data: { status: string } };
     assert.equal(data.status, 'access-able');
