@@ -52,7 +52,13 @@ export interface Hooks {
 
 /** Tells a listener, and no more: what it throws or rejects with is logged, and nobody waits for it. */
 export function tell<E extends object>(listener: ((event: E) => unknown) | undefined, event: E): void {
-  if (listener) void quietly('A hook', () => listener(Object.freeze(event)));
+  if (!listener) return;
+  try {
+    const answer = listener(Object.freeze(event));
+    if (isThenable(answer)) Promise.resolve(answer).catch((error: unknown) => logFailure('A hook', error));
+  } catch (error) {
+    logFailure('A hook', error);
+  }
 }
 
 const CALLBACK_WAIT_SECONDS = 5;
@@ -62,13 +68,20 @@ const CALLBACK_WAIT_SECONDS = 5;
  * five seconds. Never throws: whatever comes of it is logged.
  */
 export async function quietly(what: string, call: () => unknown): Promise<void> {
-  const log = (error: unknown): void => console.error(`[Token Process] ${what} failed:`, error);
   try {
     const answer = call();
-    if (isThenable(answer)) await atMost(Promise.resolve(answer).catch(log), CALLBACK_WAIT_SECONDS);
+    if (!isThenable(answer)) return;
+    await atMost(
+      Promise.resolve(answer).catch((error: unknown) => logFailure(what, error)),
+      CALLBACK_WAIT_SECONDS,
+    );
   } catch (error) {
-    log(error);
+    logFailure(what, error);
   }
+}
+
+function logFailure(what: string, error: unknown): void {
+  console.error(`[Token Process] ${what} failed:`, error);
 }
 
 export function isThenable(value: unknown): value is PromiseLike<unknown> {

@@ -78,6 +78,10 @@ export function settingsOf(given: GivenSettings & { outbox?: string | OutboxOpti
   if (settings.whenAway === 'open' && given.outbox === undefined) {
     throw new ConfigurationError('whenAway: "open" needs an outbox: the ends of runs that began without the server wait there');
   }
+  const { outbox } = given;
+  if (typeof outbox === 'object' && outbox.endsMax !== undefined && !(Number.isInteger(outbox.endsMax) && outbox.endsMax > 0)) {
+    throw new ConfigurationError(`endsMax must be a whole number above 0, not ${outbox.endsMax}`);
+  }
   const { totalTimeoutSeconds } = settings;
   settings.startTimeoutSeconds = Math.min(settings.startTimeoutSeconds, totalTimeoutSeconds);
   settings.endTimeoutSeconds = Math.min(settings.endTimeoutSeconds, totalTimeoutSeconds);

@@ -44,6 +44,8 @@ export interface StreamSource<T, TReturn, TNext> {
   hangUp: () => void;
 }
 
+const INTERRUPT_SECONDS_MIN = 0.05;
+
 export class MeteredStream<T, TReturn, TNext> implements Stoppable {
   private source: StreamSource<T, TReturn, TNext> | undefined;
   private over = false;
@@ -93,17 +95,9 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
 
   /** Closes the stream. A chunk that was asked for before, and comes, is counted before. */
   async return(value?: TReturn | PromiseLike<TReturn>): Promise<IteratorResult<T, TReturn>> {
-    const { source } = this;
-    if (source && !this.over && !this.left) {
-      this.left = true;
-      source.run.stop(new DOMException('The stream was closed', 'AbortError'));
-      source.hangUp();
-    }
+    this.leave();
     const closed = this.inTurn(() => this.close(value));
-    if (source && this.turns > 1) {
-      await atMost(closed.catch(() => undefined), source.run.patienceSeconds);
-      this.interrupt?.();
-    }
+    if (this.turns > 1) await this.interruptWhatHangs(closed);
     return closed;
   }
 
@@ -118,6 +112,26 @@ export class MeteredStream<T, TReturn, TNext> implements Stoppable {
   /** Nobody holds the stream any more. */
   dropped(): void {
     if (this.source && !this.over) this.return().catch(() => undefined);
+  }
+
+  private leave(): void {
+    const { source } = this;
+    if (!source || this.over || this.left) return;
+    this.left = true;
+    source.run.stop(new DOMException('The stream was closed', 'AbortError'));
+    source.hangUp();
+  }
+
+  /** Until `closed` is settled, for which the chunks that are waited for have to come, or not. */
+  private async interruptWhatHangs(closed: Promise<unknown>): Promise<void> {
+    let isClosed = false;
+    const known = closed.catch(() => undefined).then(() => (isClosed = true));
+    while (!isClosed) {
+      // A stream that is only being opened ends as soon as it has been.
+      await atMost(known, Math.max(this.source?.run.patienceSeconds ?? 0, INTERRUPT_SECONDS_MIN));
+      this.leave();
+      this.interrupt?.();
+    }
   }
 
   private begin(source: StreamSource<T, TReturn, TNext>): void {

@@ -117,6 +117,19 @@ for (const [name, setting] of Object.entries(CALLBACKS)) {
     ));
 }
 
+test('a hook that hangs keeps no finished program alive', () =>
+  inWorld(async ({ server }) => {
+    const program = `
+      const { TokenProcess } = require('tokentill');
+      const hang = () => new Promise(() => undefined);
+      const client = new TokenProcess({ url: process.argv[1], apiKey: 'key', hooks: { onCall: hang } });
+      client.start({ user_id: 'u', feature_endpoint_id: 'f' }).then(() => { const at = Date.now(); process.on('exit', () => console.log(Date.now() - at)); });`;
+    const stdout = await new Promise<string>((resolve, reject) => {
+      execFile(process.execPath, ['-e', program, server.url], { timeout: 30_000 }, (error, out) => (error ? reject(error) : resolve(out)));
+    });
+    assert.ok(Number(stdout) < 3_000, stdout);
+  }));
+
 test('a client that is replaced and can’t be closed is only logged', () =>
   inWorld(async () => {
     const program = `

@@ -71,6 +71,7 @@ test('settings that are no limits are refused at once', () => {
     { breakerFailures: 0 },
     { whenAway: 'ajar' as 'open' },
     { whenAway: 'open' },
+    { outbox: { path: 'ends.db', endsMax: 0 } },
   ];
   for (const options of wrong) assert.throws(() => new TokenProcess(options), ConfigurationError, JSON.stringify(options));
 });

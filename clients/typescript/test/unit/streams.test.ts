@@ -131,6 +131,21 @@ test('a generator that hangs is closed within a moment, is billed, and hears of 
     assert.deepEqual(billed(world), [[0, 4, undefined]]);
   }));
 
+test('a stream that is closed while it is being opened, and whose first chunk never comes, is closed soon after', () =>
+  inWorld(async (world) => {
+    world.server.faults = [{ kind: 'delay', ms: 700 }];
+    const wrapped = withTokenProcess({ ...world.config, hold_token: 5 }, async function* (_data: { user_id: string }) {
+      await new Promise(() => undefined);
+      yield 1;
+    });
+    const stream = wrapped(USER);
+    const first = stream.next();
+    const seconds = await secondsOf(() => stream.return());
+    assert.ok(seconds > 0.6 && seconds < 4, `${seconds} s`);
+    assert.deepEqual(await first, { done: true, value: undefined });
+    assert.deepEqual(paths(world), [START, CANCEL]);
+  }));
+
 for (const [name, ask] of Object.entries(WAYS)) {
   test(`${name}, closed before its first chunk: hung up on, and the hold given back`, () =>
     withBoth(async (world, provider) => {
