@@ -11,7 +11,8 @@ export function isDisabled(given: boolean | undefined): boolean {
 
 export const disabledFetch: Fetch = async (url, init) => {
   const body = JSON.parse(init.body) as Record<string, unknown>;
-  const data = url.endsWith('/end/batch') ? { results: (body['ends'] as object[]).map((end) => success(dataFor(url, end))) } : dataFor(url, body);
+  const isBatch = url.endsWith('/end/batch');
+  const data = isBatch ? { results: (body['ends'] as object[]).map((end) => success(dataFor(url, end))) } : dataFor(url, body);
   return new Response(JSON.stringify(success(data)), { headers: { 'content-type': 'application/json' } });
 };
 
@@ -19,7 +20,9 @@ function dataFor(url: string, body: { user_id?: unknown; process_id?: unknown; h
   const { user_id, process_id, hold_token } = body;
   const data = { user_id, token: 0 };
   if (url.endsWith('/start')) return { ...data, status: 'access-able', process_id: randomUuid(), hold_token };
-  if (url.endsWith('/hold/extend')) return { ...data, status: 'access-able', process_id, hold_token, expires_at: '9999-12-31T23:59:59.999Z' };
+  if (url.endsWith('/hold/extend')) {
+    return { ...data, status: 'access-able', process_id, hold_token, expires_at: '9999-12-31T23:59:59.999Z' };
+  }
   return url.endsWith('/cancel') ? { ...data, process_id } : { ...data, cost: 0, status: 'return-able' };
 }
 

@@ -100,7 +100,9 @@ export class UsageMeter {
       add(usage, counts);
       usage.requests += answer.requests(early);
     }
-    if (this.texts > 0 && !known && missing.length === 0) missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
+    if (this.texts > 0 && !known && missing.length === 0) {
+      missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
+    }
     add(usage, this.used);
     Object.assign(usage, this.runTotal);
     if (this.model !== undefined) usage.model = this.model;
