@@ -48,6 +48,31 @@ test('a wrapped async generator closed after 3 of 10 chunks bills what the 3 use
   assert.deepEqual(others, []);
 });
 
+test('answers of a provider are added up and billed with their usage by kind', async () => {
+  const run = await admin.userWithFeature(1000);
+  const answer = (id: string): object => ({
+    id,
+    object: 'chat.completion',
+    model: 'model-1',
+    usage: {
+      prompt_tokens: 100,
+      completion_tokens: 40,
+      total_tokens: 140,
+      prompt_tokens_details: { cached_tokens: 60 },
+      completion_tokens_details: { reasoning_tokens: 30 },
+    },
+  });
+  await client.run({ ...run, hold_token: 50 }, async (open) => {
+    await open.read(answer('a'));
+    return answer('b');
+  });
+  // 80 / 4, and 20 % on top.
+  assert.equal((await admin.settled(run.user_id)).posted_token, 976);
+  const [row, ...others] = await admin.usage(run.user_id);
+  assert.deepEqual([row?.input_token, row?.output_token, row?.model], [200, 80, 'model-1']);
+  assert.deepEqual(others, []);
+});
+
 test('an exhausted one bills all ten, once', async () => {
   const run = await admin.userWithFeature(1000);
   for await (const chunk of withTokenProcess({ ...run, client }, tenChunks)()) assert.ok(chunk);
