@@ -13,6 +13,7 @@
 import { createServer } from 'node:http';
 
 import {
+  currentRun,
   InsufficientTokensError,
   tokenProcessStart,
   TokenProcessError,
@@ -27,7 +28,8 @@ const demo = process.argv.includes('--demo');
 
 // ── the two service functions, and all that bills them ───────────────────────────────────────────────────────────
 
-const payer = { feature_endpoint_id, user_id: ([request]) => request.user, hold_token: 10 };
+// The second argument is aborted when the reader goes: the provider is hung up on, and what flowed until then is billed.
+const payer = { feature_endpoint_id, user_id: ([request]) => request.user, signal: ([, signal]) => signal, hold_token: 10 };
 
 const complete = withTokenProcess(payer, async (request) =>
   provider ? (await askProvider(request)).json() : standInAnswer(request),
@@ -47,16 +49,16 @@ const server = createServer(async (request, response) => {
       return fail(response, 404, 'Only POST /v1/chat/completions is served here', 'not_found');
     }
     const body = JSON.parse(await textOf(request));
-    if (!body.stream) return send(response, 200, await complete(body));
-    for await (const chunk of stream(body)) {
-      // The reader has gone: leaving the loop closes the stream, and what flowed until here is billed.
-      if (response.destroyed) break;
+    const reader = new AbortController();
+    response.once('close', () => reader.abort());
+    if (!body.stream) return send(response, 200, await complete(body, reader.signal));
+    for await (const chunk of stream(body, reader.signal)) {
       if (!response.headersSent) response.writeHead(200, { 'content-type': 'text/event-stream' });
       response.write(`data: ${JSON.stringify(chunk)}\n\n`);
     }
     response.end('data: [DONE]\n\n');
   } catch (error) {
-    if (response.headersSent) return response.destroy();
+    if (response.headersSent || response.destroyed) return response.destroy();
     if (error instanceof InsufficientTokensError) return fail(response, 402, error.message, 'insufficient_quota');
     if (error instanceof UnavailableError) return fail(response, 503, error.message, error.code);
     if (error instanceof TokenProcessError) return fail(response, error.status ?? 500, error.message, error.code);
@@ -87,6 +89,7 @@ async function askProvider(body) {
     method: 'POST',
     headers: { 'content-type': 'application/json', authorization: `Bearer ${process.env.OPENAI_API_KEY ?? ''}` },
     body: JSON.stringify(body),
+    signal: currentRun().signal,
   });
   if (!answer.ok) throw new Error(`The provider answered ${answer.status}`);
   return answer;
@@ -140,7 +143,7 @@ async function runDemo(url) {
     const reader = answer.body.getReader();
     await reader.read();
     await reader.cancel();
-    // The gateway notices when it next writes.
+    // The gateway hears of it in a moment.
     await new Promise((resolve) => setTimeout(resolve, 500));
     return 'some pieces';
   });

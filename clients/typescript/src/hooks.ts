@@ -27,7 +27,8 @@ export interface RetryEvent {
   readonly operation: Operation;
   /** The number of the failed attempt, from 1. */
   readonly attempt: number;
-  readonly delaySeconds: number;
+  /** How long until the next. */
+  readonly pauseSeconds: number;
   readonly error: TokenProcessError;
 }
 

@@ -121,10 +121,10 @@ export class Transport {
         if (!(error instanceof UnavailableError)) throw error;
         error.attempts = progress.attempts;
         const backoff = backoffSeconds(progress.attempts, baseDelaySeconds, maxDelaySeconds);
-        const delaySeconds = Math.max(backoff, error.retryAfterSeconds ?? 0);
-        if (performance.now() + delaySeconds * 1000 + ATTEMPT_MS_MIN > deadline) throw error;
-        tell(this.hooks.onRetry, { operation: call.operation, attempt: progress.attempts, delaySeconds, error });
-        await sleep(delaySeconds, call.signal);
+        const pauseSeconds = Math.max(backoff, error.retryAfterSeconds ?? 0);
+        if (performance.now() + pauseSeconds * 1000 + ATTEMPT_MS_MIN > deadline) throw error;
+        tell(this.hooks.onRetry, { operation: call.operation, attempt: progress.attempts, pauseSeconds, error });
+        await sleep(pauseSeconds, call.signal);
       }
     }
   }

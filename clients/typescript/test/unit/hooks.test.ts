@@ -79,8 +79,8 @@ test('onRetry is told of every attempt that failed and will be repeated', async 
           ['end', 2, 'unavailable'],
         ],
       );
-      assert.ok((events[0]?.delaySeconds ?? 9) <= 0.1);
-      assert.equal(events[1]?.delaySeconds, 0.3);
+      assert.ok((events[0]?.pauseSeconds ?? 9) <= 0.1);
+      assert.equal(events[1]?.pauseSeconds, 0.3);
     },
     1000,
     { hooks: { onRetry: (event) => events.push(event) } },
