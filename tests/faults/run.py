@@ -25,7 +25,7 @@ from tests.faults.stack_under_test import StackUnderTest
 
 RECOVERY_SECONDS_MAX = 60.0
 CANARY_SECONDS = 0.1
-FAULTS_PER_REST = 9
+FAULTS_PER_REST = 13
 PACKAGE = "package-chaos"
 
 
