@@ -43,10 +43,10 @@ test-clients: $(STAMP) ## run the client libraries' tests against the real stack
 	@if command -v npm >/dev/null; then cd clients/typescript && npm ci --silent && npm test && npm run --silent smoke; \
 	else echo "TypeScript client: not tested, as Node.js isn't installed"; fi
 
-chaos: $(STAMP) ## break everything a hundred times under load and audit every micro-token (about a quarter of an hour)
+chaos: $(STAMP) ## break everything a hundred times under load and audit every micro-token (about twenty minutes)
 	$(BIN)/python -m tests.faults.chaos
 
-chaos-short: $(STAMP) ## the same, each fault once, in about two minutes
+chaos-short: $(STAMP) ## the same, each fault once, in three to four minutes
 	$(BIN)/python -m tests.faults.chaos --short
 
 bench: $(STAMP) ## measure calls and settlement on this machine (two to four minutes)
