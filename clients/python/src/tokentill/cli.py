@@ -42,7 +42,7 @@ def status(outbox: Outbox, options: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
         return int(state.pending > 0)
     print(f"outbox    {outbox.path}")
-    print(f"pending   {state.pending} of at most {state.ends_max}{_age(state.oldest_ms)}")
+    print(f"pending   {state.pending} of at most {state.ends_max}{_age(state.oldest_seconds)}")
     print(f"refused   {state.refused}")
     if state.last_error:
         print(f"last error  {state.last_error}")
@@ -56,9 +56,9 @@ def flush(outbox: Outbox, options: argparse.Namespace) -> int:
         print(f"{outbox.retry_refused()} refused ends are tried again")
     with TokenProcess(options.url, outbox=outbox, background=False) as client:
         began = time.monotonic()
-        done = client.flush_outbox(timeout=options.timeout)
-    took_s = time.monotonic() - began
-    print(f"{done.sent} sent in {took_s:.1f} s, {done.refused} refused, {done.postponed} still wait")
+        done = client.flush_outbox(timeout_seconds=options.timeout_seconds)
+    took_seconds = time.monotonic() - began
+    print(f"{done.sent} sent in {took_seconds:.1f} s, {done.refused} refused, {done.postponed} still wait")
     if done.error is not None and (done.postponed or done.refused):
         print(f"tokentill: {done.error}", file=sys.stderr)
     return int(done.postponed > 0)
@@ -83,11 +83,15 @@ def _open(path: Path | None) -> Outbox:
 
 
 def _end(end: RefusedEnd) -> dict[str, Any]:
-    return {**dataclasses.asdict(end), "body": json.loads(end.body)}
+    return {
+        **dataclasses.asdict(end),
+        "body": json.loads(end.body),
+        "created_at": end.created_at.isoformat(timespec="seconds"),
+    }
 
 
-def _age(oldest_ms: int | None) -> str:
-    return "" if oldest_ms is None else f", the oldest {max(0, int(time.time() - oldest_ms / 1000))} s old"
+def _age(oldest_seconds: float | None) -> str:
+    return "" if oldest_seconds is None else f", the oldest {int(oldest_seconds)} s old"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="as JSON")
     send = command("flush", flush, "send everything that waits, with TOKEN_SERVER_URL and SERVER_API_KEY")
     send.add_argument("--url", help="the server (TOKEN_SERVER_URL)")
-    send.add_argument("--timeout", type=float, default=60.0, help="seconds to try for (60)")
+    send.add_argument("--timeout-seconds", type=float, default=60.0, help="seconds to try for (60)")
     send.add_argument("--refused", action="store_true", help="also what was refused, once the reason is gone")
     drop = command("discard", discard, "remove one refused end for good, and print it")
     drop.add_argument("key", help="its idempotency key")

@@ -3,7 +3,7 @@
 Both read TOKEN_SERVER_URL, SERVER_API_KEY and TOKENTILL_OUTBOX where nothing else is given, and may be shared
 by all threads or tasks of a process. Settings, in seconds where they are times:
 
-- `timeout` limits one attempt, `total_timeout` a call with all its retries;
+- `timeout_seconds` limits one attempt, `total_timeout_seconds` a call with all its retries;
 - `outbox` is a path, or an `Outbox` that the caller closes; `outbox_ends_max` bounds it;
 - `background`: a thread sends what a failed call, another process or an earlier run of the program left in
   the outbox. Without it that is left to `flush_outbox()` or to the command `tokentill outbox flush`;
@@ -110,14 +110,18 @@ class TokenProcess(_Client):
         base_url: str | None = None,
         api_key: str | None = None,
         *,
-        timeout: float = 10.0,
-        total_timeout: float = 30.0,
+        timeout_seconds: float = 10.0,
+        total_timeout_seconds: float = 30.0,
         outbox: OutboxOrPath | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(Settings.resolve(base_url, api_key, timeout, total_timeout), outbox, outbox_ends_max)
+        super().__init__(
+            Settings.resolve(base_url, api_key, timeout_seconds, total_timeout_seconds),
+            outbox,
+            outbox_ends_max,
+        )
         self._driver = Driver(self._core, transport)
         if background:
             self._send_in_background(self._driver)
@@ -191,9 +195,9 @@ class TokenProcess(_Client):
             on_end_error=on_end_error,
         )
 
-    def flush_outbox(self, timeout: float = 60.0) -> Flushed:
-        """Send everything that waits in the outbox, back-offs or not. Gives up after `timeout` seconds."""
-        return self._driver.run(self._core.flush(timeout))
+    def flush_outbox(self, timeout_seconds: float = 60.0) -> Flushed:
+        """Send everything that waits in the outbox, back-offs or not. Gives up after `timeout_seconds`."""
+        return self._driver.run(self._core.flush(timeout_seconds))
 
     def close(self) -> None:
         self._close_outbox()
@@ -220,14 +224,18 @@ class AsyncTokenProcess(_Client):
         base_url: str | None = None,
         api_key: str | None = None,
         *,
-        timeout: float = 10.0,
-        total_timeout: float = 30.0,
+        timeout_seconds: float = 10.0,
+        total_timeout_seconds: float = 30.0,
         outbox: OutboxOrPath | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(Settings.resolve(base_url, api_key, timeout, total_timeout), outbox, outbox_ends_max)
+        super().__init__(
+            Settings.resolve(base_url, api_key, timeout_seconds, total_timeout_seconds),
+            outbox,
+            outbox_ends_max,
+        )
         self._driver = AsyncDriver(self._core, transport)
         self._background_driver: Driver | None = None
         if background and self.outbox is not None:
@@ -301,9 +309,9 @@ class AsyncTokenProcess(_Client):
             on_end_error=on_end_error,
         )
 
-    async def flush_outbox(self, timeout: float = 60.0) -> Flushed:
+    async def flush_outbox(self, timeout_seconds: float = 60.0) -> Flushed:
         """See `TokenProcess.flush_outbox`."""
-        return await self._driver.run(self._core.flush(timeout))
+        return await self._driver.run(self._core.flush(timeout_seconds))
 
     async def aclose(self) -> None:
         self._close_outbox()

@@ -23,7 +23,7 @@ import httpx
 from tokentill import wire
 from tokentill.errors import ConfigurationError, OutboxError, TokenProcessError, UnavailableError
 from tokentill.outbox import Outbox, QueuedEnd
-from tokentill.settings import Settings, backoff_s
+from tokentill.settings import Settings, backoff_seconds
 from tokentill.version import __version__
 
 T = TypeVar("T")
@@ -36,10 +36,10 @@ CANCEL_PATH = "/api/token-process/cancel"
 # Half of what the server takes in one call: a batch that has to be sent again is not lost time for long.
 BATCH_ENDS_MAX = 500
 BATCH_BYTES_MAX = 900_000
-LEASE_SLACK_S = 5.0
-POSTPONE_CAP_S = 60.0
+LEASE_SLACK_SECONDS = 5.0
+POSTPONE_CAP_SECONDS = 60.0
 # However little time is left for a flush, a call that it makes has a fair chance to be answered.
-CALL_S_MIN = 1.0
+CALL_SECONDS_MIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Send:
     path: str
     body: str
     headers: dict[str, str]
-    timeout_s: float
+    timeout_seconds: float
 
 
 @dataclass(frozen=True)
@@ -117,29 +117,31 @@ class Core:
         hold_seconds: int | None = None,
     ) -> Steps[wire.Start]:
         body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds)
-        return (yield from self._call(START_PATH, body, self.settings.total_timeout_s, wire.parse_start))
+        return (
+            yield from self._call(START_PATH, body, self.settings.total_timeout_seconds, wire.parse_start)
+        )
 
     def cancel(self, user_id: str, process_id: str) -> Steps[None]:
         body = json.dumps({"user_id": user_id, "process_id": process_id})
-        yield from self._call(CANCEL_PATH, body, self.settings.cancel_timeout_s, lambda _envelope: None)
+        yield from self._call(CANCEL_PATH, body, self.settings.cancel_timeout_seconds, lambda _envelope: None)
 
     def end(self, body: str, key: str) -> Steps[wire.End]:
         """Report an end. With an outbox it is on disk before it is sent, until it is acknowledged."""
         outbox = self.outbox
         if outbox is None:
-            return (yield from self._send_end(body, key, self.settings.total_timeout_s))
-        wait_s = min(self.settings.total_timeout_s, self.settings.outbox_wait_s)
+            return (yield from self._send_end(body, key, self.settings.total_timeout_seconds))
+        wait_seconds = min(self.settings.total_timeout_seconds, self.settings.outbox_wait_seconds)
         try:
-            yield Disk(lambda: outbox.put(key, body, lease_s=wait_s + LEASE_SLACK_S))
+            yield Disk(lambda: outbox.put(key, body, lease_seconds=wait_seconds + LEASE_SLACK_SECONDS))
         except OutboxError as disk_error:
             # Full, or no disk: the end is still worth every attempt. Only if that fails too is it the
             # caller's.
             try:
-                return (yield from self._send_end(body, key, self.settings.total_timeout_s))
+                return (yield from self._send_end(body, key, self.settings.total_timeout_seconds))
             except UnavailableError as error:
                 raise disk_error from error
         try:
-            end = yield from self._send_end(body, key, wait_s)
+            end = yield from self._send_end(body, key, wait_seconds)
         except TokenProcessError as error:
             yield from self._keep(outbox, [QueuedEnd(0, key, body, 0)], error)
             if isinstance(error, UnavailableError):
@@ -155,7 +157,7 @@ class Core:
         """Send (key, body) pairs, in calls of a size the server takes. Raises when a whole call fails."""
         items: list[BatchItem] = []
         for chunk in _chunks(ends):
-            items += yield from self._send_batch(chunk, self.settings.total_timeout_s)
+            items += yield from self._send_batch(chunk, self.settings.total_timeout_seconds)
         return items
 
     def flush_once(self, *, early: bool, deadline: float = math.inf) -> Steps[Flushed]:
@@ -163,10 +165,12 @@ class Core:
         outbox = self.outbox
         if outbox is None:
             return Flushed()
-        lease_s = self.settings.total_timeout_s + self.settings.timeout_s + LEASE_SLACK_S
+        lease_seconds = (
+            self.settings.total_timeout_seconds + self.settings.timeout_seconds + LEASE_SLACK_SECONDS
+        )
         queued: list[QueuedEnd] = yield Disk(
             lambda: outbox.claim(
-                limit=BATCH_ENDS_MAX, bytes_max=BATCH_BYTES_MAX, lease_s=lease_s, early=early
+                limit=BATCH_ENDS_MAX, bytes_max=BATCH_BYTES_MAX, lease_seconds=lease_seconds, early=early
             )
         )
         if not queued:
@@ -189,12 +193,12 @@ class Core:
             yield from self._keep(outbox, [end for end, _ in postponed], postponed[0][1])
         return Flushed(len(sent), len(refused), len(postponed), failed[0][1] if failed else None)
 
-    def flush(self, limit_s: float) -> Steps[Flushed]:
-        """Send all that waits, back-offs or not, for `limit_s` at most. `postponed` still waits."""
+    def flush(self, limit_seconds: float) -> Steps[Flushed]:
+        """Send all that waits, back-offs or not, for `limit_seconds` at most. `postponed` still waits."""
         outbox = self.outbox
         if outbox is None:
             raise ConfigurationError("There is no outbox: give its path, or set TOKENTILL_OUTBOX")
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + limit_seconds
         sent = refused = rounds_failed = 0
         last: TokenProcessError | None = None
         while True:
@@ -206,16 +210,18 @@ class Core:
             if not done.sent:
                 # Nothing got through, or what is left is in another sender's hands until its lease runs out.
                 rounds_failed += 1
-                yield Sleep(min(backoff_s(rounds_failed), max(deadline - time.monotonic(), 0.0)))
+                yield Sleep(min(backoff_seconds(rounds_failed), max(deadline - time.monotonic(), 0.0)))
 
     def _send_queued(self, queued: Sequence[QueuedEnd], deadline: float) -> Steps[list[BatchItem]]:
-        def left_s() -> float:
-            return min(self.settings.total_timeout_s, max(deadline - time.monotonic(), CALL_S_MIN))
+        def left_seconds() -> float:
+            return min(
+                self.settings.total_timeout_seconds, max(deadline - time.monotonic(), CALL_SECONDS_MIN)
+            )
 
         pairs = [(end.idempotency_key, end.body) for end in queued]
         if len(pairs) > 1:
             try:
-                return (yield from self._send_batch(pairs, left_s()))
+                return (yield from self._send_batch(pairs, left_seconds()))
             except TokenProcessError as error:
                 if not error.refused:
                     raise
@@ -224,7 +230,7 @@ class Core:
         items = []
         for key, body in pairs:
             try:
-                end = yield from self._send_end(body, key, left_s())
+                end = yield from self._send_end(body, key, left_seconds())
                 items.append(BatchItem(end, None))
             except TokenProcessError as error:
                 if not error.refused:
@@ -232,10 +238,12 @@ class Core:
                 items.append(BatchItem(None, error))
         return items
 
-    def _send_end(self, body: str, key: str, limit_s: float) -> Steps[wire.End]:
-        return (yield from self._call(END_PATH, body, limit_s, wire.parse_end, {"Idempotency-Key": key}))
+    def _send_end(self, body: str, key: str, limit_seconds: float) -> Steps[wire.End]:
+        return (
+            yield from self._call(END_PATH, body, limit_seconds, wire.parse_end, {"Idempotency-Key": key})
+        )
 
-    def _send_batch(self, pairs: Sequence[tuple[str, str]], limit_s: float) -> Steps[list[BatchItem]]:
+    def _send_batch(self, pairs: Sequence[tuple[str, str]], limit_seconds: float) -> Steps[list[BatchItem]]:
         # Spliced as text: the bodies are JSON already, and stay the very bodies of the single call.
         ends = ", ".join(f'{body[:-1]}, "idempotency_key": {json.dumps(key)}}}' for key, body in pairs)
 
@@ -245,7 +253,7 @@ class Core:
                 raise UnavailableError("The answer to end/batch doesn't match its ends")
             return [_batch_item(result) for result in results]
 
-        return (yield from self._call(BATCH_PATH, f'{{"ends": [{ends}]}}', limit_s, parse))
+        return (yield from self._call(BATCH_PATH, f'{{"ends": [{ends}]}}', limit_seconds, parse))
 
     def _keep(self, outbox: Outbox, ends: Sequence[QueuedEnd], error: TokenProcessError) -> Steps[None]:
         """Note why these ends are still in the outbox, and when they are due again."""
@@ -255,34 +263,34 @@ class Core:
                 yield Disk(lambda: outbox.refuse(ends[0].idempotency_key, str(error)))
                 return
             attempts = max(end.attempts for end in ends) + 1
-            delay_s = backoff_s(attempts, base_s=1.0, cap_s=POSTPONE_CAP_S)
+            delay_seconds = backoff_seconds(attempts, base_seconds=1.0, cap_seconds=POSTPONE_CAP_SECONDS)
             if isinstance(error, UnavailableError) and error.retry_after:
-                delay_s = max(delay_s, min(error.retry_after, 3600.0))
+                delay_seconds = max(delay_seconds, min(error.retry_after, 3600.0))
             keys = [end.idempotency_key for end in ends]
-            yield Disk(lambda: outbox.postpone(keys, str(error), delay_s=delay_s))
+            yield Disk(lambda: outbox.postpone(keys, str(error), delay_seconds=delay_seconds))
 
     def _call(
         self,
         path: str,
         body: str,
-        limit_s: float,
+        limit_seconds: float,
         parse: Callable[..., T],
         headers: dict[str, str] | None = None,
     ) -> Steps[T]:
         """One call with its retries: no answer, an unusable one and 5xx are tried again until time is up."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + limit_seconds
         attempt = 0
         while True:
             attempt += 1
-            left_s = max(deadline - time.monotonic(), 0.001)
-            answer = yield Send(path, body, headers or {}, min(self.settings.timeout_s, left_s))
+            left_seconds = max(deadline - time.monotonic(), 0.001)
+            answer = yield Send(path, body, headers or {}, min(self.settings.timeout_seconds, left_seconds))
             try:
                 return _read(answer, parse)
             except UnavailableError as error:
-                pause_s = max(backoff_s(attempt), error.retry_after or 0.0)
-                if time.monotonic() + pause_s >= deadline:
+                pause_seconds = max(backoff_seconds(attempt), error.retry_after or 0.0)
+                if time.monotonic() + pause_seconds >= deadline:
                     raise
-            yield Sleep(pause_s)
+            yield Sleep(pause_seconds)
 
 
 def _read(answer: httpx.Response | httpx.RequestError, parse: Callable[..., T]) -> T:
@@ -293,14 +301,14 @@ def _read(answer: httpx.Response | httpx.RequestError, parse: Callable[..., T]) 
     try:
         envelope = wire.parse(answer.status_code, answer.text)
     except UnavailableError as error:
-        error.retry_after = _retry_after_s(answer)
+        error.retry_after = _retry_after_seconds(answer)
         raise
     if parse is wire.parse_end:
         return parse(envelope, replayed=answer.headers.get("Idempotent-Replayed") == "true")
     return parse(envelope)
 
 
-def _retry_after_s(answer: httpx.Response) -> float | None:
+def _retry_after_seconds(answer: httpx.Response) -> float | None:
     """The header's seconds, given as a number or as a date."""
     value = answer.headers.get("Retry-After", "").strip()
     if not value:

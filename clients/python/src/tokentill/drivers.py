@@ -55,7 +55,9 @@ class Driver:
         if self._pid != os.getpid():
             self._connect()
         try:
-            return self._http.post(send.path, content=send.body, headers=send.headers, timeout=send.timeout_s)
+            return self._http.post(
+                send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
+            )
         except httpx.RequestError as error:
             return error
 
@@ -122,7 +124,9 @@ class AsyncDriver:
                 transport=self._transport,
             )
         try:
-            return await http.post(send.path, content=send.body, headers=send.headers, timeout=send.timeout_s)
+            return await http.post(
+                send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
+            )
         except httpx.RequestError as error:
             return error
 

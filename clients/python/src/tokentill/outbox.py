@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from tokentill.errors import ConflictError, OutboxError, OutboxFullError
@@ -27,7 +28,7 @@ ENDS_MAX_DEFAULT = 100_000
 
 _FORMAT = 1
 _APPLICATION_ID = 0x546F6B54  # "TokT"
-_BUSY_TIMEOUT_S = 10.0
+_BUSY_TIMEOUT_SECONDS = 10.0
 
 # The format is shared with the other clients: a change here is a new _FORMAT.
 _SCHEMA = f"""
@@ -63,18 +64,21 @@ class RefusedEnd:
     idempotency_key: str
     body: str
     error: str
-    created_ms: int
+    created_at: datetime
 
 
 @dataclass(frozen=True)
 class OutboxStatus:
-    """`leased` of the pending ends are being sent right now, or were when their sender died."""
+    """`leased` of the pending ends are being sent right now, or were when their sender died.
+
+    `oldest_seconds`: how long the oldest pending end has been waiting.
+    """
 
     pending: int
     leased: int
     refused: int
     ends_max: int
-    oldest_ms: int | None
+    oldest_seconds: float | None
     last_error: str | None
 
 
@@ -90,7 +94,7 @@ class Outbox:
         with self._open():
             pass
 
-    def put(self, idempotency_key: str, body: str, *, lease_s: float) -> None:
+    def put(self, idempotency_key: str, body: str, *, lease_seconds: float) -> None:
         """Make the end durable, leased to the caller. ConflictError: the key is here with another body."""
         now = _now_ms()
         with self._open() as db:
@@ -109,7 +113,7 @@ class Outbox:
                 db.execute(
                     "INSERT INTO ends (idempotency_key, body, created_ms, not_before_ms, leased_until_ms)"
                     " VALUES (?, ?, ?, ?, ?)",
-                    (idempotency_key, body, now, now, now + int(lease_s * 1000)),
+                    (idempotency_key, body, now, now, now + int(lease_seconds * 1000)),
                 )
 
     def acknowledge(self, keys: Sequence[str]) -> None:
@@ -129,9 +133,9 @@ class Outbox:
                 (error[:500], key),
             )
 
-    def postpone(self, keys: Sequence[str], error: str, *, delay_s: float) -> None:
+    def postpone(self, keys: Sequence[str], error: str, *, delay_seconds: float) -> None:
         """It couldn't be sent: give the lease back and leave it alone for a while."""
-        not_before = _now_ms() + int(delay_s * 1000)
+        not_before = _now_ms() + int(delay_seconds * 1000)
         with self._open() as db, _transaction(db):
             db.executemany(
                 "UPDATE ends SET attempts = attempts + 1, leased_until_ms = 0, not_before_ms = ?,"
@@ -139,7 +143,9 @@ class Outbox:
                 [(not_before, error[:500], key) for key in keys],
             )
 
-    def claim(self, *, limit: int, bytes_max: int, lease_s: float, early: bool = False) -> list[QueuedEnd]:
+    def claim(
+        self, *, limit: int, bytes_max: int, lease_seconds: float, early: bool = False
+    ) -> list[QueuedEnd]:
         """Lease the oldest pending ends that nobody has in hand; `early`: back-offs don't count."""
         now = _now_ms()
         with self._open() as db, _transaction(db):
@@ -158,23 +164,27 @@ class Outbox:
                 ends.append(end)
             db.executemany(
                 "UPDATE ends SET leased_until_ms = ? WHERE id = ?",
-                [(now + int(lease_s * 1000), end.id) for end in ends],
+                [(now + int(lease_seconds * 1000), end.id) for end in ends],
             )
         return ends
 
     def status(self) -> OutboxStatus:
+        now = _now_ms()
         with self._open() as db:
             pending, leased, refused, oldest = db.execute(
                 "SELECT coalesce(sum(state = 'pending'), 0),"
                 " coalesce(sum(state = 'pending' AND leased_until_ms > ?), 0),"
                 " coalesce(sum(state = 'refused'), 0),"
                 " min(CASE WHEN state = 'pending' THEN created_ms END) FROM ends",
-                (_now_ms(),),
+                (now,),
             ).fetchone()
             error = db.execute(
                 "SELECT last_error FROM ends WHERE last_error IS NOT NULL ORDER BY not_before_ms DESC LIMIT 1"
             ).fetchone()
-        return OutboxStatus(pending, leased, refused, self.ends_max, oldest, error[0] if error else None)
+        oldest_seconds = None if oldest is None else max(now - oldest, 0) / 1000
+        return OutboxStatus(
+            pending, leased, refused, self.ends_max, oldest_seconds, error[0] if error else None
+        )
 
     def refused(self, limit: int = 100) -> list[RefusedEnd]:
         with self._open() as db:
@@ -183,7 +193,7 @@ class Outbox:
                 " WHERE state = 'refused' ORDER BY id LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [RefusedEnd(*row) for row in rows]
+        return [_refused_end(row) for row in rows]
 
     def retry_refused(self) -> int:
         """Put every refused end back in line, once the reason is gone. Answers how many."""
@@ -201,7 +211,7 @@ class Outbox:
                 (key,),
             ).fetchone()
             db.execute("DELETE FROM ends WHERE state = 'refused' AND idempotency_key = ?", (key,))
-        return RefusedEnd(*row) if row else None
+        return _refused_end(row) if row else None
 
     def close(self) -> None:
         with self._lock:
@@ -230,7 +240,7 @@ class Outbox:
 def _connect(path: Path) -> sqlite3.Connection:
     # Readable by its owner only: it names users. SQLite gives its side files the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db, path)
     except BaseException:
@@ -241,7 +251,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     """Create the tables in a new file; refuse a file of something else or of a newer client."""
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
     while (version := _pragma(db, "user_version")) == 0:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables - {"ends"}:
@@ -277,6 +287,11 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def _refused_end(row: tuple[str, str, str, int]) -> RefusedEnd:
+    key, body, error, created_ms = row
+    return RefusedEnd(key, body, error, datetime.fromtimestamp(created_ms / 1000, timezone.utc))
 
 
 def _now_ms() -> int:

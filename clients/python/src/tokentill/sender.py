@@ -11,7 +11,7 @@ from tokentill.drivers import Driver
 
 logger = logging.getLogger("tokentill")
 
-POLL_S = 2.0
+POLL_SECONDS = 2.0
 
 
 class Sender:
@@ -50,15 +50,15 @@ class Sender:
 
 # A function, not a method: the thread keeps no reference to the client, whose end stops it.
 def _send_due(core: Core, driver: Driver, stopping: threading.Event, owns_outbox: bool) -> None:
-    pause_s = 0.0
-    while not stopping.wait(pause_s):
+    pause_seconds = 0.0
+    while not stopping.wait(pause_seconds):
         try:
             flushed = driver.run(core.flush_once(early=False))
         except Exception as error:
             # A broken disk, say: the ends are where they were, and it is tried again.
             logger.warning("The outbox could not be flushed: %s", error)
-            pause_s = POLL_S
+            pause_seconds = POLL_SECONDS
         else:
-            pause_s = 0.0 if flushed.sent and flushed.error is None else POLL_S
+            pause_seconds = 0.0 if flushed.sent and flushed.error is None else POLL_SECONDS
     if owns_outbox and core.outbox is not None:
         core.outbox.close()

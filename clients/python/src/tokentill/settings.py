@@ -19,17 +19,17 @@ class Settings:
     base_url: str
     api_key: str
     # One attempt's limit for connecting and for each wait on the socket.
-    timeout_s: float = 10.0
+    timeout_seconds: float = 10.0
     # All attempts of a call with their pauses. Nothing new is tried after it.
-    total_timeout_s: float = 30.0
+    total_timeout_seconds: float = 30.0
     # With an outbox the end is safe already, so the caller waits this long at most for its answer.
-    outbox_wait_s: float = 5.0
+    outbox_wait_seconds: float = 5.0
     # Giving a hold back is a courtesy: it expires by itself, so a failing function isn't kept waiting longer.
-    cancel_timeout_s: float = 5.0
+    cancel_timeout_seconds: float = 5.0
 
     @classmethod
     def resolve(
-        cls, base_url: str | None, api_key: str | None, timeout_s: float, total_timeout_s: float
+        cls, base_url: str | None, api_key: str | None, timeout_seconds: float, total_timeout_seconds: float
     ) -> Settings:
         """Arguments first, then TOKEN_SERVER_URL and SERVER_API_KEY. Raises ConfigurationError."""
         url = (base_url or os.environ.get("TOKEN_SERVER_URL") or DEFAULT_URL).rstrip("/")
@@ -44,9 +44,9 @@ class Settings:
             raise ConfigurationError("SERVER_API_KEY is not set")
         if not key.isascii() or not key.isprintable():
             raise ConfigurationError("SERVER_API_KEY holds characters that no HTTP header can carry")
-        if timeout_s <= 0 or total_timeout_s <= 0:
+        if timeout_seconds <= 0 or total_timeout_seconds <= 0:
             raise ConfigurationError("Time limits must be above 0 seconds")
-        return cls(url, key, timeout_s, total_timeout_s)
+        return cls(url, key, timeout_seconds, total_timeout_seconds)
 
 
 def outbox_path_from_environment() -> Path | None:
@@ -55,7 +55,7 @@ def outbox_path_from_environment() -> Path | None:
     return Path(path) if path else None
 
 
-def backoff_s(attempt: int, *, base_s: float = 0.1, cap_s: float = 2.0) -> float:
+def backoff_seconds(attempt: int, *, base_seconds: float = 0.1, cap_seconds: float = 2.0) -> float:
     """The pause after the failed attempt 1, 2, ...: doubling, capped, with jitter so that callers spread."""
-    doubled_s = base_s * 2.0 ** min(attempt - 1, 30)
-    return random.uniform(0.5, 1.0) * min(cap_s, doubled_s)  # noqa: S311 - spreading, not secrecy
+    doubled_seconds = base_seconds * 2.0 ** min(attempt - 1, 30)
+    return random.uniform(0.5, 1.0) * min(cap_seconds, doubled_seconds)  # noqa: S311 - spreading, not secrecy

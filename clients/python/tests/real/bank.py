@@ -13,9 +13,9 @@ import httpx
 from tokentill import ConflictError
 from tokentill.wire import parse
 
-SETTLE_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_SECONDS = 30.0
 # Changes of the catalogue reach every API process within one second.
-CATALOGUE_S = 1.2
+CATALOGUE_SECONDS = 1.2
 
 
 class Bank:
@@ -49,7 +49,7 @@ class Bank:
             self._post("/profit-rules", {"percentage": percentage, "feature_endpoint_id": feature})
         package = self.new_id("package")
         self._post("/packages", {"id": package, "name": package, "feature_endpoint_ids": list(percentages)})
-        time.sleep(CATALOGUE_S)
+        time.sleep(CATALOGUE_SECONDS)
         return package
 
     def wallet(self, package: str, token: int) -> str:
@@ -72,7 +72,7 @@ class Bank:
 
     def settled(self, user_id: str) -> int | Decimal:
         """The posted balance once nothing is pending any more."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         while (balance := self.balance(user_id))["pending_token"] != 0:
             assert time.monotonic() < deadline, f"Not settled: {balance}"
             time.sleep(0.05)

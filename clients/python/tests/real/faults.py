@@ -26,14 +26,14 @@ class FaultProxy:
     - "503": not passed on; 503 with Retry-After: `retry_after`
     - "cut": not passed on; the connection is closed
     - "swallow": passed on, and the connection is closed instead of giving the answer back
-    - "delay": passed on; the answer is held back for `delay_s`, past the client's patience
+    - "delay": passed on; the answer is held back for `delay_seconds`, past the client's patience
     - "garbage": passed on; a page of something else comes back with 502
     """
 
     target: str
     plan: Callable[[int], str | None] = lambda _number: None
     retry_after: str | None = "0"
-    delay_s: float = 2.0
+    delay_seconds: float = 2.0
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,7 +73,7 @@ def fault_proxy(target: str) -> Iterator[FaultProxy]:
                     self._answer(502, b"<html>bad gateway</html>", {})
                 else:
                     if fault == "delay":
-                        done.wait(proxy.delay_s)
+                        done.wait(proxy.delay_seconds)
                     replayed = answer.headers.get("Idempotent-Replayed")
                     self._answer(
                         answer.status_code,

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[4]
-READY_TIMEOUT_S = 150.0
+READY_TIMEOUT_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def whole_stack(data_dir: Path) -> Iterator[Server]:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not ready.wait(0.1):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("The stack didn't get ready:\n" + "".join(said[-40:]))
@@ -130,7 +130,7 @@ class WebProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:

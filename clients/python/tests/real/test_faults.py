@@ -24,7 +24,7 @@ def test_an_end_that_is_repeated_is_billed_once(
     fault: str, proxy: FaultProxy, server: Server, bank: Bank, user: str, feature: str
 ) -> None:
     proxy.plan = lambda number: fault if number <= 2 else None
-    with TokenProcess(proxy.url, server.server_key, timeout=0.5) as client:
+    with TokenProcess(proxy.url, server.server_key, timeout_seconds=0.5) as client:
         end = client.end(user, feature, 1, 40)
     assert proxy.count("/end") == 3
     assert len({call.key for call in proxy.seen}) == 1
@@ -49,7 +49,7 @@ def test_retry_after_is_waited_for(
 def test_an_end_nobody_takes_ends_with_the_time_limit(proxy: FaultProxy, server: Server) -> None:
     proxy.plan = lambda _number: "503"
     with (
-        TokenProcess(proxy.url, server.server_key, total_timeout=0.5) as client,
+        TokenProcess(proxy.url, server.server_key, total_timeout_seconds=0.5) as client,
         pytest.raises(UnavailableError),
     ):
         client.end("u", "f", 1, 40)
@@ -62,7 +62,7 @@ def test_an_end_accepted_but_never_answered_is_not_billed_again_by_the_outbox(
     proxy.plan = lambda _number: "swallow"
     outbox = tmp_path / "outbox.db"
     with TokenProcess(
-        proxy.url, server.server_key, outbox=outbox, background=False, total_timeout=0.5
+        proxy.url, server.server_key, outbox=outbox, background=False, total_timeout_seconds=0.5
     ) as client:
         for n in range(5):
             with pytest.raises(UnavailableError) as caught:
@@ -72,7 +72,7 @@ def test_an_end_accepted_but_never_answered_is_not_billed_again_by_the_outbox(
         # The batch's first answers get lost too.
         seen = len(proxy.seen)
         proxy.plan = lambda number: "swallow" if number <= seen + 2 else None
-        done = client.flush_outbox(timeout=20)
+        done = client.flush_outbox(timeout_seconds=20)
     assert (done.sent, done.postponed) == (5, 0)
     assert proxy.count("/end/batch") >= 3
     assert bank.settled(user) == 1_000 - 55
@@ -84,7 +84,7 @@ def test_the_background_thread_delivers_when_the_server_is_back(
 ) -> None:
     proxy.plan = lambda _number: "503"
     with TokenProcess(
-        proxy.url, server.server_key, outbox=tmp_path / "outbox.db", total_timeout=0.2
+        proxy.url, server.server_key, outbox=tmp_path / "outbox.db", total_timeout_seconds=0.2
     ) as client:
         for n in range(3):
             with pytest.raises(UnavailableError):
@@ -107,7 +107,7 @@ def test_a_server_killed_in_the_middle_of_ends_bills_each_once(
     answered: list[str] = []
     failed: list[Exception] = []
 
-    with TokenProcess(web.url, own_server.server_key, timeout=5, total_timeout=120) as client:
+    with TokenProcess(web.url, own_server.server_key, timeout_seconds=5, total_timeout_seconds=120) as client:
 
         def work(thread: int) -> None:
             for n in range(60):
@@ -149,16 +149,18 @@ def test_ten_thousand_queued_ends_are_flushed(
         # One of them no server takes: it must not hold up its neighbours.
         user = "nobody-at-all" if n == 5_000 else users[n % 20]
         body = {"user_id": user, "feature_endpoint_id": feature, "input_token": 1, "output_token": 40}
-        outbox.put(f"{package}-{n}", json.dumps(body), lease_s=0)
-    written_s = time.monotonic() - began
+        outbox.put(f"{package}-{n}", json.dumps(body), lease_seconds=0)
+    written_seconds = time.monotonic() - began
     began = time.monotonic()
     with TokenProcess(server.url, server.server_key, outbox=outbox, background=False) as client:
-        done = client.flush_outbox(timeout=200)
-    flushed_s = time.monotonic() - began
+        done = client.flush_outbox(timeout_seconds=200)
+    flushed_seconds = time.monotonic() - began
     assert (done.sent, done.refused, done.postponed) == (9_999, 1, 0)
     assert [end.idempotency_key for end in outbox.refused()] == [f"{package}-5000"]
     outbox.close()
     # 500 runs for each user; the one that was refused was the first user's.
     assert [bank.settled(user) for user in users] == [100_000 - 499 * 11, *[100_000 - 500 * 11] * 19]
     with capsys.disabled():
-        print(f"\n10,000 ends: written in {written_s:.1f} s, flushed in {flushed_s:.1f} s", end=" ")  # noqa: T201
+        print(  # noqa: T201
+            f"\n10,000 ends: written in {written_seconds:.1f} s, flushed in {flushed_seconds:.1f} s", end=" "
+        )

@@ -62,7 +62,17 @@ class Victim:
 def flush(outbox: Path, url: str, key: str) -> str:
     """`tokentill outbox flush`, as an operator types it."""
     done = subprocess.run(
-        [sys.executable, "-m", "tokentill", "outbox", "flush", "--path", str(outbox), "--timeout", "120"],
+        [
+            sys.executable,
+            "-m",
+            "tokentill",
+            "outbox",
+            "flush",
+            "--path",
+            str(outbox),
+            "--timeout-seconds",
+            "120",
+        ],
         env={**os.environ, "TOKEN_SERVER_URL": url, "SERVER_API_KEY": key},
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ THREADS = 4
 
 def main(url: str, key: str, path: str, user: str, feature: str, name: str, runs: str = "1000000") -> None:
     # Handed over, so that `close` of the client at the end of main leaves the threads what they need.
-    client = TokenProcess(url, key, outbox=Outbox(path), timeout=1, total_timeout=1)
+    client = TokenProcess(url, key, outbox=Outbox(path), timeout_seconds=1, total_timeout_seconds=1)
 
     @with_token_process(feature_endpoint_id=feature, user_id=user, client=client)
     def answer(run: str) -> dict[str, Any]:

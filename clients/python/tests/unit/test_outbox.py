@@ -40,14 +40,14 @@ def outbox(path: Path) -> Iterator[Outbox]:
     outbox.close()
 
 
-def put(outbox: Outbox, *keys: str, lease_s: float = 0.0) -> None:
+def put(outbox: Outbox, *keys: str, lease_seconds: float = 0.0) -> None:
     for key in keys:
         body = {"user_id": "u", "feature_endpoint_id": "f", "input_token": 1, "output_token": 40}
-        outbox.put(key, json.dumps(body), lease_s=lease_s)
+        outbox.put(key, json.dumps(body), lease_seconds=lease_seconds)
 
 
-def claim(outbox: Outbox, limit: int = 500, *, lease_s: float = 30.0, early: bool = False) -> list[str]:
-    ends = outbox.claim(limit=limit, bytes_max=900_000, lease_s=lease_s, early=early)
+def claim(outbox: Outbox, limit: int = 500, *, lease_seconds: float = 30.0, early: bool = False) -> list[str]:
+    ends = outbox.claim(limit=limit, bytes_max=900_000, lease_seconds=lease_seconds, early=early)
     return [end.idempotency_key for end in ends]
 
 
@@ -61,7 +61,7 @@ def test_ends_come_out_in_order_and_to_one_claimer_only(outbox: Outbox) -> None:
 
 
 def test_a_lease_runs_out(outbox: Outbox) -> None:
-    put(outbox, "a", lease_s=0.05)
+    put(outbox, "a", lease_seconds=0.05)
     assert claim(outbox) == []
     time.sleep(0.06)
     assert claim(outbox) == ["a"]
@@ -69,7 +69,7 @@ def test_a_lease_runs_out(outbox: Outbox) -> None:
 
 def test_a_postponed_end_waits_unless_asked_for_early(outbox: Outbox) -> None:
     put(outbox, "a")
-    outbox.postpone(["a"], "no connection", delay_s=60)
+    outbox.postpone(["a"], "no connection", delay_seconds=60)
     assert claim(outbox) == []
     assert claim(outbox, early=True) == ["a"]
     assert outbox.status().last_error == "no connection"
@@ -93,7 +93,7 @@ def test_the_same_key_stands_once(outbox: Outbox) -> None:
     put(outbox, "a", "a")
     assert outbox.status().pending == 1
     with pytest.raises(ConflictError):
-        outbox.put("a", "{}", lease_s=0)
+        outbox.put("a", "{}", lease_seconds=0)
 
 
 def test_a_full_outbox_says_so(path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_full_outbox_says_so(path: Path) -> None:
 
 def test_a_batch_stays_below_the_servers_limit(outbox: Outbox) -> None:
     for n in range(4):
-        outbox.put(str(n), json.dumps({"user_id": "u" * 400_000}), lease_s=0)
+        outbox.put(str(n), json.dumps({"user_id": "u" * 400_000}), lease_seconds=0)
     assert [len(claim(outbox)) for _ in range(2)] == [2, 2]
 
 
@@ -222,7 +222,7 @@ def test_an_end_is_on_disk_while_it_is_sent_and_gone_when_acknowledged(outbox: O
 
 def test_an_end_that_could_not_be_sent_is_queued_and_sent_later(outbox: Outbox) -> None:
     fake = Fake(answers=[httpx.ConnectError("refused")] * 20)
-    with fake.client(outbox=outbox, background=False, total_timeout=0.05) as client:
+    with fake.client(outbox=outbox, background=False, total_timeout_seconds=0.05) as client:
         with pytest.raises(UnavailableError) as caught:
             client.end("u", "f", 1, 40)
         assert caught.value.queued
@@ -257,7 +257,7 @@ def test_a_bad_end_in_a_batch_leaves_the_others_alone(outbox: Outbox) -> None:
     ]
     answer = httpx.Response(200, json={"success": True, "data": {"results": results}})
     with Fake(answers=[answer]).client(outbox=outbox, background=False) as client:
-        done = client.flush_outbox(timeout=0)
+        done = client.flush_outbox(timeout_seconds=0)
     assert (done.sent, done.refused, done.postponed) == (1, 1, 1)
     assert [end.idempotency_key for end in outbox.refused()] == ["b"]
     assert claim(outbox, early=True) == ["c"]
@@ -279,8 +279,10 @@ def test_no_end_leaves_the_outbox_for_an_answer_that_is_not_about_it(
     outbox: Outbox, answer: httpx.Response
 ) -> None:
     put(outbox, "a", "b")
-    with Fake(answers=[answer] * 9).client(outbox=outbox, background=False, total_timeout=0.01) as client:
-        done = client.flush_outbox(timeout=0)
+    with Fake(answers=[answer] * 9).client(
+        outbox=outbox, background=False, total_timeout_seconds=0.01
+    ) as client:
+        done = client.flush_outbox(timeout_seconds=0)
     assert (done.sent, done.refused, done.postponed) == (0, 0, 2)
     assert claim(outbox, early=True) == ["a", "b"]
 
@@ -289,7 +291,7 @@ def test_a_batch_refused_as_a_whole_is_sent_one_by_one(outbox: Outbox) -> None:
     put(outbox, "a", "b")
     fake = Fake(answers=[failure(400, "invalid_json"), None, failure(400, "validation_failed")])
     with fake.client(outbox=outbox, background=False) as client:
-        done = client.flush_outbox(timeout=0)
+        done = client.flush_outbox(timeout_seconds=0)
     assert (done.sent, done.refused) == (1, 1)
     assert fake.paths() == ["end/batch", "end", "end"]
 
@@ -317,7 +319,7 @@ def test_with_a_full_outbox_the_end_is_still_sent(path: Path) -> None:
     outbox = Outbox(path, ends_max=1)
     put(outbox, "a")
     fake = Fake()
-    with fake.client(outbox=outbox, background=False, total_timeout=0.01) as client:
+    with fake.client(outbox=outbox, background=False, total_timeout_seconds=0.01) as client:
         assert client.end("u", "f", 1, 40).cost == 11
         fake.answers = [failure(503)] * 9
         with pytest.raises(OutboxFullError):
@@ -388,8 +390,8 @@ def test_a_flush_takes_no_longer_than_it_may(
     put(outbox, *"ab"[:count])
     clock = Clock(monkeypatch)
     fake = Fake(answers=[httpx.ConnectError("down")] * 99)
-    with fake.client(outbox=outbox, background=False, total_timeout=30) as client:
+    with fake.client(outbox=outbox, background=False, total_timeout_seconds=30) as client:
         began = clock.now
-        done = client.flush_outbox(timeout=5)
+        done = client.flush_outbox(timeout_seconds=5)
     assert (done.sent, done.postponed) == (0, count)
     assert 4 < clock.now - began < 7

@@ -70,7 +70,7 @@ def test_pauses_double_with_jitter_up_to_a_cap(clock: Clock) -> None:
 
 def test_time_limit_bounds_all_attempts(clock: Clock) -> None:
     fake = Fake(answers=[failure(503)] * 1000)
-    with fake.client(total_timeout=5) as client, pytest.raises(UnavailableError):
+    with fake.client(total_timeout_seconds=5) as client, pytest.raises(UnavailableError):
         client.end("u", "f", 1, 40)
     assert 2.5 < clock.now - 1_000 <= 5
 
@@ -85,7 +85,7 @@ def test_the_last_attempt_gets_no_more_than_what_is_left(clock: Clock) -> None:
 
     transport = httpx.MockTransport(answer)
     with (
-        TokenProcess(URL, "key", timeout=4, total_timeout=7, transport=transport) as client,
+        TokenProcess(URL, "key", timeout_seconds=4, total_timeout_seconds=7, transport=transport) as client,
         pytest.raises(UnavailableError),
     ):
         client.end("u", "f", 1, 40)

@@ -100,7 +100,7 @@ def test_ids_are_strings(user_id: Any) -> None:
 )
 def test_each_answer_has_its_error(answer: httpx.Response, kind: type[TokenProcessError]) -> None:
     fake = Fake(answers=[answer] * 50)
-    with fake.client(total_timeout=0.001) as client, pytest.raises(TokenProcessError) as caught:
+    with fake.client(total_timeout_seconds=0.001) as client, pytest.raises(TokenProcessError) as caught:
         client.end("u", "f", 1, 1)
     assert type(caught.value) is kind
 

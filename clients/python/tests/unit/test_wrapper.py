@@ -26,12 +26,12 @@ LOW = {"token": 50, "status": "not-access-able"}
 
 def wrap(fake: Fake, function: Any, **options: Any) -> Any:
     """`function` wrapped for the user `u`, on a client of the right kind."""
-    client = options.pop("client", None) or fake.client(total_timeout=0.01)
+    client = options.pop("client", None) or fake.client(total_timeout_seconds=0.01)
     return with_token_process(function, feature_endpoint_id="f", user_id="u", client=client, **options)
 
 
 def wrap_async(fake: Fake, function: Any, **options: Any) -> Any:
-    return wrap(fake, function, client=fake.async_client(total_timeout=0.01), **options)
+    return wrap(fake, function, client=fake.async_client(total_timeout_seconds=0.01), **options)
 
 
 def billed(fake: Fake) -> list[tuple[int, int]]:
