@@ -54,28 +54,10 @@ class _Client:
             # A client that is forgotten, not closed: its thread ends, too.
             weakref.finalize(self, self._sender.stopping.set)
 
-    def _end_steps(
-        self,
-        *,
-        user_id: str,
-        feature_endpoint_id: str,
-        input_token: int,
-        output_token: int,
-        model: str | None,
-        process_id: str | None,
-        idempotency_key: str | None,
-    ) -> Steps[End]:
+    def _end_steps(self, *, idempotency_key: str | None, **end: Any) -> Steps[End]:
         if self._sender is not None:
             self._sender.ensure_running()
-        body = end_body(
-            user_id=user_id,
-            feature_endpoint_id=feature_endpoint_id,
-            input_token=input_token,
-            output_token=output_token,
-            model=model,
-            process_id=process_id,
-        )
-        return self._core.end(body, idempotency_key or new_key())
+        return self._core.end(end_body(**end), idempotency_key or new_key())
 
     def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
         return self._core.end_batch(
@@ -89,6 +71,10 @@ class _Client:
                         output_token=end.get("output_token"),
                         model=end.get("model"),
                         process_id=end.get("process_id"),
+                        cached_input_token=end.get("cached_input_token"),
+                        cache_write_token=end.get("cache_write_token"),
+                        reasoning_token=end.get("reasoning_token"),
+                        requests=end.get("requests"),
                     ),
                 )
                 for end in ends
@@ -147,11 +133,17 @@ class TokenProcess(_Client):
         model: str | None = None,
         process_id: str | None = None,
         idempotency_key: str | None = None,
+        cached_input_token: int | None = None,
+        cache_write_token: int | None = None,
+        reasoning_token: int | None = None,
+        requests: int | None = None,
     ) -> End:
         """Bill what a run used, once, however often it has to be sent. Raises TokenProcessError.
 
-        Pass an `idempotency_key` of your own to be able to repeat a call that failed. With an outbox, an
-        UnavailableError whose `queued` is True needs no repeating.
+        `cached_input_token` and `cache_write_token` are within `input_token`, `reasoning_token` within
+        `output_token`; `requests` is the number of a model's answers in the run. Pass an `idempotency_key` of
+        your own to be able to repeat a call that failed. With an outbox, an UnavailableError whose `queued`
+        is True needs no repeating.
         """
         return self._driver.run(
             self._end_steps(
@@ -162,6 +154,10 @@ class TokenProcess(_Client):
                 model=model,
                 process_id=process_id,
                 idempotency_key=idempotency_key,
+                cached_input_token=cached_input_token,
+                cache_write_token=cache_write_token,
+                reasoning_token=reasoning_token,
+                requests=requests,
             )
         )
 
@@ -182,6 +178,8 @@ class TokenProcess(_Client):
         hold_seconds: int | None = None,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
+        require_usage: bool = False,
+        free: bool = False,
     ) -> Run:
         """A run for code that isn't one function: `with client.run(...) as run: run.use(output_token=40)`."""
         return Run(
@@ -193,6 +191,8 @@ class TokenProcess(_Client):
             hold_seconds=hold_seconds,
             usage=usage,
             on_end_error=on_end_error,
+            require_usage=require_usage,
+            free=free,
         )
 
     def flush_outbox(self, timeout_seconds: float = 60.0) -> Flushed:
@@ -265,6 +265,10 @@ class AsyncTokenProcess(_Client):
         model: str | None = None,
         process_id: str | None = None,
         idempotency_key: str | None = None,
+        cached_input_token: int | None = None,
+        cache_write_token: int | None = None,
+        reasoning_token: int | None = None,
+        requests: int | None = None,
     ) -> End:
         """See `TokenProcess.end`."""
         return await self._driver.run_to_the_end(
@@ -276,6 +280,10 @@ class AsyncTokenProcess(_Client):
                 model=model,
                 process_id=process_id,
                 idempotency_key=idempotency_key,
+                cached_input_token=cached_input_token,
+                cache_write_token=cache_write_token,
+                reasoning_token=reasoning_token,
+                requests=requests,
             )
         )
 
@@ -296,6 +304,8 @@ class AsyncTokenProcess(_Client):
         hold_seconds: int | None = None,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
+        require_usage: bool = False,
+        free: bool = False,
     ) -> AsyncRun:
         """See `TokenProcess.run`: `async with client.run(...) as run: ...`."""
         return AsyncRun(
@@ -307,6 +317,8 @@ class AsyncTokenProcess(_Client):
             hold_seconds=hold_seconds,
             usage=usage,
             on_end_error=on_end_error,
+            require_usage=require_usage,
+            free=free,
         )
 
     async def flush_outbox(self, timeout_seconds: float = 60.0) -> Flushed:

@@ -9,6 +9,9 @@ TokenProcessError
  ├─ ValidationError           400, 413, 415: `errors` names each field; also raised before anything is sent
  ├─ ConflictError             409: the idempotency key was used with another body
  ├─ UnavailableError          no usable answer in time, or 5xx: the same call may be repeated
+ ├─ UsageError                the feature ran, and what it used isn't known; `result` is what it returned
+ │   ├─ UsageMissingError     a model was called and reported no usage
+ │   └─ UsageUnreadableError  its report can't be read or doesn't add up (a ValidationError too)
  └─ OutboxError               the outbox file can't be used
      └─ OutboxFullError       it holds as many ends as it may
 """
@@ -95,6 +98,23 @@ class UnavailableError(TokenProcessError):
         super().__init__(message, **details)
         self.retry_after = retry_after
         self.queued = queued
+
+
+class UsageError(TokenProcessError):
+    """`seen` is what there was to read, an object for each answer; `result` the feature's result."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.seen: list[dict[str, Any]] = []
+        self.result: Any = None
+
+
+class UsageMissingError(UsageError):
+    pass
+
+
+class UsageUnreadableError(UsageError, ValidationError):
+    pass
 
 
 class OutboxError(TokenProcessError):

@@ -52,6 +52,10 @@ def token_process_end(
     model: str | None = None,
     process_id: str | None = None,
     idempotency_key: str | None = None,
+    cached_input_token: int | None = None,
+    cache_write_token: int | None = None,
+    reasoning_token: int | None = None,
+    requests: int | None = None,
 ) -> End:
     """See `TokenProcess.end`."""
     return default_client().end(
@@ -62,6 +66,10 @@ def token_process_end(
         model=model,
         process_id=process_id,
         idempotency_key=idempotency_key,
+        cached_input_token=cached_input_token,
+        cache_write_token=cache_write_token,
+        reasoning_token=reasoning_token,
+        requests=requests,
     )
 
 
@@ -87,6 +95,10 @@ async def token_process_end_async(
     model: str | None = None,
     process_id: str | None = None,
     idempotency_key: str | None = None,
+    cached_input_token: int | None = None,
+    cache_write_token: int | None = None,
+    reasoning_token: int | None = None,
+    requests: int | None = None,
 ) -> End:
     """See `AsyncTokenProcess.end`."""
     return await default_async_client().end(
@@ -97,4 +109,8 @@ async def token_process_end_async(
         model=model,
         process_id=process_id,
         idempotency_key=idempotency_key,
+        cached_input_token=cached_input_token,
+        cache_write_token=cache_write_token,
+        reasoning_token=reasoning_token,
+        requests=requests,
     )

@@ -78,10 +78,23 @@ def end_body(
     output_token: int | None,
     model: str | None,
     process_id: str | None,
+    cached_input_token: int | None = None,
+    cache_write_token: int | None = None,
+    reasoning_token: int | None = None,
+    requests: int | None = None,
 ) -> str:
     body: dict[str, Any] = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
     body["input_token"] = token_count("input_token", input_token)
     body["output_token"] = token_count("output_token", output_token)
+    parts = {
+        "cached_input_token": token_count("cached_input_token", cached_input_token),
+        "cache_write_token": token_count("cache_write_token", cache_write_token),
+        "reasoning_token": token_count("reasoning_token", reasoning_token),
+    }
+    # Left out where they say nothing: the guide's body has none of them.
+    body.update({name: count for name, count in parts.items() if count > 0})
+    if token_count("requests", requests) > 1:
+        body["requests"] = token_count("requests", requests)
     if model:
         body["model"] = str(model)
     if process_id:

@@ -40,6 +40,8 @@ def with_token_process(
     hold_seconds: int | None = None,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
+    require_usage: bool = False,
+    free: bool = False,
     client: TokenProcess | AsyncTokenProcess | None = None,
 ) -> Callable[P, R]: ...
 
@@ -53,6 +55,8 @@ def with_token_process(
     hold_seconds: int | None = None,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
+    require_usage: bool = False,
+    free: bool = False,
     client: TokenProcess | AsyncTokenProcess | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
@@ -67,14 +71,19 @@ def with_token_process(
     hold_seconds: int | None = None,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
+    require_usage: bool = False,
+    free: bool = False,
     client: TokenProcess | AsyncTokenProcess | None = None,
 ) -> Any:
     """Wrap `function`, or give a decorator where none is passed.
 
     `user_id` is the id, or a function of the call's arguments. `hold_token` reserves that many tokens for
     `hold_seconds` while it runs. `usage` replaces `tokentill.usage.read_usage`. `on_end_error(error, end)` is
-    told of an end that failed. `client` is the TokenProcess (for plain functions) or AsyncTokenProcess (for
-    asyncio ones) to use; without it, one configured by the environment is made when it is first needed.
+    told of an end that failed, and of usage that is missing or can't be read; with `require_usage` the
+    latter is raised once the function has run, as a UsageError that has its result. `free`: a feature that
+    costs nothing, whatever its result says. `client` is the TokenProcess (for plain functions) or
+    AsyncTokenProcess (for asyncio ones) to use; without it, one configured by the environment is made when
+    it is first needed.
     """
     options: dict[str, Any] = {
         "feature_endpoint_id": feature_endpoint_id,
@@ -82,6 +91,8 @@ def with_token_process(
         "hold_seconds": hold_seconds,
         "usage": usage,
         "on_end_error": on_end_error,
+        "require_usage": require_usage,
+        "free": free,
     }
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,8 +131,8 @@ def _wrap_plain(
         # A file is an iterator too, but no stream of chunks that report their usage.
         if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
             return run.stream(result)
-        run.observe(result)
-        run.finish()
+        run.read(result)
+        run.finish(result=result)
         return result
 
     return stream if _is(inspect.isgeneratorfunction, function) else call
@@ -146,8 +157,8 @@ def _wrap_async(
             raise
         if isinstance(result, AsyncIterator):
             return run.stream(result)
-        run.observe(result)
-        await run.finish()
+        run.read(result)
+        await run.finish(result=result)
         return result
 
     return stream if _is(inspect.isasyncgenfunction, function) else call

@@ -1,3 +1,5 @@
+"""Reading usage: every provider's shape as plain data, the arithmetic of its parts, and the sum of a run."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from tokentill import Usage, ValidationError, count_deltas, read_usage
-from tokentill.usage import Meter
+from tokentill import (
+    Usage,
+    UsageMissingError,
+    UsageUnreadableError,
+    ValidationError,
+    count_deltas,
+    read_usage,
+)
+from tokentill.usage import Meter, Settled
 
 
 @dataclass
@@ -18,124 +27,766 @@ class Result:
     model: str | None = None
 
 
+def counts(usage: Usage | None) -> dict[str, Any]:
+    """What it says, without what it leaves open."""
+    assert usage is not None
+    return {name: value for name, value in vars(usage).items() if value is not None and name != "kind"}
+
+
+def chunk(
+    text: str | None, usage: dict[str, Any] | None = None, answer_id: str | None = "c-1"
+) -> dict[str, Any]:
+    choices = [] if text is None else [{"delta": {"content": text}}]
+    return {
+        "id": answer_id,
+        "object": "chat.completion.chunk",
+        "model": "gpt",
+        "choices": choices,
+        "usage": usage,
+    }
+
+
+def openai(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        **more,
+    }
+
+
 @pytest.mark.parametrize(
-    ("result", "usage"),
+    ("result", "said"),
     [
-        ({"input_token": 3, "output_token": 4, "model": "gemini-pro"}, Usage(3, 4, "gemini-pro")),
-        ({"output_token": 4}, Usage(0, 4)),
-        ({"input_token": None, "output_token": 4}, Usage(0, 4)),
-        (Result("x", 3, 4, "m"), Usage(3, 4, "m")),
-        (Object(input_token=3, output_token=4), Usage(3, 4)),
         (
-            {"model": "gpt", "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}},
-            Usage(3, 4, "gpt", so_far=True),
+            {"input_token": 3, "output_token": 4, "model": "m"},
+            {"input_token": 3, "output_token": 4, "model": "m"},
         ),
+        ({"output_token": 4}, {"output_token": 4}),
+        ({"input_token": None, "output_token": 0}, {"output_token": 0}),
+        ({"output_token": 4.0}, {"output_token": 4}),
+        (Result("x", 3, 4, "m"), {"input_token": 3, "output_token": 4, "model": "m"}),
         (
-            Object(model="gpt", usage=Object(input_tokens=3, output_tokens=4)),
-            Usage(3, 4, "gpt", so_far=True),
-        ),
-        (
-            Object(
-                model="claude",
-                usage=Object(
-                    input_tokens=3,
-                    output_tokens=4,
-                    cache_creation_input_tokens=None,
-                    cache_read_input_tokens=20,
-                ),
-            ),
-            Usage(23, 4, "claude", so_far=True),
-        ),
-        # Anthropic's first stream event, OpenAI's last one of a streamed response.
-        (
-            Object(
-                type="message_start",
-                message=Object(model="claude", usage=Object(input_tokens=3, output_tokens=1)),
-            ),
-            Usage(3, 1, "claude", so_far=True),
-        ),
-        (
-            {
-                "type": "response.completed",
-                "response": {"model": "gpt", "usage": {"input_tokens": 3, "output_tokens": 4}},
-            },
-            Usage(3, 4, "gpt", so_far=True),
-        ),
-        (
-            {
-                "modelVersion": "gemini",
-                "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4, "thoughtsTokenCount": 5},
-            },
-            Usage(3, 9, "gemini", so_far=True),
-        ),
-        (
-            Object(
-                model_version="gemini", usage_metadata=Object(prompt_token_count=3, candidates_token_count=4)
-            ),
-            Usage(3, 4, "gemini", so_far=True),
+            {"input_token": 9, "output_token": 4, "cached_input_token": 8, "reasoning_token": 4},
+            {"input_token": 9, "output_token": 4, "cached_input_token": 8, "reasoning_token": 4},
         ),
     ],
 )
-def test_usage_is_found(result: Any, usage: Usage) -> None:
-    assert read_usage(result) == usage
+def test_the_guides_words_are_increments(result: Any, said: dict[str, Any]) -> None:
+    usage = read_usage(result)
+    assert counts(usage) == said
+    assert usage is not None
+    assert usage.kind == "increment"
+
+
+ANTHROPIC = {
+    "id": "msg-1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude",
+    "usage": {
+        "input_tokens": 3,
+        "output_tokens": 4,
+        "cache_creation_input_tokens": 5,
+        "cache_read_input_tokens": 20,
+        "output_tokens_details": {"thinking_tokens": 2},
+    },
+}
+ANTHROPIC_COUNTS = {
+    "input_token": 28,
+    "output_token": 4,
+    "cached_input_token": 20,
+    "cache_write_token": 5,
+    "reasoning_token": 2,
+}
 
 
 @pytest.mark.parametrize(
-    "result", [None, "text", b"bytes", 7, [], {}, {"data": 1}, {"usage": None}, object()]
+    ("result", "said"),
+    [
+        pytest.param(
+            {"id": "c-1", "object": "chat.completion", "model": "gpt", "usage": openai(3, 4)},
+            {"input_token": 3, "output_token": 4, "model": "gpt", "answer_id": "c-1", "final": True},
+            id="openai-chat",
+        ),
+        pytest.param(
+            Object(model="gpt", usage=Object(prompt_tokens=3, completion_tokens=4)),
+            {"input_token": 3, "output_token": 4, "model": "gpt"},
+            id="attributes",
+        ),
+        pytest.param(
+            {
+                "object": "list",
+                "model": "embed",
+                "data": [],
+                "usage": {"prompt_tokens": 8, "total_tokens": 8},
+            },
+            {"input_token": 8, "model": "embed"},
+            id="openai-embeddings",
+        ),
+        pytest.param(
+            {
+                "type": "response.completed",
+                "response": {"id": "r-1", "model": "gpt", "usage": {"input_tokens": 3, "output_tokens": 4}},
+            },
+            {"input_token": 3, "output_token": 4, "model": "gpt", "answer_id": "r-1", "final": True},
+            id="openai-responses-event",
+        ),
+        pytest.param(
+            {
+                "id": "r-1",
+                "object": "response",
+                "model": "gpt",
+                "usage": {
+                    "input_tokens": 9,
+                    "output_tokens": 4,
+                    "total_tokens": 13,
+                    "input_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 2},
+                    "output_tokens_details": {"reasoning_tokens": 3},
+                },
+            },
+            {
+                "input_token": 9,
+                "output_token": 4,
+                "cached_input_token": 6,
+                "cache_write_token": 2,
+                "reasoning_token": 3,
+                "model": "gpt",
+                "answer_id": "r-1",
+                "final": True,
+            },
+            id="openai-responses",
+        ),
+        pytest.param(
+            ANTHROPIC,
+            {**ANTHROPIC_COUNTS, "model": "claude", "answer_id": "msg-1", "final": True},
+            id="anthropic",
+        ),
+        pytest.param(
+            Object(
+                type="message_start",
+                message=Object(id="msg-1", model="claude", usage=Object(input_tokens=3, output_tokens=1)),
+            ),
+            {"input_token": 3, "output_token": 1, "model": "claude", "answer_id": "msg-1", "final": False},
+            id="anthropic-message-start",
+        ),
+        pytest.param(
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 15}},
+            {"output_token": 15},
+            id="anthropic-message-delta",
+        ),
+        pytest.param(
+            {
+                "responseId": "g-1",
+                "modelVersion": "gemini",
+                "candidates": [{"finishReason": "STOP"}],
+                "usageMetadata": {
+                    "promptTokenCount": 10,
+                    "cachedContentTokenCount": 6,
+                    "candidatesTokenCount": 4,
+                    "thoughtsTokenCount": 5,
+                    "toolUsePromptTokenCount": 7,
+                    "totalTokenCount": 26,
+                },
+            },
+            {
+                "input_token": 17,
+                "output_token": 9,
+                "cached_input_token": 6,
+                "reasoning_token": 5,
+                "model": "gemini",
+                "answer_id": "g-1",
+                "final": True,
+            },
+            id="gemini",
+        ),
+        pytest.param(
+            Object(
+                model_version="gemini", usage_metadata=Object(prompt_token_count=3, candidates_token_count=4)
+            ),
+            {"input_token": 3, "output_token": 4, "model": "gemini"},
+            id="gemini-attributes",
+        ),
+        pytest.param(
+            {
+                "model": "llama",
+                "message": {"content": ""},
+                "done": True,
+                "prompt_eval_count": 3,
+                "eval_count": 4,
+            },
+            {"input_token": 3, "output_token": 4, "model": "llama", "final": True},
+            id="ollama",
+        ),
+        pytest.param(
+            {"model": "embed", "embeddings": [[0.5]], "prompt_eval_count": 3},
+            {"input_token": 3, "model": "embed", "final": True},
+            id="ollama-embeddings",
+        ),
+        pytest.param(
+            {
+                "ResponseMetadata": {"RequestId": "b-1"},
+                "stopReason": "end_turn",
+                "usage": {
+                    "inputTokens": 3,
+                    "outputTokens": 4,
+                    "totalTokens": 32,
+                    "cacheReadInputTokens": 20,
+                    "cacheWriteInputTokens": 5,
+                },
+            },
+            {
+                "input_token": 28,
+                "output_token": 4,
+                "cached_input_token": 20,
+                "cache_write_token": 5,
+                "answer_id": "b-1",
+            },
+            id="bedrock-converse",
+        ),
+        pytest.param(
+            {"metadata": {"usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}}},
+            {"input_token": 3, "output_token": 4, "final": True},
+            id="bedrock-stream",
+        ),
+        pytest.param(
+            {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 3, "outputTokenCount": 4}},
+            {"input_token": 3, "output_token": 4, "final": True},
+            id="bedrock-invoke-stream",
+        ),
+        pytest.param(
+            {
+                "text": "...",
+                "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+                "totalUsage": {
+                    "inputTokens": 9,
+                    "outputTokens": 4,
+                    "totalTokens": 13,
+                    "cachedInputTokens": 6,
+                    "reasoningTokens": 3,
+                },
+                "response": {"id": "v-1", "modelId": "gpt"},
+            },
+            {
+                "input_token": 9,
+                "output_token": 4,
+                "cached_input_token": 6,
+                "reasoning_token": 3,
+                "model": "gpt",
+                "answer_id": "v-1",
+                "final": True,
+            },
+            id="ai-sdk-result",
+        ),
+        pytest.param(
+            {
+                "usage": {
+                    "inputTokens": {"total": 9, "noCache": 1, "cacheRead": 6, "cacheWrite": 2},
+                    "outputTokens": {"total": 4, "text": 1, "reasoning": 3},
+                }
+            },
+            {
+                "input_token": 9,
+                "output_token": 4,
+                "cached_input_token": 6,
+                "cache_write_token": 2,
+                "reasoning_token": 3,
+            },
+            id="ai-sdk-provider",
+        ),
+    ],
 )
-def test_what_says_nothing_is_free(result: Any) -> None:
+def test_a_providers_usage_is_found(result: Any, said: dict[str, Any]) -> None:
+    usage = read_usage(result)
+    assert counts(usage) == said
+    assert usage is not None
+    assert usage.kind == "total"
+
+
+def test_a_chunk_of_langchain_is_an_increment_and_its_message_a_total() -> None:
+    report = {
+        "input_tokens": 9,
+        "output_tokens": 4,
+        "total_tokens": 13,
+        "input_token_details": {
+            "cache_read": 5,
+            "ephemeral_5m_input_tokens": 2,
+            "ephemeral_1h_input_tokens": 1,
+        },
+        "output_token_details": {"reasoning": 3},
+    }
+    for kind, expected in (("AIMessageChunk", "increment"), ("ai", "total")):
+        usage = read_usage(Object(type=kind, id="run-1", content="x", usage_metadata=report))
+        assert usage is not None
+        assert usage.kind == expected
+        assert (usage.input_token, usage.cached_input_token, usage.cache_write_token) == (9, 5, 3)
+        assert (usage.output_token, usage.reasoning_token) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("report", "input_token", "output_token"),
+    [
+        # OpenAI: reasoning and cached input are inside.
+        (
+            openai(
+                100,
+                40,
+                completion_tokens_details={"reasoning_tokens": 30},
+                prompt_tokens_details={"cached_tokens": 60},
+            ),
+            100,
+            40,
+        ),
+        # xAI: reasoning is beside, and the total says so.
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 40,
+                "total_tokens": 170,
+                "completion_tokens_details": {"reasoning_tokens": 30},
+                "prompt_tokens_details": {"cached_tokens": 60},
+            },
+            100,
+            70,
+        ),
+        # Cached input beside, for a provider that speaks OpenAI's words with Anthropic's sums.
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 40,
+                "total_tokens": 200,
+                "prompt_tokens_details": {"cached_tokens": 60},
+            },
+            160,
+            40,
+        ),
+        # Both beside.
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 40,
+                "total_tokens": 230,
+                "completion_tokens_details": {"reasoning_tokens": 30},
+                "prompt_tokens_details": {"cached_tokens": 60},
+            },
+            160,
+            70,
+        ),
+        # More than its whole: it can't be inside, total or not.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 60}},
+            70,
+            4,
+        ),
+        # LiteLLM: both names for the same cached tokens, inside.
+        (
+            openai(100, 40, prompt_tokens_details={"cached_tokens": 60}, cache_read_input_tokens=60),
+            100,
+            40,
+        ),
+        (openai(100, 40, cache_read_input_tokens=60, cache_creation_input_tokens=10), 100, 40),
+        # DeepSeek.
+        (openai(100, 40, prompt_cache_hit_tokens=60, prompt_cache_miss_tokens=40), 100, 40),
+        # Anthropic's names with a total that has the cache in its input.
+        (
+            {"input_tokens": 100, "output_tokens": 40, "cache_read_input_tokens": 60, "total_tokens": 140},
+            100,
+            40,
+        ),
+        # Gemini, thoughts inside or beside.
+        (
+            {
+                "promptTokenCount": 10,
+                "candidatesTokenCount": 9,
+                "thoughtsTokenCount": 5,
+                "totalTokenCount": 19,
+            },
+            10,
+            9,
+        ),
+        (
+            {
+                "promptTokenCount": 10,
+                "candidatesTokenCount": 9,
+                "toolUsePromptTokenCount": 7,
+                "totalTokenCount": 19,
+            },
+            10,
+            9,
+        ),
+    ],
+)
+def test_a_part_stands_where_the_total_adds_up(report: Any, input_token: int, output_token: int) -> None:
+    usage = read_usage({"usage": report})
+    assert usage is not None
+    assert (usage.input_token, usage.output_token) == (input_token, output_token)
+    assert (usage.cached_input_token or 0) in {0, 60}
+    assert usage.checked() == usage, "parts fit into their wholes"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        "text",
+        b"bytes",
+        7,
+        [],
+        {},
+        {"data": 1},
+        {"usage": None},
+        object(),
+        [0.5] * 9,
+        {"output_token": None},
+    ],
+)
+def test_what_says_nothing(result: Any) -> None:
     assert read_usage(result) is None
 
 
-@pytest.mark.parametrize(
-    "result", [{"output_token": -1}, {"output_token": 1.5}, {"usage": {"output_tokens": "many"}}]
-)
+UNREADABLE = [
+    {"output_token": -1},
+    {"output_token": 1.5},
+    {"output_token": float("nan")},
+    {"output_token": float("inf")},
+    {"output_token": "4"},
+    {"output_token": True},
+    {"input_token": 3, "cached_input_token": 4},
+    {"usage": {}},
+    {"usage": {"seconds": 9.5}},
+    {"usage": "a lot"},
+    {"usage": {"output_tokens": "many"}},
+    {"usage": {"prompt_tokens": float("nan"), "completion_tokens": 4}},
+    {"usage": {"prompt_tokens": 100, "completion_tokens": 40, "total_tokens": 141}},
+    {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 4, "totalTokenCount": 13}},
+]
+
+
+@pytest.mark.parametrize("result", UNREADABLE)
 def test_unreadable_usage_is_an_error(result: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(UsageUnreadableError) as caught:
         read_usage(result)
+    assert isinstance(caught.value, ValidationError)
 
 
-def meter(chunks: list[Any], **options: Any) -> tuple[int, int, str | None]:
-    meter = Meter(**options)
-    for chunk in chunks:
-        meter.read(chunk)
-    return meter.input_token, meter.output_token, meter.model
+@pytest.mark.parametrize("result", UNREADABLE)
+def test_unreadable_usage_is_told_with_what_was_seen(result: Any) -> None:
+    meter = Meter()
+    meter.read(result)
+    settled = meter.settle()
+    assert not settled.used.any
+    assert isinstance(settled.error, UsageUnreadableError)
+    [seen] = settled.error.seen
+    assert seen["usage"] is not None
+    assert "total" in seen["why"] or "count" in seen["why"] or "more than" in seen["why"]
 
 
-def test_chunks_are_added_up() -> None:
-    assert meter([{"input_token": 5}, {"output_token": 10, "model": "m"}, "text", {"output_token": 10}]) == (
-        5,
-        20,
-        "m",
-    )
+def test_whatever_an_object_does_when_it_is_looked_at_reading_goes_on() -> None:
+    class Row:
+        @property
+        def usage(self) -> Any:
+            raise RuntimeError("no session to load it with")
+
+        def input_token(self) -> int:
+            return 7
+
+    assert read_usage(Row()) is None
 
 
-def test_a_providers_totals_are_not_added_up() -> None:
-    anthropic = [
-        Object(
-            type="message_start",
-            message=Object(model="claude", usage=Object(input_tokens=25, output_tokens=1)),
-        ),
-        Object(type="content_block_delta", delta=Object(text="Hi")),
-        Object(type="message_delta", usage=Object(input_tokens=25, output_tokens=15)),
+def run(chunks: list[Any], *, extractor: Any = None, **how: Any) -> Settled:
+    """What a stream of these chunks is billed for."""
+    meter = Meter(extractor)
+    for each in chunks:
+        meter.read_chunk(each)
+    return meter.settle(**how)
+
+
+def amounts(settled: Settled) -> tuple[int, int]:
+    assert settled.error is None, settled.error
+    return settled.used.input_token, settled.used.output_token
+
+
+def whole(*results: Any) -> Settled:
+    meter = Meter()
+    for result in results:
+        meter.read(result)
+    return meter.settle()
+
+
+def test_several_answers_are_added_up() -> None:
+    by_id = [{"id": f"c-{n}", "object": "chat.completion", "usage": openai(100, 40)} for n in range(3)]
+    assert amounts(whole(*by_id)) == (300, 120)
+    assert whole(*by_id).used.requests == 3
+    assert amounts(whole(by_id)) == (300, 120), "a list of them"
+    assert amounts(whole(tuple(by_id))) == (300, 120)
+    assert amounts(whole([by_id[0], [by_id[1], ("text", by_id[2])]])) == (300, 120)
+    bare = {"usage": openai(100, 40)}
+    assert amounts(whole(bare, bare, bare)) == (300, 120), "without an id each whole result is an answer"
+    assert amounts(whole([bare, bare, bare])) == (300, 120)
+    own = {"input_token": 100, "output_token": 40}
+    assert amounts(whole(own, own, own)) == (300, 120)
+    assert amounts(whole([own, own], own)) == (300, 120)
+
+
+def test_the_same_answer_is_counted_once() -> None:
+    answer = {"id": "c-1", "object": "chat.completion", "usage": openai(100, 40)}
+    assert amounts(whole(answer, answer)) == (100, 40)
+    assert amounts(run([chunk("a"), chunk(None, openai(9, 4)), chunk(None, openai(9, 4))])) == (9, 4)
+
+
+def test_a_loop_that_streams_two_completions_is_billed_for_both() -> None:
+    first = [chunk("a", answer_id="c-1"), chunk(None, openai(10, 20), answer_id="c-1")]
+    second = [chunk("b", answer_id="c-2"), chunk(None, openai(30, 40), answer_id="c-2")]
+    assert amounts(run(first + second)) == (40, 60)
+    assert run(first + second).used.requests == 2
+    interleaved = [first[0], second[0], first[1], second[1]]
+    assert amounts(run(interleaved)) == (40, 60)
+    nameless = [{**each, "id": None} for each in first + second]
+    assert amounts(run(nameless)) == (40, 60), "the chunk without choices is an answer's last"
+
+
+def test_a_boundary_tells_answers_without_ids_apart() -> None:
+    report = {"usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+    assert amounts(run([report, report])) == (10, 5), "the latest total of one answer"
+    meter = Meter()
+    meter.read_chunk(report)
+    meter.next_answer()
+    meter.read_chunk(report)
+    assert amounts(meter.settle()) == (20, 10)
+    assert meter.settle().used.requests == 2
+
+
+def test_increments_are_added_and_totals_are_not() -> None:
+    def piece(kind: str) -> Any:
+        report = {"input_tokens": 0, "output_tokens": 1, "total_tokens": 1}
+        return Object(type=kind, id="run-1", content="x", usage_metadata=report)
+
+    assert amounts(run([piece("AIMessageChunk")] * 40)) == (0, 40)
+    assert amounts(run([piece("ai")] * 40)) == (0, 1)
+    gemini = [
+        {
+            "responseId": "g",
+            "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": n, "totalTokenCount": 10 + n},
+        }
+        for n in (3, 7, 12)
     ]
-    assert meter(anthropic) == (25, 15, "claude")
+    assert amounts(run(gemini)) == (10, 12)
 
 
-def openai_chunk(text: str | None, usage: dict[str, int] | None = None) -> dict[str, Any]:
-    choices = [] if text is None else [{"delta": {"content": text}}]
-    return {"model": "gpt", "choices": choices, "usage": usage}
+def test_the_latest_total_counts_also_when_it_is_smaller() -> None:
+    reports = [{"id": "x", "usage": {"input_tokens": 10, "output_tokens": count}} for count in (5, 9, 7)]
+    assert amounts(run(reports)) == (10, 7)
 
 
-def test_deltas_count_until_the_usage_is_reported() -> None:
-    flowing = [openai_chunk("a"), openai_chunk("b"), openai_chunk("")]
-    last = openai_chunk(None, {"prompt_tokens": 9, "completion_tokens": 4})
-    assert meter(flowing, extractor=count_deltas) == (0, 2, "gpt")
-    assert meter([*flowing, last], extractor=count_deltas) == (9, 4, "gpt")
+@pytest.mark.parametrize("final", [0, 30, 50])
+def test_a_final_total_beats_any_count_of_pieces(final: int) -> None:
+    pieces = [chunk("x")] * 40
+    assert amounts(run([*pieces, chunk(None, openai(9, final))], extractor=count_deltas)) == (9, final)
+    own = [{"output_token": 1}] * 40
+    assert amounts(run([*own, {"usage": openai(9, final)}])) == (9, final)
+    custom: Any = lambda each: Usage(output_token=1) if each.get("choices") else read_usage(each)  # noqa: E731
+    assert amounts(run([*pieces, chunk(None, openai(9, final))], extractor=custom)) == (9, final)
 
 
-def test_an_extractor_may_answer_a_mapping_or_nothing() -> None:
-    def words(chunk: str) -> dict[str, int] | None:
-        return {"output_token": len(chunk.split())} if chunk else None
+def test_a_total_without_its_parts_replaces_them_too() -> None:
+    settled = run(
+        [
+            {"id": "x", "usage": {"input_tokens": 5, "output_tokens": 1, "cache_read_input_tokens": 95}},
+            {"id": "x", "usage": {"input_tokens": 20, "output_tokens": 9}},
+        ]
+    )
+    assert amounts(settled) == (20, 9)
+    assert settled.used.cached_input_token == 0
 
-    assert meter(["two words", "", "three more words"], extractor=words) == (0, 5, None)
+
+ANTHROPIC_STREAM = [
+    {
+        "type": "message_start",
+        "message": {"id": "m", "model": "claude", "usage": {"input_tokens": 25, "output_tokens": 1}},
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    *[{"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}] * 6,
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 15}},
+    {"type": "message_stop"},
+]
+
+
+def test_anthropics_stream_counts_its_last_total_or_else_what_flowed() -> None:
+    assert amounts(run(ANTHROPIC_STREAM)) == (25, 15)
+    assert amounts(run(ANTHROPIC_STREAM[:6], left_early=True)) == (25, 4)
+    assert amounts(run(ANTHROPIC_STREAM[:2], left_early=True)) == (25, 1)
+    assert amounts(run(ANTHROPIC_STREAM[:6])) == (25, 4), "broken off, which nobody noticed"
+
+
+def test_the_parts_anthropic_reports_at_the_start_stay() -> None:
+    start = {"type": "message_start", "message": {**ANTHROPIC, "id": "m"}}
+    settled = run([start, *ANTHROPIC_STREAM[1:]])
+    assert amounts(settled) == (28, 15)
+    assert (settled.used.cached_input_token, settled.used.cache_write_token) == (20, 5)
+
+
+RESPONSES_STREAM = [
+    {"type": "response.created", "response": {"id": "r-1", "model": "gpt", "usage": None}},
+    *[{"type": "response.output_text.delta", "item_id": "i", "delta": "x"}] * 5,
+    {"type": "response.output_text.done", "text": "xxxxx"},
+    {
+        "type": "response.completed",
+        "response": {
+            "id": "r-1",
+            "model": "gpt",
+            "usage": {"input_tokens": 9, "output_tokens": 7, "total_tokens": 16},
+        },
+    },
+]
+
+
+@pytest.mark.parametrize(
+    ("stream", "left", "billed", "billed_left"),
+    [
+        pytest.param([*[chunk("x")] * 5, chunk(None, openai(9, 7))], 4, (9, 7), (0, 4), id="openai"),
+        pytest.param(RESPONSES_STREAM, 4, (9, 7), (0, 3), id="responses"),
+        pytest.param(
+            [
+                *[{"model": "llama", "message": {"content": "x"}, "done": False}] * 5,
+                {
+                    "model": "llama",
+                    "message": {"content": ""},
+                    "done": True,
+                    "prompt_eval_count": 9,
+                    "eval_count": 7,
+                },
+            ],
+            4,
+            (9, 7),
+            (0, 4),
+            id="ollama",
+        ),
+        pytest.param(
+            [
+                {"messageStart": {"role": "assistant"}},
+                *[{"contentBlockDelta": {"delta": {"text": "x"}}}] * 5,
+                {"messageStop": {"stopReason": "end_turn"}},
+                {"metadata": {"usage": {"inputTokens": 9, "outputTokens": 7, "totalTokens": 16}}},
+            ],
+            4,
+            (9, 7),
+            (0, 3),
+            id="bedrock",
+        ),
+        pytest.param(
+            [
+                *[{"type": "text-delta", "id": "0", "text": "x"}] * 5,
+                {
+                    "type": "finish-step",
+                    "response": {"id": "s-1"},
+                    "usage": {"inputTokens": 9, "outputTokens": 7, "totalTokens": 16},
+                },
+                {"type": "finish", "totalUsage": {"inputTokens": 9, "outputTokens": 7, "totalTokens": 16}},
+            ],
+            4,
+            (9, 7),
+            (0, 4),
+            id="ai-sdk",
+        ),
+    ],
+)
+def test_a_stream_left_early_counts_its_pieces(
+    stream: list[Any], left: int, billed: tuple[int, int], billed_left: tuple[int, int]
+) -> None:
+    assert amounts(run(stream)) == billed
+    assert amounts(run(stream[:left], left_early=True)) == billed_left
+    assert amounts(run([*stream, *stream[:left]], left_early=True))[1] >= billed[1]
+
+
+@pytest.mark.parametrize("stream", [[chunk("x")] * 5, RESPONSES_STREAM[:-1]])
+def test_a_models_stream_without_usage_is_not_billed_as_nothing(stream: list[Any]) -> None:
+    settled = run(stream)
+    assert not settled.used.any
+    assert isinstance(settled.error, UsageMissingError)
+    [seen] = settled.error.seen
+    assert (seen["pieces"], seen["model"]) == (5, "gpt")
+    assert amounts(run(stream, extractor=count_deltas)) == (0, 5)
+
+
+def test_an_answer_without_usage_is_missing_beside_those_that_have_it() -> None:
+    settled = whole(
+        {"id": "c-1", "object": "chat.completion", "usage": openai(100, 40)},
+        {"id": "c-2", "object": "chat.completion", "usage": None},
+    )
+    assert (settled.used.input_token, settled.used.output_token) == (100, 40)
+    assert isinstance(settled.error, UsageMissingError)
+    assert [seen["answer_id"] for seen in settled.error.seen] == ["c-2"]
+
+
+def test_a_stream_of_text_says_by_itself_nothing() -> None:
+    assert isinstance(run(["a", "b"]).error, UsageMissingError)
+    assert run([{"row": 1}, {"row": 2}]).error is None
+    assert amounts(
+        run(["two words", "three more words"], extractor=lambda text: {"output_token": len(text.split())})
+    ) == (0, 5)
+
+
+def test_nothing_said_is_an_error_only_where_usage_is_required() -> None:
+    assert whole({"data": 1}).error is None
+    meter = Meter()
+    meter.read({"data": 1})
+    assert isinstance(meter.settle(required=True).error, UsageMissingError)
+    said = Meter()
+    said.read({"output_token": 0})
+    assert said.settle(required=True).error is None, "the feature said so"
+
+
+def test_zeros_before_the_end_are_no_answer() -> None:
+    zeros = openai(0, 0)
+    stream = [{**chunk("x"), "usage": zeros}] * 5
+    assert amounts(run(stream, left_early=True)) == (0, 5)
+    assert amounts(run([*stream, chunk(None, openai(9, 4))])) == (9, 4)
+
+
+def test_an_extractor_replaces_our_reading_and_keeps_the_answers_apart() -> None:
+    def double(answer: Any) -> Usage:
+        usage = read_usage(answer)
+        assert usage is not None
+        assert usage.output_token is not None
+        return Usage(output_token=usage.output_token * 2, kind="total")
+
+    meter = Meter(double)
+    for answer_id in ("c-1", "c-2", "c-2"):
+        meter.read({"id": answer_id, "object": "chat.completion", "usage": openai(9, 4)})
+    assert amounts(meter.settle()) == (0, 16)
+
+
+def test_an_extractor_that_fails_or_answers_nonsense_is_told() -> None:
+    for extractor in (
+        lambda _: 1 / 0,
+        lambda _: 7,
+        lambda _: {"output_token": "x"},
+        lambda _: Usage(1, 1, 2),
+    ):
+        settled = run([{"data": 1}], extractor=extractor)
+        assert isinstance(settled.error, UsageUnreadableError)
+
+
+def test_what_a_generator_returns_is_about_all_of_it() -> None:
+    meter = Meter()
+    for each in [{"output_token": 4}, {"input_token": 2, "output_token": 4}]:
+        meter.read_chunk(each)
+    meter.read_return({"output_token": 6})
+    assert amounts(meter.settle()) == (2, 6)
+
+
+def test_what_a_feature_uses_beside_its_answers_is_added() -> None:
+    meter = Meter()
+    meter.use(Usage(input_token=5, cached_input_token=2, model="embed"))
+    meter.read({"id": "c-1", "object": "chat.completion", "model": "gpt", "usage": openai(100, 40)})
+    settled = meter.settle()
+    assert amounts(settled) == (105, 40)
+    assert (settled.used.cached_input_token, settled.used.model) == (2, "gpt")
+    with pytest.raises(ValidationError):
+        meter.use(Usage(output_token=-1))
+
+
+def test_read_usage_adds_up_a_list() -> None:
+    usage = read_usage([{"input_token": 3, "model": "m"}, (ANTHROPIC, "text")])
+    assert counts(usage) == {**ANTHROPIC_COUNTS, "input_token": 31, "model": "claude"}

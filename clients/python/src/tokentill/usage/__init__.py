@@ -1,0 +1,21 @@
+"""Reading what a run used from whatever the service function returned, and adding it up.
+
+Understood as they are, from mappings, dataclasses and any object with attributes: the guide's `input_token`,
+`output_token` and `model`, and the usage of OpenAI (chat, Responses, embeddings), Anthropic, Gemini,
+Bedrock, Ollama, LangChain, the AI SDK and whatever copies them; whole, as stream events, and in lists and
+tuples.
+
+- `model`: `Usage`, what one reading says;
+- `arithmetic`: from a provider's report to counts, by the total that has to come out;
+- `shapes`: where each provider puts its report, its ids and its text;
+- `held`: the provider's stream behind a stream of bare text;
+- `meter`: the sum of a run, and the error where it can't be had.
+
+An extractor is any function of one result or chunk that answers a `Usage`, a mapping, or None for "says
+nothing".
+"""
+
+from tokentill.usage.meter import Meter, Settled, Used, count_deltas, read_usage
+from tokentill.usage.model import Extractor, Usage
+
+__all__ = ["Extractor", "Meter", "Settled", "Usage", "Used", "count_deltas", "read_usage"]

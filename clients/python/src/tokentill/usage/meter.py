@@ -1,0 +1,383 @@
+"""Adding up one run: its answers are added, and of each answer the latest total counts.
+
+Of one answer a provider's total beats everything that was added up in pieces, a reported 0 too. Only where
+it has said that it goes on counting, as Anthropic's `message_start` does, and then never finished, do the
+pieces count if they are more. Pieces alone count when the stream was left before the provider could report,
+or always with `count_deltas`. What can't be counted is never guessed: the rest is summed up, and `settle`
+answers with the error that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tokentill.errors import UsageError, UsageMissingError, UsageUnreadableError
+from tokentill.usage.held import StreamHelpers
+from tokentill.usage.model import COUNTS, WITHIN, Extractor, Usage, usage_from
+from tokentill.usage.shapes import Reading, look, look_through
+
+SEEN_MAX = 10
+SEEN_LENGTH_MAX = 500
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a run is billed for. `requests` is the number of answers that were added up."""
+
+    input_token: int = 0
+    output_token: int = 0
+    cached_input_token: int = 0
+    cache_write_token: int = 0
+    reasoning_token: int = 0
+    requests: int = 1
+    model: str | None = None
+
+    @property
+    def any(self) -> bool:
+        return self.input_token > 0 or self.output_token > 0
+
+    def as_end(self) -> dict[str, Any]:
+        """The fields of an end; those beyond the guide's only where they say something."""
+        said = {"input_token": self.input_token, "output_token": self.output_token, "model": self.model}
+        for name in ("cached_input_token", "cache_write_token", "reasoning_token"):
+            if getattr(self, name):
+                said[name] = getattr(self, name)
+        if self.requests > 1:
+            said["requests"] = self.requests
+        return said
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The end of the counting. `error`: something was used that `used` doesn't hold."""
+
+    used: Used
+    error: UsageError | None = None
+
+
+_Counts = dict[str, int]
+
+
+@dataclass
+class _Answer:
+    answer_id: str | None = None
+    model: str | None = None
+    # Said by the feature itself, beside whatever a provider reports.
+    used: _Counts = field(default_factory=dict)
+    added: _Counts = field(default_factory=dict)
+    total: _Counts = field(default_factory=dict)
+    pieces: int = 0
+    # The totals will grow: the provider said that it goes on.
+    growing: bool = False
+    over: bool = False
+    of_model: bool = False
+    # Counted by the feature or its extractor, whose word is above any count of pieces.
+    own: bool = False
+    report: Any = None
+    unreadable: UsageUnreadableError | None = None
+
+    @property
+    def only_pieces(self) -> bool:
+        return self.answer_id is None and not (self.over or self.used or self.added or self.total)
+
+    def take(self, reading: Reading) -> None:
+        usage = reading.usage
+        self.model = usage.model or self.model
+        self.pieces += reading.pieces
+        self.of_model = self.of_model or not reading.own
+        self.own = self.own or (reading.own and usage.said)
+        if reading.unreadable is not None:
+            self.report, self.unreadable = reading.report, reading.unreadable
+        elif usage.said and usage.kind == "total":
+            self.report = reading.report
+            self._replace(usage)
+        elif usage.said:
+            _add(self.added, usage)
+
+    def _replace(self, usage: Usage) -> None:
+        # A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
+        self.unreadable = None
+        self.growing = usage.final is False
+        for whole, parts in WITHIN.items():
+            # Together: parts of an older whole mean nothing beside a newer one.
+            if getattr(usage, whole) is not None:
+                for name in (whole, *parts):
+                    self.total[name] = getattr(usage, name) or 0
+
+    def counts(self, *, by_pieces: bool, left_early: bool) -> _Counts:
+        found = dict(self.added)
+        # What a provider adds up itself is complete only when it has come to its end.
+        incomplete = self.growing or (left_early and not self.own)
+        if incomplete or (by_pieces and "output_token" not in found):
+            counted = max(self.pieces, found.get("output_token", 0))
+            if counted:
+                found["output_token"] = counted
+        for whole, parts in WITHIN.items():
+            if whole in self.total and not (self.growing and found.get(whole, 0) > self.total[whole]):
+                found.update({name: self.total[name] for name in (whole, *parts)})
+        for name, count in self.used.items():
+            found[name] = found.get(name, 0) + count
+        return found
+
+
+class Meter:
+    """Reads everything a run hands it, and settles once."""
+
+    def __init__(self, extractor: Extractor | None = None) -> None:
+        self._count_pieces = extractor is count_deltas
+        self._extractor = None if extractor in {None, read_usage, count_deltas} else extractor
+        self._answers: list[_Answer] = []
+        self._by_id: dict[str, _Answer] = {}
+        self._current: _Answer | None = None
+        self._helpers = StreamHelpers()
+        self._whole_run: _Counts = {}
+        self._texts = 0
+        self._model: str | None = None
+
+    def use(self, usage: Usage) -> None:
+        """Add what the feature says it used. Raises UsageUnreadableError for what is no count."""
+        usage = usage.checked()
+        self._model = usage.model or self._model
+        _add((self._current or self._new()).used, usage)
+
+    def read(self, result: Any) -> None:
+        """Take in a whole result. What it has without an id is an answer of its own."""
+        self._read(result, whole=True)
+
+    def read_chunk(self, chunk: Any) -> None:
+        """Take in a chunk of a stream. What it has without an id belongs to the answer that goes on."""
+        if isinstance(chunk, (str, bytes)):
+            self._texts += 1
+            self._helpers.look()
+        self._read(chunk, whole=False)
+
+    def read_return(self, value: Any) -> None:
+        """Take in what a generator returned: counts of its own are about all of it, and replace the sum."""
+        if self._extractor is not None:
+            found = self._extracted(value)
+            readings = [] if found is None else [found]
+        else:
+            readings = list(look_through(value))
+        for reading in readings:
+            usage = replace(reading.usage, kind="total")
+            if reading.own and reading.unreadable is None and usage.answer_id is None:
+                self._model = usage.model or self._model
+                _add(self._whole_run, usage)
+            else:
+                self._take(replace(reading, usage=usage), whole=False)
+
+    def watch(self, source: Any) -> None:
+        """Remember the stream that is passed on: see `tokentill.usage.held`."""
+        self._helpers.watch(source)
+
+    def next_answer(self) -> None:
+        """What comes now without an id belongs to another answer."""
+        self._current = None
+
+    def settle(self, *, left_early: bool = False, required: bool = False) -> Settled:
+        """The sum, and what keeps it from being all.
+
+        `left_early`: the stream or the feature didn't finish. `required`: saying nothing at all is an
+        error, too.
+        """
+        self._read_helpers()
+        sums: _Counts = dict.fromkeys(COUNTS, 0)
+        requests, unreadable, missing = 0, [], []
+        for answer in self._answers:
+            if answer.unreadable is not None:
+                unreadable.append(answer)
+            counts = answer.counts(by_pieces=self._count_pieces, left_early=left_early)
+            if counts:
+                requests += 1
+                for name, count in counts.items():
+                    sums[name] += count
+            elif answer.of_model and answer.unreadable is None and not left_early:
+                missing.append(answer)
+        sums.update(self._whole_run)
+        said = requests > 0 or bool(self._whole_run)
+        used = Used(**sums, requests=max(requests, 1), model=self._model)
+        error = self._error(unreadable, missing, said=said)
+        if error is None and required and not said and not left_early:
+            error = UsageMissingError("The feature ran, and nothing said what it used")
+        return Settled(used, error)
+
+    def _read(self, result: Any, *, whole: bool) -> None:
+        readings = list(look_through(result))
+        if self._extractor is not None:
+            # What the extractor says replaces our own reading, which then only tells the answers apart.
+            readings = [_without_counts(reading) for reading in readings if not reading.own]
+            found = self._extracted(result)
+            if found is not None:
+                readings = [_about(found, readings[0]) if readings else found]
+        for reading in readings:
+            self._take(reading, whole=whole)
+
+    def _extracted(self, result: Any) -> Reading | None:
+        try:
+            usage = usage_from(self._extractor(result) if self._extractor else None)
+        except Exception as error:
+            unreadable = UsageUnreadableError(f"{type(error).__name__}: {error}")
+            unreadable.__cause__ = error
+            return Reading(Usage(), report=type(result).__name__, unreadable=unreadable, own=True)
+        return None if usage is None else Reading(usage, own=True)
+
+    def _take(self, reading: Reading, *, whole: bool) -> None:
+        usage = reading.usage
+        self._model = usage.model or self._model
+        own_answer = whole and usage.kind == "total" and usage.final is None and usage.said
+        answer = self._answer(usage, own_answer=own_answer)
+        answer.take(reading)
+        if usage.final or own_answer:
+            answer.over = True
+
+    def _answer(self, usage: Usage, *, own_answer: bool) -> _Answer:
+        current = self._current
+        if usage.answer_id is not None:
+            answer = self._by_id.get(usage.answer_id)
+            if answer is None:
+                # Some name an answer only after its text: the pieces so far are its.
+                answer = current if current and current.only_pieces else self._new()
+                answer.answer_id = usage.answer_id
+                self._by_id[usage.answer_id] = answer
+            self._current = answer
+            return answer
+        if current is None or (current.over and (usage.said or usage.final is not None)):
+            return self._new()
+        return self._new() if own_answer and current.total else current
+
+    def _new(self) -> _Answer:
+        answer = self._current = _Answer()
+        self._answers.append(answer)
+        return answer
+
+    def _read_helpers(self) -> None:
+        for helper in self._helpers.found():
+            reading = look(helper)
+            if reading is not None:
+                self._take(replace(reading, pieces=self._texts), whole=False)
+
+    def _error(self, unreadable: list[_Answer], missing: list[_Answer], *, said: bool) -> UsageError | None:
+        error: UsageError
+        if unreadable:
+            why = unreadable[0].unreadable
+            error = UsageUnreadableError(f"The usage of an answer can't be read: {why}")
+            error.__cause__ = why
+        elif missing:
+            error = UsageMissingError("A model answered, and its usage was not reported")
+        elif self._texts and not said:
+            error = UsageMissingError(
+                "A stream of text ended and nothing said what it used: read the usage with `run.read`, or say"
+                " that the feature is free"
+            )
+        else:
+            return None
+        error.seen = [_seen(answer) for answer in (unreadable + missing)[:SEEN_MAX]]
+        if self._texts and not said:
+            error.seen.append({"texts": self._texts})
+        return error
+
+
+def read_usage(result: Any) -> Usage | None:
+    """The usage that a result or chunk reports, added up where it is a list of results; None: it says
+    nothing.
+
+    Raises UsageUnreadableError for a report that has no known count, has one that is no count, or doesn't
+    add up.
+    """
+    readings = list(look_through(result))
+    for reading in readings:
+        if reading.unreadable is not None:
+            raise reading.unreadable
+    found = [reading.usage for reading in readings if reading.usage.said]
+    if len(found) < 2:
+        return found[0] if found else None
+    sums: dict[str, Any] = {}
+    for usage in found:
+        _add(sums, usage)
+    models = [usage.model for usage in found if usage.model]
+    return Usage(**sums, model=models[-1] if models else None, kind="total")
+
+
+def count_deltas(chunk: Any) -> Usage | None:
+    """Like `read_usage`; a chunk that only carries a piece of the answer counts as one output token.
+
+    For streams whose provider reports no usage. As a run's `usage`, the count gives way to what is reported.
+    """
+    reported = read_usage(chunk)
+    if reported is not None:
+        return reported
+    readings = list(look_through(chunk))
+    pieces = sum(reading.pieces for reading in readings)
+    if not pieces:
+        return None
+    about = readings[-1].usage
+    return Usage(output_token=pieces, model=about.model, answer_id=about.answer_id)
+
+
+def _add(counts: _Counts, usage: Usage) -> None:
+    for name in COUNTS:
+        if (value := getattr(usage, name)) is not None:
+            counts[name] = counts.get(name, 0) + value
+
+
+def _without_counts(reading: Reading) -> Reading:
+    about = reading.usage
+    usage = Usage(model=about.model, answer_id=about.answer_id, kind=about.kind, final=about.final)
+    return replace(reading, usage=usage, unreadable=None)
+
+
+def _about(found: Reading, reading: Reading) -> Reading:
+    """What an extractor found, about the answer that our own reading has recognised."""
+    usage, about = found.usage, reading.usage
+    named = replace(
+        usage,
+        model=usage.model or about.model,
+        answer_id=usage.answer_id or about.answer_id,
+        final=about.final if usage.final is None else usage.final,
+    )
+    return replace(found, usage=named, pieces=reading.pieces)
+
+
+def _seen(answer: _Answer) -> dict[str, Any]:
+    """What there was, for a person to bill it by: the counts and the ids, never the text."""
+    why = answer.unreadable
+    return {
+        "answer_id": answer.answer_id,
+        "model": answer.model,
+        "pieces": answer.pieces,
+        "usage": _plain(answer.report),
+        "why": "no usage was reported" if why is None else str(why),
+    }
+
+
+def _plain(report: Any) -> Any:
+    if report is None:
+        return None
+    dump = getattr(report, "model_dump", None)
+    if callable(dump):
+        report = dump()
+    elif hasattr(report, "__dict__"):
+        report = vars(report)
+    try:
+        written = json.dumps(report, default=repr)
+    except (TypeError, ValueError):
+        written = repr(report)
+    return (
+        json.loads(written)
+        if len(written) <= SEEN_LENGTH_MAX and _is_json(written)
+        else written[:SEEN_LENGTH_MAX]
+    )
+
+
+def _is_json(written: str) -> bool:
+    try:
+        json.loads(written, parse_constant=_refuse)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
