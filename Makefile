@@ -68,5 +68,5 @@ lock: ## resolve pyproject.toml into requirements/*.lock again (newest versions 
 	@sh requirements/lock.sh $(UV_VERSION)
 
 clean: ## remove the venv, caches and build output; keeps .data
-	rm -rf $(VENV) clients/python/.venv clients/typescript/node_modules clients/typescript/test/node/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) clients/python/.venv clients/python/.venv-openai1 clients/typescript/node_modules clients/typescript/test/node/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

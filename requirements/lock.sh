@@ -14,4 +14,7 @@ compile requirements/runtime.lock --python-version 3.11 pyproject.toml
 compile requirements/dev.lock --python-version 3.11 pyproject.toml --group dev --constraint requirements/runtime.lock
 compile requirements/servers.lock --python-version 3.11 --group local --no-deps
 client=clients/python
-compile "$client/requirements-dev.lock" --python-version 3.10 "$client/pyproject.toml" "$client/requirements-dev.txt"
+for environment in dev openai1; do
+    compile "$client/requirements-$environment.lock" --python-version 3.10 \
+        "$client/pyproject.toml" "$client/requirements-$environment.txt"
+done

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.providers.billing import Billing
+from tests.providers.mock import mock_provider
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[str]:
+    with mock_provider() as url:
+        yield url
+
+
+@pytest.fixture
+def billing() -> Billing:
+    return Billing()
