@@ -5,13 +5,17 @@ Three ways, as in the guide: the clients' direct calls, the service functions `t
 for ends that survive crashes, TOKENTILL_OUTBOX.
 """
 
+from tokentill.away import AwayReport
 from tokentill.client import AsyncTokenProcess, TokenProcess
 from tokentill.core import BatchItem, Flushed
+from tokentill.current import current_run
 from tokentill.errors import (
     AuthenticationError,
     ConfigurationError,
     ConflictError,
     FeatureNotAvailableError,
+    HoldNotFoundError,
+    HoldRefusedError,
     InsufficientTokensError,
     OutboxError,
     OutboxFullError,
@@ -26,14 +30,17 @@ from tokentill.errors import (
 from tokentill.functions import (
     token_process_end,
     token_process_end_async,
+    token_process_hold_extend,
+    token_process_hold_extend_async,
     token_process_start,
     token_process_start_async,
 )
+from tokentill.hooks import CallEvent, Hooks, OutboxEvent, RetryEvent
 from tokentill.outbox import Outbox, OutboxStatus
 from tokentill.run import AsyncRun, Run
 from tokentill.usage import Usage, count_deltas, read_usage
 from tokentill.version import __version__
-from tokentill.wire import Amount, End, Start
+from tokentill.wire import Amount, End, Hold, Start
 from tokentill.wrapper import with_token_process
 
 __all__ = [
@@ -41,17 +48,25 @@ __all__ = [
     "AsyncRun",
     "AsyncTokenProcess",
     "AuthenticationError",
+    "AwayReport",
     "BatchItem",
+    "CallEvent",
     "ConfigurationError",
     "ConflictError",
     "End",
     "FeatureNotAvailableError",
     "Flushed",
+    "Hold",
+    "HoldNotFoundError",
+    "HoldRefusedError",
+    "Hooks",
     "InsufficientTokensError",
     "Outbox",
     "OutboxError",
+    "OutboxEvent",
     "OutboxFullError",
     "OutboxStatus",
+    "RetryEvent",
     "Run",
     "Start",
     "TokenProcess",
@@ -65,9 +80,12 @@ __all__ = [
     "WalletNotFoundError",
     "__version__",
     "count_deltas",
+    "current_run",
     "read_usage",
     "token_process_end",
     "token_process_end_async",
+    "token_process_hold_extend",
+    "token_process_hold_extend_async",
     "token_process_start",
     "token_process_start_async",
     "with_token_process",

@@ -1,17 +1,26 @@
 """The two clients: `TokenProcess` for threads, `AsyncTokenProcess` for asyncio. Same calls, same behaviour.
 
 Both read TOKEN_SERVER_URL, SERVER_API_KEY and TOKENTILL_OUTBOX where nothing else is given, and may be shared
-by all threads or tasks of a process. Settings, in seconds where they are times:
+by all threads or tasks of a process. Settings:
 
-- `timeout_seconds` limits one attempt, `total_timeout_seconds` a call with all its retries;
-- `outbox` is a path, or an `Outbox` that the caller closes; `outbox_ends_max` bounds it;
+- `timeout_seconds` limits one attempt, `total_timeout_seconds` a call with all its retries, whole and
+  whatever drips; within that `start_timeout_seconds` a start, `end_timeout_seconds` an end, and
+  `cancelled_end_timeout_seconds` how long a cancelled task is kept by what is left to do;
+- `when_away`: "closed" refuses runs while the server is away; "open" lets `open_runs_max` of them, or as many
+  as use `open_tokens_max`, go on, whose ends go to the outbox. After `breaker_failures` calls without an
+  answer none is made for `breaker_seconds`;
+- `outbox` is a path, or an `Outbox` that the caller closes; `outbox_ends_max` bounds it. A path that can't be
+  used is logged, and stops nothing;
 - `background`: a thread sends what a failed call, another process or an earlier run of the program left in
   the outbox. Without it that is left to `flush_outbox()` or to the command `tokentill outbox flush`;
-- `transport` replaces httpx's own, say for a certificate of yours.
+- `hooks` are told of calls, retries and the outbox (`tokentill.hooks`);
+- `transport` replaces our own, say for a certificate of yours. In plain code an answer that drips is then
+  only limited as that transport does it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -20,14 +29,20 @@ from typing import Any, TypeAlias
 
 import httpx
 
-from tokentill.core import BatchItem, Core, Flushed, Steps, new_key
+from tokentill.away import AwayReport
+from tokentill.core import BatchItem, Core, Flushed, new_key
 from tokentill.drivers import AsyncDriver, Driver
+from tokentill.errors import ConfigurationError, OutboxError
+from tokentill.hooks import Hooks
 from tokentill.outbox import ENDS_MAX_DEFAULT, Outbox
 from tokentill.run import AsyncRun, OnEndError, Run
 from tokentill.sender import Sender
-from tokentill.settings import Settings, outbox_path_from_environment
+from tokentill.settings import Settings, WhenAway, outbox_path_from_environment
+from tokentill.steps import Steps
 from tokentill.usage import Extractor
-from tokentill.wire import Amount, End, Start, end_body
+from tokentill.wire import Amount, End, Hold, Start, end_body
+
+logger = logging.getLogger("tokentill")
 
 OutboxOrPath: TypeAlias = "Outbox | str | os.PathLike[str]"
 
@@ -35,28 +50,41 @@ OutboxOrPath: TypeAlias = "Outbox | str | os.PathLike[str]"
 class _Client:
     """What both clients are made of: the protocol, the outbox and its sender."""
 
-    def __init__(self, settings: Settings, outbox: OutboxOrPath | None, outbox_ends_max: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: OutboxOrPath | None,
+        outbox_ends_max: int,
+        hooks: Hooks | None,
+    ) -> None:
         chosen = outbox if outbox is not None else outbox_path_from_environment()
         self._owns_outbox = not isinstance(chosen, Outbox)
         self.outbox: Outbox | None
         if chosen is None or isinstance(chosen, Outbox):
             self.outbox = chosen
         else:
-            self.outbox = Outbox(chosen, ends_max=outbox_ends_max)
+            self.outbox = Outbox.opened_later(chosen, ends_max=outbox_ends_max)
+            try:
+                self.outbox.status()
+            except OutboxError as error:
+                logger.error("%s. Ends are only sent, not kept, until it can be", error)  # noqa: TRY400
+        if settings.when_away == "open" and self.outbox is None:
+            raise ConfigurationError("when_away='open' needs an outbox for the ends of what it lets through")
         self.settings = settings
-        self._core = Core(settings, self.outbox)
+        self._core = Core(settings, self.outbox, hooks)
         self._sender: Sender | None = None
 
     def _send_in_background(self, driver: Driver) -> None:
         if self.outbox is not None:
             self._sender = Sender(self._core, driver, owns_outbox=self._owns_outbox)
-            self._sender.ensure_running()
             # A client that is forgotten, not closed: its thread ends, too.
-            weakref.finalize(self, self._sender.stopping.set)
+            weakref.finalize(self, self._sender.ask_to_stop)
+
+    def away_report(self) -> AwayReport:
+        """Is the server away, and what went on without it?"""
+        return self._core.away.report()
 
     def _end_steps(self, *, idempotency_key: str | None, **end: Any) -> Steps[End]:
-        if self._sender is not None:
-            self._sender.ensure_running()
         return self._core.end(end_body(**end), idempotency_key or new_key())
 
     def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
@@ -98,16 +126,35 @@ class TokenProcess(_Client):
         *,
         timeout_seconds: float = 10.0,
         total_timeout_seconds: float = 30.0,
+        start_timeout_seconds: float = 3.0,
+        end_timeout_seconds: float | None = None,
+        cancelled_end_timeout_seconds: float = 0.5,
+        when_away: WhenAway = "closed",
+        open_runs_max: int = 100,
+        open_tokens_max: int = 100_000,
+        breaker_failures: int = 5,
+        breaker_seconds: float = 5.0,
         outbox: OutboxOrPath | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
+        hooks: Hooks | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(
-            Settings.resolve(base_url, api_key, timeout_seconds, total_timeout_seconds),
-            outbox,
-            outbox_ends_max,
+        settings = Settings.resolve(
+            base_url,
+            api_key,
+            timeout_seconds=timeout_seconds,
+            total_timeout_seconds=total_timeout_seconds,
+            start_timeout_seconds=start_timeout_seconds,
+            end_timeout_seconds=end_timeout_seconds,
+            cancelled_end_timeout_seconds=cancelled_end_timeout_seconds,
+            when_away=when_away,
+            open_runs_max=open_runs_max,
+            open_tokens_max=open_tokens_max,
+            breaker_failures=breaker_failures,
+            breaker_seconds=breaker_seconds,
         )
+        super().__init__(settings, outbox, outbox_ends_max, hooks)
         self._driver = Driver(self._core, transport)
         if background:
             self._send_in_background(self._driver)
@@ -119,9 +166,12 @@ class TokenProcess(_Client):
         *,
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
+        idempotency_key: str | None = None,
     ) -> Start:
         """May this user run this feature? The answer's `access_able` says. Raises TokenProcessError."""
-        return self._driver.run(self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds))
+        return self._driver.run(
+            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key)
+        )
 
     def end(
         self,
@@ -169,6 +219,23 @@ class TokenProcess(_Client):
         """Give back the hold of a run that used nothing. May be repeated. Raises TokenProcessError."""
         self._driver.run(self._core.cancel(user_id, process_id))
 
+    def extend_hold(
+        self,
+        user_id: str,
+        process_id: str,
+        *,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Hold:
+        """Add tokens to an open hold and/or seconds to its life.
+
+        HoldRefusedError: the user hasn't so many; the hold is as it was. HoldNotFoundError: it is gone.
+        """
+        return self._driver.run(
+            self._core.extend_hold(user_id, process_id, hold_token, hold_seconds, idempotency_key)
+        )
+
     def run(
         self,
         *,
@@ -176,6 +243,7 @@ class TokenProcess(_Client):
         feature_endpoint_id: str,
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
+        keep_hold: bool = False,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
@@ -189,6 +257,7 @@ class TokenProcess(_Client):
             feature_endpoint_id,
             hold_token=hold_token,
             hold_seconds=hold_seconds,
+            keep_hold=keep_hold,
             usage=usage,
             on_end_error=on_end_error,
             require_usage=require_usage,
@@ -216,7 +285,7 @@ class AsyncTokenProcess(_Client):
     """The client for asyncio. Its settings are the module's; `transport` doesn't reach the outbox's thread.
 
     An end that is on its way is finished even if its task is cancelled: the cancellation is raised
-    afterwards.
+    afterwards, or after `cancelled_end_timeout_seconds`, while the end goes on by itself.
     """
 
     def __init__(
@@ -226,16 +295,35 @@ class AsyncTokenProcess(_Client):
         *,
         timeout_seconds: float = 10.0,
         total_timeout_seconds: float = 30.0,
+        start_timeout_seconds: float = 3.0,
+        end_timeout_seconds: float | None = None,
+        cancelled_end_timeout_seconds: float = 0.5,
+        when_away: WhenAway = "closed",
+        open_runs_max: int = 100,
+        open_tokens_max: int = 100_000,
+        breaker_failures: int = 5,
+        breaker_seconds: float = 5.0,
         outbox: OutboxOrPath | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
+        hooks: Hooks | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(
-            Settings.resolve(base_url, api_key, timeout_seconds, total_timeout_seconds),
-            outbox,
-            outbox_ends_max,
+        settings = Settings.resolve(
+            base_url,
+            api_key,
+            timeout_seconds=timeout_seconds,
+            total_timeout_seconds=total_timeout_seconds,
+            start_timeout_seconds=start_timeout_seconds,
+            end_timeout_seconds=end_timeout_seconds,
+            cancelled_end_timeout_seconds=cancelled_end_timeout_seconds,
+            when_away=when_away,
+            open_runs_max=open_runs_max,
+            open_tokens_max=open_tokens_max,
+            breaker_failures=breaker_failures,
+            breaker_seconds=breaker_seconds,
         )
+        super().__init__(settings, outbox, outbox_ends_max, hooks)
         self._driver = AsyncDriver(self._core, transport)
         self._background_driver: Driver | None = None
         if background and self.outbox is not None:
@@ -249,10 +337,11 @@ class AsyncTokenProcess(_Client):
         *,
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
+        idempotency_key: str | None = None,
     ) -> Start:
         """See `TokenProcess.start`."""
         return await self._driver.run(
-            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds)
+            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key)
         )
 
     async def end(
@@ -295,6 +384,20 @@ class AsyncTokenProcess(_Client):
         """See `TokenProcess.cancel`."""
         await self._driver.run(self._core.cancel(user_id, process_id))
 
+    async def extend_hold(
+        self,
+        user_id: str,
+        process_id: str,
+        *,
+        hold_token: Amount | None = None,
+        hold_seconds: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Hold:
+        """See `TokenProcess.extend_hold`."""
+        return await self._driver.run(
+            self._core.extend_hold(user_id, process_id, hold_token, hold_seconds, idempotency_key)
+        )
+
     def run(
         self,
         *,
@@ -302,6 +405,7 @@ class AsyncTokenProcess(_Client):
         feature_endpoint_id: str,
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
+        keep_hold: bool = False,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
@@ -315,6 +419,7 @@ class AsyncTokenProcess(_Client):
             feature_endpoint_id,
             hold_token=hold_token,
             hold_seconds=hold_seconds,
+            keep_hold=keep_hold,
             usage=usage,
             on_end_error=on_end_error,
             require_usage=require_usage,

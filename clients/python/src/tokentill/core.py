@@ -1,8 +1,7 @@
-"""The protocol once, for the plain and the asyncio client alike.
+"""The protocol once, for the plain and the asyncio client alike: each call is a generator of steps.
 
-Each call is a generator of steps: it yields what has to be done (send this, wait so long, write that to disk)
-and is sent the result. The two clients only differ in how they carry a step out. So the retry policy, the
-idempotency keys and the order "disk first, then network" exist in one place.
+So the idempotency keys, what happens while the server is away, and the order "disk first, then network" exist
+in one place.
 """
 
 from __future__ import annotations
@@ -12,26 +11,29 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias, TypeVar
-
-import httpx
+from typing import Any
 
 from tokentill import wire
-from tokentill.errors import ConfigurationError, OutboxError, TokenProcessError, UnavailableError
+from tokentill.calls import Caller
+from tokentill.errors import (
+    ConfigurationError,
+    HoldRefusedError,
+    OutboxError,
+    TokenProcessError,
+    UnavailableError,
+)
+from tokentill.hooks import Hooks, OutboxEvent
 from tokentill.outbox import Outbox, QueuedEnd
 from tokentill.settings import Settings, backoff_seconds
-from tokentill.version import __version__
-
-T = TypeVar("T")
+from tokentill.steps import Disk, Sleep, Steps
 
 START_PATH = "/api/token-process/start"
 END_PATH = "/api/token-process/end"
 BATCH_PATH = "/api/token-process/end/batch"
 CANCEL_PATH = "/api/token-process/cancel"
+EXTEND_PATH = "/api/token-process/hold/extend"
 
 # Half of what the server takes in one call: a batch that has to be sent again is not lost time for long.
 BATCH_ENDS_MAX = 500
@@ -40,32 +42,6 @@ LEASE_SLACK_SECONDS = 5.0
 POSTPONE_CAP_SECONDS = 60.0
 # However little time is left for a flush, a call that it makes has a fair chance to be answered.
 CALL_SECONDS_MIN = 1.0
-
-
-@dataclass(frozen=True)
-class Send:
-    """POST `body`; answers with the httpx.Response, or the httpx.RequestError that came instead."""
-
-    path: str
-    body: str
-    headers: dict[str, str]
-    timeout_seconds: float
-
-
-@dataclass(frozen=True)
-class Sleep:
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A short blocking call; answers with its result, or has its error raised at the step."""
-
-    call: Callable[[], Any]
-
-
-Step: TypeAlias = Send | Sleep | Disk
-Steps: TypeAlias = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True)
@@ -95,19 +71,10 @@ def new_key() -> str:
     return str(uuid.uuid4())
 
 
-class Core:
-    def __init__(self, settings: Settings, outbox: Outbox | None) -> None:
-        self.settings = settings
+class Core(Caller):
+    def __init__(self, settings: Settings, outbox: Outbox | None, hooks: Hooks | None = None) -> None:
+        super().__init__(settings, hooks)
         self.outbox = outbox
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {
-            "x-server-api-key": self.settings.api_key,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": f"tokentill-python/{__version__}",
-        }
 
     def start(
         self,
@@ -115,49 +82,140 @@ class Core:
         feature_endpoint_id: str,
         hold_token: wire.Amount | None = None,
         hold_seconds: int | None = None,
+        key: str | None = None,
     ) -> Steps[wire.Start]:
-        body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds)
-        return (
-            yield from self._call(START_PATH, body, self.settings.total_timeout_seconds, wire.parse_start)
-        )
+        """Ask whether a run may start; while the server is away, do as `when_away` says."""
+        key = key or new_key()
+        arguments = {
+            "user_id": user_id,
+            "feature_endpoint_id": feature_endpoint_id,
+            "hold_token": hold_token,
+            "hold_seconds": hold_seconds,
+            "idempotency_key": key,
+        }
+        with _repeatable("start", key, arguments):
+            body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds)
+            try:
+                self.ask_breaker()
+                # The key keeps an attempt whose answer got lost from leaving a second hold behind.
+                return (
+                    yield from self.call(
+                        "start",
+                        START_PATH,
+                        body,
+                        limit_seconds=self.settings.start_limit_seconds,
+                        parse=wire.parse_start,
+                        key=key,
+                    )
+                )
+            except UnavailableError:
+                if not (yield from self._can_go_on_without_start()):
+                    raise
+                return wire.Start(user_id, 0, wire.ACCESS_ABLE, away=True)
+
+    def _can_go_on_without_start(self) -> Steps[bool]:
+        """Ask the policy. What goes on without the server must be sure of a place for its end."""
+        outbox = self.outbox
+        room = False
+        if outbox is not None and self.settings.when_away == "open":
+            with contextlib.suppress(OutboxError):
+                status = yield Disk(outbox.status)
+                room = status.pending + status.refused < outbox.ends_max
+        return self.away.let_through(room_for_its_end=room)
 
     def cancel(self, user_id: str, process_id: str) -> Steps[None]:
-        body = json.dumps({"user_id": user_id, "process_id": process_id})
-        yield from self._call(CANCEL_PATH, body, self.settings.cancel_timeout_seconds, lambda _envelope: None)
+        arguments = {"user_id": user_id, "process_id": process_id}
+        with _repeatable("cancel", None, arguments):
+            self.ask_breaker()
+            yield from self.call(
+                "cancel",
+                CANCEL_PATH,
+                json.dumps(arguments),
+                limit_seconds=self.settings.cancel_limit_seconds,
+                parse=lambda _envelope: None,
+            )
+
+    def extend_hold(
+        self,
+        user_id: str,
+        process_id: str,
+        hold_token: wire.Amount | None,
+        hold_seconds: int | None,
+        key: str | None = None,
+    ) -> Steps[wire.Hold]:
+        """Add to an open hold. HoldRefusedError leaves it as it was."""
+        key = key or new_key()
+        arguments = {
+            "user_id": user_id,
+            "process_id": process_id,
+            "hold_token": hold_token,
+            "hold_seconds": hold_seconds,
+            "idempotency_key": key,
+        }
+        with _repeatable("extend_hold", key, arguments):
+            body = wire.extend_body(user_id, process_id, hold_token, hold_seconds)
+            self.ask_breaker()
+            hold: wire.Hold = yield from self.call(
+                "extend_hold",
+                EXTEND_PATH,
+                body,
+                limit_seconds=self.settings.start_limit_seconds,
+                parse=wire.parse_hold,
+                key=key,
+            )
+            if hold.status != wire.ACCESS_ABLE:
+                raise HoldRefusedError(
+                    f"Insufficient tokens for a larger hold. Available: {hold.token}",
+                    status=200,
+                    code="hold_refused",
+                    data={"user_id": user_id, "token": hold.token, "status": hold.status},
+                )
+            return hold
 
     def end(self, body: str, key: str) -> Steps[wire.End]:
         """Report an end. With an outbox it is on disk before it is sent, until it is acknowledged."""
-        outbox = self.outbox
-        if outbox is None:
-            return (yield from self._send_end(body, key, self.settings.total_timeout_seconds))
-        wait_seconds = min(self.settings.total_timeout_seconds, self.settings.outbox_wait_seconds)
-        try:
-            yield Disk(lambda: outbox.put(key, body, lease_seconds=wait_seconds + LEASE_SLACK_SECONDS))
-        except OutboxError as disk_error:
-            # Full, or no disk: the end is still worth every attempt. Only if that fails too is it the
-            # caller's.
+        with _repeatable("end", key, lambda: _end_arguments(key, body)):
+            outbox = self.outbox
+            if outbox is None:
+                return (yield from self._send_end(body, key, self.settings.end_limit_seconds))
+            wait_seconds = self.settings.queued_end_limit_seconds
             try:
-                return (yield from self._send_end(body, key, self.settings.total_timeout_seconds))
-            except UnavailableError as error:
-                raise disk_error from error
-        try:
-            end = yield from self._send_end(body, key, wait_seconds)
-        except TokenProcessError as error:
-            yield from self._keep(outbox, [QueuedEnd(0, key, body, 0)], error)
-            if isinstance(error, UnavailableError):
-                error.queued = True
-            raise
-        # A removal that fails leaves the row to be sent once more, with the same key: not the caller's
-        # trouble.
-        with contextlib.suppress(OutboxError):
-            yield Disk(lambda: outbox.acknowledge([key]))
-        return end
+                yield Disk(lambda: outbox.put(key, body, lease_seconds=wait_seconds + LEASE_SLACK_SECONDS))
+            except OutboxError as disk_error:
+                # Full, or no disk: the end is still worth every attempt. Only if that fails too is it the
+                # caller's.
+                try:
+                    return (yield from self._send_end(body, key, self.settings.end_limit_seconds))
+                except UnavailableError as error:
+                    raise disk_error from error
+            try:
+                self.ask_breaker()
+                end = yield from self._send_end(body, key, wait_seconds)
+            except TokenProcessError as error:
+                yield from self._left_in_outbox(outbox, body, key, error)
+                raise
+            # A removal that fails leaves the row to be sent once more, with the same key: not the caller's
+            # trouble.
+            with contextlib.suppress(OutboxError):
+                yield Disk(lambda: outbox.acknowledge([key]))
+            return end
+
+    def _left_in_outbox(self, outbox: Outbox, body: str, key: str, error: TokenProcessError) -> Steps[None]:
+        yield from self._keep(outbox, [QueuedEnd(0, key, body, 0)], error)
+        if error.refused:
+            return
+        error.queued = True
+        if isinstance(error, UnavailableError):
+            end = json.loads(body)
+            self.away.used(end["input_token"] + end["output_token"])
+        yield from self._tell_outbox(outbox, queued=1)
 
     def end_batch(self, ends: Sequence[tuple[str, str]]) -> Steps[list[BatchItem]]:
         """Send (key, body) pairs, in calls of a size the server takes. Raises when a whole call fails."""
         items: list[BatchItem] = []
-        for chunk in _chunks(ends):
-            items += yield from self._send_batch(chunk, self.settings.total_timeout_seconds)
+        with _repeatable("end_batch", None, lambda: {"ends": [_end_arguments(*pair) for pair in ends]}):
+            for chunk in _chunks(ends):
+                items += yield from self._send_batch(chunk, self.settings.total_timeout_seconds)
         return items
 
     def flush_once(self, *, early: bool, deadline: float = math.inf) -> Steps[Flushed]:
@@ -175,6 +233,11 @@ class Core:
         )
         if not queued:
             return Flushed()
+        flushed = yield from self._flush_claimed(outbox, queued, deadline)
+        yield from self._tell_outbox(outbox, sent=flushed.sent, postponed=flushed.postponed)
+        return flushed
+
+    def _flush_claimed(self, outbox: Outbox, queued: Sequence[QueuedEnd], deadline: float) -> Steps[Flushed]:
         try:
             items = yield from self._send_queued(queued, deadline)
         except TokenProcessError as error:
@@ -221,7 +284,7 @@ class Core:
         pairs = [(end.idempotency_key, end.body) for end in queued]
         if len(pairs) > 1:
             try:
-                return (yield from self._send_batch(pairs, left_seconds()))
+                return (yield from self._send_batch(pairs, left_seconds(), looking=True))
             except TokenProcessError as error:
                 if not error.refused:
                     raise
@@ -230,7 +293,7 @@ class Core:
         items = []
         for key, body in pairs:
             try:
-                end = yield from self._send_end(body, key, left_seconds())
+                end = yield from self._send_end(body, key, left_seconds(), looking=True)
                 items.append(BatchItem(end, None))
             except TokenProcessError as error:
                 if not error.refused:
@@ -238,12 +301,24 @@ class Core:
                 items.append(BatchItem(None, error))
         return items
 
-    def _send_end(self, body: str, key: str, limit_seconds: float) -> Steps[wire.End]:
+    def _send_end(
+        self, body: str, key: str, limit_seconds: float, *, looking: bool = False
+    ) -> Steps[wire.End]:
         return (
-            yield from self._call(END_PATH, body, limit_seconds, wire.parse_end, {"Idempotency-Key": key})
+            yield from self.call(
+                "end",
+                END_PATH,
+                body,
+                limit_seconds=limit_seconds,
+                parse=wire.parse_end,
+                key=key,
+                looking=looking,
+            )
         )
 
-    def _send_batch(self, pairs: Sequence[tuple[str, str]], limit_seconds: float) -> Steps[list[BatchItem]]:
+    def _send_batch(
+        self, pairs: Sequence[tuple[str, str]], limit_seconds: float, *, looking: bool = False
+    ) -> Steps[list[BatchItem]]:
         # Spliced as text: the bodies are JSON already, and stay the very bodies of the single call.
         ends = ", ".join(f'{body[:-1]}, "idempotency_key": {json.dumps(key)}}}' for key, body in pairs)
 
@@ -251,9 +326,14 @@ class Core:
             results = (envelope.get("data") or {}).get("results")
             if not isinstance(results, list) or len(results) != len(pairs):
                 raise UnavailableError("The answer to end/batch doesn't match its ends")
-            return [_batch_item(result) for result in results]
+            return [_batch_item(result, *pair) for result, pair in zip(results, pairs, strict=True)]
 
-        return (yield from self._call(BATCH_PATH, f'{{"ends": [{ends}]}}', limit_seconds, parse))
+        text = f'{{"ends": [{ends}]}}'
+        return (
+            yield from self.call(
+                "end_batch", BATCH_PATH, text, limit_seconds=limit_seconds, parse=parse, looking=looking
+            )
+        )
 
     def _keep(self, outbox: Outbox, ends: Sequence[QueuedEnd], error: TokenProcessError) -> Steps[None]:
         """Note why these ends are still in the outbox, and when they are due again."""
@@ -264,73 +344,46 @@ class Core:
                 return
             attempts = max(end.attempts for end in ends) + 1
             delay_seconds = backoff_seconds(attempts, base_seconds=1.0, cap_seconds=POSTPONE_CAP_SECONDS)
-            if isinstance(error, UnavailableError) and error.retry_after:
-                delay_seconds = max(delay_seconds, min(error.retry_after, 3600.0))
+            if isinstance(error, UnavailableError) and error.retry_after_seconds:
+                delay_seconds = max(delay_seconds, min(error.retry_after_seconds, 3600.0))
             keys = [end.idempotency_key for end in ends]
             yield Disk(lambda: outbox.postpone(keys, str(error), delay_seconds=delay_seconds))
 
-    def _call(
-        self,
-        path: str,
-        body: str,
-        limit_seconds: float,
-        parse: Callable[..., T],
-        headers: dict[str, str] | None = None,
-    ) -> Steps[T]:
-        """One call with its retries: no answer, an unusable one and 5xx are tried again until time is up."""
-        deadline = time.monotonic() + limit_seconds
-        attempt = 0
-        while True:
-            attempt += 1
-            left_seconds = max(deadline - time.monotonic(), 0.001)
-            answer = yield Send(path, body, headers or {}, min(self.settings.timeout_seconds, left_seconds))
-            try:
-                return _read(answer, parse)
-            except UnavailableError as error:
-                pause_seconds = max(backoff_seconds(attempt), error.retry_after or 0.0)
-                if time.monotonic() + pause_seconds >= deadline:
-                    raise
-            yield Sleep(pause_seconds)
+    def _tell_outbox(self, outbox: Outbox, **counts: int) -> Steps[None]:
+        if self._hooks.on_outbox is None:
+            return
+        with contextlib.suppress(OutboxError):
+            status = yield Disk(outbox.status)
+            yield from self.tell(self._hooks.on_outbox, OutboxEvent(status.pending, status.refused, **counts))
 
 
-def _read(answer: httpx.Response | httpx.RequestError, parse: Callable[..., T]) -> T:
-    if not isinstance(answer, httpx.Response):
-        what = "no answer in time" if isinstance(answer, httpx.TimeoutException) else "no connection"
-        detail = f": {answer}" if str(answer) else ""
-        raise UnavailableError(f"Tokentill is unavailable, {what}{detail}") from answer
+@contextlib.contextmanager
+def _repeatable(
+    operation: str, key: str | None, arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+) -> Iterator[None]:
+    """Have every error say which call of the client repeats it; one whose end is in the outbox needs none."""
     try:
-        envelope = wire.parse(answer.status_code, answer.text)
-    except UnavailableError as error:
-        error.retry_after = _retry_after_seconds(answer)
+        yield
+    except TokenProcessError as error:
+        error.operation = operation
+        error.idempotency_key = key
+        if not error.queued:
+            found = arguments() if callable(arguments) else arguments
+            error.repeat = {name: value for name, value in found.items() if value is not None}
         raise
-    if parse is wire.parse_end:
-        return parse(envelope, replayed=answer.headers.get("Idempotent-Replayed") == "true")
-    return parse(envelope)
 
 
-def _retry_after_seconds(answer: httpx.Response) -> float | None:
-    """The header's seconds, given as a number or as a date."""
-    value = answer.headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    try:
-        return max(float(value), 0.0) if value.replace(".", "", 1).isdigit() else _seconds_until(value)
-    except (ValueError, TypeError):
-        return None
+def _end_arguments(key: str, body: str) -> dict[str, Any]:
+    return {**json.loads(body), "idempotency_key": key}
 
 
-def _seconds_until(date: str) -> float:
-    when = parsedate_to_datetime(date)
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return max((when - datetime.now(timezone.utc)).total_seconds(), 0.0)
-
-
-def _batch_item(result: Any) -> BatchItem:
+def _batch_item(result: Any, key: str, body: str) -> BatchItem:
     if isinstance(result, dict) and result.get("success") is True:
         return BatchItem(wire.parse_end(result), None)
     status = result.get("status") if isinstance(result, dict) else None
-    return BatchItem(None, wire.error_from(status if isinstance(status, int) else 500, result))
+    error = wire.error_from(status if isinstance(status, int) else 500, result)
+    error.operation, error.idempotency_key, error.repeat = "end", key, _end_arguments(key, body)
+    return BatchItem(None, error)
 
 
 def _chunks(pairs: Sequence[tuple[str, str]]) -> Generator[list[tuple[str, str]], None, None]:

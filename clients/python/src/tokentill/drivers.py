@@ -1,30 +1,47 @@
-"""Carrying out the steps of `tokentill.core`: in a thread, or on an event loop."""
+"""Carrying out the steps of `tokentill.steps`: in a thread, or on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import inspect
+import logging
+import threading
 import time
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import anyio
 import httpx
 
-from tokentill.core import Core, Send, Sleep, Steps
+from tokentill import forks
+from tokentill.calls import Caller
+from tokentill.steps import Disk, Interrupted, Send, Sleep, Step, Steps, Tell
+from tokentill.transport import AsyncTransport, ThreadTransport
+
+logger = logging.getLogger("tokentill")
 
 T = TypeVar("T")
 
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+# Somebody else's asynchronous callback is waited for so long, and then goes on by itself.
+CALLBACK_SECONDS = 5.0
 
 
 class Driver:
     """For threads, any number of them."""
 
-    def __init__(self, core: Core, transport: httpx.BaseTransport | None = None) -> None:
-        self._core = core
+    def __init__(self, caller: Caller, transport: httpx.BaseTransport | None = None) -> None:
+        self._caller = caller
         self._transport = transport
+        self._connect()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        # A forked child must not talk over its parent's sockets.
         self._connect()
 
     def run(self, steps: Steps[T]) -> T:
@@ -32,13 +49,7 @@ class Driver:
             step = next(steps)
             while True:
                 try:
-                    if isinstance(step, Send):
-                        result: Any = self._send(step)
-                    elif isinstance(step, Sleep):
-                        time.sleep(step.seconds)
-                        result = None
-                    else:
-                        result = step.call()
+                    result = self._carry_out(step)
                 except Exception as error:
                     step = steps.throw(error)
                 else:
@@ -50,10 +61,16 @@ class Driver:
     def close(self) -> None:
         self._http.close()
 
+    def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return self._send(step)
+        if isinstance(step, Disk):
+            return step.call()
+        if isinstance(step, Tell):
+            return _tell(step)
+        return time.sleep(step.seconds)
+
     def _send(self, send: Send) -> httpx.Response | httpx.RequestError:
-        # A forked child must not talk over its parent's sockets.
-        if self._pid != os.getpid():
-            self._connect()
         try:
             return self._http.post(
                 send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
@@ -62,37 +79,110 @@ class Driver:
             return error
 
     def _connect(self) -> None:
+        settings = self._caller.settings
         self._http = httpx.Client(
-            base_url=self._core.settings.base_url,
-            headers=self._core.headers,
-            limits=_LIMITS,
-            transport=self._transport,
+            base_url=settings.base_url,
+            headers=self._caller.headers,
+            transport=self._transport or ThreadTransport(settings.base_url),
         )
-        self._pid = os.getpid()
 
 
 class AsyncDriver:
     """For asyncio. Connections belong to the event loop that opened them, so each loop has its own."""
 
-    def __init__(self, core: Core, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._core = core
+    def __init__(self, caller: Caller, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._caller = caller
         self._transport = transport
+        self._prepare()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._https: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
+        # What goes on by itself: the loop alone would forget it.
+        self._unfinished: set[asyncio.Task[Any]] = set()
+        # Of its own: the loop's threads may all be busy with the service's work for long.
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "tokentill-disk")
 
     async def run(self, steps: Steps[T]) -> T:
+        return await self._run(steps, self._carry_out)
+
+    async def run_to_the_end(self, steps: Steps[T]) -> T:
+        """Carry the steps out even if the caller is cancelled meanwhile: a cancelled run has used its tokens.
+
+        The cancellation is raised afterwards, or after `cancelled_end_timeout_seconds`: the steps go on
+        without the caller then, until their own limits.
+        """
+        task = self.detach(self._run(steps, self._carry_out_to_the_end_of_the_loop()))
+        await self._join(task, give_up_at=None)
+        return task.result()
+
+    async def run_cancelled(self, steps: Steps[None]) -> None:
+        """The same for a caller that is cancelled already, and isn't kept for longer than that."""
+        task = self.detach(self._run(steps, self._carry_out_to_the_end_of_the_loop()))
+        await self._join(task, give_up_at=asyncio.get_running_loop().time() + self._patience_seconds)
+
+    def detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return task
+
+    def thread_driver(self) -> Driver | None:
+        """For what is left after the loop; None where the transport knows no threads."""
+        if self._transport is None:
+            return Driver(self._caller)
+        return (
+            Driver(self._caller, self._transport)
+            if isinstance(self._transport, httpx.BaseTransport)
+            else None
+        )
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        # They have limits of their own; after them nobody needs the connections.
+        mine = {task for task in self._unfinished if task.get_loop() is loop}
+        if mine:
+            await asyncio.wait(mine)
+        http = self._https.pop(loop, None)
+        if http is not None:
+            await http.aclose()
+
+    async def _join(self, task: asyncio.Task[Any], give_up_at: float | None) -> None:
+        """Wait for the task; once cancelled, for a short while only. Raises the cancellation, if any."""
+        loop = asyncio.get_running_loop()
+        cancellation: asyncio.CancelledError | None = None
+        # Two kinds of cancelling: a scope's (anyio, so also Starlette's), which comes again at every await,
+        # and a task's.
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                left = None if give_up_at is None else give_up_at - loop.time()
+                if left is not None and left <= 0:
+                    break
+                try:
+                    await asyncio.wait([task], timeout=left)
+                except asyncio.CancelledError as error:
+                    cancellation = error
+                    give_up_at = give_up_at or loop.time() + self._patience_seconds
+        if cancellation is not None:
+            if task.done() and not task.cancelled():
+                task.exception()  # Looked at, or asyncio complains that nobody did.
+            raise cancellation
+
+    @property
+    def _patience_seconds(self) -> float:
+        return self._caller.settings.cancelled_end_timeout_seconds
+
+    async def _run(self, steps: Steps[T], carry_out: Callable[[Step], Awaitable[Any]]) -> T:
         try:
             step = next(steps)
             while True:
                 try:
-                    if isinstance(step, Send):
-                        result: Any = await self._send(step)
-                    elif isinstance(step, Sleep):
-                        await asyncio.sleep(step.seconds)
-                        result = None
-                    else:
-                        result = await asyncio.to_thread(step.call)
+                    result = await carry_out(step)
                 except Exception as error:
                     step = steps.throw(error)
                 else:
@@ -101,49 +191,108 @@ class AsyncDriver:
             answer: T = done.value
             return answer
 
-    async def run_to_the_end(self, steps: Steps[T]) -> T:
-        """Carry the steps out even if the caller is cancelled meanwhile: a cancelled run has used its tokens.
+    async def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return await self._send(step)
+        if isinstance(step, Disk):
+            return await asyncio.get_running_loop().run_in_executor(self._disk, step.call)
+        if isinstance(step, Tell):
+            return await self._tell(step)
+        return await asyncio.sleep(step.seconds)
 
-        The cancellation is raised afterwards; the steps' own time limit bounds the wait.
+    def _carry_out_to_the_end_of_the_loop(self) -> Callable[[Step], Awaitable[Any]]:
+        """Nobody cancels a task that nobody knows but the end of its loop, which then waits for it.
+
+        One last attempt is made, as the call may be repeated, and no pauses. What the outbox has by then is
+        sent later.
         """
-        return await _uninterrupted(self.run(steps))
+        hurried = False
 
-    async def close(self) -> None:
-        http = self._https.pop(asyncio.get_running_loop(), None)
-        if http is not None:
-            await http.aclose()
+        async def carry_out(step: Step) -> Any:
+            nonlocal hurried
+            if not hurried:
+                try:
+                    return await self._carry_out(step)
+                except asyncio.CancelledError:
+                    hurried = True
+            if isinstance(step, Sleep):
+                return None
+            if isinstance(step, Send):
+                answer = await self._send(dataclasses.replace(step, timeout_seconds=self._patience_seconds))
+                return answer if isinstance(answer, httpx.Response) else Interrupted("The program is ending")
+            return await self._carry_out(step)
+
+        return carry_out
 
     async def _send(self, send: Send) -> httpx.Response | httpx.RequestError:
         loop = asyncio.get_running_loop()
         http = self._https.get(loop)
         if http is None:
+            settings = self._caller.settings
             http = self._https[loop] = httpx.AsyncClient(
-                base_url=self._core.settings.base_url,
-                headers=self._core.headers,
-                limits=_LIMITS,
-                transport=self._transport,
+                base_url=settings.base_url,
+                headers=self._caller.headers,
+                transport=self._transport or AsyncTransport(settings.base_url),
             )
         try:
-            return await http.post(
-                send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
-            )
+            with anyio.fail_after(send.timeout_seconds):
+                return await http.post(
+                    send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
+                )
+        except TimeoutError:
+            return httpx.ReadTimeout(f"The call took longer than {send.timeout_seconds:g} seconds")
         except httpx.RequestError as error:
             return error
 
+    async def _tell(self, tell: Tell) -> None:
+        with _logged(tell.name):
+            answer = tell.call()
+            if inspect.isawaitable(answer):
+                # A task of its own, so that a cancellation in there is not mistaken for ours.
+                task = self.detach(_awaited(answer))
+                await asyncio.wait([task], timeout=CALLBACK_SECONDS)
+                if not task.done():
+                    logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
+                    task.add_done_callback(functools.partial(_look_at, tell.name))
+                else:
+                    _look_at(tell.name, task)
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    # Two kinds of cancelling: a scope's (anyio, so also Starlette's), which comes again at every await, and a
-    # task's.
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # Looked at, or asyncio complains that nobody did.
-    raise cancelled
+
+def _tell(tell: Tell) -> None:
+    with _logged(tell.name):
+        answer = tell.call()
+        if inspect.isawaitable(answer):
+            # In a thread of its own, as this one may have a running loop.
+            thread = threading.Thread(
+                target=_await_in_thread, args=(tell.name, answer), name="tokentill-callback", daemon=True
+            )
+            thread.start()
+            thread.join(CALLBACK_SECONDS)
+            if thread.is_alive():
+                logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
+
+
+def _await_in_thread(name: str, answer: Awaitable[Any]) -> None:
+    try:
+        asyncio.run(_awaited(answer))
+    except (Exception, asyncio.CancelledError):
+        logger.exception("%s failed", name)
+
+
+async def _awaited(answer: Awaitable[Any]) -> None:
+    await answer
+
+
+def _look_at(name: str, task: asyncio.Task[Any]) -> None:
+    if task.cancelled():
+        logger.error("%s was cancelled", name)
+    elif (error := task.exception()) is not None:
+        logger.error("%s failed", name, exc_info=error)
+
+
+@contextlib.contextmanager
+def _logged(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logger.exception("%s failed", name)

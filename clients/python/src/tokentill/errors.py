@@ -6,6 +6,8 @@ TokenProcessError
  ├─ WalletNotFoundError       404: no wallet (start: none that is active with a valid package)
  ├─ FeatureNotAvailableError  403: the feature endpoint doesn't exist or isn't in the package
  ├─ InsufficientTokensError   start said not-access-able; `token` is the balance
+ │   └─ HoldRefusedError      a hold could not be extended by that much; it is as it was
+ ├─ HoldNotFoundError         404: there is no open hold with this process id
  ├─ ValidationError           400, 413, 415: `errors` names each field; also raised before anything is sent
  ├─ ConflictError             409: the idempotency key was used with another body
  ├─ UnavailableError          no usable answer in time, or 5xx: the same call may be repeated
@@ -14,21 +16,43 @@ TokenProcessError
  │   └─ UsageUnreadableError  its report can't be read or doesn't add up (a ValidationError too)
  └─ OutboxError               the outbox file can't be used
      └─ OutboxFullError       it holds as many ends as it may
+
+An error of a call says how to repeat it: `getattr(client, error.operation)(**error.repeat)`, which carries
+the idempotency key. Errors keep all of it when they are pickled, or stored by Celery as JSON.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 
 class TokenProcessError(Exception):
-    """The root of the tree. Everything but `message` is the server's, where it gave it."""
+    """The root of the tree.
+
+    `status`, `code`, `errors`, `request_id` and `data` are the server's, where it gave them. `operation`
+    names the client's method that failed, `idempotency_key` its key, and `repeat` its arguments. `queued`:
+    the end stands in the outbox, from where it will still be sent, so there is nothing to repeat.
+    """
+
+    _details: ClassVar[tuple[str, ...]] = (
+        "status",
+        "code",
+        "errors",
+        "request_id",
+        "data",
+        "operation",
+        "idempotency_key",
+        "repeat",
+        "queued",
+    )
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
+        details: Mapping[str, Any] | None = None,
         *,
         status: int | None = None,
         code: str | None = None,
@@ -43,11 +67,28 @@ class TokenProcessError(Exception):
         self.errors = dict(errors or {})
         self.request_id = request_id
         self.data = dict(data or {})
+        self.operation: str | None = None
+        self.idempotency_key: str | None = None
+        self.repeat: dict[str, Any] | None = None
+        self.queued = False
+        # As `args` gave them, when the error is made again elsewhere.
+        for name in self._details:
+            if details and name in details:
+                setattr(self, name, details[name])
+
+    # A property, as what was noted since the error was made belongs to it as well.
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """The message and all else in plain JSON: what Celery's JSON keeps of an error is its `args`."""
+        details = {name: value for name in self._details if (value := getattr(self, name))}
+        return (self.message, _plain(details)) if details else (self.message,)
 
     @property
     def token(self) -> int | Decimal | None:
         """The user's balance, where the answer carried it."""
-        return self.data.get("token")
+        token = self.data.get("token")
+        # Text only where the error came through JSON, which knows no Decimal.
+        return Decimal(token) if isinstance(token, str) else token
 
     @property
     def refused(self) -> bool:
@@ -81,6 +122,14 @@ class InsufficientTokensError(TokenProcessError):
     pass
 
 
+class HoldRefusedError(InsufficientTokensError):
+    pass
+
+
+class HoldNotFoundError(TokenProcessError):
+    pass
+
+
 class ValidationError(TokenProcessError):
     pass
 
@@ -90,23 +139,45 @@ class ConflictError(TokenProcessError):
 
 
 class UnavailableError(TokenProcessError):
-    """`queued` tells whether the end stands in the outbox, from where it will still be sent."""
+    """`retry_after_seconds` is the server's wish, where it had one."""
+
+    _details: ClassVar[tuple[str, ...]] = (*TokenProcessError._details, "retry_after_seconds")
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, queued: bool = False, **details: Any
+        self,
+        message: str = "",
+        details: Mapping[str, Any] | None = None,
+        *,
+        retry_after_seconds: float | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(message, **details)
-        self.retry_after = retry_after
-        self.queued = queued
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message, details, **more)
+
+    @property
+    def away(self) -> bool:
+        """Nobody there, or nobody who can work: not the server's own trouble with this one call."""
+        return self.status != 500
 
 
 class UsageError(TokenProcessError):
     """`seen` is what there was to read, an object for each answer; `result` the feature's result."""
 
-    def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message, **details)
+    _details: ClassVar[tuple[str, ...]] = (*TokenProcessError._details, "seen")
+
+    def __init__(self, message: str = "", details: Mapping[str, Any] | None = None, **more: Any) -> None:
         self.seen: list[dict[str, Any]] = []
         self.result: Any = None
+        super().__init__(message, details, **more)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind, arguments, *state = super().__reduce__()
+        try:
+            pickle.dumps(self.result)
+        except Exception:
+            # A result can be anything: where it can't come along, the error does without it.
+            state = [{**self.__dict__, "result": None}]
+        return (kind, arguments, *state)
 
 
 class UsageMissingError(UsageError):
@@ -127,3 +198,11 @@ class OutboxFullError(OutboxError):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import threading
 
+from tokentill import forks
 from tokentill.client import AsyncTokenProcess, TokenProcess
-from tokentill.wire import Amount, End, Start
+from tokentill.wire import Amount, End, Hold, Start
 
-_lock = threading.Lock()
+
+class _Lock:
+    """Held while a client is made. A child that was forked meanwhile must not wait for it for ever."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        self.held = threading.Lock()
+
+
+_lock = _Lock()
 _client: TokenProcess | None = None
 _async_client: AsyncTokenProcess | None = None
 
@@ -15,7 +28,7 @@ _async_client: AsyncTokenProcess | None = None
 def default_client() -> TokenProcess:
     """The process's own client. Raises ConfigurationError where the environment has no SERVER_API_KEY."""
     global _client  # noqa: PLW0603 - one for each process, made late so that importing needs no settings
-    with _lock:
+    with _lock.held:
         if _client is None:
             _client = TokenProcess()
         return _client
@@ -24,7 +37,7 @@ def default_client() -> TokenProcess:
 def default_async_client() -> AsyncTokenProcess:
     """See `default_client`."""
     global _async_client  # noqa: PLW0603
-    with _lock:
+    with _lock.held:
         if _async_client is None:
             _async_client = AsyncTokenProcess()
         return _async_client
@@ -36,10 +49,15 @@ def token_process_start(
     feature_endpoint_id: str,
     hold_token: Amount | None = None,
     hold_seconds: int | None = None,
+    idempotency_key: str | None = None,
 ) -> Start:
     """See `TokenProcess.start`."""
     return default_client().start(
-        user_id, feature_endpoint_id, hold_token=hold_token, hold_seconds=hold_seconds
+        user_id,
+        feature_endpoint_id,
+        hold_token=hold_token,
+        hold_seconds=hold_seconds,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -79,10 +97,15 @@ async def token_process_start_async(
     feature_endpoint_id: str,
     hold_token: Amount | None = None,
     hold_seconds: int | None = None,
+    idempotency_key: str | None = None,
 ) -> Start:
     """See `AsyncTokenProcess.start`."""
     return await default_async_client().start(
-        user_id, feature_endpoint_id, hold_token=hold_token, hold_seconds=hold_seconds
+        user_id,
+        feature_endpoint_id,
+        hold_token=hold_token,
+        hold_seconds=hold_seconds,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -113,4 +136,40 @@ async def token_process_end_async(
         cache_write_token=cache_write_token,
         reasoning_token=reasoning_token,
         requests=requests,
+    )
+
+
+def token_process_hold_extend(
+    *,
+    user_id: str,
+    process_id: str,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+    idempotency_key: str | None = None,
+) -> Hold:
+    """See `TokenProcess.extend_hold`."""
+    return default_client().extend_hold(
+        user_id,
+        process_id,
+        hold_token=hold_token,
+        hold_seconds=hold_seconds,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def token_process_hold_extend_async(
+    *,
+    user_id: str,
+    process_id: str,
+    hold_token: Amount | None = None,
+    hold_seconds: int | None = None,
+    idempotency_key: str | None = None,
+) -> Hold:
+    """See `AsyncTokenProcess.extend_hold`."""
+    return await default_async_client().extend_hold(
+        user_id,
+        process_id,
+        hold_token=hold_token,
+        hold_seconds=hold_seconds,
+        idempotency_key=idempotency_key,
     )

@@ -16,12 +16,12 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tokentill import forks
 from tokentill.errors import ConflictError, OutboxError, OutboxFullError
 
 ENDS_MAX_DEFAULT = 100_000
@@ -29,6 +29,8 @@ ENDS_MAX_DEFAULT = 100_000
 _FORMAT = 1
 _APPLICATION_ID = 0x546F6B54  # "TokT"
 _BUSY_TIMEOUT_SECONDS = 10.0
+# Who puts an end in is a service at work, which can also send it at once.
+_PUT_TIMEOUT_SECONDS = 2.0
 
 # The format is shared with the other clients: a change here is a new _FORMAT.
 _SCHEMA = f"""
@@ -86,13 +88,24 @@ class Outbox:
     """Opens or creates the file at `path`. To be shared by threads; a forked child opens it anew."""
 
     def __init__(self, path: str | os.PathLike[str], *, ends_max: int = ENDS_MAX_DEFAULT) -> None:
+        self._prepare(path, ends_max)
+        with self._open():
+            pass
+
+    @classmethod
+    def opened_later(cls, path: str | os.PathLike[str], *, ends_max: int = ENDS_MAX_DEFAULT) -> Outbox:
+        """For who goes on without one: a file that can't be used fails each call, until it can."""
+        outbox = cls.__new__(cls)
+        outbox._prepare(path, ends_max)
+        return outbox
+
+    def _prepare(self, path: str | os.PathLike[str], ends_max: int) -> None:
         self.path = Path(path)
         self.ends_max = ends_max
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        _outboxes.add(self)
-        with self._open():
-            pass
+        self._inode = 0
+        forks.register(self)
 
     def put(self, idempotency_key: str, body: str, *, lease_seconds: float) -> None:
         """Make the end durable, leased to the caller. ConflictError: the key is here with another body."""
@@ -100,7 +113,7 @@ class Outbox:
         with self._open() as db:
             # FULL: when this returns, the end has been through fsync.
             db.execute("PRAGMA synchronous = FULL")
-            with _transaction(db):
+            with _busy_timeout(db, _PUT_TIMEOUT_SECONDS), _transaction(db):
                 there = db.execute(
                     "SELECT body FROM ends WHERE idempotency_key = ?", (idempotency_key,)
                 ).fetchone()
@@ -230,11 +243,22 @@ class Outbox:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._lock:
-                if self._connection is None:
-                    self._connection = _connect(self.path)
-                yield self._connection
+                yield self._connected()
         except (sqlite3.Error, OSError) as error:
+            if not isinstance(error, sqlite3.OperationalError) or "locked" not in str(error):
+                # Opened anew the next time: the disk may be another, or whole again.
+                self.close()
             raise OutboxError(f"The outbox {self.path} can't be used: {error}") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and _inode(self.path) != self._inode:
+            # Somebody removed or replaced the file: what is written to the old one is lost with it.
+            self._connection.close()
+            self._connection = None
+        if self._connection is None:
+            self._connection = _connect(self.path)
+            self._inode = _inode(self.path)
+        return self._connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -247,6 +271,13 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -277,6 +308,15 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 @contextlib.contextmanager
+def _busy_timeout(db: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_SECONDS * 1000)}")
+
+
+@contextlib.contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     """One write transaction. Begun IMMEDIATE, so that it waits for its turn instead of failing half-way."""
     db.execute("BEGIN IMMEDIATE")
@@ -300,13 +340,3 @@ def _now_ms() -> int:
 
 # A fork leaves the child with connections it must neither use nor close: they are kept here, untouched.
 _inherited: list[sqlite3.Connection] = []
-_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for outbox in list(_outboxes):
-        outbox.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

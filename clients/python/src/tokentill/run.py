@@ -9,22 +9,35 @@ logged and handed over likewise, as a UsageError; with `require_usage` the run r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+import weakref
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-from tokentill.core import Core, Steps, new_key
+from tokentill.core import Core, new_key
+from tokentill.current import inside
 from tokentill.drivers import AsyncDriver, Driver
-from tokentill.errors import InsufficientTokensError, TokenProcessError, UnavailableError, UsageError
+from tokentill.errors import (
+    HoldNotFoundError,
+    HoldRefusedError,
+    InsufficientTokensError,
+    TokenProcessError,
+    UnavailableError,
+    UsageError,
+)
+from tokentill.holds import HoldLife, keeper
+from tokentill.steps import Steps, Tell
+from tokentill.streams import AsyncStream, Stream
 from tokentill.usage import Extractor, Meter, Settled, Usage, Used
-from tokentill.wire import Amount, End, Start, end_body
+from tokentill.wire import Amount, End, Hold, Start, end_body
 
 logger = logging.getLogger("tokentill")
 
 T = TypeVar("T")
-OnEndError: TypeAlias = Callable[[Exception, "dict[str, Any]"], None]
+OnEndError: TypeAlias = Callable[[Exception, "dict[str, Any]"], "Awaitable[None] | None"]
 
 
 class _Run:
@@ -38,6 +51,7 @@ class _Run:
         *,
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
+        keep_hold: bool = False,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
@@ -50,11 +64,18 @@ class _Run:
         self._free = free
         self._hold_token = hold_token
         self._hold_seconds = hold_seconds
+        self._keep_hold = keep_hold
         self._on_end_error = on_end_error
         self._finished = False
+        self._start_key = new_key()
+        self._refusal: HoldRefusedError | None = None
+        # The way into it leads through this run, so a strong one would keep a forgotten stream alive.
+        self._stream: weakref.ref[Any] | None = None
+        self._inside: contextlib.AbstractContextManager[None] | None = None
         self.user_id = user_id
         self.feature_endpoint_id = feature_endpoint_id
         self.idempotency_key = new_key()
+        self.hold: HoldLife | None = None
         self.started: Start | None = None
         self.ended: End | None = None
         self.end_error: Exception | None = None
@@ -100,25 +121,79 @@ class _Run:
         """This run costs nothing, whatever was or will be read: no end, and its hold is given back."""
         self._free = True
 
+    def read_chunk(self, chunk: Any) -> None:
+        """Take in a chunk of this run's stream."""
+        self._meter.read_chunk(chunk)
+
+    def read_return(self, value: Any) -> None:
+        """Take in what a generator returned at its end."""
+        self._meter.read_return(value)
+
+    def read_past(self, source: Any) -> None:
+        """Its chunks didn't come by here: see what the stream has put together by itself."""
+        self._meter.watch_helper(source)
+
     def _settle(self, *, failed: bool) -> Settled:
         if self._free:
             return Settled(Used())
         return self._meter.settle(left_early=failed, required=self._require_usage)
 
+    def raise_if_stopped(self) -> None:
+        """A stream asks after every chunk: a hold that could not be extended ends it."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
     def _start_steps(self) -> Steps[Start]:
         if self.started is None:
             started = yield from self._core.start(
-                self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds
+                self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds, self._start_key
             )
             if not started.access_able:
-                raise InsufficientTokensError(
+                error = InsufficientTokensError(
                     f"Insufficient tokens. Available: {started.token}",
                     status=200,
                     code="insufficient_tokens",
                     data={"user_id": started.user_id, "token": started.token, "status": started.status},
                 )
+                error.operation = "start"
+                raise error
             self.started = started
+            if started.hold_token is not None and started.expires_at is not None:
+                self.hold = HoldLife(self._hold_seconds, started.expires_at)
         return self.started
+
+    def _extend_steps(self, token: Amount | None, seconds: int | None) -> Steps[Hold]:
+        if self.started is None or self.started.process_id is None:
+            if self.started is not None and self.started.away:
+                raise UnavailableError("This run went on without Tokentill, so it has no hold to extend")
+            raise HoldNotFoundError("This run has no hold to extend")
+        try:
+            hold = yield from self._core.extend_hold(self.user_id, self.started.process_id, token, seconds)
+        except HoldRefusedError as error:
+            if token is not None:
+                self._refusal = error
+            raise
+        if self.hold is not None:
+            self.hold.extended(seconds or 0)
+        return hold
+
+    def keep_hold_steps(self) -> Steps[None]:
+        """Have the hold live on for as long as it already has. Raises what it fails with."""
+        if self.hold is not None and not self._finished:
+            yield from self._extend_steps(None, self.hold.half_life_seconds)
+
+    def _give_back_steps(self) -> Steps[None]:
+        """A start that was cancelled on its way may have made a hold; its key finds it again."""
+        with contextlib.suppress(TokenProcessError):
+            started = yield from self._core.start(
+                self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds, self._start_key
+            )
+            if started.process_id is not None:
+                yield from self._core.cancel(self.user_id, started.process_id)
 
     def _finish_steps(self, *, failed: bool) -> Steps[None]:
         """Settle this run, once. Raises nothing but what the program itself is interrupted by."""
@@ -129,7 +204,7 @@ class _Run:
         settled = self._settle(failed=failed)
         self._used = settled.used
         if settled.error is not None:
-            self._not_counted(settled.error, failed=failed)
+            yield from self._not_counted(settled.error, failed=failed)
         if self._used.any:
             try:
                 body = end_body(
@@ -140,20 +215,20 @@ class _Run:
                 )
                 self.ended = yield from self._core.end(body, self.idempotency_key)
             except Exception as error:
-                self._report(error)
+                yield from self._report(error)
         elif process_id and (failed or self._hold_token is not None):
             try:
                 yield from self._core.cancel(self.user_id, process_id)
             except TokenProcessError as error:
                 logger.warning("The hold %s was not given back and will expire: %s", process_id, error)
 
-    def _not_counted(self, error: UsageError, *, failed: bool) -> None:
+    def _not_counted(self, error: UsageError, *, failed: bool) -> Steps[None]:
         """Usage is missing or unreadable: to be raised when the run is over, where that is wanted."""
         self.usage_error = error
         # A feature that failed has an error of its own, and a stream that was left nobody to raise it to.
         self._raise_usage_error = self._require_usage and not failed
         if not self._raise_usage_error:
-            self._report(error)
+            yield from self._report(error)
 
     def _strictly(self, result: Any = None) -> None:
         if self._raise_usage_error and self.usage_error is not None:
@@ -161,9 +236,9 @@ class _Run:
             self.usage_error.result = result
             raise self.usage_error
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> Steps[None]:
         self.end_error = error
-        end = {
+        end: dict[str, Any] = {
             "user_id": self.user_id,
             "feature_endpoint_id": self.feature_endpoint_id,
             **self._used.as_end(),
@@ -173,16 +248,14 @@ class _Run:
         if isinstance(error, UsageError):
             end["seen"] = error.seen
             logger.error("The usage was not counted: %s: %s", error, json.dumps(end))
-        elif isinstance(error, UnavailableError) and error.queued:
+        elif isinstance(error, TokenProcessError) and error.queued:
             logger.warning("The end waits in the outbox: %s: %s", error, json.dumps(end))
         else:
             # Everything needed to bill it by hand, with the same key.
             logger.error("The end was not billed: %s: %s", error, json.dumps(end), exc_info=error)
-        if self._on_end_error is not None:
-            try:
-                self._on_end_error(error, end)
-            except Exception:
-                logger.exception("on_end_error failed")
+        told = self._on_end_error
+        if told is not None:
+            yield Tell("on_end_error", lambda: told(error, end))
 
 
 class Run(_Run):
@@ -199,46 +272,57 @@ class Run(_Run):
 
         Raises InsufficientTokensError, or whatever else of the error tree keeps the run from starting.
         """
-        return self._driver.run(self._start_steps())
+        if self.started is not None:
+            return self.started
+        started = self._driver.run(self._start_steps())
+        if self._keep_hold and self.hold is not None:
+            keeper.keep(self)
+        return started
 
     def finish(self, *, failed: bool = False, result: Any = None) -> None:
         """Settle now. `failed`: the feature came to no end. Raises UsageError if usage is required."""
         self._driver.run(self._finish_steps(failed=failed))
         self._strictly(result)
 
+    def keep_hold(self) -> None:
+        """The keeper's turn, in a thread of its own."""
+        self._driver.run(self.keep_hold_steps())
+
+    def extend_hold(self, *, token: Amount | None = None, seconds: int | None = None) -> Hold:
+        """Reserve `token` more and/or keep the hold for `seconds` longer, in the middle of the run.
+
+        HoldRefusedError: the user hasn't so many. The hold is as it was, and this run's stream is stopped:
+        its provider is hung up on, and what flowed is billed.
+        """
+        try:
+            return self._driver.run(self._extend_steps(token, seconds))
+        except HoldRefusedError:
+            stream = self._stream() if self._stream is not None else None
+            # Being read, it is our caller: it stops with this error, or with the next chunk.
+            if stream is not None and self._refusal is not None:
+                with contextlib.suppress(ValueError):
+                    stream.close()
+            raise
+
     def __enter__(self) -> Run:
         self.start()
+        self._inside = inside(self)
+        self._inside.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        if self._inside is not None:
+            self._inside.__exit__(None, None, None)
         self.finish(failed=error is not None)
 
-    def stream(self, source: Iterable[T]) -> Generator[T, Any, Any]:
-        """Pass the chunks on and read their usage; settle when exhausted, closed early or failed."""
+    def stream(self, source: Iterable[T]) -> Stream[T]:
+        """Pass the chunks on and read their usage; settle when exhausted, closed, failed or forgotten."""
         self._meter.watch(source)
-        with self:
-            chunks = _closing(source)
-            try:
-                chunk = next(chunks)
-                while True:
-                    # Counted before it is handed out: the consumer may never come back.
-                    self._meter.read_chunk(chunk)
-                    try:
-                        sent = yield chunk
-                    except GeneratorExit:
-                        raise
-                    except BaseException as error:
-                        chunk = chunks.throw(error)
-                    else:
-                        chunk = next(chunks) if sent is None else chunks.send(sent)
-            except StopIteration as stop:
-                # What a generator returns at its end is about all of it.
-                self._meter.read_return(stop.value)
-                return stop.value
-            finally:
-                chunks.close()
+        stream = Stream(self, source)
+        self._stream = weakref.ref(stream)
+        return stream
 
 
 class AsyncRun(_Run):
@@ -249,66 +333,82 @@ class AsyncRun(_Run):
     ) -> None:
         super().__init__(core, user_id, feature_endpoint_id, **options)
         self._driver = driver
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> Start:
         """See `Run.start`."""
-        return await self._driver.run(self._start_steps())
+        if self.started is not None:
+            return self.started
+        try:
+            started = await self._driver.run(self._start_steps())
+        except asyncio.CancelledError:
+            if self._hold_token is not None:
+                self._driver.detach(self._driver.run(self._give_back_steps()))
+            raise
+        if self._keep_hold and self.hold is not None:
+            self._keeping = self._driver.detach(self.hold.keep(self._driver, self))
+        return started
 
-    async def finish(self, *, failed: bool = False, result: Any = None) -> None:
-        """See `Run.finish`."""
-        await self._driver.run_to_the_end(self._finish_steps(failed=failed))
-        self._strictly(result)
+    async def finish(self, *, failed: bool = False, cancelled: bool = False, result: Any = None) -> None:
+        """See `Run.finish`.
+
+        `cancelled`: the task is, so it isn't kept for longer than `cancelled_end_timeout_seconds`.
+        """
+        if self._keeping is not None:
+            self._keeping.cancel()
+        steps = self._finish_steps(failed=failed)
+        if cancelled:
+            await self._driver.run_cancelled(steps)
+        else:
+            await self._driver.run_to_the_end(steps)
+            self._strictly(result)
+
+    def finish_in_thread(self) -> None:
+        """When the event loop isn't running any more."""
+        driver = self._driver.thread_driver()
+        if driver is None:
+            logger.error("A run of %s was left behind after its event loop", self.user_id)
+            return
+        try:
+            driver.run(self._finish_steps(failed=True))
+        finally:
+            driver.close()
+
+    def detach(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._driver.detach(work)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a cancelled task is kept."""
+        return self._core.settings.cancelled_end_timeout_seconds
+
+    async def extend_hold(self, *, token: Amount | None = None, seconds: int | None = None) -> Hold:
+        """See `Run.extend_hold`."""
+        try:
+            return await self._driver.run(self._extend_steps(token, seconds))
+        except HoldRefusedError:
+            stream = self._stream() if self._stream is not None else None
+            if stream is not None and self._refusal is not None:
+                with contextlib.suppress(RuntimeError):
+                    await stream.aclose()
+            raise
 
     async def __aenter__(self) -> AsyncRun:
         await self.start()
+        self._inside = inside(self)
+        self._inside.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        await self.finish(failed=error is not None)
+        if self._inside is not None:
+            self._inside.__exit__(None, None, None)
+        await self.finish(failed=error is not None, cancelled=isinstance(error, asyncio.CancelledError))
 
-    async def stream(self, source: AsyncIterable[T]) -> AsyncGenerator[T, Any]:
+    def stream(self, source: AsyncIterable[T]) -> AsyncStream[T]:
         """See `Run.stream`; a cancelled consumer is one that closed early."""
         self._meter.watch(source)
-        async with self:
-            chunks = source.__aiter__()
-            try:
-                chunk = await anext(chunks)
-                while True:
-                    self._meter.read_chunk(chunk)
-                    try:
-                        sent = yield chunk
-                    except GeneratorExit:
-                        raise
-                    except BaseException as error:
-                        if not isinstance(chunks, AsyncGenerator):
-                            raise
-                        chunk = await chunks.athrow(error)
-                    else:
-                        if sent is not None and isinstance(chunks, AsyncGenerator):
-                            chunk = await chunks.asend(sent)
-                        else:
-                            chunk = await anext(chunks)
-            except StopAsyncIteration:
-                return
-            finally:
-                await _aclose(chunks)
-
-
-def _closing(source: Iterable[T]) -> Generator[T, Any, Any]:
-    """Any iterable as a generator: sends, throws and closing reach it where it knows them."""
-    try:
-        return (yield from source)
-    finally:
-        close = getattr(source, "close", None)
-        if callable(close):
-            close()
-
-
-async def _aclose(chunks: AsyncIterator[Any]) -> None:
-    close = getattr(chunks, "aclose", None) or getattr(chunks, "close", None)
-    if callable(close):
-        closing = close()
-        if asyncio.iscoroutine(closing):
-            await closing
+        stream = AsyncStream(self, source)
+        self._stream = weakref.ref(stream)
+        return stream

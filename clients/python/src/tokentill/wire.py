@@ -16,6 +16,7 @@ from tokentill.errors import (
     AuthenticationError,
     ConflictError,
     FeatureNotAvailableError,
+    HoldNotFoundError,
     TokenProcessError,
     UnavailableError,
     ValidationError,
@@ -30,7 +31,10 @@ RETURN_ABLE = "return-able"
 
 @dataclass(frozen=True)
 class Start:
-    """The server's answer to a start. `token` is what the user can spend now; `process_id` names this run."""
+    """The server's answer to a start. `token` is what the user can spend now; `process_id` names this run.
+
+    `away`: the server couldn't be asked, and the run may go on without it (`token` is then 0).
+    """
 
     user_id: str
     token: Amount
@@ -38,10 +42,21 @@ class Start:
     process_id: str | None = None
     hold_token: Amount | None = None
     expires_at: str | None = None
+    away: bool = False
 
     @property
     def access_able(self) -> bool:
         return self.status == ACCESS_ABLE
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The server's answer to an extension: the hold as it is now. `token` is what is free beside it."""
+
+    token: Amount
+    hold_token: Amount
+    expires_at: str
+    status: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,18 @@ class End:
 def start_body(
     user_id: str, feature_endpoint_id: str, hold_token: Amount | None, hold_seconds: int | None
 ) -> str:
-    body: dict[str, Any] = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
+    body = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
+    return _with_hold(body, hold_token, hold_seconds)
+
+
+def extend_body(user_id: str, process_id: str, hold_token: Amount | None, hold_seconds: int | None) -> str:
+    body = _ids(user_id=user_id, process_id=process_id)
+    if hold_token is None and hold_seconds is None:
+        raise ValidationError("Name hold_token or hold_seconds", errors={"hold_token": ["Missing."]})
+    return _with_hold(body, hold_token, hold_seconds)
+
+
+def _with_hold(body: dict[str, Any], hold_token: Amount | None, hold_seconds: int | None) -> str:
     if hold_seconds is not None:
         body["hold_seconds"] = hold_seconds
     text = json.dumps(body)
@@ -140,8 +166,7 @@ def error_from(status: int, body: Any) -> TokenProcessError:
     code = body.get("code") or _CODES.get(status) or f"http_{status}"
     errors, data = body.get("errors"), body.get("data")
     kind = UnavailableError if status >= 500 else _ERRORS.get(status, TokenProcessError)
-    if code == "not_found":
-        kind = TokenProcessError
+    kind = _ERRORS_BY_CODE.get(str(code), kind)
     return kind(
         str(body.get("message") or f"HTTP {status}"),
         status=status,
@@ -167,6 +192,14 @@ def parse_start(envelope: Mapping[str, Any]) -> Start:
         raise UnavailableError("The answer to start is incomplete") from None
 
 
+def parse_hold(envelope: Mapping[str, Any]) -> Hold:
+    data = envelope.get("data") or {}
+    try:
+        return Hold(data["token"], data["hold_token"], data["expires_at"], data["status"])
+    except (KeyError, TypeError):
+        raise UnavailableError("The answer to hold/extend is incomplete") from None
+
+
 def parse_end(envelope: Mapping[str, Any], *, replayed: bool = False) -> End:
     data = envelope.get("data") or {}
     try:
@@ -190,6 +223,7 @@ _ERRORS: dict[int, type[TokenProcessError]] = {
     413: ValidationError,
     415: ValidationError,
 }
+_ERRORS_BY_CODE = {"not_found": TokenProcessError, "hold_not_found": HoldNotFoundError}
 # For servers that name no code, such as the one the guide was written for.
 _CODES = {
     400: "validation_failed",

@@ -11,6 +11,7 @@ and the function does not run; run; bill what it used. A generator starts with i
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import io
@@ -18,9 +19,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
 
 from tokentill.client import AsyncTokenProcess, TokenProcess
+from tokentill.current import inside
 from tokentill.errors import ConfigurationError
 from tokentill.functions import default_async_client, default_client
 from tokentill.run import OnEndError
+from tokentill.streams import AsyncStreamManager, StreamManager, is_manager
 from tokentill.usage import Extractor
 from tokentill.wire import Amount
 
@@ -38,6 +41,7 @@ def with_token_process(
     user_id: UserId,
     hold_token: Amount | None = None,
     hold_seconds: int | None = None,
+    keep_hold: bool = False,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
     require_usage: bool = False,
@@ -53,6 +57,7 @@ def with_token_process(
     user_id: UserId,
     hold_token: Amount | None = None,
     hold_seconds: int | None = None,
+    keep_hold: bool = False,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
     require_usage: bool = False,
@@ -69,6 +74,7 @@ def with_token_process(
     user_id: UserId,
     hold_token: Amount | None = None,
     hold_seconds: int | None = None,
+    keep_hold: bool = False,
     usage: Extractor | None = None,
     on_end_error: OnEndError | None = None,
     require_usage: bool = False,
@@ -78,17 +84,18 @@ def with_token_process(
     """Wrap `function`, or give a decorator where none is passed.
 
     `user_id` is the id, or a function of the call's arguments. `hold_token` reserves that many tokens for
-    `hold_seconds` while it runs. `usage` replaces `tokentill.usage.read_usage`. `on_end_error(error, end)` is
-    told of an end that failed, and of usage that is missing or can't be read; with `require_usage` the
-    latter is raised once the function has run, as a UsageError that has its result. `free`: a feature that
-    costs nothing, whatever its result says. `client` is the TokenProcess (for plain functions) or
-    AsyncTokenProcess (for asyncio ones) to use; without it, one configured by the environment is made when
-    it is first needed.
+    `hold_seconds` while it runs, and `keep_hold` extends that for as long as it does. `usage` replaces
+    `tokentill.usage.read_usage`. `on_end_error(error, end)` is told of an end that failed, and of usage that
+    is missing or can't be read; with `require_usage` the latter is raised once the function has run, as a
+    UsageError that has its result. `free`: a feature that costs nothing, whatever its result says. `client`
+    is the TokenProcess (for plain functions) or AsyncTokenProcess (for asyncio ones) to use; without it, one
+    configured by the environment is made when it is first needed.
     """
     options: dict[str, Any] = {
         "feature_endpoint_id": feature_endpoint_id,
         "hold_token": hold_token,
         "hold_seconds": hold_seconds,
+        "keep_hold": keep_hold,
         "usage": usage,
         "on_end_error": on_end_error,
         "require_usage": require_usage,
@@ -123,7 +130,8 @@ def _wrap_plain(
         run = (client or default_client()).run(**options_of(*args, **kwargs))
         run.start()
         try:
-            result = function(*args, **kwargs)
+            with inside(run):
+                result = function(*args, **kwargs)
             _refuse_asynchronous(result)
         except BaseException:
             run.finish(failed=True)
@@ -131,6 +139,8 @@ def _wrap_plain(
         # A file is an iterator too, but no stream of chunks that report their usage.
         if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
             return run.stream(result)
+        if is_manager(result, "__enter__"):
+            return StreamManager(run, result)
         run.read(result)
         run.finish(result=result)
         return result
@@ -151,12 +161,15 @@ def _wrap_async(
         run = (client or default_async_client()).run(**options_of(*args, **kwargs))
         await run.start()
         try:
-            result = await function(*args, **kwargs)
-        except BaseException:
-            await run.finish(failed=True)
+            with inside(run):
+                result = await function(*args, **kwargs)
+        except BaseException as error:
+            await run.finish(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
             raise
         if isinstance(result, AsyncIterator):
             return run.stream(result)
+        if is_manager(result, "__aenter__"):
+            return AsyncStreamManager(run, result)
         run.read(result)
         await run.finish(result=result)
         return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +78,14 @@ def failure(status: int, code: str | None = None, **more: Any) -> httpx.Response
 def _end_result(end: dict[str, Any]) -> dict[str, Any]:
     data = {"user_id": end["user_id"], "token": 989, "cost": 11, "status": "return-able"}
     return {"success": True, "message": "ok", "data": data}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """For what another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "It didn't happen in time"
+        time.sleep(0.005)
 
 
 class Clock:

@@ -107,7 +107,7 @@ def test_a_retry_after_beyond_the_limit_gives_up_at_once(clock: Clock) -> None:
     fake = Fake(answers=[failure(503, headers={"Retry-After": "3600"})])
     with fake.client() as client, pytest.raises(UnavailableError) as caught:
         client.end("u", "f", 1, 40)
-    assert caught.value.retry_after == 3600
+    assert caught.value.retry_after_seconds == 3600
     assert (len(fake.calls), clock.pauses) == (1, [])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.unit.fake import Fake, failure
+from tests.unit.fake import Fake, failure, wait_until
 from tokentill import (
     ConfigurationError,
     InsufficientTokensError,
@@ -209,7 +209,7 @@ def test_a_generator_left_behind_bills_what_flowed() -> None:
     for chunk in wrap(fake, numbers)():
         if chunk["n"] == 2:
             break
-    assert billed(fake) == [(0, 12)]
+    wait_until(lambda: billed(fake) == [(0, 12)])
 
 
 def test_a_generator_failing_half_way_bills_what_flowed() -> None:

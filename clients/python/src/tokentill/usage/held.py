@@ -37,9 +37,13 @@ class StreamHelpers:
             if frame is None:
                 return
             for value in frame.f_locals.values():
-                if any(hasattr(type(value), name) for name in _SNAPSHOTS):
-                    self._found[id(value)] = value
+                self.add(value)
             generator = getattr(generator, "gi_yieldfrom", None)
+
+    def add(self, value: Any) -> None:
+        """Remember it, if it is such a stream."""
+        if any(hasattr(type(value), name) for name in _SNAPSHOTS):
+            self._found[id(value)] = value
 
     def found(self) -> list[Any]:
         self._source = None

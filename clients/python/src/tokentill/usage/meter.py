@@ -172,6 +172,10 @@ class Meter:
         """Remember the stream that is passed on: see `tokentill.usage.held`."""
         self._helpers.watch(source)
 
+    def watch_helper(self, helper: Any) -> None:
+        """A stream that puts its answer together itself, and was read past us."""
+        self._helpers.add(helper)
+
     def next_answer(self) -> None:
         """What comes now without an id belongs to another answer."""
         self._current = None

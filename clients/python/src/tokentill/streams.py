@@ -1,0 +1,392 @@
+"""A provider's stream or a generator, passed on chunk by chunk while its usage is read.
+
+It is settled once: when it is exhausted, closed, cancelled, fails, or is forgotten. Whichever it is, the
+source is closed first, at once, so that the provider stops; then what flowed until then is billed, and where
+nothing flowed the hold is given back.
+
+What is handed on is still what it was: it has the source's attributes, is a context manager where that is
+one, and `isinstance` takes it for the source's type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from tokentill.current import inside
+from tokentill.leftovers import leftovers
+
+if TYPE_CHECKING:
+    from tokentill.run import AsyncRun, Run
+
+logger = logging.getLogger("tokentill")
+
+T = TypeVar("T")
+
+# A provider that doesn't answer even to a hang-up is left to itself.
+CLOSE_SECONDS = 5.0
+
+
+class _LikeItsSource:
+    """Answers for the source wherever it isn't asked about chunks. Our own names begin with `_tokentill_`."""
+
+    _tokentill_source: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_tokentill_"):
+            raise AttributeError(name)
+        return getattr(self._tokentill_source, name)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type:
+            source = self.__dict__.get("_tokentill_source")
+            # A generator is a type that C code looks into.
+            return type(self) if source is None or _is_native(source) else source.__class__
+
+
+class Stream(_LikeItsSource, Generator[T, Any, Any]):
+    """In plain code. Also what `Run.stream` gives: an iterator, a generator, a context manager."""
+
+    def __init__(self, run: Run, source: Iterable[T]) -> None:
+        self._tokentill_run = run
+        self._tokentill_source = source
+        self._tokentill_chunks: Any = None
+        self._tokentill_over = False
+        self._tokentill_working = False
+        leftovers.expect()
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self._tokentill_advance(next)
+
+    def send(self, value: Any) -> T:
+        return self._tokentill_advance(next if value is None else lambda chunks: chunks.send(value))
+
+    def throw(self, kind: Any, value: Any = None, traceback: TracebackType | None = None) -> T:
+        if self._tokentill_chunks is None and not self._tokentill_over:
+            # As a generator does that has not begun.
+            self._tokentill_settle(failed=True)
+            raise value if value is not None else kind
+
+        def throw(chunks: Any) -> T:
+            if hasattr(chunks, "throw"):
+                thrown: T = chunks.throw(kind) if value is None else chunks.throw(kind, value, traceback)
+                return thrown
+            raise value if value is not None else kind
+
+        return self._tokentill_advance(throw)
+
+    def close(self) -> None:
+        """Close the source and settle. May be repeated."""
+        if self._tokentill_working:
+            raise ValueError("The stream is being read")
+        if not self._tokentill_over:
+            self._tokentill_settle(failed=True)
+
+    def __enter__(self) -> Stream[T]:
+        enter = getattr(self._tokentill_source, "__enter__", None)
+        if enter is not None:
+            enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> Any:
+        self.close()
+        leave = getattr(self._tokentill_source, "__exit__", None)
+        return None if leave is None else leave(kind, error, where)
+
+    def __del__(self) -> None:
+        if not self.__dict__.get("_tokentill_over", True) and self._tokentill_run.started is not None:
+            leftovers.put(self.close)
+
+    def _tokentill_advance(self, step: Callable[[Any], T]) -> T:
+        if self._tokentill_over:
+            raise StopIteration
+        if self._tokentill_working:
+            raise ValueError("The stream is being read already")
+        run = self._tokentill_run
+        self._tokentill_working = True
+        try:
+            run.start()
+            with inside(run):
+                if self._tokentill_chunks is None:
+                    self._tokentill_chunks = iter(self._tokentill_source)
+                chunk = step(self._tokentill_chunks)
+            # Counted before it is handed out: the consumer may never come back.
+            run.read_chunk(chunk)
+            run.raise_if_stopped()
+        except StopIteration as stop:
+            # What a generator returns at its end is about all of it.
+            run.read_return(stop.value)
+            self._tokentill_settle(failed=False)
+            raise
+        except BaseException:
+            self._tokentill_settle(failed=True)
+            raise
+        finally:
+            self._tokentill_working = False
+        return chunk
+
+    def _tokentill_settle(self, *, failed: bool) -> None:
+        self._tokentill_over = True
+        source, run = self._tokentill_source, self._tokentill_run
+        try:
+            with inside(run):
+                for closable in _closables(self._tokentill_chunks, source):
+                    _close(closable)
+            if self._tokentill_chunks is None:
+                run.read_past(source)
+        finally:
+            run.finish(failed=failed)
+
+
+class AsyncStream(_LikeItsSource, AsyncGenerator[T, Any]):
+    """In asyncio code. See `Stream`."""
+
+    def __init__(self, run: AsyncRun, source: AsyncIterable[T]) -> None:
+        self._tokentill_run = run
+        self._tokentill_source = source
+        self._tokentill_chunks: Any = None
+        self._tokentill_over = False
+        self._tokentill_working = False
+        self._tokentill_loop = _running_loop()
+        leftovers.expect()
+
+    def __aiter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return await self._tokentill_advance(anext)
+
+    async def asend(self, value: Any) -> T:
+        if value is None:
+            return await self.__anext__()
+        return await self._tokentill_advance(lambda chunks: chunks.asend(value))
+
+    async def athrow(self, kind: Any, value: Any = None, traceback: TracebackType | None = None) -> T:
+        if self._tokentill_chunks is None and not self._tokentill_over:
+            await self._tokentill_settle(failed=True, cancelled=False)
+            raise value if value is not None else kind
+
+        def throw(chunks: Any) -> Awaitable[T]:
+            if hasattr(chunks, "athrow"):
+                thrown: Awaitable[T] = (
+                    chunks.athrow(kind) if value is None else chunks.athrow(kind, value, traceback)
+                )
+                return thrown
+            raise value if value is not None else kind
+
+        return await self._tokentill_advance(throw)
+
+    async def aclose(self) -> None:
+        """Close the source and settle. May be repeated."""
+        if self._tokentill_working:
+            raise RuntimeError("The stream is being read")
+        if not self._tokentill_over:
+            await self._tokentill_settle(failed=True, cancelled=False)
+
+    async def close(self) -> None:
+        """As providers' own streams name it."""
+        await self.aclose()
+
+    async def __aenter__(self) -> AsyncStream[T]:
+        enter = getattr(self._tokentill_source, "__aenter__", None)
+        if enter is not None:
+            await enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> Any:
+        if not self._tokentill_over:
+            await self._tokentill_settle(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
+        leave = getattr(self._tokentill_source, "__aexit__", None)
+        return None if leave is None else await leave(kind, error, where)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_tokentill_over", True) or self._tokentill_run.started is None:
+            return
+        loop = self._tokentill_loop
+        if loop is not None and loop.is_running():
+            # As for a generator that was left behind; the loop takes this at any moment.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: self._tokentill_run.detach(self.aclose()))
+                return
+        leftovers.put(self._tokentill_run.finish_in_thread)
+
+    async def _tokentill_advance(self, step: Callable[[Any], Awaitable[T]]) -> T:
+        if self._tokentill_over:
+            raise StopAsyncIteration
+        if self._tokentill_working:
+            raise RuntimeError("The stream is being read already")
+        run = self._tokentill_run
+        self._tokentill_loop = asyncio.get_running_loop()
+        self._tokentill_working = True
+        try:
+            await run.start()
+            with inside(run):
+                if self._tokentill_chunks is None:
+                    self._tokentill_chunks = aiter(self._tokentill_source)
+                chunk = await step(self._tokentill_chunks)
+            run.read_chunk(chunk)
+            run.raise_if_stopped()
+        except GeneratorExit:
+            # This very coroutine is thrown away, so nothing can be awaited: `__del__` sees to it.
+            raise
+        except StopAsyncIteration:
+            await self._tokentill_settle(failed=False, cancelled=False)
+            raise
+        except BaseException as error:
+            await self._tokentill_settle(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
+            raise
+        finally:
+            self._tokentill_working = False
+        return chunk
+
+    async def _tokentill_settle(self, *, failed: bool, cancelled: bool) -> None:
+        self._tokentill_over = True
+        source, run = self._tokentill_source, self._tokentill_run
+        try:
+            with inside(run):
+                for closable in _closables(self._tokentill_chunks, source):
+                    await _aclose(closable, run.patience_seconds if cancelled else None)
+            if self._tokentill_chunks is None:
+                run.read_past(source)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        finally:
+            await run.finish(failed=failed, cancelled=cancelled)
+
+
+class StreamManager(_LikeItsSource):
+    """What OpenAI's and Anthropic's `stream()` answer: a context manager that gives the stream."""
+
+    def __init__(self, run: Run, source: Any) -> None:
+        self._tokentill_run = run
+        self._tokentill_source = source
+        self._tokentill_stream: Stream[Any] | None = None
+        leftovers.expect()
+
+    def __enter__(self) -> Stream[Any]:
+        try:
+            self._tokentill_stream = Stream(self._tokentill_run, self._tokentill_source.__enter__())
+        except BaseException:
+            self._tokentill_run.finish(failed=True)
+            raise
+        return self._tokentill_stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> Any:
+        if self._tokentill_stream is not None:
+            self._tokentill_stream.close()
+        return self._tokentill_source.__exit__(kind, error, where)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_tokentill_stream", self) is None:
+            run = self._tokentill_run
+            leftovers.put(lambda: run.finish(failed=True))
+
+
+class AsyncStreamManager(_LikeItsSource):
+    """In asyncio code. See `StreamManager`."""
+
+    def __init__(self, run: AsyncRun, source: Any) -> None:
+        self._tokentill_run = run
+        self._tokentill_source = source
+        self._tokentill_stream: AsyncStream[Any] | None = None
+        self._tokentill_loop = _running_loop()
+        leftovers.expect()
+
+    async def __aenter__(self) -> AsyncStream[Any]:
+        try:
+            self._tokentill_stream = AsyncStream(
+                self._tokentill_run, await self._tokentill_source.__aenter__()
+            )
+        except BaseException as error:
+            await self._tokentill_run.finish(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
+            raise
+        return self._tokentill_stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> Any:
+        if self._tokentill_stream is not None:
+            await self._tokentill_stream.aclose()
+        return await self._tokentill_source.__aexit__(kind, error, where)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_tokentill_stream", self) is not None:
+            return
+        run, loop = self._tokentill_run, self._tokentill_loop
+        if loop is not None and loop.is_running():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: run.detach(run.finish(failed=True)))
+                return
+        leftovers.put(run.finish_in_thread)
+
+
+def is_manager(result: Any, enter: str) -> bool:
+    """OpenAI and Anthropic name theirs alike, and each has a connection to a model behind it."""
+    return type(result).__name__.endswith("StreamManager") and hasattr(result, enter)
+
+
+def _is_native(source: Any) -> bool:
+    return inspect.isgenerator(source) or inspect.isasyncgen(source)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _closables(chunks: Any, source: Any) -> list[Any]:
+    """The iterator first, as it may be in the middle of the source."""
+    return [source] if chunks is None or chunks is source else [chunks, source]
+
+
+def _close(closable: Any) -> None:
+    close = getattr(closable, "close", None)
+    if not callable(close):
+        return
+    try:
+        close()
+    except Exception as error:
+        # A generator's error is the service's own; a connection that breaks while it is closed is closed.
+        if _is_native(closable):
+            raise
+        logger.warning("A provider's stream could not be closed: %s", error)
+
+
+async def _aclose(closable: Any, limit_seconds: float | None) -> None:
+    close = getattr(closable, "aclose", None) or getattr(closable, "close", None)
+    if not callable(close):
+        return
+    if limit_seconds is None:
+        # What a generator does at its end is the service's business, however long.
+        limit_seconds = float("inf") if _is_native(closable) else CLOSE_SECONDS
+    try:
+        # In this very task, as generators must be; shielded, as a cancelled scope would stop it at once.
+        with anyio.move_on_after(limit_seconds, shield=True):
+            closing = close()
+            if inspect.isawaitable(closing):
+                await closing
+    except Exception as error:
+        if _is_native(closable):
+            raise
+        logger.warning("A provider's stream could not be closed: %s", error)
