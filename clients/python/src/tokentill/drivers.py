@@ -156,13 +156,13 @@ class AsyncDriver:
         """Wait for the task; once cancelled, for a short while only. Raises the cancellation, if any."""
         loop = asyncio.get_running_loop()
         cancellation: asyncio.CancelledError | None = None
-        # Two kinds of cancelling: a scope's (anyio, so also Starlette's), which comes again at every await,
-        # and a task's.
-        with anyio.CancelScope(shield=True):
-            while not task.done():
-                left = None if give_up_at is None else give_up_at - loop.time()
-                if left is not None and left <= 0:
-                    break
+        while not task.done():
+            left = None if give_up_at is None else give_up_at - loop.time()
+            if left is not None and left <= 0:
+                break
+            # Two kinds of cancelling: a task's comes once each time, and a scope's (anyio, so also Starlette's)
+            # again at every await, unless that is shielded. A shield from the start would hide it from us.
+            with anyio.CancelScope(shield=give_up_at is not None):
                 try:
                     await asyncio.wait([task], timeout=left)
                 except asyncio.CancelledError as error:

@@ -171,13 +171,12 @@ class UsageError(TokenProcessError):
         super().__init__(message, details, **more)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        kind, arguments, *state = super().__reduce__()
         try:
             pickle.dumps(self.result)
         except Exception:
             # A result can be anything: where it can't come along, the error does without it.
-            state = [{**self.__dict__, "result": None}]
-        return (kind, arguments, *state)
+            return (type(self), (self.message,), {**self.__dict__, "result": None})
+        return (type(self), (self.message,), self.__dict__)
 
 
 class UsageMissingError(UsageError):

@@ -22,6 +22,7 @@ import anyio
 
 from tokentill.current import inside
 from tokentill.leftovers import leftovers
+from tokentill.upstream import Upstream, is_native
 
 if TYPE_CHECKING:
     from tokentill.run import AsyncRun, Run
@@ -50,16 +51,31 @@ class _LikeItsSource:
         def __class__(self) -> type:
             source = self.__dict__.get("_tokentill_source")
             # A generator is a type that C code looks into.
-            return type(self) if source is None or _is_native(source) else source.__class__
+            return type(self) if source is None or is_native(source) else source.__class__
 
 
-class Stream(_LikeItsSource, Generator[T, Any, Any]):
+class _Passing(_LikeItsSource):
+    """What both kinds of stream are made of."""
+
+    _tokentill_chunks: Any
+    _tokentill_upstream: Upstream
+
+    def _tokentill_closables(self, *, failed: bool) -> list[Any]:
+        """From the inside out: an iterator may be in the middle of its source."""
+        chunks, source = self._tokentill_chunks, self._tokentill_source
+        own = [source] if chunks is None or chunks is source else [chunks, source]
+        # A generator that came to its end has done with its streams as it meant to.
+        return [*own, *self._tokentill_upstream.found()] if failed else own
+
+
+class Stream(_Passing, Generator[T, Any, Any]):
     """In plain code. Also what `Run.stream` gives: an iterator, a generator, a context manager."""
 
     def __init__(self, run: Run, source: Iterable[T]) -> None:
         self._tokentill_run = run
         self._tokentill_source = source
         self._tokentill_chunks: Any = None
+        self._tokentill_upstream = Upstream(source)
         self._tokentill_over = False
         self._tokentill_working = False
         leftovers.expect()
@@ -126,6 +142,7 @@ class Stream(_LikeItsSource, Generator[T, Any, Any]):
                 chunk = step(self._tokentill_chunks)
             # Counted before it is handed out: the consumer may never come back.
             run.read_chunk(chunk)
+            self._tokentill_upstream.look()
             run.raise_if_stopped()
         except StopIteration as stop:
             # What a generator returns at its end is about all of it.
@@ -144,7 +161,7 @@ class Stream(_LikeItsSource, Generator[T, Any, Any]):
         source, run = self._tokentill_source, self._tokentill_run
         try:
             with inside(run):
-                for closable in _closables(self._tokentill_chunks, source):
+                for closable in self._tokentill_closables(failed=failed):
                     _close(closable)
             if self._tokentill_chunks is None:
                 run.read_past(source)
@@ -152,13 +169,14 @@ class Stream(_LikeItsSource, Generator[T, Any, Any]):
             run.finish(failed=failed)
 
 
-class AsyncStream(_LikeItsSource, AsyncGenerator[T, Any]):
+class AsyncStream(_Passing, AsyncGenerator[T, Any]):
     """In asyncio code. See `Stream`."""
 
     def __init__(self, run: AsyncRun, source: AsyncIterable[T]) -> None:
         self._tokentill_run = run
         self._tokentill_source = source
         self._tokentill_chunks: Any = None
+        self._tokentill_upstream = Upstream(source)
         self._tokentill_over = False
         self._tokentill_working = False
         self._tokentill_loop = _running_loop()
@@ -241,6 +259,7 @@ class AsyncStream(_LikeItsSource, AsyncGenerator[T, Any]):
                     self._tokentill_chunks = aiter(self._tokentill_source)
                 chunk = await step(self._tokentill_chunks)
             run.read_chunk(chunk)
+            self._tokentill_upstream.look()
             run.raise_if_stopped()
         except GeneratorExit:
             # This very coroutine is thrown away, so nothing can be awaited: `__del__` sees to it.
@@ -260,7 +279,7 @@ class AsyncStream(_LikeItsSource, AsyncGenerator[T, Any]):
         source, run = self._tokentill_source, self._tokentill_run
         try:
             with inside(run):
-                for closable in _closables(self._tokentill_chunks, source):
+                for closable in self._tokentill_closables(failed=failed):
                     await _aclose(closable, run.patience_seconds if cancelled else None)
             if self._tokentill_chunks is None:
                 run.read_past(source)
@@ -344,20 +363,11 @@ def is_manager(result: Any, enter: str) -> bool:
     return type(result).__name__.endswith("StreamManager") and hasattr(result, enter)
 
 
-def _is_native(source: Any) -> bool:
-    return inspect.isgenerator(source) or inspect.isasyncgen(source)
-
-
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _closables(chunks: Any, source: Any) -> list[Any]:
-    """The iterator first, as it may be in the middle of the source."""
-    return [source] if chunks is None or chunks is source else [chunks, source]
 
 
 def _close(closable: Any) -> None:
@@ -368,7 +378,7 @@ def _close(closable: Any) -> None:
         close()
     except Exception as error:
         # A generator's error is the service's own; a connection that breaks while it is closed is closed.
-        if _is_native(closable):
+        if is_native(closable):
             raise
         logger.warning("A provider's stream could not be closed: %s", error)
 
@@ -379,7 +389,7 @@ async def _aclose(closable: Any, limit_seconds: float | None) -> None:
         return
     if limit_seconds is None:
         # What a generator does at its end is the service's business, however long.
-        limit_seconds = float("inf") if _is_native(closable) else CLOSE_SECONDS
+        limit_seconds = float("inf") if is_native(closable) else CLOSE_SECONDS
     try:
         # In this very task, as generators must be; shielded, as a cancelled scope would stop it at once.
         with anyio.move_on_after(limit_seconds, shield=True):
@@ -387,6 +397,6 @@ async def _aclose(closable: Any, limit_seconds: float | None) -> None:
             if inspect.isawaitable(closing):
                 await closing
     except Exception as error:
-        if _is_native(closable):
+        if is_native(closable):
             raise
         logger.warning("A provider's stream could not be closed: %s", error)

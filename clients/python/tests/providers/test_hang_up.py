@@ -1,0 +1,224 @@
+"""A stream that is left early closes its provider's stream at once: it stops after a few of 100 pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from tests.providers.billing import Billing
+from tests.providers.slow import SlowProvider, slow_provider
+from tests.unit.fake import wait_until
+
+ASK: Any = [{"role": "user", "content": "?"}]
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowProvider]:
+    with slow_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def ai(slow: SlowProvider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=slow.url, api_key="k", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(slow: SlowProvider) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=slow.url, api_key="k", max_retries=0) as client:
+        yield client
+
+
+class BoomError(Exception):
+    pass
+
+
+def close(stream: Any) -> None:
+    stream.close()
+
+
+def leave_block(stream: Any) -> None:
+    with stream:
+        pass
+
+
+def fail(stream: Any) -> None:
+    with pytest.raises(BoomError):
+        stream.throw(BoomError())
+
+
+LEAVE = [close, leave_block, fail]
+
+
+def open_chat(ai: openai.OpenAI) -> Any:
+    return ai.chat.completions.create(model="m", messages=ASK, stream=True)
+
+
+def open_message(claude: anthropic.Anthropic) -> Any:
+    return claude.messages.create(model="m", max_tokens=9, messages=ASK, stream=True)
+
+
+@pytest.mark.parametrize("leave", LEAVE)
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_the_providers_own_stream(
+    leave: Callable[[Any], None],
+    provider: str,
+    slow: SlowProvider,
+    billing: Billing,
+    ai: openai.OpenAI,
+    claude: anthropic.Anthropic,
+) -> None:
+    open_it = (lambda: open_chat(ai)) if provider == "openai" else (lambda: open_message(claude))
+    kind = openai.Stream if provider == "openai" else anthropic.Stream
+    stream = billing.wrap(open_it)()
+    assert isinstance(stream, kind)
+    assert stream.response.status_code == 200, "it has the attributes of its source"
+    for _ in range(5):
+        next(stream)
+    leave(stream)
+    assert slow.wait_for_hang_up() < 15
+    assert billing.fake.paths() == ["start", "end"]
+
+
+@pytest.mark.parametrize("leave", LEAVE)
+def test_a_generator_over_the_providers_stream(
+    leave: Callable[[Any], None], slow: SlowProvider, billing: Billing, ai: openai.OpenAI
+) -> None:
+    def chat() -> Iterator[Any]:
+        yield from open_chat(ai)
+
+    stream = billing.wrap(chat)()
+    for _ in range(3):
+        next(stream)
+    leave(stream)
+    assert slow.wait_for_hang_up() < 13
+    assert billing.ends()["output_token"] == 3
+
+
+def test_a_stream_that_is_forgotten(slow: SlowProvider, billing: Billing, ai: openai.OpenAI) -> None:
+    for number, _chunk in enumerate(billing.wrap(lambda: open_chat(ai))()):
+        if number == 2:
+            break
+    assert slow.wait_for_hang_up() < 13
+    wait_until(lambda: billing.ends() != {})
+    assert billing.ends()["output_token"] == 3
+
+
+def test_a_run_stopped_before_the_first_chunk(
+    slow: SlowProvider, billing: Billing, ai: openai.OpenAI
+) -> None:
+    stream = billing.wrap(lambda: open_chat(ai), hold_token=10)()
+    stream.close()
+    assert slow.wait_for_hang_up() < 10
+    assert billing.fake.paths() == ["start", "cancel"]
+
+
+def test_anthropics_stream_manager(slow: SlowProvider, billing: Billing, claude: anthropic.Anthropic) -> None:
+    def chat() -> Any:
+        return claude.messages.stream(model="m", max_tokens=9, messages=ASK)
+
+    with billing.wrap(chat)() as stream:
+        assert isinstance(stream, anthropic.MessageStream)
+        texts = stream.text_stream
+        assert [next(texts) for _ in range(3)] == ["x", "x", "x"]
+    assert slow.wait_for_hang_up() < 13
+    assert billing.fake.paths() == ["start", "end"]
+    assert billing.ends()["input_token"] == 100, "read past us, and counted all the same"
+
+
+def test_openais_stream_manager_that_is_never_entered(billing: Billing, ai: openai.OpenAI) -> None:
+    def chat() -> Any:
+        return ai.chat.completions.stream(model="m", messages=ASK)
+
+    manager = billing.wrap(chat, hold_token=5)()
+    del manager
+    wait_until(lambda: billing.fake.paths() == ["start", "cancel"])
+
+
+async def aclose(stream: Any) -> None:
+    await stream.aclose()
+
+
+async def provider_close(stream: Any) -> None:
+    await stream.close()
+
+
+async def aleave_block(stream: Any) -> None:
+    async with stream:
+        pass
+
+
+async def afail(stream: Any) -> None:
+    with pytest.raises(BoomError):
+        await stream.athrow(BoomError())
+
+
+async def forget(stream: Any) -> None:
+    """The last reference goes with this call."""
+
+
+async def cancel(stream: Any) -> None:
+    async def read() -> None:
+        async for _ in stream:
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("leave", [aclose, provider_close, aleave_block, afail, forget, cancel])
+@pytest.mark.parametrize("shape", ["stream", "generator"])
+def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -> None:
+    async def work() -> None:
+        async with openai.AsyncOpenAI(base_url=slow.url, api_key="k", max_retries=0) as ai:
+
+            async def create() -> Any:
+                return await ai.chat.completions.create(model="m", messages=ASK, stream=True)
+
+            async def generate() -> AsyncIterator[Any]:
+                async for chunk in await create():
+                    yield chunk
+
+            async def open_it() -> Any:
+                if shape == "generator":
+                    return billing.wrap_async(generate)()
+                opened = await billing.wrap_async(create)()
+                assert isinstance(opened, openai.AsyncStream)
+                return opened
+
+            streams = [await open_it()]
+            for _ in range(3):
+                await anext(streams[0])
+            await leave(streams.pop())
+            hung_up = await asyncio.to_thread(slow.wait_for_hang_up)
+            assert hung_up < 15
+            await asyncio.to_thread(wait_until, lambda: billing.ends() != {})
+
+    asyncio.run(work())
+    assert 3 <= billing.ends()["output_token"] <= 5
+
+
+def test_asyncio_with_anthropics_stream_manager(slow: SlowProvider, billing: Billing) -> None:
+    async def work() -> None:
+        async with anthropic.AsyncAnthropic(base_url=slow.url, api_key="k", max_retries=0) as claude:
+
+            async def chat() -> Any:
+                return claude.messages.stream(model="m", max_tokens=9, messages=ASK)
+
+            async with await billing.wrap_async(chat)() as stream:
+                for _ in range(4):
+                    await anext(stream)
+            assert await asyncio.to_thread(slow.wait_for_hang_up) < 13
+
+    asyncio.run(work())
+    assert billing.ends()["input_token"] == 100
