@@ -160,8 +160,9 @@ class AsyncDriver:
             left = None if give_up_at is None else give_up_at - loop.time()
             if left is not None and left <= 0:
                 break
-            # Two kinds of cancelling: a task's comes once each time, and a scope's (anyio, so also Starlette's)
-            # again at every await, unless that is shielded. A shield from the start would hide it from us.
+            # Two kinds of cancelling: a task's comes once each time, and a scope's (anyio, so also
+            # Starlette's) again at every await, unless that is shielded. A shield from the start would hide
+            # it from us.
             with anyio.CancelScope(shield=give_up_at is not None):
                 try:
                     await asyncio.wait([task], timeout=left)

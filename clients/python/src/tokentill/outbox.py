@@ -232,6 +232,12 @@ class Outbox:
                 self._connection.close()
             self._connection = None
 
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def after_fork(self) -> None:
         """In a forked child: the parent's connection must not be used, and its lock may be held for ever."""
         self._lock = threading.Lock()
