@@ -28,6 +28,9 @@ from tokentill.errors import (
     WalletNotFoundError,
 )
 from tokentill.functions import (
+    configure,
+    token_process_cancel,
+    token_process_cancel_async,
     token_process_end,
     token_process_end_async,
     token_process_hold_extend,
@@ -79,9 +82,12 @@ __all__ = [
     "ValidationError",
     "WalletNotFoundError",
     "__version__",
+    "configure",
     "count_deltas",
     "current_run",
     "read_usage",
+    "token_process_cancel",
+    "token_process_cancel_async",
     "token_process_end",
     "token_process_end_async",
     "token_process_hold_extend",

@@ -109,7 +109,8 @@ class _Client:
             ]
         )
 
-    def _close_outbox(self) -> None:
+    def close_outbox(self) -> None:
+        """Stop sending in the background, and close the file; the connections stay."""
         if self._sender is not None:
             self._sender.stop()
         if self.outbox is not None and self._owns_outbox:
@@ -269,7 +270,7 @@ class TokenProcess(_Client):
         return self._driver.run(self._core.flush(timeout_seconds))
 
     def close(self) -> None:
-        self._close_outbox()
+        self.close_outbox()
         self._driver.close()
 
     def __enter__(self) -> TokenProcess:
@@ -431,7 +432,7 @@ class AsyncTokenProcess(_Client):
         return await self._driver.run(self._core.flush(timeout_seconds))
 
     async def aclose(self) -> None:
-        self._close_outbox()
+        self.close_outbox()
         if self._background_driver is not None:
             self._background_driver.close()
         await self._driver.close()

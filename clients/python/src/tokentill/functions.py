@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from tokentill import forks
 from tokentill.client import AsyncTokenProcess, TokenProcess
@@ -23,6 +24,30 @@ class _Lock:
 _lock = _Lock()
 _client: TokenProcess | None = None
 _async_client: AsyncTokenProcess | None = None
+_settings: dict[str, Any] = {}
+# Those of them that nobody else will close.
+_made: list[TokenProcess | AsyncTokenProcess] = []
+
+
+def configure(
+    *,
+    client: TokenProcess | None = None,
+    async_client: AsyncTokenProcess | None = None,
+    **settings: Any,
+) -> None:
+    """Choose what the service functions and wrappers without a `client` use in this process.
+
+    Either clients of yours, or settings for those that are made, as `TokenProcess` takes them: `configure(
+    base_url=..., api_key=..., outbox=...)`. Without arguments the environment is read again. Those made
+    before stop sending in the background; calls that are on their way still end. Raises ConfigurationError.
+    """
+    global _client, _async_client, _settings
+    made = TokenProcess(**settings) if settings and client is None else None
+    with _lock.held:
+        for ours in _made:
+            ours.close_outbox()
+        _made[:] = [] if made is None else [made]
+        _client, _async_client, _settings = client or made, async_client, settings
 
 
 def default_client() -> TokenProcess:
@@ -30,7 +55,8 @@ def default_client() -> TokenProcess:
     global _client  # noqa: PLW0603 - one for each process, made late so that importing needs no settings
     with _lock.held:
         if _client is None:
-            _client = TokenProcess()
+            _client = TokenProcess(**_settings)
+            _made.append(_client)
         return _client
 
 
@@ -39,7 +65,8 @@ def default_async_client() -> AsyncTokenProcess:
     global _async_client  # noqa: PLW0603
     with _lock.held:
         if _async_client is None:
-            _async_client = AsyncTokenProcess()
+            _async_client = AsyncTokenProcess(**_settings)
+            _made.append(_async_client)
         return _async_client
 
 
@@ -89,6 +116,16 @@ def token_process_end(
         reasoning_token=reasoning_token,
         requests=requests,
     )
+
+
+def token_process_cancel(*, user_id: str, process_id: str) -> None:
+    """See `TokenProcess.cancel`."""
+    default_client().cancel(user_id, process_id)
+
+
+async def token_process_cancel_async(*, user_id: str, process_id: str) -> None:
+    """See `AsyncTokenProcess.cancel`."""
+    await default_async_client().cancel(user_id, process_id)
 
 
 async def token_process_start_async(

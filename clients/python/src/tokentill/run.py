@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
@@ -334,11 +334,20 @@ class AsyncRun(_Run):
         super().__init__(core, user_id, feature_endpoint_id, **options)
         self._driver = driver
         self._keeping: asyncio.Task[None] | None = None
+        self._settings: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+
+    def settings_at_start(self, settings: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Ask for `user_id` and `hold_token` only when the run starts."""
+        self._settings = settings
 
     async def start(self) -> Start:
         """See `Run.start`."""
         if self.started is not None:
             return self.started
+        if self._settings is not None:
+            ask, self._settings = self._settings, None
+            settings = await ask()
+            self.user_id, self._hold_token = settings["user_id"], settings["hold_token"]
         try:
             started = await self._driver.run(self._start_steps())
         except asyncio.CancelledError:

@@ -16,8 +16,9 @@ import functools
 import inspect
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
+from tokentill.arguments import HoldToken, PerCall, UserId
 from tokentill.client import AsyncTokenProcess, TokenProcess
 from tokentill.current import inside
 from tokentill.errors import ConfigurationError
@@ -25,11 +26,9 @@ from tokentill.functions import default_async_client, default_client
 from tokentill.run import OnEndError
 from tokentill.streams import AsyncStreamManager, StreamManager, is_manager
 from tokentill.usage import Extractor
-from tokentill.wire import Amount
 
 P = ParamSpec("P")
 R = TypeVar("R")
-UserId: TypeAlias = "str | Callable[..., str]"
 
 
 @overload
@@ -39,7 +38,7 @@ def with_token_process(
     *,
     feature_endpoint_id: str,
     user_id: UserId,
-    hold_token: Amount | None = None,
+    hold_token: HoldToken | None = None,
     hold_seconds: int | None = None,
     keep_hold: bool = False,
     usage: Extractor | None = None,
@@ -55,7 +54,7 @@ def with_token_process(
     *,
     feature_endpoint_id: str,
     user_id: UserId,
-    hold_token: Amount | None = None,
+    hold_token: HoldToken | None = None,
     hold_seconds: int | None = None,
     keep_hold: bool = False,
     usage: Extractor | None = None,
@@ -72,7 +71,7 @@ def with_token_process(
     *,
     feature_endpoint_id: str,
     user_id: UserId,
-    hold_token: Amount | None = None,
+    hold_token: HoldToken | None = None,
     hold_seconds: int | None = None,
     keep_hold: bool = False,
     usage: Extractor | None = None,
@@ -83,17 +82,17 @@ def with_token_process(
 ) -> Any:
     """Wrap `function`, or give a decorator where none is passed.
 
-    `user_id` is the id, or a function of the call's arguments. `hold_token` reserves that many tokens for
-    `hold_seconds` while it runs, and `keep_hold` extends that for as long as it does. `usage` replaces
-    `tokentill.usage.read_usage`. `on_end_error(error, end)` is told of an end that failed, and of usage that
-    is missing or can't be read; with `require_usage` the latter is raised once the function has run, as a
-    UsageError that has its result. `free`: a feature that costs nothing, whatever its result says. `client`
-    is the TokenProcess (for plain functions) or AsyncTokenProcess (for asyncio ones) to use; without it, one
-    configured by the environment is made when it is first needed.
+    `user_id` is the id, or a function of the call's arguments that answers it, on asyncio also a coroutine
+    function; `hold_token` likewise. A function is given the arguments that its parameters name, or else all
+    of them. `hold_token` reserves that many tokens for `hold_seconds` while it runs, and `keep_hold` extends
+    that for as long as it does. `usage` replaces `tokentill.usage.read_usage`. `on_end_error(error, end)` is
+    told of an end that failed, and of usage that is missing or can't be read; with `require_usage` the latter
+    is raised once the function has run, as a UsageError that has its result. `free`: a feature that costs
+    nothing, whatever its result says. `client` is the TokenProcess (for plain functions) or AsyncTokenProcess
+    (for asyncio ones) to use; without it, one configured by the environment is made when it is first needed.
     """
     options: dict[str, Any] = {
         "feature_endpoint_id": feature_endpoint_id,
-        "hold_token": hold_token,
         "hold_seconds": hold_seconds,
         "keep_hold": keep_hold,
         "usage": usage,
@@ -103,31 +102,29 @@ def with_token_process(
     }
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        def options_of(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            return {**options, "user_id": user_id(*args, **kwargs) if callable(user_id) else user_id}
-
+        per_call = PerCall(function, user_id=user_id, hold_token=hold_token)
         if _is(inspect.isasyncgenfunction, function) or _is(inspect.iscoroutinefunction, function):
             if isinstance(client, TokenProcess):
                 raise ConfigurationError("An asynchronous function needs an AsyncTokenProcess")
-            return _wrap_async(function, options_of, client)
+            return _wrap_async(function, per_call, options, client)
         if isinstance(client, AsyncTokenProcess):
             raise ConfigurationError("A plain function needs a TokenProcess")
-        return _wrap_plain(function, options_of, client)
+        return _wrap_plain(function, per_call, options, client)
 
     return wrap if function is None else wrap(function)
 
 
 def _wrap_plain(
-    function: Callable[..., Any], options_of: Callable[..., dict[str, Any]], client: TokenProcess | None
+    function: Callable[..., Any], per_call: PerCall, options: dict[str, Any], client: TokenProcess | None
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     def stream(*args: Any, **kwargs: Any) -> Any:
-        run = (client or default_client()).run(**options_of(*args, **kwargs))
+        run = (client or default_client()).run(**options, **per_call.of(args, kwargs))
         return run.stream(function(*args, **kwargs))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        run = (client or default_client()).run(**options_of(*args, **kwargs))
+        run = (client or default_client()).run(**options, **per_call.of(args, kwargs))
         run.start()
         try:
             with inside(run):
@@ -149,16 +146,18 @@ def _wrap_plain(
 
 
 def _wrap_async(
-    function: Callable[..., Any], options_of: Callable[..., dict[str, Any]], client: AsyncTokenProcess | None
+    function: Callable[..., Any], per_call: PerCall, options: dict[str, Any], client: AsyncTokenProcess | None
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     def stream(*args: Any, **kwargs: Any) -> Any:
-        run = (client or default_async_client()).run(**options_of(*args, **kwargs))
+        run = (client or default_async_client()).run(**options, user_id="")
+        # With its first chunk, as `user_id` may have to be awaited.
+        run.settings_at_start(lambda: per_call.of_async(args, kwargs))
         return run.stream(function(*args, **kwargs))
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        run = (client or default_async_client()).run(**options_of(*args, **kwargs))
+        run = (client or default_async_client()).run(**options, **await per_call.of_async(args, kwargs))
         await run.start()
         try:
             with inside(run):

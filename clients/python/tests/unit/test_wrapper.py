@@ -546,3 +546,80 @@ def test_a_run_started_before_its_stream_is_started_once() -> None:
 
     asyncio.run(work())
     assert billed(fake) == [(0, 40), (0, 40), (0, 7)]
+
+
+def users(fake: Fake) -> list[str]:
+    return [call.body["user_id"] for call in fake.of("start")]
+
+
+def test_the_user_is_found_however_the_arguments_are_passed() -> None:
+    fake = Fake()
+
+    def work(prompt: str, user_id: str = "default", *, tone: str = "plain") -> dict[str, int]:
+        return {"output_token": 1}
+
+    options: dict[str, Any] = {"feature_endpoint_id": "f", "client": fake.client()}
+    by_position = with_token_process(work, user_id=lambda _prompt, user, **_more: user, **options)
+    by_position("hi", "ann")
+    by_position("hi", user_id="bob")
+    by_position(user_id="cem", prompt="hi", tone="loud")
+    by_name = with_token_process(work, user_id=lambda user_id: user_id, **options)
+    by_name("hi", "dan")
+    by_name(user_id="eve", prompt="hi")
+    by_name("hi")
+    other_order = with_token_process(work, user_id=lambda tone, prompt: f"{prompt}-{tone}", **options)
+    other_order("hi", tone="loud")
+    assert users(fake) == ["ann", "bob", "cem", "dan", "eve", "default", "hi-loud"]
+    with pytest.raises(TypeError, match="prompt"):
+        by_name(user_id="fay")  # type: ignore[call-arg]
+    assert len(users(fake)) == 7, "refused before anything was started"
+
+
+def test_a_hold_may_depend_on_the_call() -> None:
+    fake = Fake()
+    options: dict[str, Any] = {"feature_endpoint_id": "f", "user_id": "u", "client": fake.client()}
+    work = with_token_process(
+        lambda prompt: {"output_token": 1}, hold_token=lambda prompt: len(prompt) or None, **options
+    )
+    work("four")
+    work(prompt="")
+    assert [call.body.get("hold_token") for call in fake.of("start")] == [4, None]
+
+
+def test_on_asyncio_the_user_may_be_asked_for() -> None:
+    fake = Fake()
+
+    async def user_of(request: str) -> str:
+        await asyncio.sleep(0)
+        return f"user-{request}"
+
+    async def hold_of(request: str) -> int:
+        return len(request)
+
+    async def answer(request: str) -> dict[str, int]:
+        return {"output_token": 1}
+
+    async def stream(request: str) -> AsyncIterator[dict[str, int]]:
+        yield {"output_token": 1}
+
+    async def work() -> None:
+        options: dict[str, Any] = {
+            "feature_endpoint_id": "f",
+            "user_id": user_of,
+            "hold_token": hold_of,
+            "client": fake.async_client(),
+        }
+        await with_token_process(answer, **options)("a")
+        await with_token_process(answer, **options)(request="bb")
+        async for _ in with_token_process(stream, **options)("ccc"):
+            pass
+
+    asyncio.run(work())
+    assert users(fake) == ["user-a", "user-bb", "user-ccc"]
+    assert [call.body["hold_token"] for call in fake.of("start")] == [1, 2, 3]
+    assert len(billed(fake)) == 3
+    plain = with_token_process(
+        lambda request: None, feature_endpoint_id="f", user_id=user_of, client=fake.client()
+    )
+    with pytest.raises(ConfigurationError, match="async def"):
+        plain("a")
