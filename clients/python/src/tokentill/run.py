@@ -113,6 +113,10 @@ class _Run:
         """
         self._meter.read(result)
 
+    def returned(self, result: Any) -> None:
+        """Add the usage of what the feature returned. One that it has handed to `read` itself counts once."""
+        self._meter.read_result(result)
+
     def next_answer(self) -> None:
         """What is read from now on belongs to another answer: for chunks that carry no id of theirs."""
         self._meter.next_answer()

@@ -138,7 +138,7 @@ def _wrap_plain(
             return run.stream(result)
         if is_manager(result, "__enter__"):
             return StreamManager(run, result)
-        run.read(result)
+        run.returned(result)
         run.finish(result=result)
         return result
 
@@ -169,7 +169,7 @@ def _wrap_async(
             return run.stream(result)
         if is_manager(result, "__aenter__"):
             return AsyncStreamManager(run, result)
-        run.read(result)
+        run.returned(result)
         await run.finish(result=result)
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
 from ollama import Client as OllamaClient
 
 from tests.providers.billing import Billing
@@ -177,3 +178,35 @@ def test_langchain_on_asyncio(billing: Billing) -> None:
 
     asyncio.run(work())
     assert billing.billed() == LANGCHAIN
+
+
+def test_events_of_langchain(billing: Billing) -> None:
+    chain = RunnableLambda(lambda text: text) | langchain([1] * 40)
+
+    async def events() -> AsyncIterator[Any]:
+        async for event in chain.astream_events("Hi", version="v2"):
+            yield event
+
+    async def work() -> None:
+        async for _ in billing.wrap_async(events)():
+            pass
+
+    asyncio.run(work())
+    assert billing.billed() == LANGCHAIN
+
+
+def test_events_of_langchain_left_early(billing: Billing) -> None:
+    async def work() -> None:
+        async def events() -> Any:
+            return langchain([1] * 40).astream_events("Hi", version="v2")
+
+        stream = await billing.wrap_async(events)()
+        pieces = 0
+        async for event in stream:
+            pieces += event["event"] == "on_chat_model_stream"
+            if pieces == 3:
+                break
+        await stream.aclose()
+
+    asyncio.run(work())
+    assert billing.billed() == {**LANGCHAIN, "output_token": 3}

@@ -616,7 +616,10 @@ def test_anthropics_stream_counts_its_last_total_or_else_what_flowed() -> None:
     assert amounts(run(ANTHROPIC_STREAM)) == (25, 15)
     assert amounts(run(ANTHROPIC_STREAM[:6], left_early=True)) == (25, 4)
     assert amounts(run(ANTHROPIC_STREAM[:2], left_early=True)) == (25, 1)
-    assert amounts(run(ANTHROPIC_STREAM[:6])) == (25, 4), "broken off, which nobody noticed"
+    broken_off = run(ANTHROPIC_STREAM[:6])
+    assert isinstance(broken_off.error, UsageMissingError)
+    assert not broken_off.used.any
+    assert amounts(run(ANTHROPIC_STREAM[:6], extractor=count_deltas)) == (25, 4)
 
 
 def test_the_parts_anthropic_reports_at_the_start_stay() -> None:
@@ -785,6 +788,53 @@ def test_what_a_feature_uses_beside_its_answers_is_added() -> None:
     assert (settled.used.cached_input_token, settled.used.model) == (2, "gpt")
     with pytest.raises(ValidationError):
         meter.use(Usage(output_token=-1))
+
+
+def test_a_result_that_was_read_and_then_returned_counts_once() -> None:
+    answer = {"usage": openai(100, 40)}
+    meter = Meter()
+    meter.read(answer)
+    meter.read_result(answer)
+    assert amounts(meter.settle()) == (100, 40)
+
+
+def test_the_usage_alone_may_be_handed_on() -> None:
+    assert amounts(whole(openai(100, 40), Object(input_tokens=1, output_tokens=2))) == (101, 42)
+
+
+def test_a_part_is_never_more_than_a_whole_that_the_feature_said() -> None:
+    meter = Meter()
+    meter.read_chunk({"id": "c", "usage": openai(9, 8, completion_tokens_details={"reasoning_tokens": 7})})
+    meter.read_return({"output_token": 5})
+    settled = meter.settle()
+    assert amounts(settled) == (9, 5)
+    assert settled.used.reasoning_token == 5
+
+
+def test_geminis_latest_total_counts_also_without_a_reason_to_finish() -> None:
+    def piece(count: int) -> dict[str, Any]:
+        report = {"promptTokenCount": 10, "candidatesTokenCount": count, "totalTokenCount": 10 + count}
+        return {"candidates": [{"content": {"parts": [{"text": "x"}]}}], "usageMetadata": report}
+
+    assert amounts(run([piece(3), piece(7)])) == (10, 7)
+    assert amounts(whole(piece(3), piece(7))) == (10, 7), "chunks without an id, handed on one by one"
+
+
+def test_the_input_of_anthropics_last_event_counts_only_where_it_is_more() -> None:
+    start = {"type": "message_start", "message": {**ANTHROPIC, "id": "m"}}
+    for said, billed in ((0, 28), (3, 28), (40, 40)):
+        delta = {"type": "message_delta", "usage": {"input_tokens": said, "output_tokens": 9}}
+        assert amounts(run([start, delta])) == (billed, 9)
+
+
+def test_embeddings_that_report_their_total_only() -> None:
+    answer = {"object": "list", "data": [{"embedding": [0.5]}], "usage": {"total_tokens": 8}}
+    assert amounts(whole(answer)) == (8, 0)
+
+
+def test_text_counts_by_its_pieces_where_that_is_asked_for() -> None:
+    assert amounts(run(["a", "", b"b"], extractor=count_deltas)) == (0, 2)
+    assert count_deltas("") is None
 
 
 def test_read_usage_adds_up_a_list() -> None:

@@ -37,6 +37,8 @@ OUTPUT: tuple[Path, ...] = (
     ("outputTokens", "total"),
     ("candidates_token_count",),
     ("candidatesTokenCount",),
+    ("response_token_count",),
+    ("responseTokenCount",),
     ("outputTokenCount",),
     ("eval_count",),
 )

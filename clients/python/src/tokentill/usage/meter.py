@@ -10,6 +10,7 @@ answers with the error that says so.
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from tokentill.usage.model import COUNTS, WITHIN, Extractor, Usage, usage_from
 from tokentill.usage.shapes import Reading, look, look_through
 
 SEEN_MAX = 10
+# How many results are remembered as read: a returned one was read lately.
+RESULTS_MAX = 100
 SEEN_LENGTH_MAX = 500
 
 
@@ -82,6 +85,12 @@ class _Answer:
     def only_pieces(self) -> bool:
         return self.answer_id is None and not (self.over or self.used or self.added or self.total)
 
+    def incomplete(self, *, by_pieces: bool) -> bool:
+        """Text flowed and nobody said how many tokens it was: what was said of the input isn't all."""
+        known = self.total.get("output_token", self.added.get("output_token"))
+        unknown = known is None or (self.growing and known < self.pieces)
+        return unknown and self.pieces > 0 and not by_pieces
+
     def take(self, reading: Reading) -> None:
         usage = reading.usage
         self.model = usage.model or self.model
@@ -92,25 +101,27 @@ class _Answer:
             self.report, self.unreadable = reading.report, reading.unreadable
         elif usage.said and usage.kind == "total":
             self.report = reading.report
-            self._replace(usage)
+            self._replace(usage, input_at_least=reading.input_at_least)
         elif usage.said:
             _add(self.added, usage)
 
-    def _replace(self, usage: Usage) -> None:
+    def _replace(self, usage: Usage, *, input_at_least: bool) -> None:
         # A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
         self.unreadable = None
         self.growing = usage.final is False
         for whole, parts in WITHIN.items():
+            said = getattr(usage, whole)
+            known = self.total.get(whole, 0) if input_at_least and whole == "input_token" else 0
             # Together: parts of an older whole mean nothing beside a newer one.
-            if getattr(usage, whole) is not None:
+            if said is not None and said >= known:
                 for name in (whole, *parts):
                     self.total[name] = getattr(usage, name) or 0
 
     def counts(self, *, by_pieces: bool, left_early: bool) -> _Counts:
         found = dict(self.added)
         # What a provider adds up itself is complete only when it has come to its end.
-        incomplete = self.growing or (left_early and not self.own)
-        if incomplete or (by_pieces and "output_token" not in found):
+        incomplete = left_early and not self.own
+        if incomplete or (by_pieces and (self.growing or "output_token" not in found)):
             counted = max(self.pieces, found.get("output_token", 0))
             if counted:
                 found["output_token"] = counted
@@ -134,6 +145,7 @@ class Meter:
         self._helpers = StreamHelpers()
         self._whole_run: _Counts = {}
         self._texts = 0
+        self._results: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._model: str | None = None
 
     def use(self, usage: Usage) -> None:
@@ -144,13 +156,21 @@ class Meter:
 
     def read(self, result: Any) -> None:
         """Take in a whole result. What it has without an id is an answer of its own."""
+        self._results.append(result)
         self._read(result, whole=True)
+
+    def read_result(self, result: Any) -> None:
+        """Take in what the feature returned, unless it was handed to `read` before."""
+        if not any(result is known for known in self._results):
+            self._read(result, whole=True)
 
     def read_chunk(self, chunk: Any) -> None:
         """Take in a chunk of a stream. What it has without an id belongs to the answer that goes on."""
-        if isinstance(chunk, (str, bytes)):
+        if isinstance(chunk, (str, bytes)) and chunk:
             self._texts += 1
             self._helpers.look()
+            if self._count_pieces:
+                self._take(Reading(Usage(final=False), pieces=1, own=True), whole=False)
         self._read(chunk, whole=False)
 
     def read_return(self, value: Any) -> None:
@@ -192,6 +212,9 @@ class Meter:
         for answer in self._answers:
             if answer.unreadable is not None:
                 unreadable.append(answer)
+            if not left_early and answer.incomplete(by_pieces=self._count_pieces):
+                missing.append(answer)
+                continue
             counts = answer.counts(by_pieces=self._count_pieces, left_early=left_early)
             if counts:
                 requests += 1
@@ -200,6 +223,12 @@ class Meter:
             elif answer.of_model and answer.unreadable is None and not left_early:
                 missing.append(answer)
         sums.update(self._whole_run)
+        for whole, parts in WITHIN.items():
+            # A whole that the feature itself said may be smaller than the parts that were read.
+            left = sums[whole]
+            for part in parts:
+                sums[part] = min(sums[part], left)
+                left -= sums[part]
         said = requests > 0 or bool(self._whole_run)
         used = Used(**sums, requests=max(requests, 1), model=self._model)
         error = self._error(unreadable, missing, said=said)
@@ -305,10 +334,12 @@ def read_usage(result: Any) -> Usage | None:
 
 
 def count_deltas(chunk: Any) -> Usage | None:
-    """Like `read_usage`; a chunk that only carries a piece of the answer counts as one output token.
+    """Like `read_usage`; a chunk of text, or with a piece of the answer only, counts as one output token.
 
     For streams whose provider reports no usage. As a run's `usage`, the count gives way to what is reported.
     """
+    if isinstance(chunk, (str, bytes)):
+        return Usage(output_token=1) if chunk else None
     reported = read_usage(chunk)
     if reported is not None:
         return reported

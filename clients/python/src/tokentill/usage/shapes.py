@@ -29,6 +29,8 @@ class Reading:
     unreadable: UsageUnreadableError | None = None
     # The feature's own counts, in the guide's words.
     own: bool = False
+    # The input counts only where it is more than is known already.
+    input_at_least: bool = False
 
 
 Shape: TypeAlias = Callable[[Any], Reading | None]
@@ -136,7 +138,8 @@ def _anthropic_event(value: Any) -> Reading | None:
     if kind == "message_stop":
         return _message(message, final=True) if message is not None else Reading(Usage(kind="total"))
     if kind == "message_delta":
-        return _reading(get(value, "usage"))
+        # Some who copy Anthropic repeat the input here without its cached part, or as 0.
+        return replace(_reading(get(value, "usage")), input_at_least=True)
     delta = get(value, "delta")
     piece = get(delta, "text", "thinking", "partial_json") if delta is not None else None
     return _reading(None, pieces=int(bool(piece)))
@@ -189,6 +192,19 @@ def _openai_helper_event(value: Any) -> Reading | None:
     return look(chunk) if record(chunk) else None
 
 
+def _langchain_event(value: Any) -> Reading | None:
+    """An event of LangChain's `astream_events`. Those of the chains around a model repeat the model's."""
+    event, data = text(get(value, "event")), get(value, "data")
+    if event is None or not record(data):
+        return None
+    if event in {"on_chat_model_stream", "on_llm_stream"}:
+        return look(get(data, "chunk"))
+    if event not in {"on_chat_model_end", "on_llm_end"}:
+        return Reading(Usage(), own=True)
+    whole = look(get(data, "output"))
+    return None if whole is None else replace(whole, usage=replace(whole.usage, kind="total", final=True))
+
+
 def _langchain(value: Any) -> Reading | None:
     """A message of LangChain's. Its chunks are added up, also by LangChain itself."""
     kind = get(value, "type")
@@ -227,9 +243,10 @@ def _openai_chunk(value: Any) -> Reading | None:
 
 def _piece(choice: Any) -> bool:
     delta = get(choice, "delta")
-    return bool(
-        get(delta, "content") or get(delta, "reasoning_content", "reasoning") or get(delta, "tool_calls")
-    )
+    return any(get(delta, name) for name in _DELTA)
+
+
+_DELTA = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
 
 
 def _openai_answer(value: Any) -> Reading | None:
@@ -319,11 +336,36 @@ def _usage_somewhere(value: Any) -> Reading | None:
     for holder in (value, get(value, "message"), get(value, "response")):
         report = get(holder, "usage") if record(holder) else None
         if report is not None:
+            report = _embedding_usage(value, report)
             model = get(value, "model", "modelId") or get(holder, "model", "modelId")
             answer_id = get(holder, "id") or get(get(value, "ResponseMetadata"), "RequestId")
             return _reading(report, model=model, answer_id=answer_id)
     return None
 
+
+def _embedding_usage(value: Any, report: Any) -> Any:
+    """Voyage and Jina report the total of an embedding only, which is all input."""
+    total = get(report, "total_tokens") if record(report) else None
+    if total is None or get(report, "prompt_tokens", "input_tokens") is not None:
+        return report
+    vectors = get(value, "data")
+    is_embedding = isinstance(vectors, list) and bool(vectors) and get(vectors[0], "embedding") is not None
+    return {"prompt_tokens": total, "total_tokens": total} if is_embedding else report
+
+
+def _bare_usage(value: Any) -> Reading | None:
+    """The usage itself, handed on without its answer."""
+    bare = any(all(get(value, name) is not None for name in names) for names in _BARE)
+    return _reading(value) if bare else None
+
+
+_BARE = (
+    ("prompt_tokens", "completion_tokens"),
+    ("input_tokens", "output_tokens"),
+    ("inputTokens", "outputTokens"),
+    ("prompt_token_count", "candidates_token_count"),
+    ("promptTokenCount", "candidatesTokenCount"),
+)
 
 SHAPES: tuple[Shape, ...] = (
     _guide,
@@ -332,6 +374,7 @@ SHAPES: tuple[Shape, ...] = (
     _anthropic_event,
     _anthropic_message,
     _openai_helper_event,
+    _langchain_event,
     _langchain,
     _openai_chunk,
     _openai_answer,
@@ -340,5 +383,6 @@ SHAPES: tuple[Shape, ...] = (
     _ollama,
     _bedrock_event,
     _usage_somewhere,
+    _bare_usage,
     _stream_helper,
 )
