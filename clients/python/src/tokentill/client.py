@@ -9,11 +9,13 @@ by all threads or tasks of a process. Settings:
 - `when_away`: "closed" refuses runs while the server is away; "open" lets `open_runs_max` of them, or as many
   as use `open_tokens_max`, go on, whose ends go to the outbox. After `breaker_failures` calls without an
   answer none is made for `breaker_seconds`;
-- `outbox` is a path, or an `Outbox` that the caller closes; `outbox_ends_max` bounds it. A path that can't be
+- `outbox` is a path, or an `Outbox` that the caller closes, or False for none whatever the environment says;
+  `outbox_ends_max` bounds it. A path that can't be
   used is logged, and stops nothing;
 - `background`: a thread sends what a failed call, another process or an earlier run of the program left in
   the outbox. Without it that is left to `flush_outbox()` or to the command `tokentill outbox flush`;
 - `hooks` are told of calls, retries and the outbox (`tokentill.hooks`);
+- `disabled`, or TOKENTILL_DISABLED=1: every start is access-able and nothing is sent (`tokentill.disabled`);
 - `transport` replaces our own, say for a certificate of yours. In plain code an answer that drips is then
   only limited as that transport does it.
 """
@@ -25,12 +27,13 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import httpx
 
 from tokentill.away import AwayReport
 from tokentill.core import BatchItem, Core, Flushed, new_key
+from tokentill.disabled import DISABLED_API_KEY, DisabledTransport, is_disabled
 from tokentill.drivers import AsyncDriver, Driver
 from tokentill.errors import ConfigurationError, OutboxError
 from tokentill.hooks import Hooks
@@ -53,11 +56,11 @@ class _Client:
     def __init__(
         self,
         settings: Settings,
-        outbox: OutboxOrPath | None,
+        outbox: OutboxOrPath | Literal[False] | None,
         outbox_ends_max: int,
         hooks: Hooks | None,
     ) -> None:
-        chosen = outbox if outbox is not None else outbox_path_from_environment()
+        chosen = outbox_path_from_environment() if outbox is None else outbox or None
         self._owns_outbox = not isinstance(chosen, Outbox)
         self.outbox: Outbox | None
         if chosen is None or isinstance(chosen, Outbox):
@@ -135,12 +138,15 @@ class TokenProcess(_Client):
         open_tokens_max: int = 100_000,
         breaker_failures: int = 5,
         breaker_seconds: float = 5.0,
-        outbox: OutboxOrPath | None = None,
+        outbox: OutboxOrPath | Literal[False] | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
         hooks: Hooks | None = None,
         transport: httpx.BaseTransport | None = None,
+        disabled: bool | None = None,
     ) -> None:
+        if is_disabled(disabled):
+            api_key, transport, outbox, when_away = DISABLED_API_KEY, DisabledTransport(), False, "closed"
         settings = Settings.resolve(
             base_url,
             api_key,
@@ -283,7 +289,8 @@ class TokenProcess(_Client):
 
 
 class AsyncTokenProcess(_Client):
-    """The client for asyncio. Its settings are the module's; `transport` doesn't reach the outbox's thread.
+    """The client for asyncio. Its settings are the module's; `transport` is for the outbox's
+    thread, too, if it is one for both kinds of code.
 
     An end that is on its way is finished even if its task is cancelled: the cancellation is raised
     afterwards, or after `cancelled_end_timeout_seconds`, while the end goes on by itself.
@@ -304,12 +311,15 @@ class AsyncTokenProcess(_Client):
         open_tokens_max: int = 100_000,
         breaker_failures: int = 5,
         breaker_seconds: float = 5.0,
-        outbox: OutboxOrPath | None = None,
+        outbox: OutboxOrPath | Literal[False] | None = None,
         outbox_ends_max: int = ENDS_MAX_DEFAULT,
         background: bool = True,
         hooks: Hooks | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        disabled: bool | None = None,
     ) -> None:
+        if is_disabled(disabled):
+            api_key, transport, outbox, when_away = DISABLED_API_KEY, DisabledTransport(), False, "closed"
         settings = Settings.resolve(
             base_url,
             api_key,
@@ -328,7 +338,8 @@ class AsyncTokenProcess(_Client):
         self._driver = AsyncDriver(self._core, transport)
         self._background_driver: Driver | None = None
         if background and self.outbox is not None:
-            self._background_driver = Driver(self._core)
+            in_threads = transport if isinstance(transport, httpx.BaseTransport) else None
+            self._background_driver = Driver(self._core, in_threads)
             self._send_in_background(self._background_driver)
 
     async def start(
