@@ -1,0 +1,82 @@
+"""The server in memory answers as the real one does: the same story told to both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from tests.real.bank import Bank
+from tests.real.server import Server
+from tokentill import TokenProcess, TokenProcessError
+from tokentill.testing import MemoryTokentill
+
+
+def story(client: TokenProcess, rich: str, poor: str, feature: str, other_feature: str) -> list[Any]:
+    """What a service sees; ids that the server makes are left out."""
+    seen: list[Any] = []
+
+    def see(call: Callable[[], Any], *names: str) -> Any:
+        try:
+            answer = call()
+        except TokenProcessError as error:
+            seen.append((type(error).__name__, error.status, error.code, error.message, sorted(error.errors)))
+            seen.append(error.token)
+            return None
+        seen.append(tuple(getattr(answer, name) for name in names))
+        return answer
+
+    start, end = ("token", "status", "hold_token"), ("token", "cost", "status", "replayed")
+    see(lambda: client.start(rich, feature), *start)
+    held = see(lambda: client.start(rich, feature, hold_token=Decimal("600.5")), *start)
+    see(lambda: client.start(rich, feature, hold_token=500), *start)
+    see(lambda: client.start(poor, feature), *start)
+    see(lambda: client.start("nobody-at-all", feature), *start)
+    see(lambda: client.start(rich, other_feature), *start)
+    see(lambda: client.start(rich, "no-such-feature"), *start)
+    see(lambda: client.start(rich, feature, hold_token=Decimal("0.0000001")), *start)
+    see(lambda: client.start(rich, feature, hold_seconds=0), *start)
+    see(lambda: client.end(rich, feature, 12, 40, process_id=held.process_id), *end)
+    see(lambda: client.end(rich, feature, 12, 40, process_id=held.process_id), *end)
+    see(lambda: client.end(rich, feature, 12, 41, process_id=held.process_id), *end)
+    see(lambda: client.end(rich, feature, 0, 3, idempotency_key=f"key-{rich}"), *end)
+    see(lambda: client.end(rich, feature, 0, 3, idempotency_key=f"key-{rich}"), *end)
+    see(lambda: client.end(rich, feature, 0, 4, idempotency_key=f"key-{rich}"), *end)
+    see(lambda: client.end(rich, feature, 0, 0), *end)
+    see(lambda: client.end("nobody-at-all", feature, 1, 1), *end)
+    see(lambda: client.end(rich, "no-such-feature", 1, 1), *end)
+    see(lambda: client.end(rich, feature, 1, 100_000_001), *end)
+    given_back = see(lambda: client.start(rich, feature, hold_token=100), *start)
+    see(lambda: client.cancel(rich, given_back.process_id))
+    see(lambda: client.cancel(rich, given_back.process_id))
+    see(lambda: client.start(rich, feature), *start)
+    batch = client.end_batch(
+        [
+            {"user_id": rich, "feature_endpoint_id": feature, "output_token": 8},
+            {"user_id": "nobody-at-all", "feature_endpoint_id": feature, "output_token": 8},
+        ]
+    )
+    seen.append([(item.end and item.end.cost, item.error and item.error.code) for item in batch])
+    see(lambda: client.end(rich, feature, 0, 40_000), *end)
+    see(lambda: client.start(rich, feature), *start)
+    return seen
+
+
+def test_the_same_story_told_to_both(server: Server, bank: Bank) -> None:
+    feature, package = bank.feature(10)
+    other, _ = bank.feature(0)
+    rich, poor = bank.wallet(package, 1_000), bank.wallet(package, 0)
+
+    memory = MemoryTokentill()
+    for each in (feature, other):
+        memory.add_feature(each)
+    memory.add_profit(10, feature_endpoint_id=feature)
+    memory.add_package(package, [feature])
+    for user, token in ((rich, 1_000), (poor, 0)):
+        memory.add_wallet(user, token, package_id=package)
+
+    with TokenProcess(server.url, server.server_key) as real, memory.client() as pretended:
+        expected = story(real, rich, poor, feature, other)
+        assert story(pretended, rich, poor, feature, other) == expected
+    assert memory.token(rich) == bank.balance(rich)["token"]
+    assert memory.debt(rich) == bank.balance(rich)["debt_token"]
