@@ -40,6 +40,7 @@ test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and wor
 
 test-clients: $(STAMP) ## run the client libraries' tests against the real stack
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check
+	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/litellm/scripts/check
 	@if command -v npm >/dev/null; then cd clients/typescript && npm ci --silent && npm test && npm run --silent smoke; \
 	else echo "TypeScript client: not tested, as Node.js isn't installed"; fi
 
@@ -68,5 +69,5 @@ lock: ## resolve pyproject.toml into requirements/*.lock again (newest versions 
 	@sh requirements/lock.sh $(UV_VERSION)
 
 clean: ## remove the venv, caches and build output; keeps .data
-	rm -rf $(VENV) clients/python/.venv clients/python/.venv-openai1 clients/typescript/node_modules clients/typescript/test/node/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) clients/python/.venv clients/python/.venv-openai1 clients/litellm/.venv clients/typescript/node_modules clients/typescript/test/node/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,3 +18,5 @@ for environment in dev openai1; do
     compile "$client/requirements-$environment.lock" --python-version 3.10 \
         "$client/pyproject.toml" "$client/requirements-$environment.txt"
 done
+client=clients/litellm
+compile "$client/requirements-dev.lock" --python-version 3.10 "$client/requirements-dev.txt"

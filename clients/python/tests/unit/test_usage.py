@@ -385,6 +385,8 @@ def test_a_chunk_of_langchain_is_an_increment_and_its_message_a_total() -> None:
             40,
         ),
         (openai(100, 40, cache_read_input_tokens=60, cache_creation_input_tokens=10), 100, 40),
+        # A total that nobody has set.
+        ({"prompt_tokens": 100, "completion_tokens": 40, "total_tokens": 0}, 100, 40),
         # DeepSeek.
         (openai(100, 40, prompt_cache_hit_tokens=60, prompt_cache_miss_tokens=40), 100, 40),
         # Anthropic's names with a total that has the cache in its input.

@@ -150,6 +150,8 @@ def counts_of(report: Any) -> Usage:
     wholes = {"input": input_token, "output": output_token}
     found = [part for part in _parts(report, input_path) if wholes[part.whole] is not None]
     _, total = _first(report, TOTAL)
+    if total == 0:
+        total = None  # Left at its default by some, LiteLLM's embeddings among them.
     places = _places(found, wholes, total)
     for part, inside in zip(found, places, strict=True):
         if not inside:

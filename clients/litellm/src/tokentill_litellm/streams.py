@@ -1,0 +1,121 @@
+"""Seeing the chunks of LiteLLM's streams, and that one was closed.
+
+LiteLLM tells its callbacks of a stream when it has ended by itself. One that is closed early it keeps to
+itself, and in asyncio its chunks, too. So each chunk is looked at where it passes, in LiteLLM's own
+`CustomStreamWrapper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import litellm
+from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+
+logger = logging.getLogger("tokentill")
+
+
+class Watcher(Protocol):
+    def on_chunk(self, call_id: str, chunk: Any) -> None: ...
+
+    def on_end(self, call_id: str, answer: Any, *, cached: bool) -> None:
+        """The stream came to its end; `answer` is all of it, put together by LiteLLM. May take its time."""
+
+    def on_close(self, call_id: str) -> None:
+        """It was closed. Must not wait for anything."""
+
+
+_watchers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def watch_streams(watcher: Watcher) -> None:
+    """Tell `watcher` of every stream of this process, for as long as it lives."""
+    _watchers.add(watcher)
+    if not hasattr(CustomStreamWrapper, "_tokentill_watched"):
+        CustomStreamWrapper._tokentill_watched = True
+        _wrap("__next__", _watched_next)
+        _wrap("__anext__", _watched_anext)
+        _wrap("close", _watched_close)
+        _wrap("aclose", _watched_aclose)
+
+
+def _wrap(name: str, watched: Callable[[Any], Any]) -> None:
+    original = getattr(CustomStreamWrapper, name)
+    setattr(CustomStreamWrapper, name, functools.wraps(original)(watched(original)))
+
+
+def _watched_next(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def watched(stream: Any) -> Any:
+        try:
+            chunk = original(stream)
+        except StopIteration:
+            _end(stream)
+            raise
+        _chunk(stream, chunk)
+        return chunk
+
+    return watched
+
+
+def _watched_anext(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def watched(stream: Any) -> Any:
+        try:
+            chunk = await original(stream)
+        except StopAsyncIteration:
+            await asyncio.to_thread(_end, stream)
+            raise
+        _chunk(stream, chunk)
+        return chunk
+
+    return watched
+
+
+def _watched_close(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def watched(stream: Any) -> Any:
+        try:
+            return original(stream)
+        finally:
+            _closed(stream)
+
+    return watched
+
+
+def _watched_aclose(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def watched(stream: Any) -> Any:
+        try:
+            return await original(stream)
+        finally:
+            _closed(stream)
+
+    return watched
+
+
+def _chunk(stream: Any, chunk: Any) -> None:
+    for watcher in list(_watchers):
+        watcher.on_chunk(_call_id(stream), chunk)
+
+
+def _end(stream: Any) -> None:
+    cached = getattr(stream, "custom_llm_provider", None) == "cached_response"
+    try:
+        answer = litellm.stream_chunk_builder(chunks=stream.chunks, messages=stream.messages)
+    except Exception:
+        # LiteLLM's event of success, which follows, may know better.
+        logger.warning("The answer of a LiteLLM stream could not be put together", exc_info=True)
+        return
+    for watcher in list(_watchers):
+        watcher.on_end(_call_id(stream), answer, cached=cached)
+
+
+def _closed(stream: Any) -> None:
+    for watcher in list(_watchers):
+        watcher.on_close(_call_id(stream))
+
+
+def _call_id(stream: Any) -> str:
+    return str(getattr(stream.logging_obj, "litellm_call_id", ""))
