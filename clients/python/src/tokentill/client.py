@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeAlias
 import httpx
 
 from tokentill.away import AwayReport
-from tokentill.core import BatchItem, Core, Flushed, new_key
+from tokentill.core import BatchItem, Core, Flushed, new_key, repeatable
 from tokentill.disabled import DISABLED_API_KEY, DisabledTransport, is_disabled
 from tokentill.drivers import AsyncDriver, Driver
 from tokentill.errors import ConfigurationError, OutboxError
@@ -88,7 +88,10 @@ class _Client:
         return self._core.away.report()
 
     def _end_steps(self, *, idempotency_key: str | None, **end: Any) -> Steps[End]:
-        return self._core.end(end_body(**end), idempotency_key or new_key())
+        key = idempotency_key or new_key()
+        with repeatable("end", key, {**end, "idempotency_key": key}):
+            body = end_body(**end)
+        return self._core.end(body, key)
 
     def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
         return self._core.end_batch(

@@ -93,7 +93,7 @@ class Core(Caller):
             "hold_seconds": hold_seconds,
             "idempotency_key": key,
         }
-        with _repeatable("start", key, arguments):
+        with repeatable("start", key, arguments):
             body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds)
             try:
                 self.ask_breaker()
@@ -125,7 +125,7 @@ class Core(Caller):
 
     def cancel(self, user_id: str, process_id: str) -> Steps[None]:
         arguments = {"user_id": user_id, "process_id": process_id}
-        with _repeatable("cancel", None, arguments):
+        with repeatable("cancel", None, arguments):
             self.ask_breaker()
             yield from self.call(
                 "cancel",
@@ -152,7 +152,7 @@ class Core(Caller):
             "hold_seconds": hold_seconds,
             "idempotency_key": key,
         }
-        with _repeatable("extend_hold", key, arguments):
+        with repeatable("extend_hold", key, arguments):
             body = wire.extend_body(user_id, process_id, hold_token, hold_seconds)
             self.ask_breaker()
             hold: wire.Hold = yield from self.call(
@@ -174,7 +174,7 @@ class Core(Caller):
 
     def end(self, body: str, key: str) -> Steps[wire.End]:
         """Report an end. With an outbox it is on disk before it is sent, until it is acknowledged."""
-        with _repeatable("end", key, lambda: _end_arguments(key, body)):
+        with repeatable("end", key, lambda: _end_arguments(key, body)):
             outbox = self.outbox
             if outbox is None:
                 return (yield from self._send_end(body, key, self.settings.end_limit_seconds))
@@ -213,7 +213,7 @@ class Core(Caller):
     def end_batch(self, ends: Sequence[tuple[str, str]]) -> Steps[list[BatchItem]]:
         """Send (key, body) pairs, in calls of a size the server takes. Raises when a whole call fails."""
         items: list[BatchItem] = []
-        with _repeatable("end_batch", None, lambda: {"ends": [_end_arguments(*pair) for pair in ends]}):
+        with repeatable("end_batch", None, lambda: {"ends": [_end_arguments(*pair) for pair in ends]}):
             for chunk in _chunks(ends):
                 items += yield from self._send_batch(chunk, self.settings.total_timeout_seconds)
         return items
@@ -358,7 +358,7 @@ class Core(Caller):
 
 
 @contextlib.contextmanager
-def _repeatable(
+def repeatable(
     operation: str, key: str | None, arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 ) -> Iterator[None]:
     """Have every error say which call of the client repeats it; one whose end is in the outbox needs none."""

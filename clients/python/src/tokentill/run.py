@@ -163,7 +163,9 @@ class _Run:
                     code="insufficient_tokens",
                     data={"user_id": started.user_id, "token": started.token, "status": started.status},
                 )
-                error.operation = "start"
+                error.operation, error.idempotency_key = "start", self._start_key
+                # Without the key: that one's answer is given.
+                error.repeat = {"user_id": self.user_id, "feature_endpoint_id": self.feature_endpoint_id}
                 raise error
             self.started = started
             if started.hold_token is not None and started.expires_at is not None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 START = {"user_id": "u", "token": 1000, "status": "access-able", "process_id": "p-1"}
 END = {"user_id": "u", "token": 989, "cost": 11, "status": "return-able"}
@@ -37,10 +38,11 @@ def slow_server() -> Iterator[SlowServer]:
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            while path := _request(connection):
+            while request := _request(connection):
+                path, sent = request
                 slow.asked.append(path)
                 how = slow.plan(path)
-                head, body = _answer(path)
+                head, body = _answer(path, sent)
                 if how == "hang":
                     over.wait()
                 elif how == "half":
@@ -79,7 +81,7 @@ def slow_server() -> Iterator[SlowServer]:
         thread.join(5)
 
 
-def _request(connection: socket.socket) -> str | None:
+def _request(connection: socket.socket) -> tuple[str, dict[str, Any]] | None:
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -92,11 +94,13 @@ def _request(connection: socket.socket) -> str | None:
     )
     while len(body) < length:
         body += connection.recv(65536)
-    return head.split(b" ")[1].decode().removeprefix("/api/token-process/")
+    return head.split(b" ")[1].decode().removeprefix("/api/token-process/"), json.loads(body)
 
 
-def _answer(path: str) -> tuple[bytes, bytes]:
-    data = {"start": START, "end": END}.get(path, {})
+def _answer(path: str, sent: dict[str, Any]) -> tuple[bytes, bytes]:
+    data: dict[str, Any] = {"start": START, "end": END}.get(path, {})
+    if path == "end/batch":
+        data = {"results": [{"success": True, "data": END} for _ in sent["ends"]]}
     body = json.dumps({"success": True, "message": "ok", "data": data}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode(), body
