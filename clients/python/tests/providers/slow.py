@@ -91,6 +91,8 @@ def _chat() -> Iterator[tuple[str | None, Any, bool]]:
     for _ in range(PIECES):
         choice = {"index": 0, "delta": {"role": "assistant", "content": "x"}, "finish_reason": None}
         yield None, {**about, "choices": [choice]}, True
+    usage = {"prompt_tokens": 10, "completion_tokens": PIECES, "total_tokens": 10 + PIECES}
+    yield None, {**about, "choices": [], "usage": usage}, False
 
 
 def _messages() -> Iterator[tuple[str | None, Any, bool]]:

@@ -27,6 +27,14 @@ class SlowServer:
     pause_seconds: float = 0.05
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+    def ends(self) -> list[dict[str, Any]]:
+        """Every end that was sent, alone or in a batch."""
+        found: list[dict[str, Any]] = []
+        for path, body in zip(list(self.asked), list(self.bodies), strict=False):
+            found += body["ends"] if path == "end/batch" else [body] if path == "end" else []
+        return found
 
 
 @contextlib.contextmanager
@@ -40,6 +48,7 @@ def slow_server() -> Iterator[SlowServer]:
         with connection, contextlib.suppress(OSError):
             while request := _request(connection):
                 path, sent = request
+                slow.bodies.append(sent)
                 slow.asked.append(path)
                 how = slow.plan(path)
                 head, body = _answer(path, sent)
