@@ -6,6 +6,7 @@ import pytest
 
 from tests.providers.billing import Billing
 from tests.providers.mock import mock_provider
+from tests.providers.slow import SlowProvider, slow_provider
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,9 @@ def provider() -> Iterator[str]:
 @pytest.fixture
 def billing() -> Billing:
     return Billing()
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowProvider]:
+    with slow_provider() as provider:
+        yield provider

@@ -1,4 +1,4 @@
-"""A stream that is left early closes its provider's stream at once: it stops after a few of 100 pieces."""
+"""OpenAI: a stream that is left early closes its provider's at once, which stops after a few of 100 pieces."""
 
 from __future__ import annotations
 
@@ -7,32 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 
 from tests.providers.billing import Billing
-from tests.providers.slow import SlowProvider, slow_provider
+from tests.providers.slow import SlowProvider
 from tests.unit.fake import wait_until
 
 ASK: Any = [{"role": "user", "content": "?"}]
 
 
 @pytest.fixture
-def slow() -> Iterator[SlowProvider]:
-    with slow_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
 def ai(slow: SlowProvider) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=slow.url, api_key="k", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def claude(slow: SlowProvider) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=slow.url, api_key="k", max_retries=0) as client:
         yield client
 
 
@@ -61,24 +48,12 @@ def open_chat(ai: openai.OpenAI) -> Any:
     return ai.chat.completions.create(model="m", messages=ASK, stream=True)
 
 
-def open_message(claude: anthropic.Anthropic) -> Any:
-    return claude.messages.create(model="m", max_tokens=9, messages=ASK, stream=True)
-
-
 @pytest.mark.parametrize("leave", LEAVE)
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_the_providers_own_stream(
-    leave: Callable[[Any], None],
-    provider: str,
-    slow: SlowProvider,
-    billing: Billing,
-    ai: openai.OpenAI,
-    claude: anthropic.Anthropic,
+    leave: Callable[[Any], None], slow: SlowProvider, billing: Billing, ai: openai.OpenAI
 ) -> None:
-    open_it = (lambda: open_chat(ai)) if provider == "openai" else (lambda: open_message(claude))
-    kind = openai.Stream if provider == "openai" else anthropic.Stream
-    stream = billing.wrap(open_it)()
-    assert isinstance(stream, kind)
+    stream = billing.wrap(lambda: open_chat(ai))()
+    assert isinstance(stream, openai.Stream)
     assert stream.response.status_code == 200, "it has the attributes of its source"
     for _ in range(5):
         next(stream)
@@ -118,19 +93,6 @@ def test_a_run_stopped_before_the_first_chunk(
     stream.close()
     assert slow.wait_for_hang_up() < 10
     assert billing.fake.paths() == ["start", "cancel"]
-
-
-def test_anthropics_stream_manager(slow: SlowProvider, billing: Billing, claude: anthropic.Anthropic) -> None:
-    def chat() -> Any:
-        return claude.messages.stream(model="m", max_tokens=9, messages=ASK)
-
-    with billing.wrap(chat)() as stream:
-        assert isinstance(stream, anthropic.MessageStream)
-        texts = stream.text_stream
-        assert [next(texts) for _ in range(3)] == ["x", "x", "x"]
-    assert slow.wait_for_hang_up() < 13
-    assert billing.fake.paths() == ["start", "end"]
-    assert billing.ends()["input_token"] == 100, "read past us, and counted all the same"
 
 
 def test_openais_stream_manager_that_is_never_entered(billing: Billing, ai: openai.OpenAI) -> None:
@@ -206,19 +168,3 @@ def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -
 
     asyncio.run(work())
     assert 3 <= billing.ends()["output_token"] <= 5
-
-
-def test_asyncio_with_anthropics_stream_manager(slow: SlowProvider, billing: Billing) -> None:
-    async def work() -> None:
-        async with anthropic.AsyncAnthropic(base_url=slow.url, api_key="k", max_retries=0) as claude:
-
-            async def chat() -> Any:
-                return claude.messages.stream(model="m", max_tokens=9, messages=ASK)
-
-            async with await billing.wrap_async(chat)() as stream:
-                for _ in range(4):
-                    await anext(stream)
-            assert await asyncio.to_thread(slow.wait_for_hang_up) < 13
-
-    asyncio.run(work())
-    assert billing.ends()["input_token"] == 100
