@@ -1,4 +1,4 @@
-"""OpenAI: a stream that is left early closes its provider's at once, which stops after a few of 100 pieces."""
+"""OpenAI: a stream that is left early closes its provider's at once, which stops after a few of 100."""
 
 from __future__ import annotations
 

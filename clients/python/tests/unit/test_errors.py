@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import celery
+import celery.signals
 import pytest
 from celery.contrib.testing.worker import start_worker
 
@@ -184,6 +185,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[celery.Celery]:
     app = celery.Celery("test", broker="memory://", backend=f"file://{folder}")
 
     app.task(raise_full, name="fail")
+
+    def leave_logging_alone(**_: Any) -> None:
+        """Connected, it keeps the worker from taking over the tests' logging."""
+
+    celery.signals.setup_logging.connect(leave_logging_alone, weak=False)
     with start_worker(app, perform_ping_check=False, loglevel="ERROR"):
         yield app
 
