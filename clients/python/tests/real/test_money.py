@@ -11,6 +11,7 @@ import pytest
 
 from tests.real.bank import Bank
 from tests.real.server import Server
+from tests.unit.fake import wait_until
 from tokentill import (
     AsyncTokenProcess,
     AuthenticationError,
@@ -154,6 +155,8 @@ def test_streams_bill_what_flowed(client: TokenProcess, bank: Bank, user: str, f
     for chunk in stream():
         if chunk["n"] == 2:
             break
+    # Nobody closed it: a thread does what is left to do.
+    wait_until(lambda: len(bank.usage(user)) == 2, 10)
     assert bank.settled(user) == 857
     assert [item["output_token"] for item in bank.usage(user)] == [120, 400]
 
