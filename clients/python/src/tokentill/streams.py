@@ -36,9 +36,15 @@ CLOSE_SECONDS = 5.0
 
 
 class _LikeItsSource:
-    """Answers for the source wherever it isn't asked about chunks. Our own names begin with `_tokentill_`."""
+    """Answers for the source wherever it isn't asked about chunks. Our own names begin with `tokentill`."""
 
     _tokentill_source: Any
+    _tokentill_run: Any
+
+    @property
+    def tokentill_run(self) -> Any:
+        """The Run or AsyncRun that this stream belongs to."""
+        return self._tokentill_run
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_tokentill_"):

@@ -247,6 +247,7 @@ def test_a_refused_extension_stops_the_stream_and_bills_what_flowed() -> None:
     assert source.closed
     assert fake.of("end")[0].body["output_token"] == 12
     assert list(stream) == []
+    assert stream.tokentill_run is run
     assert fake.paths() == ["start", EXTEND, "end"]
 
 
