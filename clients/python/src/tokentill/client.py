@@ -37,6 +37,7 @@ from tokentill.disabled import DISABLED_API_KEY, DisabledTransport, is_disabled
 from tokentill.drivers import AsyncDriver, Driver
 from tokentill.errors import ConfigurationError, OutboxError
 from tokentill.hooks import Hooks
+from tokentill.leftovers import leftovers
 from tokentill.outbox import ENDS_MAX_DEFAULT, Outbox
 from tokentill.run import AsyncRun, OnEndError, Run
 from tokentill.sender import Sender
@@ -279,6 +280,7 @@ class TokenProcess(_Client):
         return self._driver.run(self._core.flush(timeout_seconds))
 
     def close(self) -> None:
+        leftovers.settle_all()
         self.close_outbox()
         self._driver.close()
 
@@ -446,6 +448,7 @@ class AsyncTokenProcess(_Client):
         return await self._driver.run(self._core.flush(timeout_seconds))
 
     async def aclose(self) -> None:
+        await self._driver.wait_for_unfinished()
         self.close_outbox()
         if self._background_driver is not None:
             self._background_driver.close()

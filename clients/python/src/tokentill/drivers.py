@@ -20,6 +20,7 @@ import httpx
 
 from tokentill import forks
 from tokentill.calls import Caller
+from tokentill.errors import OutboxError
 from tokentill.steps import Disk, Interrupted, Send, Sleep, Step, Steps, Tell
 from tokentill.transport import AsyncTransport, ThreadTransport
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 # Somebody else's asynchronous callback is waited for so long, and then goes on by itself.
 CALLBACK_SECONDS = 5.0
+# The same for a disk that hangs, with everybody's ends behind it.
+DISK_SECONDS = 5.0
 
 
 class Driver:
@@ -142,13 +145,20 @@ class AsyncDriver:
             else None
         )
 
-    async def close(self) -> None:
+    async def wait_for_unfinished(self) -> None:
+        """Ends that go on by themselves, and runs that were left behind: they need the connections."""
         loop = asyncio.get_running_loop()
-        # They have limits of their own; after them nobody needs the connections.
-        mine = {task for task in self._unfinished if task.get_loop() is loop}
-        if mine:
-            await asyncio.wait(mine)
-        http = self._https.pop(loop, None)
+        deadline = loop.time() + self._caller.settings.total_timeout_seconds
+        # What was left behind comes by the loop first.
+        await asyncio.sleep(0)
+        while mine := [task for task in self._unfinished if task.get_loop() is loop and not task.done()]:
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait(mine, timeout=left)
+
+    async def close(self) -> None:
+        http = self._https.pop(asyncio.get_running_loop(), None)
         if http is not None:
             await http.aclose()
 
@@ -196,7 +206,7 @@ class AsyncDriver:
         if isinstance(step, Send):
             return await self._send(step)
         if isinstance(step, Disk):
-            return await asyncio.get_running_loop().run_in_executor(self._disk, step.call)
+            return await self._write(step)
         if isinstance(step, Tell):
             return await self._tell(step)
         return await asyncio.sleep(step.seconds)
@@ -244,6 +254,14 @@ class AsyncDriver:
             return httpx.ReadTimeout(f"The call took longer than {send.timeout_seconds:g} seconds")
         except httpx.RequestError as error:
             return error
+
+    async def _write(self, disk: Disk) -> Any:
+        written = asyncio.get_running_loop().run_in_executor(self._disk, disk.call)
+        try:
+            return await asyncio.wait_for(written, DISK_SECONDS)
+        except asyncio.TimeoutError:
+            # Done later after all, it does no harm: an end is sent once more, with the same key.
+            raise OutboxError("The outbox can't be used: its disk doesn't answer") from None
 
     async def _tell(self, tell: Tell) -> None:
         with _logged(tell.name):

@@ -57,15 +57,19 @@ class HoldLife:
             return max(left / 2, _RETRY_SECONDS_MIN)
         return max(left - self.seconds / 2, 0.0)
 
-    async def keep(self, driver: AsyncDriver, run: AsyncRun) -> None:
-        """Until the run cancels this."""
+    async def keep(self, driver: AsyncDriver, reference: weakref.ref[AsyncRun]) -> None:
+        """Until the run is over, which cancels this, or is forgotten."""
         while True:
             await asyncio.sleep(self.due_in_seconds)
+            run = reference()
+            if run is None:
+                return
             try:
                 await driver.run(run.keep_hold_steps())
             except TokenProcessError as error:
                 if not self.goes_on_after(error):
                     return
+            del run
 
     def goes_on_after(self, error: TokenProcessError) -> bool:
         self.failed()

@@ -29,8 +29,9 @@ ENDS_MAX_DEFAULT = 100_000
 _FORMAT = 1
 _APPLICATION_ID = 0x546F6B54  # "TokT"
 _BUSY_TIMEOUT_SECONDS = 10.0
-# Who puts an end in is a service at work, which can also send it at once.
-_PUT_TIMEOUT_SECONDS = 2.0
+# A service at work: it can also send its end at once, and do without the rest.
+_SERVICE_TIMEOUT_SECONDS = 2.0
+_LOCK_TIMEOUT_SECONDS = 5.0
 
 # The format is shared with the other clients: a change here is a new _FORMAT.
 _SCHEMA = f"""
@@ -113,7 +114,7 @@ class Outbox:
         with self._open() as db:
             # FULL: when this returns, the end has been through fsync.
             db.execute("PRAGMA synchronous = FULL")
-            with _busy_timeout(db, _PUT_TIMEOUT_SECONDS), _transaction(db):
+            with _transaction(db, _SERVICE_TIMEOUT_SECONDS):
                 there = db.execute(
                     "SELECT body FROM ends WHERE idempotency_key = ?", (idempotency_key,)
                 ).fetchone()
@@ -134,12 +135,12 @@ class Outbox:
         with self._open() as db:
             # Without a sync: a removal that a power cut undoes is a second sending with the same key.
             db.execute("PRAGMA synchronous = NORMAL")
-            with _transaction(db):
+            with _transaction(db, _SERVICE_TIMEOUT_SECONDS):
                 db.executemany("DELETE FROM ends WHERE idempotency_key = ?", [(key,) for key in keys])
 
     def refuse(self, key: str, error: str) -> None:
         """The server refused this very body: keep it, send it no more."""
-        with self._open() as db, _transaction(db):
+        with self._open() as db, _transaction(db, _SERVICE_TIMEOUT_SECONDS):
             db.execute(
                 "UPDATE ends SET state = 'refused', attempts = attempts + 1, leased_until_ms = 0,"
                 " last_error = ? WHERE idempotency_key = ?",
@@ -149,7 +150,7 @@ class Outbox:
     def postpone(self, keys: Sequence[str], error: str, *, delay_seconds: float) -> None:
         """It couldn't be sent: give the lease back and leave it alone for a while."""
         not_before = _now_ms() + int(delay_seconds * 1000)
-        with self._open() as db, _transaction(db):
+        with self._open() as db, _transaction(db, _SERVICE_TIMEOUT_SECONDS):
             db.executemany(
                 "UPDATE ends SET attempts = attempts + 1, leased_until_ms = 0, not_before_ms = ?,"
                 " last_error = ? WHERE idempotency_key = ?",
@@ -228,9 +229,12 @@ class Outbox:
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def __enter__(self) -> Outbox:
         return self
@@ -247,20 +251,23 @@ class Outbox:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        # Whoever holds it may be waiting for a disk that doesn't answer.
+        if not self._lock.acquire(timeout=_LOCK_TIMEOUT_SECONDS):
+            raise OutboxError(f"The outbox {self.path} can't be used: its disk doesn't answer")
         try:
-            with self._lock:
-                yield self._connected()
+            yield self._connected()
         except (sqlite3.Error, OSError) as error:
             if not isinstance(error, sqlite3.OperationalError) or "locked" not in str(error):
                 # Opened anew the next time: the disk may be another, or whole again.
-                self.close()
+                self._disconnect()
             raise OutboxError(f"The outbox {self.path} can't be used: {error}") from error
+        finally:
+            self._lock.release()
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and _inode(self.path) != self._inode:
             # Somebody removed or replaced the file: what is written to the old one is lost with it.
-            self._connection.close()
-            self._connection = None
+            self._disconnect()
         if self._connection is None:
             self._connection = _connect(self.path)
             self._inode = _inode(self.path)
@@ -314,17 +321,9 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _busy_timeout(db: sqlite3.Connection, seconds: float) -> Iterator[None]:
-    db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-    try:
-        yield
-    finally:
-        db.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_SECONDS * 1000)}")
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+def _transaction(db: sqlite3.Connection, wait_seconds: float = _BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
     """One write transaction. Begun IMMEDIATE, so that it waits for its turn instead of failing half-way."""
+    db.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

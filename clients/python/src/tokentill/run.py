@@ -29,6 +29,7 @@ from tokentill.errors import (
     UsageError,
 )
 from tokentill.holds import HoldLife, keeper
+from tokentill.leftovers import leftovers
 from tokentill.steps import Steps, Tell
 from tokentill.streams import AsyncStream, Stream
 from tokentill.usage import Extractor, Meter, Settled, Usage, Used
@@ -150,6 +151,11 @@ class _Run:
     @property
     def finished(self) -> bool:
         return self._finished
+
+    @property
+    def open(self) -> bool:
+        """Started, and not settled yet."""
+        return self.started is not None and not self._finished
 
     def _start_steps(self) -> Steps[Start]:
         if self.started is None:
@@ -281,9 +287,14 @@ class Run(_Run):
         if self.started is not None:
             return self.started
         started = self._driver.run(self._start_steps())
+        leftovers.expect()
         if self._keep_hold and self.hold is not None:
             keeper.keep(self)
         return started
+
+    def __del__(self) -> None:
+        if self.__dict__.get("started") is not None and self.open:
+            leftovers.put(lambda: self.finish(failed=True))
 
     def finish(self, *, failed: bool = False, result: Any = None) -> None:
         """Settle now. `failed`: the feature came to no end. Raises UsageError if usage is required."""
@@ -340,6 +351,7 @@ class AsyncRun(_Run):
         super().__init__(core, user_id, feature_endpoint_id, **options)
         self._driver = driver
         self._keeping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._settings: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
 
     def settings_at_start(self, settings: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
@@ -360,8 +372,10 @@ class AsyncRun(_Run):
             if self._hold_token is not None:
                 self._driver.detach(self._driver.run(self._give_back_steps()))
             raise
+        self._loop = asyncio.get_running_loop()
+        leftovers.expect()
         if self._keep_hold and self.hold is not None:
-            self._keeping = self._driver.detach(self.hold.keep(self._driver, self))
+            self._keeping = asyncio.ensure_future(self.hold.keep(self._driver, weakref.ref(self)))
         return started
 
     async def finish(self, *, failed: bool = False, cancelled: bool = False, result: Any = None) -> None:
@@ -378,8 +392,18 @@ class AsyncRun(_Run):
             await self._driver.run_to_the_end(steps)
             self._strictly(result)
 
-    def finish_in_thread(self) -> None:
-        """When the event loop isn't running any more."""
+    def __del__(self) -> None:
+        if self.__dict__.get("started") is not None and self.open:
+            self.left_behind(lambda: self.finish(failed=True))
+
+    def left_behind(self, settle: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have it settled on the loop it was started on, or in a thread where that isn't running any more."""
+        leftovers.put_on(self._loop, lambda: self._settle_on_loop(settle), self._finish_in_thread)
+
+    def _settle_on_loop(self, settle: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._driver.detach(settle())
+
+    def _finish_in_thread(self) -> None:
         driver = self._driver.thread_driver()
         if driver is None:
             logger.error("A run of %s was left behind after its event loop", self.user_id)
@@ -388,9 +412,6 @@ class AsyncRun(_Run):
             driver.run(self._finish_steps(failed=True))
         finally:
             driver.close()
-
-    def detach(self, work: Coroutine[Any, Any, Any]) -> None:
-        self._driver.detach(work)
 
     @property
     def patience_seconds(self) -> float:

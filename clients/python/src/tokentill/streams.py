@@ -11,7 +11,6 @@ one, and `isinstance` takes it for the source's type.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
@@ -84,7 +83,6 @@ class Stream(_Passing, Generator[T, Any, Any]):
         self._tokentill_upstream = Upstream(source)
         self._tokentill_over = False
         self._tokentill_working = False
-        leftovers.expect()
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -185,8 +183,6 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
         self._tokentill_upstream = Upstream(source)
         self._tokentill_over = False
         self._tokentill_working = False
-        self._tokentill_loop = _running_loop()
-        leftovers.expect()
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
@@ -242,13 +238,7 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
     def __del__(self) -> None:
         if self.__dict__.get("_tokentill_over", True) or self._tokentill_run.started is None:
             return
-        loop = self._tokentill_loop
-        if loop is not None and loop.is_running():
-            # As for a generator that was left behind; the loop takes this at any moment.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: self._tokentill_run.detach(self.aclose()))
-                return
-        leftovers.put(self._tokentill_run.finish_in_thread)
+        self._tokentill_run.left_behind(self.aclose)
 
     async def _tokentill_advance(self, step: Callable[[Any], Awaitable[T]]) -> T:
         if self._tokentill_over:
@@ -256,7 +246,6 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
         if self._tokentill_working:
             raise RuntimeError("The stream is being read already")
         run = self._tokentill_run
-        self._tokentill_loop = asyncio.get_running_loop()
         self._tokentill_working = True
         try:
             await run.start()
@@ -303,7 +292,6 @@ class StreamManager(_LikeItsSource):
         self._tokentill_run = run
         self._tokentill_source = source
         self._tokentill_stream: Stream[Any] | None = None
-        leftovers.expect()
 
     def __enter__(self) -> Stream[Any]:
         try:
@@ -320,11 +308,6 @@ class StreamManager(_LikeItsSource):
             self._tokentill_stream.close()
         return self._tokentill_source.__exit__(kind, error, where)
 
-    def __del__(self) -> None:
-        if self.__dict__.get("_tokentill_stream", self) is None:
-            run = self._tokentill_run
-            leftovers.put(lambda: run.finish(failed=True))
-
 
 class AsyncStreamManager(_LikeItsSource):
     """In asyncio code. See `StreamManager`."""
@@ -333,8 +316,6 @@ class AsyncStreamManager(_LikeItsSource):
         self._tokentill_run = run
         self._tokentill_source = source
         self._tokentill_stream: AsyncStream[Any] | None = None
-        self._tokentill_loop = _running_loop()
-        leftovers.expect()
 
     async def __aenter__(self) -> AsyncStream[Any]:
         try:
@@ -353,27 +334,10 @@ class AsyncStreamManager(_LikeItsSource):
             await self._tokentill_stream.aclose()
         return await self._tokentill_source.__aexit__(kind, error, where)
 
-    def __del__(self) -> None:
-        if self.__dict__.get("_tokentill_stream", self) is not None:
-            return
-        run, loop = self._tokentill_run, self._tokentill_loop
-        if loop is not None and loop.is_running():
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: run.detach(run.finish(failed=True)))
-                return
-        leftovers.put(run.finish_in_thread)
-
 
 def is_manager(result: Any, enter: str) -> bool:
     """OpenAI and Anthropic name theirs alike, and each has a connection to a model behind it."""
     return type(result).__name__.endswith("StreamManager") and hasattr(result, enter)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _close(closable: Any) -> None:
