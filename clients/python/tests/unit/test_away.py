@@ -295,3 +295,41 @@ def test_an_outbox_that_somebody_else_has_locked_is_not_waited_for_long(path: Pa
         other.execute("ROLLBACK")
         other.close()
     assert fake.paths() == ["end"]
+
+
+class HungOutbox(Outbox):
+    """On a disk that doesn't answer."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.answers = threading.Event()
+
+    def put(self, idempotency_key: str, body: str, *, lease_seconds: float) -> None:
+        with self._open():
+            self.answers.wait(30)
+
+
+def test_a_disk_that_hangs_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokentill.drivers.DISK_SECONDS", 0.2)
+    monkeypatch.setattr("tokentill.outbox._LOCK_TIMEOUT_SECONDS", 0.2)
+    fake = Fake()
+    outbox = HungOutbox(path)
+
+    async def work() -> None:
+        async with fake.async_client(outbox=outbox, background=False) as client:
+            await asyncio.wait_for(asyncio.gather(*[client.end("u", "f", 1, n) for n in range(5)]), 5)
+
+    try:
+        with fake.client(outbox=outbox, background=False) as client:
+            # One thread hangs with the disk; the others notice.
+            hung = threading.Thread(target=lambda: client.end("u", "f", 1, 40), daemon=True)
+            hung.start()
+            wait_until(outbox._lock.locked)
+            assert client.end("u", "f", 1, 40).cost == 11
+            asyncio.run(work())
+            assert len(fake.of("end")) == 6
+            outbox.answers.set()
+            hung.join(5)
+    finally:
+        outbox.answers.set()
+        outbox.close()
