@@ -25,6 +25,7 @@ class SlowServer:
 
     plan: Callable[[str], str] = lambda _path: "answer"
     pause_seconds: float = 0.05
+    delay_seconds: float = 0.0
     url: str = ""
     asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -52,6 +53,7 @@ def slow_server() -> Iterator[SlowServer]:
                 slow.asked.append(path)
                 how = slow.plan(path)
                 head, body = _answer(path, sent)
+                over.wait(slow.delay_seconds)
                 if how == "hang":
                     over.wait()
                 elif how == "half":

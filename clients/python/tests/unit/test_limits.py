@@ -302,17 +302,18 @@ def test_a_callers_own_time_limit_is_not_taken_for_ours(server: SlowServer) -> N
 
 def test_two_hundred_at_once_cost_no_more_than_one_by_one(server: SlowServer) -> None:
     """In time of the processor, as the wait depends on who else is at work here."""
+    server.delay_seconds = 0.02
 
     async def work() -> tuple[float, float]:
         async with wrapped(server, used) as (_client, function):
             began = time.process_time()
-            for _ in range(200):
+            for _ in range(100):
                 await function()
-            one_by_one = time.process_time() - began
+            one_by_one = 2 * (time.process_time() - began)
             began = time.process_time()
             await asyncio.gather(*[function() for _ in range(200)])
             return one_by_one, time.process_time() - began
 
     one_by_one, at_once = asyncio.run(work())
-    assert len(server.asked) == 800
-    assert at_once < 2 * one_by_one
+    assert len(server.asked) == 600
+    assert at_once < 1.1 * one_by_one
