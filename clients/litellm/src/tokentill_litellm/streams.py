@@ -8,10 +8,11 @@ itself, and in asyncio its chunks, too. So each chunk is looked at where it pass
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import litellm
@@ -52,7 +53,8 @@ def _wrap(name: str, watched: Callable[[Any], Any]) -> None:
 def _watched_next(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def watched(stream: Any) -> Any:
         try:
-            chunk = original(stream)
+            with _being_read(stream):
+                chunk = original(stream)
         except StopIteration:
             _end(stream)
             raise
@@ -65,7 +67,8 @@ def _watched_next(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _watched_anext(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     async def watched(stream: Any) -> Any:
         try:
-            chunk = await original(stream)
+            with _being_read(stream):
+                chunk = await original(stream)
         except StopAsyncIteration:
             await asyncio.to_thread(_end, stream)
             raise
@@ -112,7 +115,19 @@ def _end(stream: Any) -> None:
         watcher.on_end(_call_id(stream), answer, cached=cached)
 
 
+@contextlib.contextmanager
+def _being_read(stream: Any) -> Iterator[None]:
+    stream._tokentill_being_read = True
+    try:
+        yield
+    finally:
+        stream._tokentill_being_read = False
+
+
 def _closed(stream: Any) -> None:
+    # LiteLLM closes it, too, when it has read its end or an error: what comes of that says more.
+    if getattr(stream, "_tokentill_being_read", False):
+        return
     for watcher in list(_watchers):
         watcher.on_close(_call_id(stream))
 
