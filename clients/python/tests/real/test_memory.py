@@ -50,6 +50,24 @@ def story(client: TokenProcess, rich: str, poor: str, feature: str, other_featur
     see(lambda: client.cancel(rich, given_back.process_id))
     see(lambda: client.cancel(rich, given_back.process_id))
     see(lambda: client.start(rich, feature), *start)
+    long = see(lambda: client.start(rich, feature, hold_token=100, hold_seconds=60), *start)
+    hold = ("token", "hold_token", "status")
+    see(lambda: client.extend_hold(rich, long.process_id, hold_token=Decimal("0.25")), *hold)
+    see(lambda: client.extend_hold(rich, long.process_id, hold_seconds=60), *hold)
+    see(lambda: client.extend_hold(rich, long.process_id, hold_token=100_000), *hold)
+    see(lambda: client.extend_hold(rich, long.process_id), *hold)
+    see(lambda: client.extend_hold(poor, long.process_id, hold_token=1), *hold)
+    see(lambda: client.extend_hold(rich, "no-such-run", hold_token=1), *hold)
+    for _ in range(2):
+        see(
+            lambda: client.extend_hold(rich, long.process_id, hold_token=1, idempotency_key=f"more-{rich}"),
+            *hold,
+        )
+    see(lambda: client.cancel(poor, long.process_id))
+    see(lambda: client.end(poor, feature, 1, 1, process_id=long.process_id), *end)
+    see(lambda: client.end(rich, feature, 1, 1, process_id=long.process_id), *end)
+    see(lambda: client.cancel(rich, long.process_id))
+    see(lambda: client.extend_hold(rich, long.process_id, hold_token=1), *hold)
     batch = client.end_batch(
         [
             {"user_id": rich, "feature_endpoint_id": feature, "output_token": 8},

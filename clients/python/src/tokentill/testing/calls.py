@@ -78,8 +78,7 @@ def end(state: State, fields: Any, key: str | None) -> Answer:
     for each in keys:
         if (before := state.ended.get(each)) is not None:
             return _again(before, fields)
-    if state.user_of_process.get(ended.process_id or "", ended.user_id) != ended.user_id:
-        raise Refused(409, "process_id_of_another_user", "This process_id was given to another user")
+    _check_owner(state, ended.process_id or "", ended.user_id)
     wallet = state.wallet(ended.user_id)
     wallet.holds.pop(ended.process_id or "", None)
     cost = _cost(state, ended)
@@ -129,29 +128,44 @@ def cancel(state: State, fields: Any, _key: str | None) -> Answer:
     body = Body(fields)
     user_id, process_id = body.text("user_id"), body.text("process_id")
     body.check()
+    _check_owner(state, process_id, user_id)
     wallet = state.wallet(user_id)
     if ("process", process_id) in state.ended:
-        raise Refused(409, "already_ended", "This run has ended")
+        raise Refused(409, "already_ended", "This process has ended already")
     wallet.holds.pop(process_id, None)
     return Answer({"user_id": user_id, "process_id": process_id, "token": tokens(wallet.spendable_micros)})
 
 
-def extend_hold(state: State, fields: Any, _key: str | None) -> Answer:
+def extend_hold(state: State, fields: Any, key: str | None) -> Answer:
     body = Body(fields)
     user_id, process_id = body.text("user_id"), body.text("process_id")
     more_micros = body.amount_micros("hold_token")
     more_seconds = body.count("hold_seconds", least=1, most=HOLD_SECONDS_MAX) or 0
     body.check()
+    if not more_micros and not more_seconds:
+        neither = "Give hold_token, hold_seconds or both."
+        raise invalid(hold_token=neither, hold_seconds=neither)
+    _check_owner(state, process_id, user_id)
     wallet = state.wallet(user_id)
+    if key is not None and (before := state.extensions.get((user_id, key))) is not None:
+        return _again(before, fields)
     hold = wallet.holds.get(process_id)
     if hold is None:
-        raise Refused(404, "hold_not_found", "No open hold")
-    granted = not more_micros or wallet.room_micros >= more_micros
+        raise Refused(404, "hold_not_found", "No open hold of this process")
+    # More tokens are granted as to a start; time alone takes nothing from anybody.
+    may_start = wallet.active and not wallet.debts_micros
+    granted = not more_micros or (may_start and wallet.room_micros >= more_micros)
     if granted:
         hold.micros += more_micros
-        hold.expires_at += timedelta(seconds=more_seconds)
+        latest = state.now() + timedelta(seconds=HOLD_SECONDS_MAX)
+        wanted = min(hold.expires_at + timedelta(seconds=more_seconds), latest)
+        hold.expires_at = max(hold.expires_at, wanted)
     status = ACCESS_ABLE if granted else "not-access-able"
-    return Answer({"token": tokens(wallet.spendable_micros), "status": status, **_hold_data(hold)})
+    about = {"user_id": user_id, "process_id": process_id, "token": tokens(wallet.spendable_micros)}
+    data = {**about, "status": status, **_hold_data(hold)}
+    if key is not None and granted:
+        state.extensions[user_id, key] = Answered(fields, data)
+    return Answer(data)
 
 
 CALLS = {
@@ -162,6 +176,11 @@ CALLS = {
     "cancel": ("Token process cancelled", cancel),
     "hold/extend": ("Hold extended", extend_hold),
 }
+
+
+def _check_owner(state: State, process_id: str, user_id: str) -> None:
+    if state.user_of_process.get(process_id, user_id) != user_id:
+        raise Refused(409, "process_id_of_another_user", "This process id belongs to another user")
 
 
 def _read_end(state: State, fields: Any) -> _End:

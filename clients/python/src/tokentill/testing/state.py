@@ -100,6 +100,7 @@ class State:
     ends: list[MemoryEnd] = field(default_factory=list)
     user_of_process: dict[str, str] = field(default_factory=dict)
     starts: dict[tuple[str, str], Answered] = field(default_factory=dict)
+    extensions: dict[tuple[str, str], Answered] = field(default_factory=dict)
     # By idempotency key and by process id.
     ended: dict[tuple[str, str], Answered] = field(default_factory=dict)
     passed: timedelta = field(default_factory=timedelta)
