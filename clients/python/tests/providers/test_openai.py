@@ -11,7 +11,7 @@ import pytest
 
 from tests.providers.billing import Billing
 from tests.providers.mock import PIECES
-from tokentill import UsageMissingError, count_deltas
+from tokentill import UsageMissingError, count_deltas, current_run
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 WHOLE = {"input_token": 100, "output_token": 40, "cached_input_token": 60, "reasoning_token": 30}
@@ -124,6 +124,34 @@ def test_text_out_of_the_chat_stream_helper(client: Any, billing: Billing) -> No
 
     assert "".join(billing.wrap(texts)()) == "x" * PIECES
     assert billing.billed() == WHOLE
+
+
+def test_text_whose_chunks_are_read_by_hand(client: Any, billing: Billing) -> None:
+    def texts() -> Iterator[str]:
+        for chunk in stream(client):
+            run = current_run()
+            assert run is not None
+            run.read(chunk)
+            if chunk.choices:
+                yield chunk.choices[0].delta.content or ""
+
+    assert "".join(billing.wrap(texts)()) == "x" * PIECES
+    assert billing.billed() == WHOLE
+
+
+def test_text_whose_chunks_are_read_by_hand_left_early(client: Any, billing: Billing) -> None:
+    def texts() -> Iterator[str]:
+        for chunk in stream(client):
+            run = current_run()
+            assert run is not None
+            run.read(chunk)
+            yield chunk.choices[0].delta.content or ""
+
+    answer = billing.wrap(texts)()
+    for _ in range(4):
+        next(answer)
+    answer.close()
+    assert billing.billed() == {"input_token": 0, "output_token": 3}
 
 
 def test_a_response(client: Any, billing: Billing) -> None:
