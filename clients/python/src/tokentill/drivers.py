@@ -135,15 +135,10 @@ class AsyncDriver:
         task.add_done_callback(self._unfinished.discard)
         return task
 
-    def thread_driver(self) -> Driver | None:
-        """For what is left after the loop; None where the transport knows no threads."""
-        if self._transport is None:
-            return Driver(self._caller)
-        return (
-            Driver(self._caller, self._transport)
-            if isinstance(self._transport, httpx.BaseTransport)
-            else None
-        )
+    def thread_driver(self) -> Driver:
+        """For what is left after the loop. A transport that knows no threads doesn't come along."""
+        transport = self._transport if isinstance(self._transport, httpx.BaseTransport) else None
+        return Driver(self._caller, transport)
 
     async def wait_for_unfinished(self) -> None:
         """Ends that go on by themselves, and runs that were left behind: they need the connections."""

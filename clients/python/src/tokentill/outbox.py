@@ -231,6 +231,11 @@ class Outbox:
         with self._lock:
             self._disconnect()
 
+    def __del__(self) -> None:
+        # Forgotten, not closed. A file that was never opened has no connection.
+        if self.__dict__.get("_connection") is not None:
+            self._disconnect()
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()

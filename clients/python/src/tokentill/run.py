@@ -405,9 +405,6 @@ class AsyncRun(_Run):
 
     def _finish_in_thread(self) -> None:
         driver = self._driver.thread_driver()
-        if driver is None:
-            logger.error("A run of %s was left behind after its event loop", self.user_id)
-            return
         try:
             driver.run(self._finish_steps(failed=True))
         finally:

@@ -108,9 +108,15 @@ class Stream(_Passing, Generator[T, Any, Any]):
         return self._tokentill_advance(throw)
 
     def close(self) -> None:
-        """Close the source and settle. May be repeated."""
+        """Close the source and settle. May be repeated.
+
+        While another thread reads it, a provider's stream is hung up on, and the reader settles.
+        """
         if self._tokentill_working:
-            raise ValueError("The stream is being read")
+            if is_native(self._tokentill_source):
+                raise ValueError("The generator is being read")
+            _close(self._tokentill_source)
+            return
         if not self._tokentill_over:
             self._tokentill_settle(failed=True)
 
@@ -211,9 +217,15 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
         return await self._tokentill_advance(throw)
 
     async def aclose(self) -> None:
-        """Close the source and settle. May be repeated."""
+        """Close the source and settle. May be repeated.
+
+        While another task reads it, a provider's stream is hung up on, and the reader settles.
+        """
         if self._tokentill_working:
-            raise RuntimeError("The stream is being read")
+            if is_native(self._tokentill_source):
+                raise RuntimeError("The generator is being read")
+            await _aclose(self._tokentill_source, CLOSE_SECONDS)
+            return
         if not self._tokentill_over:
             await self._tokentill_settle(failed=True, cancelled=False)
 

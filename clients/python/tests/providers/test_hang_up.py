@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,19 @@ def test_the_providers_own_stream(
         next(stream)
     leave(stream)
     assert slow.wait_for_hang_up() < 15
+    assert billing.fake.paths() == ["start", "end"]
+
+
+def test_another_thread_stops_it(slow: SlowProvider, billing: Billing, ai: openai.OpenAI) -> None:
+    stream = billing.wrap(lambda: open_chat(ai))()
+    next(stream)
+    stop = threading.Timer(0.2, stream.close)
+    stop.start()
+    # Whatever the provider's package makes of it.
+    with contextlib.suppress(Exception):
+        list(stream)
+    stop.join()
+    assert slow.wait_for_hang_up() < 40
     assert billing.fake.paths() == ["start", "end"]
 
 
@@ -138,6 +152,18 @@ async def cancel(stream: Any) -> None:
         await task
 
 
+async def stop_from_another_task(stream: Any) -> None:
+    async def read() -> None:
+        with contextlib.suppress(Exception):
+            async for _ in stream:
+                pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    await stream.close()
+    await asyncio.wait_for(task, 5)
+
+
 @pytest.mark.parametrize("leave", [aclose, provider_close, aleave_block, afail, forget, cancel])
 @pytest.mark.parametrize("shape", ["stream", "generator"])
 def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -> None:
@@ -168,3 +194,19 @@ def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -
 
     asyncio.run(work())
     assert 3 <= billing.ends()["output_token"] <= 5
+
+
+def test_asyncio_another_task_stops_it(slow: SlowProvider, billing: Billing) -> None:
+    async def work() -> None:
+        async with openai.AsyncOpenAI(base_url=slow.url, api_key="k", max_retries=0) as ai:
+
+            async def create() -> Any:
+                return await ai.chat.completions.create(model="m", messages=ASK, stream=True)
+
+            stream = await billing.wrap_async(create)()
+            await anext(stream)
+            await stop_from_another_task(stream)
+            assert await asyncio.to_thread(slow.wait_for_hang_up) < 15
+
+    asyncio.run(work())
+    assert billing.fake.paths() == ["start", "end"]

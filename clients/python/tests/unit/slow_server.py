@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ END = {"user_id": "u", "token": 989, "cost": 11, "status": "return-able"}
 class SlowServer:
     """`plan` is asked for each request's path; it answers how to treat it.
 
-    - "answer": at once; "hang": never
+    - "answer": at once; "close": and then the connection is closed without a word; "hang": never
     - "drip-head", "drip-body": an answer of which a byte comes every `pause_seconds`
     - "half": the answer without its end, and then nothing
     """
@@ -39,14 +40,14 @@ class SlowServer:
 
 
 @contextlib.contextmanager
-def slow_server() -> Iterator[SlowServer]:
+def slow_server(tls: ssl.SSLContext | None = None) -> Iterator[SlowServer]:
     slow = SlowServer()
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0), backlog=300)
-    slow.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    slow.url = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
 
-    def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+    def serve(plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), _secured(plain, tls) as connection:
             while request := _request(connection):
                 path, sent = request
                 slow.bodies.append(sent)
@@ -66,6 +67,8 @@ def slow_server() -> Iterator[SlowServer]:
                     _drip(connection, body)
                 else:
                     connection.sendall(head + body)
+                    if how == "close":
+                        return
 
     def _drip(connection: socket.socket, text: bytes) -> None:
         for byte in text:
@@ -92,6 +95,10 @@ def slow_server() -> Iterator[SlowServer]:
         thread.join(5)
 
 
+def _secured(plain: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+    return plain if tls is None else tls.wrap_socket(plain, server_side=True)
+
+
 def _request(connection: socket.socket) -> tuple[str, dict[str, Any]] | None:
     data = b""
     while b"\r\n\r\n" not in data:
@@ -105,7 +112,8 @@ def _request(connection: socket.socket) -> tuple[str, dict[str, Any]] | None:
     )
     while len(body) < length:
         body += connection.recv(65536)
-    return head.split(b" ")[1].decode().removeprefix("/api/token-process/"), json.loads(body)
+    # A proxy is asked for the whole address.
+    return head.split(b" ")[1].decode().rpartition("/api/token-process/")[2], json.loads(body)
 
 
 def _answer(path: str, sent: dict[str, Any]) -> tuple[bytes, bytes]:

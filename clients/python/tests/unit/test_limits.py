@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import socket
+import ssl
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.unit.slow_server import SlowServer, slow_server
 from tokentill import (
@@ -122,13 +129,102 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
     assert took.seconds < 1.0
 
 
-def test_a_connection_that_the_server_closed_is_opened_again(server: SlowServer) -> None:
-    with TokenProcess(server.url, "key") as client:
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_the_environment_names(
+    name: str, server: SlowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, server.url.replace("http://", "http://user:secret@"))
+    # Nobody knows its address but the proxy.
+    with TokenProcess("http://tokentill.test", "key") as client:
+        assert client.start("u", "f").access_able
+
+    async def work() -> None:
+        async with AsyncTokenProcess("http://tokentill.test", "key") as client:
+            assert (await client.start("u", "f")).access_able
+
+    asyncio.run(work())
+    assert server.asked == ["start", "start"]
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with slow_server() as near, TokenProcess(near.url, "key") as client:
         client.start("u", "f")
-        server.plan = lambda _path: "answer"
+        assert near.asked == ["start"]
+    assert len(server.asked) == 2
+
+
+def test_a_connection_that_the_server_closed_is_opened_again(server: SlowServer) -> None:
+    server.plan = lambda _path: "close"
+    with TokenProcess(server.url, "key", total_timeout_seconds=2) as client:
+        client.start("u", "f")
         for _ in range(3):
             client.end("u", "f", 1, 40)
-    assert server.asked == ["start", "end", "end", "end"]
+            time.sleep(0.02)
+
+    async def work() -> None:
+        async with AsyncTokenProcess(server.url, "key", total_timeout_seconds=2) as client:
+            for _ in range(3):
+                await client.end("u", "f", 1, 40)
+                await asyncio.sleep(0.02)
+
+    asyncio.run(work())
+    assert server.asked == ["start", *["end"] * 6]
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A server's certificate for 127.0.0.1, which this process trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokentill.test")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    public, private = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    public.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(public))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    return context
+
+
+def test_https(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    with slow_server(tls) as server:
+        with TokenProcess(server.url, "key", start_timeout_seconds=1) as client:
+            assert client.start("u", "f").access_able
+            server.plan = lambda _path: "drip-head"
+            with Stopwatch() as took, pytest.raises(UnavailableError):
+                client.start("u", "f")
+        assert took.seconds < 2
+
+        async def work() -> None:
+            async with AsyncTokenProcess(server.url, "key") as client:
+                assert (await client.start("u", "f")).access_able
+
+        server.plan = lambda _path: "answer"
+        asyncio.run(work())
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with (
+            TokenProcess(server.url, "key", start_timeout_seconds=0.5) as stranger,
+            pytest.raises(UnavailableError, match="certificate verify failed"),
+        ):
+            stranger.start("u", "f")
 
 
 @contextlib.asynccontextmanager
