@@ -91,6 +91,8 @@ def test_the_direct_call_takes_the_kinds_too() -> None:
     fake.client().end("u", "f", 9, 4, **kinds)  # type: ignore[arg-type]
     fake.client().end_batch([{"user_id": "u", "feature_endpoint_id": "f", "output_token": 4, **kinds}])
     assert billed(fake) == [{"input_token": 9, "output_token": 4, **kinds}]
+    fake.client().end("u", "f", 9, 4, requests=1, cached_input_token=0)
+    assert billed(fake)[1] == {"input_token": 9, "output_token": 4}, "nothing that says nothing"
     [end] = fake.of("end/batch")[0].body["ends"]
     assert {name: end[name] for name in kinds} == kinds
 
