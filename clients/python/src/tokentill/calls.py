@@ -78,7 +78,11 @@ class Caller:
         event = CallEvent(operation, call.status, latency_seconds, call.attempts, failure, key)
         yield from self.tell(self._hooks.on_call, event)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                # An error whose own frame knows it is only freed by the garbage collector.
+                del failure, event
         return result
 
     def _attempts(self, call: _Call, parse: Callable[..., T], span: Span) -> Steps[T]:
@@ -101,6 +105,8 @@ class Caller:
                     raise
                 event = RetryEvent(call.operation, call.attempts, pause_seconds, error)
             yield from self.tell(self._hooks.on_retry, event)
+            # See `call`.
+            del event
             yield Sleep(pause_seconds)
 
     def tell(self, hook: Hook | None, event: Any) -> Steps[None]:

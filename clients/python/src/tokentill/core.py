@@ -113,6 +113,21 @@ class Core(Caller):
                     raise
                 return wire.Start(user_id, 0, wire.ACCESS_ABLE, away=True)
 
+    def undo_start(self, body: str, key: str) -> Steps[None]:
+        """Give back the hold of a start whose answer nobody got: its key finds it again."""
+        with contextlib.suppress(TokenProcessError):
+            self.ask_breaker()
+            started: wire.Start = yield from self.call(
+                "start",
+                START_PATH,
+                body,
+                limit_seconds=self.settings.start_limit_seconds,
+                parse=wire.parse_start,
+                key=key,
+            )
+            if started.process_id is not None:
+                yield from self.cancel(started.user_id, started.process_id)
+
     def _can_go_on_without_start(self) -> Steps[bool]:
         """Ask the policy. What goes on without the server must be sure of a place for its end."""
         outbox = self.outbox

@@ -74,12 +74,14 @@ class Driver:
         return time.sleep(step.seconds)
 
     def _send(self, send: Send) -> httpx.Response | httpx.RequestError:
+        if self._http.is_closed:
+            return Interrupted("The client is closed")
         try:
             return self._http.post(
                 send.path, content=send.body, headers=send.headers, timeout=send.timeout_seconds
             )
         except httpx.RequestError as error:
-            return error
+            return _bare(error)
 
     def _connect(self) -> None:
         settings = self._caller.settings
@@ -240,6 +242,8 @@ class AsyncDriver:
                 headers=self._caller.headers,
                 transport=self._transport or AsyncTransport(settings.base_url),
             )
+        if http.is_closed:
+            return Interrupted("The client is closed")
         try:
             with anyio.fail_after(send.timeout_seconds):
                 return await http.post(
@@ -248,7 +252,7 @@ class AsyncDriver:
         except TimeoutError:
             return httpx.ReadTimeout(f"The call took longer than {send.timeout_seconds:g} seconds")
         except httpx.RequestError as error:
-            return error
+            return _bare(error)
 
     async def _write(self, disk: Disk) -> Any:
         written = asyncio.get_running_loop().run_in_executor(self._disk, disk.call)
@@ -270,6 +274,12 @@ class AsyncDriver:
                     task.add_done_callback(functools.partial(_look_at, tell.name))
                 else:
                     _look_at(tell.name, task)
+
+
+def _bare(error: httpx.RequestError) -> httpx.RequestError:
+    """Without its traceback: that holds on to every frame up to the caller's, and so to forgotten streams."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _tell(tell: Tell) -> None:

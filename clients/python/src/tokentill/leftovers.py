@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import TypeAlias
 
 from tokentill import forks
 
 logger = logging.getLogger("tokentill")
 
-# Whoever closes a client is kept for so long by what the thread has in hand.
-WAIT_SECONDS = 5.0
+# Each may wait for a server that hangs: the providers of the others are hung up on meanwhile.
+THREADS_MAX = 32
+# Whoever closes a client is kept for so long by what is in hand: an end's own limit, unless that was set.
+WAIT_SECONDS = 30.0
+
+_Futures: TypeAlias = "set[concurrent.futures.Future[None]]"
+_Item: TypeAlias = "Callable[[], None] | concurrent.futures.Future[_Futures]"
 
 
 class Leftovers:
@@ -35,7 +42,7 @@ class Leftovers:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -68,22 +75,29 @@ class Leftovers:
         self.put(in_thread)
 
     def settle_all(self) -> None:
-        """Settle what was put here until now: before a client is closed, and before the program ends."""
+        """Wait for what was put here until now: before a client is closed, and before the program ends."""
         if self._thread is None:
             return
-        done = threading.Event()
-        self._queue.put(done.set)
-        if not self._thread.is_alive():
-            # At the end of the program there are no threads but this one.
-            while not done.is_set():
-                _settle(self._queue.get())
-        elif threading.current_thread() is not self._thread:
-            done.wait(WAIT_SECONDS)
+        in_hand: concurrent.futures.Future[_Futures] = concurrent.futures.Future()
+        self._queue.put(in_hand)
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            concurrent.futures.wait(in_hand.result(WAIT_SECONDS), WAIT_SECONDS)
 
 
-def _settle_for_ever(waiting: queue.SimpleQueue[Callable[[], None]]) -> None:
+def _settle_for_ever(waiting: queue.SimpleQueue[_Item]) -> None:
+    threads = concurrent.futures.ThreadPoolExecutor(THREADS_MAX, "tokentill-leftover")
+    in_hand: _Futures = set()
     while True:
-        _settle(waiting.get())
+        item = waiting.get()
+        in_hand = {future for future in in_hand if not future.done()}
+        if isinstance(item, concurrent.futures.Future):
+            item.set_result(in_hand)
+            continue
+        try:
+            in_hand.add(threads.submit(_settle, item))
+        except RuntimeError:
+            # The program is ending, and there are no new threads any more.
+            _settle(item)
 
 
 def _settle(settle: Callable[[], None]) -> None:

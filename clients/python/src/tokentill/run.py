@@ -33,7 +33,7 @@ from tokentill.leftovers import leftovers
 from tokentill.steps import Steps, Tell
 from tokentill.streams import AsyncStream, Stream
 from tokentill.usage import Extractor, Meter, Settled, Usage, Used
-from tokentill.wire import Amount, End, Hold, Start, end_body
+from tokentill.wire import Amount, End, Hold, Start, end_body, start_body
 
 logger = logging.getLogger("tokentill")
 
@@ -198,14 +198,10 @@ class _Run:
         if self.hold is not None and not self._finished:
             yield from self._extend_steps(None, self.hold.half_life_seconds)
 
-    def _give_back_steps(self) -> Steps[None]:
-        """A start that was cancelled on its way may have made a hold; its key finds it again."""
-        with contextlib.suppress(TokenProcessError):
-            started = yield from self._core.start(
-                self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds, self._start_key
-            )
-            if started.process_id is not None:
-                yield from self._core.cancel(self.user_id, started.process_id)
+    def _undo_start_steps(self) -> Steps[None]:
+        """A start that got no answer may have made a hold all the same."""
+        body = start_body(self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds)
+        yield from self._core.undo_start(body, self._start_key)
 
     def _finish_steps(self, *, failed: bool) -> Steps[None]:
         """Settle this run, once. Raises nothing but what the program itself is interrupted by."""
@@ -286,11 +282,21 @@ class Run(_Run):
         """
         if self.started is not None:
             return self.started
-        started = self._driver.run(self._start_steps())
         leftovers.expect()
+        try:
+            started = self._driver.run(self._start_steps())
+        except UnavailableError:
+            self._undo_start()
+            raise
+        if started.away:
+            self._undo_start()
         if self._keep_hold and self.hold is not None:
             keeper.keep(self)
         return started
+
+    def _undo_start(self) -> None:
+        if self._hold_token is not None:
+            leftovers.put(lambda: self._driver.run(self._undo_start_steps()))
 
     def __del__(self) -> None:
         if self.__dict__.get("started") is not None and self.open:
@@ -368,15 +374,20 @@ class AsyncRun(_Run):
             self.user_id, self._hold_token = settings["user_id"], settings["hold_token"]
         try:
             started = await self._driver.run(self._start_steps())
-        except asyncio.CancelledError:
-            if self._hold_token is not None:
-                self._driver.detach(self._driver.run(self._give_back_steps()))
+        except (asyncio.CancelledError, UnavailableError):
+            self._undo_start()
             raise
+        if started.away:
+            self._undo_start()
         self._loop = asyncio.get_running_loop()
         leftovers.expect()
         if self._keep_hold and self.hold is not None:
             self._keeping = asyncio.ensure_future(self.hold.keep(self._driver, weakref.ref(self)))
         return started
+
+    def _undo_start(self) -> None:
+        if self._hold_token is not None:
+            self._driver.detach(self._driver.run(self._undo_start_steps()))
 
     async def finish(self, *, failed: bool = False, cancelled: bool = False, result: Any = None) -> None:
         """See `Run.finish`.

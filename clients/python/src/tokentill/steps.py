@@ -49,7 +49,7 @@ class Tell:
 
 
 class Interrupted(httpx.RequestError):
-    """Instead of an answer: the program is being ended, and there will be no further attempt."""
+    """Instead of an answer: the program is ending or the client closed, and no further attempt is made."""
 
 
 Step: TypeAlias = Send | Sleep | Disk | Tell

@@ -155,8 +155,9 @@ class Stream(_Passing, Generator[T, Any, Any]):
             self._tokentill_upstream.look()
             run.raise_if_stopped()
         except StopIteration as stop:
-            # What a generator returns at its end is about all of it.
-            run.read_return(stop.value)
+            # What a generator returns at its end is about all of it; most return nothing.
+            if stop.value is not None:
+                run.read_return(stop.value)
             self._tokentill_settle(failed=False)
             raise
         except BaseException:

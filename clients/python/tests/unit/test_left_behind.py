@@ -10,11 +10,12 @@ import textwrap
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.unit.fake import Fake, wait_until
+from tests.unit.fake import Fake, failure, wait_until
 from tests.unit.slow_server import slow_server
-from tokentill import with_token_process
+from tokentill import UnavailableError, with_token_process
 
 
 def numbers() -> Iterator[dict[str, int]]:
@@ -196,3 +197,47 @@ def test_the_end_of_the_program_settles_them(program: str) -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert server.asked == ["start", "end"]
+
+
+def lost_start() -> Fake:
+    """The first start gets no answer at all; what is asked later does."""
+    return Fake(answers=[httpx.ReadError("lost")])
+
+
+def test_a_start_that_got_no_answer_leaves_no_hold() -> None:
+    fake = lost_start()
+    with fake.client(start_timeout_seconds=0.01) as client, pytest.raises(UnavailableError):
+        run_of(client).start()
+    assert fake.paths() == ["start", "start", "cancel"]
+    first, second = fake.of("start")
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+
+def test_asyncio_a_start_that_got_no_answer_leaves_no_hold() -> None:
+    fake = lost_start()
+
+    async def work() -> None:
+        async with fake.async_client(start_timeout_seconds=0.01) as client:
+            with pytest.raises(UnavailableError):
+                await run_of(client).start()
+
+    asyncio.run(work())
+    assert fake.paths() == ["start", "start", "cancel"]
+
+
+def test_without_a_hold_there_is_nothing_to_undo() -> None:
+    fake = lost_start()
+    with fake.client(start_timeout_seconds=0.01) as client, pytest.raises(UnavailableError):
+        client.run(user_id="u", feature_endpoint_id="f").start()
+    assert fake.paths() == ["start"]
+
+
+def test_a_retry_leaves_nothing_to_the_garbage_collector() -> None:
+    """An error that keeps its frames, and they it, would keep a forgotten stream alive."""
+    fake = Fake(answers=[httpx.ConnectError("refused"), failure(503, headers={"Retry-After": "0"})])
+    gc.disable()
+    try:
+        next(with_token_process(numbers, feature_endpoint_id="f", user_id="u", client=fake.client())())
+        wait_until(lambda: fake.paths()[-1] == "end")
+    finally:
+        gc.enable()

@@ -279,6 +279,18 @@ def test_the_total_a_generator_returns_is_not_added_to_its_chunks() -> None:
     assert billed(fake) == [(9, 6)]
 
 
+def test_an_extractor_is_not_asked_about_what_a_generator_does_not_return() -> None:
+    fake, asked = Fake(), list[Any]()
+
+    def usage(chunk: dict[str, int]) -> Usage:
+        asked.append(chunk)
+        return Usage(output_token=chunk["output_token"])
+
+    list(wrap(fake, lambda: iter([{"output_token": 4}]), usage=usage)())
+    assert asked == [{"output_token": 4}]
+    assert billed(fake) == [(0, 4)]
+
+
 def test_unreadable_chunks_are_logged_once_and_the_rest_is_billed(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake()
     chunks = [{"output_token": "x"}, {"output_token": "y"}, {"output_token": 4}]
