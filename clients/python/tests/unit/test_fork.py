@@ -146,3 +146,25 @@ def test_a_fork_copies_no_connections(server: SlowServer) -> None:
             children.append(child)
         assert all(client.start("u", "f").access_able for _ in range(20))
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+def test_a_child_uses_an_asyncio_client_of_its_parent(server: SlowServer, tmp_path: Path) -> None:
+    program = run(
+        server,
+        tmp_path / "outbox.db",
+        """
+        import asyncio
+        client = AsyncTokenProcess(url, "key", outbox=path)
+        asyncio.run(client.start("u", "f"))
+        child = os.fork()
+        if child == 0:
+            async def work():
+                assert (await client.start("u", "f")).access_able
+                assert (await client.end("u", "f", 1, 40)).cost == 11
+                await client.aclose()
+            asyncio.run(work())
+            os._exit(0)
+        os._exit(os.waitpid(child, 0)[1] >> 8)
+        """,
+    )
+    assert program.wait(30) == 0
