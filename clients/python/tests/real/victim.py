@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from tokentill import Outbox, TokenProcess, TokenProcessError, with_token_process
@@ -35,6 +36,7 @@ def main(url: str, key: str, path: str, user: str, feature: str, name: str, runs
                     break
                 except TokenProcessError:
                     # The start failed, so nothing ran: the same run again.
+                    time.sleep(0.02)
                     continue
             os.write(1, f"{run}\n".encode())
 
