@@ -225,7 +225,9 @@ def test_what_was_seen_has_the_counts_and_never_the_text() -> None:
     told = Told()
     secret = {**completion("c-1"), "choices": [{"message": {"content": "secret"}}]}
     secret["usage"]["total_tokens"] = 7
-    wrap(Fake(), lambda: secret, on_end_error=told)()
+    ollama = {"model": "llama", "message": {"content": "secret"}, "done": True, "eval_count": float("nan")}
+    wrap(Fake(), lambda: [secret, ollama], on_end_error=told)()
     [(_, end)] = told
     assert end["seen"][0]["usage"]["prompt_tokens"] == 100
+    assert "NaN" in end["seen"][1]["usage"]
     assert "secret" not in str(end)

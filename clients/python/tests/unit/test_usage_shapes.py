@@ -449,6 +449,28 @@ def test_whatever_an_object_does_when_it_is_looked_at_reading_goes_on() -> None:
 
     assert read_usage(Row()) is None
 
+    class Table:
+        """As of pandas or numpy: any of its fields may be a table again."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Table()
+
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    meter = Meter()
+    odd = [
+        {"type": ["a"], "object": {}, "choices": {}, "done": []},
+        {"choices": [None, 7]},
+        {"candidates": [1]},
+    ]
+    for value in [*odd, Table(), {"usage": Table()}, {"type": "ai", "usage_metadata": Table()}]:
+        meter.read(value)
+        meter.read_chunk(value)
+    assert not meter.settle().used.any
+
 
 def test_read_usage_adds_up_a_list() -> None:
     usage = read_usage([{"input_token": 3, "model": "m"}, (ANTHROPIC, "text")])

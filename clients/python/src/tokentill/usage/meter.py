@@ -388,25 +388,22 @@ def _seen(answer: _Answer) -> dict[str, Any]:
 
 
 def _plain(report: Any) -> Any:
+    """The report as JSON would have it, or as text where it is no JSON or too long."""
     if report is None:
         return None
-    dump = getattr(report, "model_dump", None)
-    if callable(dump):
-        report = dump()
-    elif hasattr(report, "__dict__"):
-        report = vars(report)
     try:
-        written = json.dumps(report, default=repr)
-    except (TypeError, ValueError):
-        written = repr(report)
-    return (
-        json.loads(written)
-        if len(written) <= SEEN_LENGTH_MAX and _is_json(written)
-        else written[:SEEN_LENGTH_MAX]
-    )
+        dump = getattr(report, "model_dump", None)
+        fields = dump() if callable(dump) else getattr(report, "__dict__", report)
+        written = json.dumps(fields, default=repr)
+    except Exception:
+        return type(report).__name__
+    return json.loads(written) if _is_json(written) else written[:SEEN_LENGTH_MAX]
 
 
 def _is_json(written: str) -> bool:
+    """Short enough, and no NaN: the json module writes it, and hardly anybody else reads it."""
+    if len(written) > SEEN_LENGTH_MAX:
+        return False
     try:
         json.loads(written, parse_constant=_refuse)
     except ValueError:

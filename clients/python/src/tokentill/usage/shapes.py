@@ -37,13 +37,18 @@ Shape: TypeAlias = Callable[[Any], Reading | None]
 
 
 def look(value: Any) -> Reading | None:
-    """The reading of one value, or None: nothing a model would answer."""
+    """The reading of one value, or None: nothing a model would answer. Raises nothing."""
     if not record(value):
         return None
-    for shape in SHAPES:
-        reading = shape(value)
-        if reading is not None:
-            return reading
+    try:
+        for shape in SHAPES:
+            reading = shape(value)
+            if reading is not None:
+                return reading
+    except Exception as error:
+        # A stranger's object may fail at anything, and must not take the feature with it.
+        unreadable = UsageUnreadableError(f"Looking at it fails with {type(error).__name__}: {error}")
+        return Reading(Usage(), report=type(value).__name__, unreadable=unreadable, own=True)
     return None
 
 
@@ -129,7 +134,7 @@ _RESPONSE_OVER = {"response.completed", "response.incomplete", "response.failed"
 
 def _anthropic_event(value: Any) -> Reading | None:
     """A stream event of Anthropic's Messages; `message_start` counts the input, and hardly any output."""
-    kind = get(value, "type")
+    kind = text(get(value, "type"))
     if kind not in _ANTHROPIC_EVENTS:
         return None
     message = get(value, "message")
@@ -156,7 +161,7 @@ _ANTHROPIC_EVENTS = {
 
 
 def _anthropic_message(value: Any) -> Reading | None:
-    if get(value, "type") != "message" or get(value, "role") != "assistant":
+    if text(get(value, "type")) != "message" or text(get(value, "role")) != "assistant":
         return None
     return _message(value, final=True)
 
@@ -186,7 +191,7 @@ def _stream_helper(value: Any) -> Reading | None:
 
 def _openai_helper_event(value: Any) -> Reading | None:
     """An event of `chat.completions.stream()`: one hands on the chunk itself, the others repeat it."""
-    if get(value, "type") != "chunk":
+    if text(get(value, "type")) != "chunk":
         return None
     chunk = get(value, "chunk")
     return look(chunk) if record(chunk) else None
@@ -207,7 +212,7 @@ def _langchain_event(value: Any) -> Reading | None:
 
 def _langchain(value: Any) -> Reading | None:
     """A message of LangChain's. Its chunks are added up, also by LangChain itself."""
-    kind = get(value, "type")
+    kind = text(get(value, "type"))
     if kind not in {"ai", "AIMessage", "AIMessageChunk"}:
         return None
     about = get(value, "response_metadata")
@@ -251,7 +256,7 @@ _DELTA = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
 
 def _openai_answer(value: Any) -> Reading | None:
     """A whole answer of OpenAI's and of those who copy it; it says so itself."""
-    kind = get(value, "object")
+    kind = text(get(value, "object"))
     if kind not in {"chat.completion", "text_completion", "response"}:
         return None
     over, pieces = True, 0
@@ -291,14 +296,16 @@ def _gemini(value: Any) -> Reading | None:
 
 def _ollama(value: Any) -> Reading | None:
     """Ollama's own API: no ids, and the counts in the chunk that says `done`."""
-    counted = get(value, "prompt_eval_count", "eval_count") is not None
+    # By themselves, as the text stands beside them.
+    counts = {name: get(value, name) for name in ("prompt_eval_count", "eval_count")}
+    counted = any(count is not None for count in counts.values())
     done = get(value, "done")
     message, piece = get(value, "message"), get(value, "response", "thinking")
     if not counted and not (isinstance(done, bool) and (message is not None or piece is not None)):
         return None
     said = piece or get(message, "content") or get(message, "thinking") or get(message, "tool_calls")
     return _reading(
-        value if counted else None,
+        counts if counted else None,
         model=get(value, "model"),
         # An embedding has counts and never says that it is done.
         final=bool(done) or (counted and done is None),
@@ -318,7 +325,7 @@ def _bedrock_event(value: Any) -> Reading | None:
 
 def _vercel(value: Any) -> Reading | None:
     """What services on the AI SDK hand over as JSON: a result's `totalUsage`, or a full stream's steps."""
-    kind, total = get(value, "type"), get(value, "totalUsage")
+    kind, total = text(get(value, "type")), get(value, "totalUsage")
     response = get(value, "response")
     about: dict[str, Any] = {"model": get(response, "modelId"), "answer_id": get(response, "id")}
     if kind in {"finish-step", "step-finish"}:
