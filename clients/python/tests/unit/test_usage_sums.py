@@ -324,6 +324,15 @@ def test_a_result_that_was_read_and_then_returned_counts_once() -> None:
     assert amounts(meter.settle()) == (100, 40)
 
 
+def test_a_chunk_that_was_read_and_then_passed_on_counts_once() -> None:
+    for chunks, billed in (([chunk("a"), chunk("b")], 2), ([{"output_token": 5}, {"output_token": 2}], 7)):
+        meter = Meter()
+        for each in chunks:
+            meter.read(each)
+            meter.read_chunk(each)
+        assert amounts(meter.settle(left_early=True)) == (0, billed)
+
+
 def test_the_usage_alone_may_be_handed_on() -> None:
     assert amounts(whole(openai(100, 40), Object(input_tokens=1, output_tokens=2))) == (101, 42)
 

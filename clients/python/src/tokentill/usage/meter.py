@@ -161,17 +161,21 @@ class Meter:
 
     def read_result(self, result: Any) -> None:
         """Take in what the feature returned, unless it was handed to `read` before."""
-        if not any(result is known for known in self._results):
+        if not self._was_read(result):
             self._read(result, whole=True)
 
     def read_chunk(self, chunk: Any) -> None:
-        """Take in a chunk of a stream. What it has without an id belongs to the answer that goes on."""
+        """Take in a chunk of a stream, unless it was handed to `read` before it was passed on.
+
+        What it has without an id belongs to the answer that goes on.
+        """
         if isinstance(chunk, (str, bytes)) and chunk:
             self._texts += 1
             self._helpers.look()
             if self._count_pieces:
                 self._take(Reading(Usage(final=False), pieces=1, own=True), whole=False)
-        self._read(chunk, whole=False)
+        if not self._was_read(chunk):
+            self._read(chunk, whole=False)
 
     def read_return(self, value: Any) -> None:
         """Take in what a generator returned: counts of its own are about all of it, and replace the sum."""
@@ -235,6 +239,9 @@ class Meter:
         if error is None and required and not said and not left_early:
             error = UsageMissingError("The feature ran, and nothing said what it used")
         return Settled(used, error)
+
+    def _was_read(self, value: Any) -> bool:
+        return any(value is known for known in self._results)
 
     def _read(self, result: Any, *, whole: bool) -> None:
         readings = list(look_through(result))
