@@ -75,7 +75,9 @@ def story(client: TokenProcess, rich: str, poor: str, feature: str, other_featur
         ]
     )
     seen.append([(item.end and item.end.cost, item.error and item.error.code) for item in batch])
+    reserved = see(lambda: client.start(rich, feature, hold_token=100), *start)
     see(lambda: client.end(rich, feature, 0, 40_000), *end)
+    see(lambda: client.end(rich, feature, 0, 40, process_id=reserved.process_id), *end)
     see(lambda: client.start(rich, feature), *start)
     return seen
 

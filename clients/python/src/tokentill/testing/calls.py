@@ -80,9 +80,9 @@ def end(state: State, fields: Any, key: str | None) -> Answer:
             return _again(before, fields)
     _check_owner(state, ended.process_id or "", ended.user_id)
     wallet = state.wallet(ended.user_id)
-    wallet.holds.pop(ended.process_id or "", None)
+    own_hold = wallet.holds.pop(ended.process_id or "", None)
     cost = _cost(state, ended)
-    covered = wallet.deduct(cost.cost_micros)
+    covered = wallet.deduct(cost.cost_micros, own_hold.micros if own_hold else 0)
     data = _deducted(ended.user_id, wallet, cost, covered=covered)
     if not ended.free:
         state.ends.append(_memory_end(ended, key, cost))
@@ -112,10 +112,11 @@ def _batch_result(state: State, fields: Any) -> dict[str, Any]:
 def estimate(state: State, fields: Any, _key: str | None) -> Answer:
     ended = _read_end(state, fields)
     wallet = state.wallet(ended.user_id)
-    holds = {name: hold for name, hold in wallet.holds.items() if name != ended.process_id}
+    holds = dict(wallet.holds)
+    own_hold = holds.pop(ended.process_id or "", None)
     trial = replace(wallet, holds=holds, debts_micros=list(wallet.debts_micros))
     cost = _cost(state, ended)
-    covered = trial.deduct(cost.cost_micros)
+    covered = trial.deduct(cost.cost_micros, own_hold.micros if own_hold else 0)
     parts = {
         "base_cost": tokens(cost.base_micros),
         "profit": tokens(cost.profit_micros),

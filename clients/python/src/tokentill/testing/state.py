@@ -60,9 +60,12 @@ class Wallet:
     def room_micros(self) -> int:
         return self.spendable_micros + self.overdraft_micros
 
-    def deduct(self, cost_micros: int) -> bool:
-        """Whether it was covered; else it is a debt."""
-        covered = cost_micros == 0 or self.covered_micros - cost_micros >= -self.overdraft_micros
+    def deduct(self, cost_micros: int, own_hold_micros: int) -> bool:
+        """Whether it was covered; else it is a debt. What a run reserved itself debt doesn't take away."""
+        after_micros = self.covered_micros - cost_micros
+        if cost_micros <= own_hold_micros:
+            after_micros = self.posted_micros - cost_micros
+        covered = cost_micros == 0 or after_micros >= -self.overdraft_micros
         if covered:
             self.posted_micros -= cost_micros
         else:
