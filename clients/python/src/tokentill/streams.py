@@ -112,13 +112,14 @@ class Stream(_Passing, Generator[T, Any, Any]):
 
         While another thread reads it, a provider's stream is hung up on, and the reader settles.
         """
-        if self._tokentill_working:
-            if is_native(self._tokentill_source):
-                raise ValueError("The generator is being read")
-            _close(self._tokentill_source)
+        if self._tokentill_over:
             return
-        if not self._tokentill_over:
+        if not self._tokentill_working:
             self._tokentill_settle(failed=True)
+        elif is_native(self._tokentill_source):
+            raise ValueError("The generator is being read")
+        else:
+            _close(self._tokentill_source)
 
     def __enter__(self) -> Stream[T]:
         enter = getattr(self._tokentill_source, "__enter__", None)
@@ -222,13 +223,14 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
 
         While another task reads it, a provider's stream is hung up on, and the reader settles.
         """
-        if self._tokentill_working:
-            if is_native(self._tokentill_source):
-                raise RuntimeError("The generator is being read")
-            await _aclose(self._tokentill_source, CLOSE_SECONDS)
+        if self._tokentill_over:
             return
-        if not self._tokentill_over:
+        if not self._tokentill_working:
             await self._tokentill_settle(failed=True, cancelled=False)
+        elif is_native(self._tokentill_source):
+            raise RuntimeError("The generator is being read")
+        else:
+            await _aclose(self._tokentill_source, CLOSE_SECONDS)
 
     async def close(self) -> None:
         """As providers' own streams name it."""
