@@ -337,13 +337,16 @@ class EndService:
     def _keep_in_spool(self, decisions: list[_Decision]) -> None:
         """Postgres is away: what Redis has decided Redis keeps, until the spool is drained into the inbox."""
         kept = [decision for decision in decisions if decision.mark is not None or decision.seen]
-        if len(kept) < len(decisions) or not self._redis.is_open:
+        if not kept or not self._redis.is_open:
             raise Unavailable
         try:
             self._spool.put(decision.end for decision in kept if decision.end is not None)
         except RedisError as error:
             self._redis.close(error)
             raise Unavailable from error
+        for decision in decisions:
+            # What Postgres decided it didn't take any more: that alone is refused.
+            decision.outcome = Unavailable()
         for decision in kept:
             if decision.end is not None:
                 decision.outcome = _answer(decision.end, replayed=decision.seen)

@@ -79,7 +79,7 @@ def test_also_with_postgres_away(shop: Billing, die_before_recording: Callable[[
     request = keyed(shop, "idempotency_key")
     die_before_recording(request)
     services.stranded_marks.release(after_seconds=0)
-    services.postgres_gate._is_open = False
+    services.postgres_gate.close(ConnectionError("test"))
     assert services.end.end(request).spendable_micros == 9_800_000
     assert hold_100(shop) is Access.DENIED
     services.postgres_gate.open()

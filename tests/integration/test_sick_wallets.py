@@ -16,9 +16,10 @@ from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
+from app.domain.errors import Unavailable
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
-from app.stores.postgres import settlement
+from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.redis.scripts import WalletScript
 from app.stores.redis.wallet_cache import MARKS_PER_CALL
@@ -271,6 +272,25 @@ class TestOutOfRange:
         assert shop.container.redis_gate.is_open
         assert shop.container.start.start(StartRequest("deep", FEATURE)).access is Access.DENIED
         assert shop.container.start.start(StartRequest("neighbour", FEATURE)).access is Access.GRANTED
+
+    def test_postgres_going_away_refuses_only_what_it_had_to_decide(
+        self, shop: Billing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.wallet("deep", tokens=0)
+        owe(shop, "deep", 1_000, output_tokens=4, told=False)
+        shop.execute_in_postgres("UPDATE end_inbox SET cost_micros = 9000000000000000000")
+
+        def away(*_: Any) -> set[Any]:
+            raise Unavailable
+
+        monkeypatch.setattr(inbox, "insert", away)
+        first, deep, second = shop.container.end.end_all(
+            [shop.usage("neighbour"), shop.usage("deep"), shop.usage("neighbour")]
+        )
+        assert isinstance(first, EndAnswer)
+        assert isinstance(second, EndAnswer)
+        assert isinstance(deep, Unavailable)
+        assert shop.container.spool.size() == 2
 
     @pytest.mark.parametrize("value", ["many", "", "1.5", str(2**63)])
     def test_a_copy_that_cannot_be_read_is_made_anew(self, shop: Billing, value: str) -> None:
