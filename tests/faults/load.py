@@ -43,7 +43,7 @@ def company(book: Book) -> None:
     for i in range(PROBE_WALLETS):
         book.add_wallet(WalletModel(f"probe-{i}", 10_000 * MICROS, is_public=False))
     # What single faults are about.
-    for user_id in ("forgotten", "unheard", "spooled"):
+    for user_id in ("forgotten", "sent-again", "unheard", "spooled"):
         book.add_wallet(WalletModel(user_id, 1_000_000 * MICROS, is_public=False))
     for user_id in ("storm", "storm-neighbour"):
         book.add_wallet(WalletModel(user_id, 0, is_public=False))
