@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 # Another worker has a wallet for as long as a batch takes.
 BUSY_PAUSES_SECONDS = (0.02, 0.05, 0.1)
+# A wallet that was busy for longer is somebody's who won't be back in a moment: for so long nobody here waits for it.
+STUCK_SECONDS = 2.0
+STUCK_WALLETS_MAX = 10_000
 BEFORE_ALL = UUID(int=0)
 
 
@@ -62,19 +65,13 @@ class SettleService:
         self._changes = changes
         self._policy = policy
         self._batch_size = batch_size
+        self._stuck: dict[str, float] = {}
 
     def settle(self, end_ids: Sequence[UUID]) -> SettleReport:
         """Settle ends; ids of which nothing is to be settled (any more) are passed over. Raises Unavailable."""
         run = _Run()
         self._settle_all(end_ids, run)
-        for pause_seconds in BUSY_PAUSES_SECONDS:
-            if not run.busy:
-                break
-            time.sleep(pause_seconds)
-            again, run.busy = [end.id for end in run.busy], []
-            self._settle_all(again, run)
-        if run.busy:
-            log.info("wallets_busy", ends=len(run.busy), wallets=len({end.user_id for end in run.busy}))
+        self._wait_for_busy(run)
         return run.report
 
     def sweep(self, older_than_seconds: float) -> SettleReport:
@@ -95,6 +92,22 @@ class SettleService:
             if len(ids) < self._batch_size:
                 return run.report
             after_id = ids[-1]
+
+    def _wait_for_busy(self, run: _Run) -> None:
+        """Try the ends of busy wallets again in a moment, but for those that have just been waited for in vain."""
+        now = time.monotonic()
+        self._stuck = {user_id: until for user_id, until in self._stuck.items() if until > now}
+        for pause_seconds in BUSY_PAUSES_SECONDS:
+            again = [end.id for end in run.busy if end.user_id not in self._stuck]
+            if not again:
+                return
+            time.sleep(pause_seconds)
+            run.busy = []
+            self._settle_all(again, run)
+        stuck = {end.user_id for end in run.busy}
+        if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
+            self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)
+            log.info("wallets_busy", ends=len(run.busy), wallets=len(stuck))
 
     def _settle_all(self, ids: Sequence[UUID], run: _Run) -> None:
         for start in range(0, len(ids), self._batch_size):

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from app.billing import settle
 from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
@@ -122,6 +123,20 @@ class TestLocked:
         assert shop.container.settlement.settle(ids).settled == 1
         holder.join()
 
+    def test_a_wallet_that_stays_locked_is_waited_for_once(
+        self, shop: Billing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.wallet("locked")
+        shop.container.end.end_all([shop.usage(user) for user in ("locked", "neighbour") for _ in range(20)])
+        ids = {user: [end.id for end in shop.inbox(user)] for user in ("locked", "neighbour")}
+        pauses: list[float] = []
+        monkeypatch.setattr(settle.time, "sleep", pauses.append)
+        with locked(shop, "locked"):
+            for i in range(10):
+                report = shop.container.settlement.settle([ids["locked"][i], ids["neighbour"][i]])
+                assert report.settled == 1
+        assert pauses == list(settle.BUSY_PAUSES_SECONDS)
+
     def test_the_sweep_comes_past_a_locked_wallet_with_more_ends_than_a_batch(self, shop: Billing) -> None:
         shop.wallet("locked", tokens=100_000)
         for _ in range(5):
@@ -149,11 +164,11 @@ class TestManyDebts:
         shop.wallet("deep", tokens=0)
         owe(shop, "deep", 20_000)
         sizes: list[int] = []
-        settle = settlement.settle
+        settle_ends = settlement.settle
 
         def counted(connection: sa.Connection, ids: list[object], *rest: object, **named: object) -> object:
             sizes.append(len(ids))
-            return settle(connection, ids, *rest, **named)  # type: ignore[arg-type]
+            return settle_ends(connection, ids, *rest, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(settlement, "settle", counted)
         top_up(shop, "deep", 20_000 + 5)

@@ -285,7 +285,7 @@ class TestRuns:
         with Up(data_dir) as up:
             up.await_line("ready ")
             started = up.descendants()
-            beat = [pid for pid, command in started.items() if " beat " in command]
+            beat = [pid for pid, command in started.items() if f"{command} ".endswith(" beat ")]
             os.kill(beat[0], signal.SIGKILL)
             assert up.await_end() == 1
             assert "beat ended by itself (SIGKILL)" in up.output
