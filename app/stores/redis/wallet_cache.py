@@ -9,11 +9,12 @@ cached.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import structlog
 from redis import Redis
 from redis.exceptions import ResponseError
 
@@ -37,6 +38,8 @@ from app.stores.redis.keys import (
 from app.stores.redis.scripts import WalletScript, WalletScripts, is_of_one_wallet
 from app.stores.redis.wallet_calls import EndMark, EndReply, Fill, Lease, Mark, StartCall, StartReply, WalletChange
 
+log = structlog.get_logger(__name__)
+
 # A wallet nobody touched for this long is forgotten; longer than any hold lives.
 IDLE_MS = 48 * 3_600_000
 # How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
@@ -44,6 +47,7 @@ LEASE_MS = 5_000
 # So many marks a script sets, and so many fields are read at once: a few milliseconds in which nobody else is served.
 MARKS_PER_CALL = 500
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 _START, _END, _UNMARK, _APPLY, _MARKS, _FILL, _RELEASE = map(
@@ -58,7 +62,7 @@ class WalletCache:
         self._record_ms = record_seconds * 1000
 
     def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
-        """Decide starts. None stands where the wallet isn't cached."""
+        """Decide starts. None stands where the wallet isn't cached, or what its key was answered can't be read."""
         replies = self.scripts.run_all(
             _START,
             [
@@ -83,15 +87,11 @@ class WalletCache:
                 for call in calls
             ],
         )
-        return [
-            None
-            if reply is None or reply[0] == "miss"
-            else StartReply(reply[0], int(reply[1]), int(reply[2]), int(reply[3]), reply[4], reply[5])
-            for reply in replies
-        ]
+        return [_readable(_start_reply, call, reply) for call, reply in zip(calls, replies, strict=True)]
 
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
-        """Decide ends, in their order, and mark them as unsettled. None stands where the wallet isn't cached.
+        """Decide ends, in their order, and mark them as unsettled. None stands where the wallet isn't cached, or what
+        its key was answered can't be read.
 
         The marks count as in flight until `land` says that they are recorded.
         """
@@ -117,7 +117,7 @@ class WalletCache:
             ],
             before=(lambda pipeline: pipeline.sadd(IN_FLIGHT_KEY, *map(_in_flight, costly))) if costly else None,
         )
-        answers = [_end_reply(mark, reply) for mark, reply in zip(marks, replies, strict=True)]
+        answers = [_readable(_end_reply, mark, reply) for mark, reply in zip(marks, replies, strict=True)]
         unmarked = [
             mark
             for mark, answer in zip(marks, answers, strict=True)
@@ -291,6 +291,26 @@ class WalletCache:
 
 def _in_flight(mark: EndMark) -> str:
     return in_flight_member(mark.end_id, mark.user_id)
+
+
+def _readable(read: Callable[[C, Any], T | None], call: C, reply: Any) -> T | None:
+    """A reply, or None where it repeats a record that isn't of this version's form: its neighbours' are answered."""
+    try:
+        return read(call, reply)
+    except (LookupError, TypeError, ValueError) as error:
+        log.error("unreadable_record", reply=str(reply)[:200], error=str(error)[:200])  # noqa: TRY400
+        return None
+
+
+def _start_reply(_: StartCall, reply: Sequence[str] | None) -> StartReply | None:
+    match reply:
+        case None | ["miss"]:
+            return None
+        case [outcome, available, held, ends_at, process_id, payload_hash]:
+            if None in (process_id, payload_hash):
+                raise ValueError("a record without its run")
+            return StartReply(outcome, int(available), int(held), int(ends_at), process_id, payload_hash)
+    raise ResponseError(f"start.lua answered {reply!r}")
 
 
 def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
