@@ -36,6 +36,8 @@ class SpoolEntry:
         """The end. Raises UnreadableEntry."""
         try:
             fields = json.loads(self.text)
+            # JSON can hold halves of surrogate pairs. Nothing that an end goes through does.
+            json.dumps(fields, ensure_ascii=False).encode()
             version = fields.pop("version")
             if version != VERSION:
                 raise UnreadableEntry(f"version {version!r}")

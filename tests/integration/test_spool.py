@@ -13,8 +13,10 @@ from app.domain.ends import AcceptedEnd
 from app.domain.wallets import Deduction
 from app.stores.redis.spool import SPOOL_KEY
 from app.stores.spool_entry import VERSION, SpoolEntry, UnreadableEntry
-from tests.support import Billing, assert_conserved
+from tests.support import FEATURE, Billing, assert_conserved
 
+# What a request can't do without.
+READABLE = {"user_id": "user-1", "feature_endpoint_id": FEATURE, "input_tokens": 1, "output_tokens": 4}
 ASIDE = sa.text("SELECT convert_from(field, 'UTF8') AS field, reason, attempts FROM spool_aside ORDER BY field")
 
 
@@ -133,6 +135,8 @@ class TestAside:
             b'{"version": 1}',
             b'{"version": 999}',
             b"[" * 100_000,
+            # Halves of surrogate pairs, which JSON can hold and nothing else takes.
+            rb'{"version": 1, "request": {"\ud800": 1}, "price": {}}',
         ],
         ids=lambda text: repr(text[:12]),
     )
@@ -159,6 +163,9 @@ class TestAside:
             {"price": {"base_micros": 2**70, "profit_micros": 1}},
             {"price": {"base_micros": -10, "profit_micros": 1}},
             {"price": {}},
+            {"request": {**READABLE, "model": "\ud800"}},
+            {"request": {**READABLE, "user_id": "\ud800"}},
+            {"request": {**READABLE, "user_id": "nul \0"}},
             {"request": {}},
             {"deduction": "maybe"},
         ],

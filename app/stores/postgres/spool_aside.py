@@ -28,7 +28,7 @@ def put(connection: sa.Connection, entries: Mapping[SpoolEntry, str]) -> None:
         {
             "fields": [entry.field for entry in entries],
             "entries": [entry.text for entry in entries],
-            "reasons": [reason.replace("\0", "")[:REASON_LENGTH_MAX] for reason in entries.values()],
+            "reasons": [_text(reason) for reason in entries.values()],
         },
     )
 
@@ -65,3 +65,8 @@ def holding(connection: sa.Connection, end_ids: Sequence[UUID]) -> set[UUID]:
 def size(connection: sa.Connection) -> int:
     """How many entries are kept."""
     return int(connection.execute(sa.text("SELECT count(*) FROM spool_aside")).scalar_one())
+
+
+def _text(reason: str) -> str:
+    """What Postgres takes of a reason, in which the entry may be quoted."""
+    return reason.replace("\0", "").encode(errors="backslashreplace").decode()[:REASON_LENGTH_MAX]
