@@ -21,8 +21,8 @@ import structlog
 from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
 from app.billing.settlements import SettleReport, announce
-from app.domain.errors import TooSlow
-from app.stores.postgres import inbox, settlement
+from app.domain.errors import TooSlow, WalletBusy
+from app.stores.postgres import inbox, settlement, stale
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -103,25 +103,33 @@ class SettleService:
                 return
             time.sleep(pause_seconds)
             run.busy = []
-            self._settle_all(again, run)
+            self._settle_all(again, run, is_wary=True)
         stuck = {end.user_id for end in run.busy}
         if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
             self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)
             log.info("wallets_busy", ends=len(run.busy), wallets=len(stuck))
 
-    def _settle_all(self, ids: Sequence[UUID], run: _Run) -> None:
+    def _settle_all(self, ids: Sequence[UUID], run: _Run, *, is_wary: bool = False) -> None:
         for start in range(0, len(ids), self._batch_size):
-            self._settle(ids[start : start + self._batch_size], run)
+            self._settle(ids[start : start + self._batch_size], run, is_wary=is_wary)
 
-    def _settle(self, ids: Sequence[UUID], run: _Run) -> None:
-        """One batch in one transaction. What the database refuses is found by halving; the rest settles."""
+    def _settle(self, ids: Sequence[UUID], run: _Run, *, is_wary: bool) -> None:
+        """One batch in one transaction. What the database refuses is found by halving; the rest settles.
+
+        A wary one looks whether somebody keeps the notes of stale copies too: rarely needed, and a statement more.
+        """
         try:
-            batch = self._postgres.transaction(self._work(ids))
+            batch = self._postgres.transaction(self._work(ids, is_wary=is_wary))
+        except WalletBusy:
+            if is_wary:
+                raise
+            self._settle(ids, run, is_wary=True)
+            return
         except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
             if len(ids) > 1:
                 middle = len(ids) // 2
-                self._settle(ids[:middle], run)
-                self._settle(ids[middle:], run)
+                self._settle(ids[:middle], run, is_wary=is_wary)
+                self._settle(ids[middle:], run, is_wary=is_wary)
             elif isinstance(error, TooSlow):
                 # One end alone isn't to blame for that.
                 raise
@@ -131,12 +139,14 @@ class SettleService:
         run.report += announce(self._changes, batch.ends, batch.wallets)
         run.busy += batch.busy
 
-    def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], _Batch]:
+    def _work(self, ids: Sequence[UUID], *, is_wary: bool) -> Callable[[sa.Connection], _Batch]:
         def work(connection: sa.Connection) -> _Batch:
             claimed = settlement.claim(connection, ids)
             if not claimed:
                 return _Batch()
             wallets = settlement.lock_free_wallets(connection, {end.user_id for end in claimed})
+            if is_wary:
+                wallets |= dict.fromkeys(stale.kept_by_others(connection, wallets), False)
             orphans = [end.id for end in claimed if end.user_id not in wallets]
             if orphans:
                 settlement.bury(connection, orphans, "wallet_missing")

@@ -18,7 +18,7 @@ from app.access.changes import WalletChanges
 from app.access.doorbell import Doorbell
 from app.access.postgres import PostgresAccess
 from app.domain.ends import EndState
-from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
+from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
 from app.domain.pages import Page, page
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
@@ -79,29 +79,54 @@ class FailedEndService:
         return found
 
     def replay(self, end_id: UUID) -> FailedEndRow:
-        """Have a failed end tried again at once; what it is after that. Raises NotFound or Unavailable."""
-        replayed = self.replay_all([end_id])
+        """Have a failed end tried again at once; what it is after that. Raises NotFound, WalletBusy or Unavailable."""
+        user_id = self._postgres.run(lambda connection: store.user_of(connection, end_id))
+        if user_id is None:
+            raise NotFound("Failed end not found")
+        replayed = self._postgres.wallet_transaction(user_id, lambda connection: store.replay(connection, [end_id]))
         if not replayed:
             raise NotFound("Failed end not found")
+        self._ring(replayed)
         return replayed[0]
 
     def replay_all(self, end_ids: Sequence[UUID]) -> Sequence[FailedEndRow]:
-        """Have failed ends tried again at once, in one transaction; those that there are. Raises Unavailable."""
+        """Have failed ends tried again at once, in one transaction; those that there are. Raises WalletBusy when one of
+        their wallets is locked, or Unavailable.
+        """
         replayed = self._postgres.transaction(lambda connection: store.replay(connection, end_ids))
         self._ring(replayed)
         return replayed
 
     def replay_matching(self, matching: Filter) -> Iterator[Sequence[FailedEndRow]]:
-        """Replay all that match, so many at a time. Stopped half-way it has done what it gave. Raises Unavailable.
+        """Replay all that match, so many at a time. Stopped half-way it has done what it gave. Raises Unavailable, or
+        WalletBusy at the end, when all are replayed but those of locked wallets.
 
         An end that fails again meanwhile is not tried twice: the list is walked through once, oldest first.
         """
+        busy: set[str] = set()
         after_id: str | None = FIRST_END
         while after_id is not None:
             found = self.list(matching, ENDS_PER_REPLAY, after_id)
-            if found.items:
-                yield self.replay_all([end.id for end in found.items])
+            ends = [end for end in found.items if end.user_id not in busy]
+            if ends:
+                yield self._replay_free(ends, busy)
             after_id = found.next_key
+        if busy:
+            raise WalletBusy
+
+    def _replay_free(self, ends: Sequence[FailedEndRow], busy: set[str]) -> Sequence[FailedEndRow]:
+        """Replay the ends of wallets that aren't locked; users whose wallet is are added to `busy`."""
+        try:
+            return self.replay_all([end.id for end in ends])
+        except WalletBusy:
+            replayed: list[FailedEndRow] = []
+        for end in ends:
+            if end.user_id not in busy:
+                try:
+                    replayed += self.replay_all([end.id])
+                except WalletBusy:
+                    busy.add(end.user_id)
+        return replayed
 
     def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> WrittenOff:
         """Give up an end's cost, with two ledger entries that leave the balance as it is. It can't be billed any more.

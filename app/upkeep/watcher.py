@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from redis import RedisError
@@ -20,7 +21,7 @@ from app.access.gate import Gate
 from app.billing.collect import CollectService
 from app.billing.settle import SettleService
 from app.catalog.snapshot import CatalogSnapshot
-from app.domain.errors import Unavailable
+from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.stores.failures import Failure
 from app.stores.postgres.failures import failure_of
 from app.stores.postgres.system import Counters
@@ -112,7 +113,9 @@ class Watcher:
         try:
             self._settlement.sweep(older_than_seconds=SETTLE_AFTER_SECONDS)
             for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
-                self._collection.collect(wallet.user_id, COLLECT_SECONDS)
+                # One that can't be collected from now keeps nobody behind it waiting.
+                with suppress(WalletBusy, TooSlow):
+                    self._collection.collect(wallet.user_id, COLLECT_SECONDS)
             # A Redis that takes no more writes may still give back what it was given before.
             self._spool.drain()
         except (Unavailable, RedisError):

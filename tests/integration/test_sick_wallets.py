@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -17,11 +18,12 @@ from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
-from app.domain.errors import Unavailable
+from app.domain.errors import Unavailable, WalletBusy
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.failed_ends import Filter
 from app.stores.redis.scripts import WalletScript
 from app.stores.redis.wallet_cache import MARKS_PER_CALL
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
@@ -155,6 +157,44 @@ class TestLocked:
             assert shop.container.collection.due_wallets(10) == [IndebtedWallet("neighbour", 0)]
             assert shop.container.collection.collect("locked", seconds=1).report.settled == 0
         assert shop.container.collection.collect("locked", seconds=1).report.settled == 3
+
+    def test_replays_of_it_take_no_connections_from_others(self, shop: Billing) -> None:
+        shop.wallet("locked", tokens=0)
+        owe(shop, "locked", 40)
+        ids = [end.id for end in shop.inbox("locked")]
+        with locked(shop, "locked"), ThreadPoolExecutor(40) as pool:
+            replays = [pool.submit(shop.container.failed_ends.replay, end_id) for end_id in ids]
+            time.sleep(0.2)
+            asked = time.monotonic()
+            top_up(shop, "neighbour", 1)
+            assert time.monotonic() - asked < 0.5
+            assert {type(replayed.exception(timeout=10)) for replayed in replays} == {WalletBusy}
+        assert shop.container.failed_ends.replay(ids[0]).attempts == 0
+
+    def test_a_replay_of_many_leaves_out_its_ends_and_says_so(self, shop: Billing) -> None:
+        shop.wallet("locked", tokens=0)
+        shop.wallet("neighbour-2", tokens=0)
+        owe(shop, "locked", 3)
+        shop.container.end.end_all([shop.usage("neighbour-2"), shop.usage("neighbour-2")])
+        with locked(shop, "locked"):
+            pages = shop.container.failed_ends.replay_matching(Filter())
+            assert [end.user_id for end in next(pages)] == ["neighbour-2"] * 2
+            with pytest.raises(WalletBusy):
+                next(pages)
+
+    def test_who_locks_what_notes_its_stale_copy_delays_no_other(self, shop: Billing) -> None:
+        shop.wallet("locked")
+        shop.execute_in_postgres("INSERT INTO stale_wallets (user_id, version) VALUES ('locked', 1)")
+        shop.container.end.end_all([shop.usage(user) for user in ("locked", "neighbour")])
+        with shop.container.engine.connect() as operator:
+            operator.execute(sa.text("SELECT 1 FROM stale_wallets FOR UPDATE"))
+            began = time.monotonic()
+            shop.settle_everything()
+            # A second for the note, once.
+            assert time.monotonic() - began < 2
+            assert (len(shop.inbox("locked")), shop.inbox("neighbour")) == (1, [])
+        shop.settle_everything()
+        assert shop.inbox("locked") == []
 
 
 class TestManyDebts:

@@ -20,6 +20,15 @@ _MARK = sa.text("""
     ON CONFLICT (user_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
 """)
 
+_KEPT_BY_OTHERS = sa.text("""
+    WITH free AS MATERIALIZED (
+        SELECT user_id FROM stale_wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
+        ORDER BY user_id FOR UPDATE SKIP LOCKED
+    )
+    SELECT user_id FROM stale_wallets
+    WHERE user_id = ANY(CAST(:user_ids AS text[])) AND user_id NOT IN (SELECT user_id FROM free)
+""")
+
 _CLEAR = sa.text("""
     DELETE FROM stale_wallets AS s USING (
         SELECT user_id FROM stale_wallets
@@ -56,6 +65,11 @@ def mark(connection: sa.Connection, user_ids: Collection[str]) -> None:
 def demand_refresh(connection: sa.Connection, user_ids: Collection[str]) -> None:
     """Note wallets of which something changed that their version doesn't tell, such as the state of an end."""
     connection.execute(_MARK, {"user_ids": list(user_ids), "version": ANY_VERSION})
+
+
+def kept_by_others(connection: sa.Connection, user_ids: Collection[str]) -> set[str]:
+    """Those of these wallets whose note somebody else has locked: noting them again would have to wait for that."""
+    return set(connection.execute(_KEPT_BY_OTHERS, {"user_ids": list(user_ids)}).scalars())
 
 
 def clear(connection: sa.Connection, versions: Mapping[str, int]) -> None:
