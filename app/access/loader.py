@@ -19,7 +19,7 @@ import structlog
 
 from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.stores.postgres import balances
+from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.system import OVERTAKE
 from app.stores.redis.lost_wallets import LostWallets, Versions
 from app.stores.redis.spool import Spool
@@ -127,8 +127,9 @@ class WalletLoader:
         if not marks:
             return frozenset()
         end_ids = [end_id for end_id, _ in marks]
-        # In this order: an end is in the spool before it is taken out of flight.
-        return set(end_ids) - self._lost.in_flight(marks) - self._spool.holding(end_ids)
+        # In this order: an end is in the spool before it is taken out of flight, and put aside before it leaves that.
+        kept = self._lost.in_flight(marks) | self._spool.holding(end_ids)
+        return set(end_ids) - kept - self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
 
     def _load(self, leases: Sequence[Lease]) -> dict[str, balances.LoadedWallet]:
         suspects = [end_id for lease in leases for end_id in lease.marked]

@@ -18,6 +18,7 @@ from app.domain.errors import DomainError
 from app.domain.wallets import Deduction
 from app.stores.postgres import system
 from app.stores.postgres.system import Counters
+from app.stores.redis.spool import SPOOL_KEY
 from stack.embedded import PostgresServer
 from tests.support import FEATURE, Billing, assert_conserved
 
@@ -170,6 +171,29 @@ def test_what_is_in_flight_or_in_the_spool_stays_marked(shop: Billing, copies: C
     services.spool_drain.drain()
     assert shop.balance().posted_micros == 98_900_000
     assert shop.cached_spendable_micros() == 98_900_000
+
+
+def test_what_was_put_aside_stays_marked(shop: Billing, copies: Copies) -> None:
+    services = shop.container
+    services.start.start(START)
+    services.watcher.look_at_postgres()
+    services.postgres_gate.close(ConnectionError("test"))
+    services.end.end(shop.usage())
+    [entry] = services.spool.take(1)
+    text = entry.text.replace(b'"version": ', b'"version": 9')
+    services.redis_client.hset(SPOOL_KEY, entry.field, text)  # type: ignore[arg-type]
+    services.watcher.look_at_postgres()
+    services.spool_drain.drain()
+    copies.keep()
+    services.catalog.probe()
+    services.catalog.probe()
+    services.watcher.look_at_postgres()
+    services.watcher.look_at_redis()
+    services.close()
+    copies.fail_over()
+    services.watcher.look_at_postgres()
+    services.watcher.look_at_postgres()
+    assert services.start.start(START).spendable_micros == 89_000_000
 
 
 @pytest.fixture
