@@ -119,6 +119,15 @@ class TestLedger:
         assert (drift.user_id, drift.kind) == ("user-2", "below_limit")
         assert (drift.expected_micros, drift.found_micros) == (-1_000_000, -3_000_000)
 
+    def test_a_replayed_dead_letter_is_debt_until_it_is_settled(self, run: Run, shop: Billing) -> None:
+        shop.container.end.end(shop.usage("user-2"))
+        tamper(shop, "UPDATE end_inbox SET profit_micros = profit_micros + 1 WHERE user_id = 'user-2'")
+        shop.settle_everything()
+        [dead] = shop.inbox("user-2")
+        assert (dead.state, dead.is_debt) == ("dead", True)
+        shop.container.failed_ends.replay(dead.id)
+        assert run().adds_up
+
     def test_a_debt_that_is_not_the_sum(self, run: Run, shop: Billing) -> None:
         shop.settle_everything()
         assert run().adds_up

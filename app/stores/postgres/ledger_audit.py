@@ -61,8 +61,14 @@ _SET = sa.text("""
 _WRONG_DEBTS = sa.text("""
     SELECT w.user_id, w.debt_micros, coalesce(owed_micros, 0) AS owed_micros
     FROM wallets AS w LEFT JOIN (
-        SELECT user_id, sum(CAST(cost_micros AS numeric)) AS owed_micros FROM end_inbox
-        WHERE user_id BETWEEN :first_id AND :last_id AND state <> 'accepted' AND is_debt GROUP BY user_id
+        SELECT user_id, sum(CAST(cost_micros AS numeric)) AS owed_micros FROM (
+            SELECT user_id, cost_micros FROM end_inbox
+            WHERE user_id BETWEEN :first_id AND :last_id AND state <> 'accepted' AND is_debt
+            UNION ALL
+            -- Dead letters that were replayed stay debt until they are settled.
+            SELECT user_id, cost_micros FROM end_inbox
+            WHERE user_id BETWEEN :first_id AND :last_id AND state = 'accepted' AND is_debt
+        ) AS debts GROUP BY user_id
     ) AS owed USING (user_id)
     WHERE w.user_id BETWEEN :first_id AND :last_id AND w.debt_micros <> coalesce(owed_micros, 0)
     ORDER BY w.user_id

@@ -140,6 +140,8 @@ end_inbox = sa.Table(
     sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_failed_of_wallet", "user_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_retrying_of_wallet", "user_id", "id", postgresql_where=sa.text("state = 'retrying'")),
+    # Replayed dead letters, which are mostly none.
+    sa.Index("end_inbox_replayed", "user_id", postgresql_where=sa.text("state = 'accepted' AND is_debt")),
     sa.Index("end_inbox_dead", "id", postgresql_where=sa.text("state = 'dead'")),
 )
 
