@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Deduction
-from app.stores.queue import COLLECT_DEBTS, SETTLE_ENDS
+from app.stores.queue import COLLECT_DEBTS, QUEUES, RETRY_QUEUE, SETTLE_ENDS, message_counts
 from tests import processes
 from tests.support import Billing, assert_conserved
 
@@ -67,6 +67,22 @@ def test_garbage_in_the_queue_stops_nobody(shop: Billing, worker: processes.Runn
     send("tokentill.no_such_task", args=[1], queue="settle")
     shop.container.end.end(shop.usage())
     processes.wait_until(lambda: posted(shop) == 89_000_000, seconds=20, what="settlement", log=worker.log)
+
+
+def test_what_a_version_before_has_left_in_the_queues_is_let_go(shop: Billing, worker: processes.Running) -> None:
+    shop.wallet("poor", tokens=50)
+    shop.container.end.end(shop.usage("poor", output_tokens=320))
+    [debt] = shop.inbox("poor")
+    for _ in range(300):
+        arguments = [str(debt.id), "poor", "88", "insufficient_tokens"]
+        shop.container.celery.send_task("tokentill.retry_failed_end", args=arguments, queue=RETRY_QUEUE)
+    shop.container.postings.post(Posting("poor", PostingKind.TOP_UP, 100_000_000, "top-up-1"))
+    processes.wait_until(
+        lambda: shop.balance("poor").posted_micros == 62_000_000, seconds=20, what="the debt", log=worker.log
+    )
+    processes.wait_until(
+        lambda: message_counts(shop.container.redis_client, QUEUES) == dict.fromkeys(QUEUES, 0), what="empty queues"
+    )
 
 
 def test_a_top_up_collects_debt(shop: Billing, worker: processes.Running) -> None:
