@@ -242,6 +242,21 @@ class TestManyDebts:
         shop.container.loader.refresh(["deep"])
         assert most_arguments() < ARGUMENTS_MAX
 
+    def test_marks_are_looked_up_and_forgotten_in_slices(self, shop: Billing) -> None:
+        """As after Redis missed the settlement, and as after Postgres lost it."""
+        services, ends = shop.container, 2 * MARKS_PER_CALL + 1
+        shop.wallet("deep", tokens=0)
+        owe(shop, "deep", ends, told=False)
+        services.loader.load(["deep"], services.catalog.epoch)
+        services.redis_client.config_resetstat()
+        services.cache_audit.look(["deep"])
+        shop.execute_in_postgres("UPDATE end_inbox SET is_debt = true")
+        shop.execute_in_postgres(f"UPDATE wallets SET debt_micros = {ends}000000, version = 2 WHERE user_id = 'deep'")
+        services.loader.refresh(["deep"])
+        assert shop.cached_spendable_micros("deep") == -ends * 1_000_000
+        calls: Any = services.redis_client.info("commandstats")
+        assert [calls[f"cmdstat_{name}"]["calls"] for name in ("smismember", "sadd")] == [3, 3]
+
     def test_top_ups_that_pay_nothing_ring_nobody(self, shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
         shop.wallet("deep", tokens=0)
         owe(shop, "deep", 2_000, output_tokens=400)

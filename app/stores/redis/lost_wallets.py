@@ -9,7 +9,8 @@ from uuid import UUID
 
 from redis import Redis
 
-from app.stores.redis.keys import IN_FLIGHT_KEY, fence_key, in_flight_member, wallet_keys
+from app.stores.redis.in_flight import in_flight
+from app.stores.redis.keys import fence_key, wallet_keys
 from app.stores.redis.scripts import PRELUDE
 
 
@@ -50,10 +51,7 @@ class LostWallets:
 
     def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
         """Which of these ends (id, user id) are marked and not recorded yet."""
-        if not ends:
-            return set()
-        found = self._client.smismember(IN_FLIGHT_KEY, [in_flight_member(*end) for end in ends])
-        return {end_id for (end_id, _), is_member in zip(ends, found, strict=True) if is_member}
+        return in_flight(self._client, ends)
 
 
 def _number(text: str) -> int:

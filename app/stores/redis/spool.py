@@ -15,6 +15,7 @@ from redis.client import NEVER_DECODE
 
 from app.domain.ends import AcceptedEnd
 from app.stores.redis.keys import KEY_PREFIX
+from app.stores.redis.wallet_cache import slices
 from app.stores.spool_entry import SpoolEntry
 
 SPOOL_KEY = f"{KEY_PREFIX}:spool"
@@ -46,10 +47,11 @@ class Spool:
 
     def holding(self, end_ids: Sequence[UUID]) -> set[UUID]:
         """Which of these ends are kept here. Raises RedisError."""
-        if not end_ids:
-            return set()
-        found = self._as_bytes("HMGET", SPOOL_KEY, *map(str, end_ids))
-        return {end_id for end_id, text in zip(end_ids, found, strict=True) if text is not None}
+        found: set[UUID] = set()
+        for part in slices(end_ids):
+            texts = self._as_bytes("HMGET", SPOOL_KEY, *map(str, part))
+            found |= {end_id for end_id, text in zip(part, texts, strict=True) if text is not None}
+        return found
 
     def size(self) -> int:
         """How many ends are kept. Raises RedisError."""

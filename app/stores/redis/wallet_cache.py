@@ -200,7 +200,7 @@ class WalletCache:
                 [*change.fields.as_arguments(), *map(str, told)],
             )
             for change in changes
-            for told in _slices(change.told) or [()]
+            for told in slices(change.told) or [()]
         ]
         replies = self.scripts.run_all(_APPLY, calls)
         dropped = [call for call, reply in zip(calls, replies, strict=True) if reply is None]
@@ -242,8 +242,8 @@ class WalletCache:
         marks_calls, marks_of, fill_calls = [], [], []
         for i, fill in enumerate(fills):
             keys = [*wallet_keys(fill.lease.user_id), lease_key(fill.lease.user_id, fill.lease.token)]
-            *slices, last = _slices([*((end_id, None) for end_id in fill.forgotten), *fill.marks.items()]) or [()]
-            for changes in slices:
+            *before, last = slices([*((end_id, None) for end_id in fill.forgotten), *fill.marks.items()]) or [()]
+            for changes in before:
                 marks_calls.append((keys, [LEASE_MS, IDLE_MS, *_mark_arguments(changes)]))
                 marks_of.append(i)
             arguments = [fill.epoch, *fill.fields.as_arguments(), IDLE_MS, *_mark_arguments(last)]
@@ -266,7 +266,8 @@ class WalletCache:
         pipeline = self._client.pipeline(transaction=False)
         for fill in fills:
             key = given_back_key(fill.lease.user_id)
-            pipeline.sadd(key, *map(str, fill.forgotten))
+            for forgotten in slices(fill.forgotten):
+                pipeline.sadd(key, *map(str, forgotten))
             pipeline.pexpire(key, self._record_ms)
         for reply in pipeline.execute(raise_on_error=False):
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
@@ -357,5 +358,6 @@ def _mark_arguments(changes: Sequence[tuple[UUID, Mark | None]]) -> list[Any]:
     ]
 
 
-def _slices(items: Sequence[T]) -> list[Sequence[T]]:
+def slices(items: Sequence[T]) -> list[Sequence[T]]:
+    """Of a size that one command may have: nobody else is served meanwhile."""
     return [items[i : i + MARKS_PER_CALL] for i in range(0, len(items), MARKS_PER_CALL)]

@@ -12,7 +12,8 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from app.stores.redis.keys import IN_FLIGHT_KEY, in_flight_member, wallet_keys
+from app.stores.redis.in_flight import in_flight
+from app.stores.redis.keys import wallet_keys
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
 from app.stores.redis.wallet_cache import MARKS_PER_CALL
 from app.stores.redis.wallet_calls import CachedFields, Mark
@@ -77,11 +78,7 @@ class WalletSnapshots:
 
     def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
         """Which of these ends (id, user id) are marked and on their way into the inbox."""
-        if not ends:
-            return set()
-        members = [in_flight_member(end_id, user_id) for end_id, user_id in ends]
-        found = self._client.smismember(IN_FLIGHT_KEY, members)
-        return {end_id for (end_id, _), is_member in zip(ends, found, strict=True) if is_member}
+        return in_flight(self._client, ends)
 
     def recount(self, user_ids: Collection[str]) -> None:
         """Correct the totals of wallets that don't add up in themselves."""
