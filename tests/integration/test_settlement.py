@@ -151,6 +151,27 @@ def test_debt_is_collected_oldest_first_and_only_as_far_as_the_money_reaches(bil
     assert billing.balance().posted_micros == 9_000_000
 
 
+def test_an_end_that_was_covered_is_not_overtaken_by_debt(billing: Billing) -> None:
+    billing.catalog(basis_points=0)
+    billing.wallet(tokens=100)
+    covered = billing.container.end.end(billing.usage(output_tokens=400))
+    uncovered = billing.container.end.end(billing.usage(output_tokens=200))
+    assert (covered.deduction, uncovered.deduction) == (Deduction.COVERED, Deduction.FAILED)
+    first, second = accepted_ids(billing)
+
+    # Its message comes first, and then its time to be collected.
+    billing.container.settlement.settle([second])
+    assert len(billing.ledger()) == 1
+    billing.execute_in_postgres("UPDATE wallets SET collect_at = now()")
+    billing.container.collection.collect("user-1", seconds=60)
+    assert len(billing.ledger()) == 1
+
+    billing.container.settlement.settle([first])
+    assert [entry.end_id for entry in billing.ledger()[1:]] == [first]
+    assert [end.id for end in billing.inbox()] == [second]
+    assert billing.balance().debt_micros == 50_000_000
+
+
 def test_a_spent_retry_is_a_dead_letter(billing: Billing) -> None:
     billing.catalog()
     billing.wallet(tokens=0)

@@ -31,6 +31,12 @@ _LOCK = sa.text("""
     FROM wallets WHERE user_id = :user_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
+# Ends that were covered when they came and aren't settled yet: debt takes nothing that they were promised.
+_PROMISED = sa.text("""
+    SELECT coalesce(sum(cost_micros), 0) FROM end_inbox
+    WHERE user_id = :user_id AND state = 'accepted' AND NOT is_debt
+""")
+
 _COUNT_FAILURE = sa.text("""
     UPDATE end_inbox SET attempts = attempts + 1,
         state = CASE WHEN attempts + 1 >= :attempts_max THEN 'dead' ELSE 'retrying' END
@@ -79,7 +85,7 @@ class IndebtedWallet:
 
 @dataclass(frozen=True, slots=True)
 class LockedWallet:
-    """What a locked wallet may be charged, and whether its debts are due for a try."""
+    """What a locked wallet may be charged for debts, and whether they are due for a try."""
 
     room_micros: int
     is_due: bool
@@ -88,7 +94,10 @@ class LockedWallet:
 def lock(connection: sa.Connection, user_id: str) -> LockedWallet | None:
     """Lock a wallet. None where there is none, or somebody else has it."""
     row = connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
-    return None if row is None else LockedWallet(*row)
+    if row is None:
+        return None
+    promised_micros = int(connection.execute(_PROMISED, {"user_id": user_id}).scalar_one())
+    return LockedWallet(row.room_micros - promised_micros, row.is_due)
 
 
 def claim_oldest(connection: sa.Connection, user_id: str, limit: int) -> list[ClaimedEnd]:

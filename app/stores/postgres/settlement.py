@@ -38,7 +38,8 @@ _LOCK_FREE_WALLETS = sa.text("""
 #
 # In each wallet ends are taken in the order they were accepted, for as long as the balance stays above the overdraft
 # limit; those after that are debt. An end that wasn't covered when it came stands behind all debt, so that a small one
-# doesn't overtake a large one. An end that costs nothing is always settled.
+# doesn't overtake a large one, and behind every end that was, so that those have what they were promised whichever
+# message comes first. An end that costs nothing is always settled.
 _SETTLE = sa.text("""
     -- Rows are picked by arrays of ids, not by joins with `outcome`: statistics taken while the inbox was empty, as it
     -- mostly is, make the planner expect one row and join 1,000 with 1,000 in nested loops, seconds long.
@@ -51,6 +52,11 @@ _SETTLE = sa.text("""
         FROM end_inbox AS i
         JOIN wallets AS w USING (user_id)
         WHERE i.id = ANY(CAST(:ids AS uuid[]))
+    ), promised AS MATERIALIZED (
+        SELECT user_id, sum(cost_micros) AS micros FROM end_inbox
+        WHERE user_id = ANY(ARRAY(SELECT user_id FROM due WHERE is_behind))
+            AND state = 'accepted' AND NOT is_debt AND id <> ALL(CAST(:ids AS uuid[]))
+        GROUP BY user_id
     ), judged AS (
         SELECT due.*, base_cost_micros + profit_micros = cost_micros AS agrees,
             sum(cost_micros) FILTER (WHERE NOT is_repeated AND base_cost_micros + profit_micros = cost_micros)
@@ -60,8 +66,9 @@ _SETTLE = sa.text("""
         SELECT judged.*, CASE
             WHEN is_repeated THEN 'repeated'
             WHEN NOT agrees THEN 'disagrees'
-            WHEN cost_micros = 0 OR asked_micros <= room_micros - CASE WHEN is_behind THEN debt_micros ELSE 0 END
-                THEN 'settled'
+            WHEN cost_micros = 0 OR asked_micros <= room_micros - CASE WHEN is_behind THEN debt_micros + coalesce(
+                (SELECT micros FROM promised WHERE promised.user_id = judged.user_id), 0
+            ) ELSE 0 END THEN 'settled'
             ELSE 'failed'
         END AS outcome FROM judged
     ), outcome AS (
