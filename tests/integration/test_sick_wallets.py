@@ -196,6 +196,22 @@ class TestLocked:
         shop.settle_everything()
         assert shop.inbox("locked") == []
 
+    def test_who_steps_in_for_the_workers_comes_past_it(self, shop: Billing) -> None:
+        shop.wallet("locked", tokens=0)
+        owe(shop, "locked", 1)
+        shop.wallet("other", tokens=0)
+        shop.container.end.end(shop.usage("other", output_tokens=4))
+        shop.settle_everything()
+        shop.execute_in_postgres("UPDATE wallets SET posted_micros = 9000000 WHERE user_id IN ('locked', 'other')")
+        shop.execute_in_postgres("UPDATE wallets SET collect_at = now() - interval '9 s' WHERE user_id = 'locked'")
+        shop.execute_in_postgres("UPDATE wallets SET collect_at = now() WHERE user_id = 'other'")
+        shop.execute_in_postgres("INSERT INTO stale_wallets (user_id, version) VALUES ('locked', 1)")
+        shop.container.redis_gate.close(ConnectionError("test"))
+        with shop.container.engine.connect() as operator:
+            operator.execute(sa.text("SELECT 1 FROM stale_wallets FOR UPDATE"))
+            shop.container.watcher.step_in()
+        assert (len(shop.inbox("locked")), shop.inbox("other")) == (1, [])
+
 
 class TestManyDebts:
     def test_a_top_up_costs_the_same_and_each_transaction_takes_a_bounded_part(
