@@ -69,7 +69,8 @@ class CollectService:
                     limit //= 2
                     continue
                 if isinstance(error, TooSlow):
-                    raise
+                    # The debt may be to blame for that, or the hour: this one may try again later, not for ever.
+                    return Collected(report + self._put_off_oldest(user_id))
                 report += self._bury_oldest(user_id, error)
                 limit = self._batch_size
                 continue
@@ -100,6 +101,21 @@ class CollectService:
         if wallet.is_due:
             debts.schedule(connection, user_id, self._policy)
         return _Try(failed=len(tried))
+
+    def _put_off_oldest(self, user_id: str) -> SettleReport:
+        """Count a try for a wallet's oldest debt; after the last one it is put aside for those behind it."""
+
+        def work(connection: sa.Connection) -> SettleReport:
+            if debts.lock(connection, user_id) is None:
+                return SettleReport()
+            oldest = debts.claim_oldest(connection, user_id, 1)
+            spent = debts.count_failure(connection, oldest, self._policy)
+            if spent:
+                settlement.bury(connection, spent, TooSlow.__name__)
+            debts.schedule(connection, user_id, self._policy, at_once=bool(spent))
+            return SettleReport(indebted=len(oldest) - len(spent), dead=len(spent))
+
+        return self._postgres.transaction(work)
 
     def _bury_oldest(self, user_id: str, error: Exception) -> SettleReport:
         def work(connection: sa.Connection) -> bool:

@@ -18,7 +18,7 @@ from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
-from app.domain.errors import Unavailable, WalletBusy
+from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
 from app.stores.postgres import inbox, settlement
@@ -316,6 +316,31 @@ class TestManyDebts:
         [dead] = shop.inbox("deep")
         assert (dead.id, dead.state, dead.last_error) == (poisoned, "dead", "ProgrammingError")
         assert shop.balance("deep").debt_micros == dead.cost_micros
+        assert_conserved(shop, "deep")
+
+    def test_one_that_takes_too_long_is_counted_and_at_last_put_aside(
+        self, shop: Billing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.wallet("deep", tokens=100)
+        owe(shop, "deep", 3)
+        slow = shop.inbox("deep")[0].id
+        settle_ends = settlement.settle
+
+        def too_slow(connection: sa.Connection, ids: list[object], *rest: object, **named: object) -> object:
+            if slow in ids:
+                raise TooSlow
+            return settle_ends(connection, ids, *rest, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(settlement, "settle", too_slow)
+        attempts_max = shop.container.config.retry_attempts_max
+        for attempts in range(2, attempts_max):
+            collect_now(shop.container, "deep")
+            assert [end.attempts for end in shop.inbox("deep")] == [attempts, 1, 1]
+        for _ in range(2):
+            collect_now(shop.container, "deep")
+        [dead] = shop.inbox("deep")
+        assert (dead.id, dead.state, dead.last_error) == (slow, "dead", "TooSlow")
+        assert shop.balance("deep").posted_micros == 98_000_000
         assert_conserved(shop, "deep")
 
 

@@ -15,7 +15,8 @@ WALLETS_PER_LOOK = 200
 @celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE)
 def sweep() -> None:
     """Settle accepted ends that have waited for a message long enough."""
-    container().settlement.sweep(older_than_seconds=config.sweep_seconds)
+    # Looked for twice in that time, so that the whole of it is the longest that an end waits for this.
+    container().settlement.sweep(older_than_seconds=config.sweep_seconds / 2)
 
 
 @celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.ends import EndState
 from app.stores.postgres.settlement import ClaimedEnd, RetryPolicy
 
 # Dead ones as well: they wait for money like the others, only nobody tries them by the clock. The line is the wallet's,
@@ -41,6 +43,7 @@ _COUNT_FAILURE = sa.text("""
     UPDATE end_inbox SET attempts = attempts + 1,
         state = CASE WHEN attempts + 1 >= :attempts_max THEN 'dead' ELSE 'retrying' END
     WHERE id = ANY(CAST(:ids AS uuid[]))
+    RETURNING id, state
 """)
 
 # The wait doubles with every attempt of the oldest up to the cap; the jitter spreads what failed together.
@@ -110,9 +113,10 @@ def claim_oldest_retrying(connection: sa.Connection, user_id: str, limit: int) -
     return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"user_id": user_id, "limit": limit})]
 
 
-def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy) -> None:
-    """Note of claimed debts that they couldn't be paid once more; the last time they become dead letters."""
-    connection.execute(_COUNT_FAILURE, {"ids": [end.id for end in ends], "attempts_max": policy.attempts_max})
+def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy) -> list[UUID]:
+    """Note of claimed debts that they couldn't be paid once more. Those that become dead letters by it."""
+    counted = connection.execute(_COUNT_FAILURE, {"ids": [end.id for end in ends], "attempts_max": policy.attempts_max})
+    return [row.id for row in counted if row.state == EndState.DEAD]
 
 
 def schedule(connection: sa.Connection, user_id: str, policy: RetryPolicy, *, at_once: bool = False) -> None:
