@@ -372,6 +372,15 @@ class TestKeys:
         )
         assert spendable(cache) == 90
 
+    @pytest.mark.parametrize("is_given_back", [False, True])
+    def test_a_key_is_free_again_only_if_nobody_records_its_end(self, cache: WalletCache, is_given_back: bool) -> None:
+        load(cache, "u", posted=100)
+        first = end(cache, cost=10, key="k").end_id
+        [lease] = cache.lease(["u"])
+        given_back = [first] if is_given_back else []
+        assert cache.fill([Fill(lease, 1, fields(2, 90), {}, [first], given_back)]) == [True]
+        assert end(cache, cost=10, key="k").seen is not is_given_back
+
     def test_an_unmarked_key_is_free_again(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
         mark = EndMark("u", uuid7(), Price(10, 0), "body", "k", "p")

@@ -157,4 +157,5 @@ def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: Set[UUID]) 
         ),
         marks={end_id: Mark(cost_micros, is_failed) for end_id, (cost_micros, is_failed) in wallet.untold.items()},
         forgotten=sorted(unknown & (wallet.told_suspects | abandoned)),
+        given_back=sorted((unknown & abandoned) - wallet.told_suspects),
     )

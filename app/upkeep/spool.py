@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,9 +36,10 @@ class _Moved:
 
     end_ids: Sequence[UUID] = ()
     repeated: Sequence[AcceptedEnd] = ()
+    reused: Sequence[AcceptedEnd] = ()
 
     def __add__(self, other: _Moved) -> _Moved:
-        return _Moved([*self.end_ids, *other.end_ids], [*self.repeated, *other.repeated])
+        return _Moved([*self.end_ids, *other.end_ids], [*self.repeated, *other.repeated], [*self.reused, *other.reused])
 
 
 class SpoolDrain:
@@ -82,6 +84,11 @@ class SpoolDrain:
         moved = self._move(ends) if ends else _Moved()
         # Their keys had billed before, under another id: these marks stand for nothing.
         self._cache.unmark([mark_of(end.request, end.id, end.price) for end in moved.repeated])
+        # Their keys are those of others, whose repeats mustn't meet their bodies.
+        reused: dict[str, list[UUID]] = defaultdict(list)
+        for end in moved.reused:
+            reused[end.request.user_id].append(end.id)
+        self._cache.void_records(reused)
         self._spool.remove(entries)
         self._settlement.settle(moved.end_ids)
         if moved.end_ids:
@@ -132,6 +139,7 @@ def _record(connection: sa.Connection, ends: Mapping[SpoolEntry, AcceptedEnd]) -
     return _Moved(
         [end.id for end in moved.values()],
         [end for end in known.values() if verdicts[end.id] is _Verdict.REPEATED],
+        reused,
     )
 
 

@@ -157,6 +157,10 @@ class Book:
             self.violate("crash", f"end {end.key} was answered 500 {body.get('request_id')}", end.key)
         if status == 0 or status >= 500:
             return
+        if status == 409 and end.key in self.maybe_reused and not (knew_keys and self.knows_keys):
+            # Another body under its key, accepted when nobody could know the first, is all that is remembered now.
+            self.answered_anew += 1
+            return
         if status != 200:
             end.refused_with = status
             self.violate("refused", f"end {end.key} was answered {status} {body.get('message')}", end.key)

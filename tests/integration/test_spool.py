@@ -79,6 +79,9 @@ class TestReusedKeys:
         assert (dead.state, dead.last_error, dead.cost_micros) == ("dead", "idempotency_key_reused", 5_500_000)
         assert sorted(row.cost_micros for row in shop.ledger()[1:]) == [2_750_000, 5_500_000]
         assert services.spool.size() == 0
+        # Nor does its owner meet the other body when it sends the first again.
+        again = services.end.end(shop.usage(idempotency_key="K2", output_tokens=10))
+        assert (again.replayed, again.cost_micros) == (True, 2_750_000)
         assert_conserved(shop, "user-1")
 
     def test_of_two_keys_that_belong_to_two_ends_either_refuses(self, shop: Billing) -> None:

@@ -9,7 +9,7 @@ cached.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -238,7 +238,7 @@ class WalletCache:
 
         True stands also for a wallet that can't be cached at all, as its numbers don't fit.
         """
-        self._void_records([fill for fill in fills if fill.forgotten])
+        self.void_records({fill.lease.user_id: fill.given_back for fill in fills if fill.given_back})
         marks_calls, marks_of, fill_calls = [], [], []
         for i, fill in enumerate(fills):
             keys = [*wallet_keys(fill.lease.user_id), lease_key(fill.lease.user_id, fill.lease.token)]
@@ -258,16 +258,17 @@ class WalletCache:
             done[i] = reply != 0
         return [is_done is True for is_done in done]
 
-    def _void_records(self, fills: Sequence[Fill]) -> None:
-        """Have `end.lua` pass over what keys were answered for ends whose marks are about to be forgotten.
+    def void_records(self, ends: Mapping[str, Sequence[UUID]]) -> None:
+        """Have `end.lua` pass over what keys were answered for these ends, by user id.
 
-        Otherwise a repeat would be recorded without a mark.
+        Their marks are about to be forgotten, and a repeat would be recorded without one; or they were put aside, as
+        their keys are those of others.
         """
         pipeline = self._client.pipeline(transaction=False)
-        for fill in fills:
-            key = given_back_key(fill.lease.user_id)
-            for forgotten in slices(fill.forgotten):
-                pipeline.sadd(key, *map(str, forgotten))
+        for user_id, end_ids in ends.items():
+            key = given_back_key(user_id)
+            for part in slices(end_ids):
+                pipeline.sadd(key, *map(str, part))
             pipeline.pexpire(key, self._record_ms)
         for reply in pipeline.execute(raise_on_error=False):
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):

@@ -138,3 +138,5 @@ class Fill:
     fields: CachedFields
     marks: Mapping[UUID, Mark] = field(default_factory=dict)
     forgotten: Sequence[UUID] = ()
+    given_back: Sequence[UUID] = ()
+    """Those of the forgotten that nobody is going to record: what their keys were answered is void."""
