@@ -72,7 +72,7 @@ def test_a_child_queues_and_sends_by_itself(server: SlowServer, tmp_path: Path) 
         server,
         path,
         f"""
-        client = TokenProcess(url, "key", outbox=path, timeout_seconds=0.2, total_timeout_seconds=0.2)
+        client = TokenProcess(url, "key", outbox=path, timeout_seconds=1.0, total_timeout_seconds=1.0)
         @with_token_process(feature_endpoint_id="f", user_id="u", client=client)
         def work():
             return {{"output_token": 4}}
@@ -80,7 +80,7 @@ def test_a_child_queues_and_sends_by_itself(server: SlowServer, tmp_path: Path) 
         if os.fork():
             os._exit(0)
         work()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not os.path.exists({str(go)!r}) and time.monotonic() < deadline:
             time.sleep(0.02)
         """,
@@ -90,7 +90,7 @@ def test_a_child_queues_and_sends_by_itself(server: SlowServer, tmp_path: Path) 
         wait_until(lambda: outbox.status().pending == 2, 20)
         server.plan = lambda _path: "answer"
         try:
-            wait_until(lambda: outbox.status().pending == 0, 30)
+            wait_until(lambda: outbox.status().pending == 0, 60)
         finally:
             go.touch()
 
