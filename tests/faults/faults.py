@@ -267,6 +267,8 @@ _HARMLESS = {
 }
 # How many seconds a wallet that a fault has nothing to do with may wait for its settlement while it lasts, beyond what
 # it did just before. Without a Redis that takes messages the web processes settle, a little later.
+# A server that is slow without any fault has no excuse in that: more than this doesn't count.
+CALM_SECONDS_MAX = 1.0
 BYSTANDER_SECONDS_MAX = {**dict.fromkeys(_HARMLESS, 2.0), "redis-full": 4.0, "redis-readonly": 4.0}
 # Nothing that happens meanwhile may be expected to last.
 UNPROBED = {"older-postgres"}

@@ -151,7 +151,7 @@ class ChaosRun:
             row.times += 1
             row.recoveries.append(self._recover(scene.stack, scene.caller, f"canary-{number}", since))
         row.bystanders += bystanders
-        slowest, before = max(bystanders, default=0.0), max(calm)
+        slowest, before = max(bystanders, default=0.0), min(max(calm), faults.CALM_SECONDS_MAX)
         if slowest > before + faults.BYSTANDER_SECONDS_MAX.get(name, math.inf):
             text = f"an end that {name} has nothing to do with was settled after {slowest:.1f} s, {before:.1f} before"
             self.book.violate("slow", text)

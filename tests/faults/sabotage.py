@@ -78,7 +78,8 @@ KEEP_EPOCH = """
 DELAY_BYSTANDERS = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM pg_sleep(1.2);
+        -- Twice this is too long; once is within the time limit of a statement.
+        PERFORM pg_sleep(1.6);
         RETURN NEW;
     END $$;
     CREATE TRIGGER sabotage BEFORE INSERT ON end_inbox FOR EACH ROW
