@@ -19,7 +19,7 @@ from celery.app.amqp import AMQP
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
-from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from app.store_urls import RedisUrl
 from app.stores.redis.connect import sentinels
@@ -42,13 +42,18 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return super()._connparams(asynchronous=asynchronous)
 
 
+# The Sentinels of this process by the service that they watch. They are no option of the transport: a worker tells its
+# options to whoever asks for its statistics, as flower does, and one that couldn't be written as JSON stopped it.
+_SENTINELS: dict[str, Sentinel] = {}
+
+
 class SentinelChannel(Channel):
-    """A channel to the master that Sentinels tell of. They come in the transport's options, not in the URL.
+    """A channel to the master that Sentinels tell of.
 
     kombu's own takes each Sentinel for a broker, and goes round them when the master is away.
     """
 
-    from_transport_options = (*Channel.from_transport_options, "sentinels", "service")
+    from_transport_options = (*Channel.from_transport_options, "service")
     connection_class = SentinelManagedConnection
     connection_class_ssl = SentinelManagedSSLConnection
 
@@ -58,7 +63,7 @@ class SentinelChannel(Channel):
         for name in ("host", "port"):
             del arguments[name]
         return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-            self.service, self.sentinels, **arguments
+            self.service, _SENTINELS[str(self.service)], **arguments
         )
 
 
@@ -108,7 +113,8 @@ def broker_settings(url: RedisUrl, timeout_seconds: float) -> dict[str, Any]:
     """Celery's settings and transport options of a broker at this URL."""
     options: dict[str, Any] = {}
     if url.service is not None:
-        options = {"sentinels": sentinels(url, timeout_seconds), "service": url.service}
+        _SENTINELS[url.service] = sentinels(url, timeout_seconds)
+        options = {"service": url.service}
     # kombu's default is to believe any certificate.
     tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **url.tls} if url.is_tls else None
     return {"broker_url": url.broker_url, "broker_use_ssl": tls, "broker_transport_options": options}

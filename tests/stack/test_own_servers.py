@@ -299,6 +299,7 @@ def test_an_acl_user_and_a_fail_over_by_sentinels(
             assert master.hexists("tokentill:{alice}:wallet", "posted")
             assert master.acl_log() == []
             master.close()
+            assert "Control command error" not in (billing.folder / "worker.log").read_text()
             redis[0].kill()
             wait_until(lambda: role(replica) == "master", what="the fail-over")
             # Postgres takes them meanwhile; the workers find the new master by themselves.

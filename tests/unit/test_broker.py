@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 
 import pytest
@@ -63,3 +64,14 @@ def test_a_lost_broker_is_looked_for_every_two_seconds(monkeypatch: pytest.Monke
     with pytest.raises(OperationalError):
         celery.connection_for_read().ensure_connection(lambda error, wait: waits.append(wait), max_retries=5)
     assert waits == [0.5, 1, 1.5, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://cache", "redis+sentinel://:secret@one,two/my-master?sentinel_password=hidden"]
+)
+def test_a_worker_can_tell_its_broker_to_who_asks_for_its_statistics(url: str) -> None:
+    """And no password with it: flower shows what it is told."""
+    celery = create_celery(Config.from_environment({**GOOD, "REDIS_URL": url}))
+    told = json.dumps(celery.connection_for_read().info(), default=str)
+    assert json.dumps(celery.conf.broker_transport_options)
+    assert "hidden" not in told
