@@ -17,10 +17,13 @@ from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate
+from app.access.intake import Balances, Intake
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.billing.collect import CollectService
 from app.billing.end import EndService
+from app.billing.end_decide import EndDecider
+from app.billing.end_record import EndRecorder
 from app.billing.holds import HoldService
 from app.billing.postings import PostingService
 from app.billing.settle import SettleService
@@ -176,10 +179,17 @@ class Container:
     @cached_property
     def end(self) -> EndService:
         return EndService(
-            postgres=self.postgres,
             catalog=self.catalog,
-            cache=self.cache,
-            spool=self.spool,
+            decider=EndDecider(
+                cache=self.cache, balances=Balances(self.postgres), holds=self.holds, redis=self.redis_gate
+            ),
+            recorder=EndRecorder(
+                intake=Intake(self.postgres),
+                cache=self.cache,
+                loader=self.loader,
+                spool=self.spool,
+                redis=self.redis_gate,
+            ),
             loader=self.loader,
             holds=self.holds,
             redis=self.redis_gate,

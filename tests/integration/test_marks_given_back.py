@@ -38,8 +38,8 @@ def die_before_recording(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> Call
 
     def die(request: EndRequest) -> UUID:
         assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
-        candidate = services.end._candidate(request)
-        mark = mark_of(request, candidate.id, candidate.price)
+        priced = services.end._priced(request)
+        mark = mark_of(request, priced.id, priced.price)
         [reply] = services.cache.end([mark], services.catalog.epoch)
         assert reply is not None
         return reply.end_id
@@ -152,7 +152,7 @@ def test_who_dies_before_putting_it_back_leaves_it_to_the_sweep(
 
     def insert(connection: sa.Connection, *ends: Any) -> set[UUID]:
         services.stranded_marks.release(after_seconds=0)
-        monkeypatch.setattr(services.end, "_land", lambda *_: None)
+        monkeypatch.setattr(services.end._recorder, "_land", lambda *_: None)
         return real(connection, *ends)
 
     monkeypatch.setattr(inbox, "insert", insert)

@@ -1,0 +1,47 @@
+"""How ends get into Postgres and are found there again: each call is one statement that commits on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.access.postgres import PostgresAccess
+from app.domain.ends import AcceptedEnd, EndRequest
+from app.stores.postgres import balances, inbox, stale
+from app.stores.postgres.balances import WalletBalance
+from app.stores.postgres.inbox import KnownEnd
+
+
+class Intake:
+    def __init__(self, postgres: PostgresAccess) -> None:
+        self._postgres = postgres
+
+    def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[str]]) -> set[UUID]:
+        """Put ends into the inbox; the ids that are new. `outdated` says, by these, which users' cached copies have
+        to be corrected. Raises Unavailable, or SQLAlchemyError for a refusal.
+        """
+
+        def insert(connection: sa.Connection) -> set[UUID]:
+            recorded = inbox.insert(connection, ends)
+            if users := outdated(recorded):
+                stale.demand_refresh(connection, set(users))
+            return recorded
+
+        return self._postgres.run(insert)
+
+    def known(self, requests: Sequence[EndRequest]) -> Sequence[KnownEnd]:
+        """The ends that came with any of these requests' keys. Raises Unavailable, or SQLAlchemyError."""
+        keys = {request.idempotency_key for request in requests if request.idempotency_key is not None}
+        process_ids = {request.process_id for request in requests if request.process_id is not None}
+        return self._postgres.run(lambda connection: inbox.find_keys(connection, keys, process_ids))
+
+
+class Balances:
+    def __init__(self, postgres: PostgresAccess) -> None:
+        self._postgres = postgres
+
+    def of(self, user_ids: Collection[str]) -> Mapping[str, WalletBalance]:
+        """Wallets as Postgres knows them, by user id; who has none is left out. Raises Unavailable."""
+        return self._postgres.run(lambda connection: balances.balances(connection, user_ids))
