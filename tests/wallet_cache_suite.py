@@ -79,7 +79,7 @@ def end(
     process_id: str | None = None,
     body: str = "body",
 ) -> EndReply:
-    mark = EndMark(user_id, end_id or uuid7(), Price(cost - 1, 1, 7), body, key, process_id)
+    mark = EndMark(user_id, end_id or uuid7(), Price(cost - 1, 1, price_id=3, profit_rule_id=7), body, key, process_id)
     [reply] = cache.end([mark], 1)
     assert reply is not None
     return reply
@@ -367,7 +367,7 @@ class TestKeys:
         assert (again.end_id, again.spendable_micros, again.price, again.payload_hash) == (
             first.end_id,
             90,
-            Price(9, 1, 7),
+            Price(9, 1, price_id=3, profit_rule_id=7),
             "body",
         )
         assert spendable(cache) == 90

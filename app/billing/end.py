@@ -1,9 +1,9 @@
 """end: a run used this much.
 
-In the order an end runs: its price is pinned from the profit rule in force, its wallet is decided in one Lua call
-(`end_decide`), it is made durable before anybody hears yes (`end_record`), and the workers are told. Ends that wait at
-the same time share one Redis pipeline, one insert and one message. From then on the end is billed exactly once,
-whatever dies.
+In the order an end runs: its price is pinned from the rate card and the profit rule in force, its wallet is decided in
+one Lua call (`end_decide`), it is made durable before anybody hears yes (`end_record`), and the workers are told. Ends
+that wait at the same time share one Redis pipeline, one insert and one message. From then on the end is billed exactly
+once, whatever dies.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from app.billing.end_record import EndRecorder
 from app.domain.catalog import Catalog
 from app.domain.ends import EndAnswer, EndRequest
 from app.domain.errors import DomainError, FeatureNotAvailable, Unavailable, WalletNotFound
-from app.domain.pricing import price
 from app.domain.processes import check_owner
+from app.domain.usage import Usage
 
 LOOK_ATTEMPTS = 3
 # As many as the batch call takes: whatever is in it is one commit.
@@ -101,8 +101,9 @@ class EndService:
         catalog = self._catalog.current
         if request.feature_endpoint_id not in catalog.features:
             raise FeatureNotAvailable
-        rule = catalog.rule_for(request.feature_endpoint_id, request.model, self._now())
-        return Priced(id=uuid7(), request=request, price=price(request.output_tokens, rule))
+        usage = Usage(request.input_tokens, request.output_tokens)
+        price = catalog.price(request.feature_endpoint_id, request.model, usage, self._now())
+        return Priced(id=uuid7(), request=request, price=price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
         """Commit what waits and enter each result at its place. Wallets that aren't cached are, and their ends wait for

@@ -1,13 +1,25 @@
-"""What is sold and to whom: feature endpoints, packages and profit rules, as one immutable snapshot."""
+"""What is sold, to whom and for how much: one immutable snapshot, with the indexes that prices are looked up in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
 
-from app.domain.pricing import ProfitRule, rule_in_force
+from app.domain.in_force import ProfitRules, RateCards
+from app.domain.pricing import Price, price
+from app.domain.usage import Usage
+
+
+class Unpriced(StrEnum):
+    """What becomes of a model that no price covers."""
+
+    DEFAULT = "default"
+    """It is sold by the default rule."""
+    REFUSE = "refuse"
+    """Nothing starts with it. What has run all the same is billed by the default rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +27,7 @@ class FeatureEndpoint:
     id: str
     name: str
     min_micros: int
+    unpriced: Unpriced = Unpriced.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +42,8 @@ class Catalog:
     version: int
     features: Mapping[str, FeatureEndpoint] = field(default_factory=dict)
     packages: Mapping[str, Package] = field(default_factory=dict)
-    rules: tuple[ProfitRule, ...] = ()
+    profit_rules: ProfitRules = field(default_factory=lambda: ProfitRules(()))
+    rate_cards: RateCards = field(default_factory=lambda: RateCards(()))
 
     @cached_property
     def _packages_of_feature(self) -> Mapping[str, tuple[str, ...]]:
@@ -43,5 +57,17 @@ class Catalog:
         """Ids of the packages that include a feature endpoint."""
         return self._packages_of_feature.get(feature_endpoint_id, ())
 
-    def rule_for(self, feature_endpoint_id: str, model: str | None, at: datetime) -> ProfitRule | None:
-        return rule_in_force(self.rules, feature_endpoint_id, model, at)
+    def price(self, feature_endpoint_id: str, model: str | None, usage: Usage, at: datetime) -> Price:
+        """What a run costs that ends at this moment."""
+        return price(
+            usage,
+            self.rate_cards.in_force(feature_endpoint_id, model, at),
+            self.profit_rules.in_force(feature_endpoint_id, model, at),
+        )
+
+    def refuses(self, feature_endpoint_id: str, model: str | None, at: datetime) -> bool:
+        """Whether a run may not start because no price covers its model."""
+        feature = self.features.get(feature_endpoint_id)
+        if model is None or feature is None or feature.unpriced is not Unpriced.REFUSE:
+            return False
+        return self.rate_cards.in_force(feature_endpoint_id, model, at) is None

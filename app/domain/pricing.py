@@ -1,20 +1,26 @@
-"""What a run costs: `output_token / 4 * (1 + profit percentage / 100)`, in exact integers.
+"""What a run costs, in exact integers of micro-tokens: its base cost, and the profit on top.
 
-A profit percentage has at most two decimals, so it is a whole number of basis points, and a cost is always a
-whole number of micro-tokens: nothing here rounds.
+Without a rate card the base cost is `output_token / 4`. With one it is the sum over the kinds of its usage, rounded up
+once. The profit percentage of that has at most two decimals, and is rounded up once; on the guide's own rule neither
+ever rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from app.domain.amounts import BALANCE_MICROS_MAX
+from app.domain.rates import Kind, RateCard
+from app.domain.usage import Usage
+
 BASE_MICROS_PER_OUTPUT_TOKEN = 250_000
-# The highest profit is 10,000 %. With the highest usage it makes 2.525e15 micro-tokens, within exact doubles.
+# 10,000 %.
 PROFIT_BASIS_POINTS_MAX = 1_000_000
-USAGE_TOKENS_MAX = 100_000_000
+# No run may cost more than a wallet can hold: with a balance and an overdraft limit it stays within exact doubles.
+COST_MICROS_MAX = BALANCE_MICROS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +33,17 @@ class ProfitRule:
     feature_endpoint_id: str | None = None
     model: str | None = None
 
-    @property
-    def specificity(self) -> int:
-        return (2 if self.feature_endpoint_id is not None else 0) + (1 if self.model is not None else 0)
-
-    def covers(self, feature_endpoint_id: str, model: str | None) -> bool:
-        return self.feature_endpoint_id in (None, feature_endpoint_id) and self.model in (None, model)
-
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Micro-tokens of one run, and the rule that they follow from. `cost_micros` is what the wallet pays.
+    """Micro-tokens of one run, and what they follow from. `cost_micros` is what the wallet pays.
 
     It is pinned whole when an end is accepted: whoever bills it later adds up, and computes no price.
     """
 
     base_micros: int
     profit_micros: int
+    price_id: int | None = None
     profit_rule_id: int | None = None
 
     @property
@@ -51,28 +51,26 @@ class Price:
         return self.base_micros + self.profit_micros
 
 
-def price(output_tokens: int, rule: ProfitRule | None) -> Price:
-    """Price a run's output tokens under the profit rule in force, if there is one."""
+def price(usage: Usage, card: RateCard | None, rule: ProfitRule | None) -> Price:
+    """Price a run by the rate card and the profit rule in force, as far as there are any."""
+    base_micros = usage.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN if card is None else card.rates.cost_micros(usage)
     return Price(
-        base_micros=output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
-        profit_micros=0 if rule is None else output_tokens * rule.basis_points * 25,
+        base_micros=base_micros,
+        profit_micros=0 if rule is None else profit_micros(base_micros, rule.basis_points),
+        price_id=None if card is None else card.id,
         profit_rule_id=None if rule is None else rule.id,
     )
 
 
-def rule_in_force(
-    rules: Iterable[ProfitRule], feature_endpoint_id: str, model: str | None, at: datetime
-) -> ProfitRule | None:
-    """The most specific rule that covers a run: feature and model, feature, model, default.
+def profit_micros(base_micros: int, basis_points: int) -> int:
+    return -(-base_micros * basis_points // 10_000)
 
-    Among equally specific ones the latest that has taken effect; among those of one moment the last made.
-    None when no rule covers it: such a run is sold at its base cost.
-    """
-    return max(
-        (rule for rule in rules if rule.effective_from <= at and rule.covers(feature_endpoint_id, model)),
-        key=lambda rule: (rule.specificity, rule.effective_from, rule.id),
-        default=None,
-    )
+
+def parts_micros(usage: Usage, card: RateCard | None) -> Mapping[Kind, int]:
+    """What each kind of a run's usage has cost, before profit."""
+    if card is None:
+        return {Kind.OUTPUT: usage.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN}
+    return card.rates.parts_micros(usage)
 
 
 def percentage_number(basis_points: int) -> int | Decimal:

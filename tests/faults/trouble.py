@@ -67,7 +67,7 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
                 price=Price(
                     end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
                     end.cost_micros - end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
-                    rule_id,
+                    profit_rule_id=rule_id,
                 ),
                 deduction=Deduction.COVERED,
                 spendable_micros=0,

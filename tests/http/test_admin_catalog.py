@@ -164,7 +164,7 @@ class TestProfitRules:
         created = data(admin.post("/profit-rules", {"percentage": 10, "feature_endpoint_id": None}), 201)
         assert (created["percentage"], created["feature_endpoint_id"], created["model"]) == (10, None, None)
         # In force at once, in the process that made it.
-        assert [rule.basis_points for rule in container.catalog.current.rules] == [1_000]
+        assert [rule.basis_points for rule in container.catalog.current.profit_rules] == [1_000]
 
     @pytest.mark.parametrize("percentage", ["0", "0.01", "10000", "1E+1", "10.00"])
     def test_percentages(self, admin: Admin, percentage: str) -> None:

@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields
 
 from app.domain import inputs
 from app.domain.inputs import ID_LENGTH_MAX
-from app.domain.pricing import USAGE_TOKENS_MAX
+from app.domain.usage import USAGE_TOKENS_MAX
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 

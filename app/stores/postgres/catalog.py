@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.catalog import Catalog, FeatureEndpoint, Package
+from app.domain.in_force import ProfitRules
 from app.domain.pricing import ProfitRule
 from app.stores.postgres import system
 from app.stores.postgres.tables import (
@@ -44,7 +45,7 @@ def load(connection: sa.Connection) -> Catalog:
             row.id: Package(row.id, row.name, tuple(included.get(row.id, ())))
             for row in connection.execute(sa.select(packages))
         },
-        rules=tuple(_rule(row) for row in connection.execute(sa.select(profit_rules))),
+        profit_rules=ProfitRules(_rule(row) for row in connection.execute(sa.select(profit_rules))),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -109,7 +109,7 @@ class WalletCache:
                         mark.payload_hash,
                         self._record_ms,
                         "0" if mark.idempotency_key is None else "1",
-                        json.dumps(astuple(mark.price)),
+                        json.dumps(asdict(mark.price)),
                         "1" if mark.is_free else "0",
                     ],
                 )
@@ -343,7 +343,7 @@ def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
                 payload_hash,
                 int(available) - int(held),
                 Deduction(deduction),
-                Price(*json.loads(price)),
+                Price(**json.loads(price)),
                 seen=True,
             )
     raise ResponseError(f"end.lua answered {reply!r}")

@@ -1,0 +1,104 @@
+"""Finds, of what was made for a feature endpoint, a model, both or everything, what is in force for a run.
+
+Built once from all there is, so that a run's look costs the same whether there are ten or ten thousand.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from app.domain.pricing import ProfitRule
+from app.domain.rates import RateCard
+
+
+class Dated(Protocol):
+    """What is made for a scope and holds from a moment on, until another one follows it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def feature_endpoint_id(self) -> str | None: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def effective_from(self) -> datetime: ...
+
+
+D = TypeVar("D", bound=Dated)
+
+
+class _ByScope(Generic[D]):
+    """Of each scope what was made for it, in the order in which it follows each other: by moment, then as made."""
+
+    def __init__(self, items: Iterable[D]) -> None:
+        by_scope: dict[tuple[str | None, str | None], list[D]] = defaultdict(list)
+        for item in sorted(items, key=lambda item: (item.effective_from, item.id)):
+            by_scope[item.feature_endpoint_id, item.model].append(item)
+        self._lines = {scope: ([item.effective_from for item in line], line) for scope, line in by_scope.items()}
+
+    def __iter__(self) -> Iterator[D]:
+        return (item for _, line in self._lines.values() for item in line)
+
+    def latest(self, feature_endpoint_id: str | None, model: str | None, at: datetime) -> D | None:
+        """What is in force for exactly this scope."""
+        found = self._lines.get((feature_endpoint_id, model))
+        if found is None:
+            return None
+        moments, line = found
+        place = bisect_right(moments, at)
+        return line[place - 1] if place else None
+
+    def not_yet_followed(self, at: datetime) -> Iterator[D]:
+        """What is in force then, and what will be: all that runs may still be priced by."""
+        for moments, line in self._lines.values():
+            yield from line[max(bisect_right(moments, at) - 1, 0) :]
+
+
+class ProfitRules(_ByScope[ProfitRule]):
+    """The most specific one wins: feature and model, feature, model, default; then the latest, then the last made."""
+
+    def in_force(self, feature_endpoint_id: str, model: str | None, at: datetime) -> ProfitRule | None:
+        """None: such a run is sold at its base cost."""
+        if model is not None and (found := self.latest(feature_endpoint_id, model, at)):
+            return found
+        if found := self.latest(feature_endpoint_id, None, at):
+            return found
+        if model is not None and (found := self.latest(None, model, at)):
+            return found
+        return self.latest(None, None, at)
+
+
+class RateCards(_ByScope[RateCard]):
+    """The most specific one wins: feature and exact model, feature and longest pattern, exact model, longest pattern,
+    feature, none; then the latest, then the last made.
+    """
+
+    def __init__(self, cards: Iterable[RateCard]) -> None:
+        super().__init__(cards)
+        lengths: dict[str | None, set[int]] = defaultdict(set)
+        for card in self:
+            if card.is_pattern and card.model is not None:
+                lengths[card.feature_endpoint_id].add(len(card.model) - 1)
+        # Of each feature, and of all (None), how long the beginnings of its patterns are, the longest first.
+        self._lengths = {feature: tuple(sorted(found, reverse=True)) for feature, found in lengths.items()}
+
+    def in_force(self, feature_endpoint_id: str, model: str | None, at: datetime) -> RateCard | None:
+        """None: no price covers such a run."""
+        if model is not None:
+            for feature in (feature_endpoint_id, None):
+                if found := self._of_model(feature, model, at):
+                    return found
+        return self.latest(feature_endpoint_id, None, at) or self.latest(None, None, at)
+
+    def _of_model(self, feature_endpoint_id: str | None, model: str, at: datetime) -> RateCard | None:
+        # A model that ends in a star is covered by patterns alone.
+        if not model.endswith("*") and (found := self.latest(feature_endpoint_id, model, at)):
+            return found
+        for length in self._lengths.get(feature_endpoint_id, ()):
+            if length <= len(model) and (found := self.latest(feature_endpoint_id, f"{model[:length]}*", at)):
+                return found
+        return None
