@@ -1,8 +1,10 @@
-"""The load generator: many keep-alive clients in a closed loop, in one process and thread of its own.
+"""The load generator where wrk isn't installed, and for load at a given rate: keep-alive clients in one process.
 
-Each client sends its next request as soon as its answer is there. Requests are put together from ready-made bytes and
-answers are only cut at their `Content-Length`, so that a request costs this process a fraction of what it costs the
-server; `cpu_us` in the result says how much. Standard library only, which keeps it quick to start.
+Without a rate each client sends its next request as soon as its answer is there. With one, requests are due at even
+intervals whatever becomes of those before, and latency counts from when a request was due: what had to wait for a
+client tells on the server. Requests are put together from ready-made bytes and answers are only cut at their
+`Content-Length`, so that a request costs this process a fraction of what it costs the server; `cpu_seconds` in the
+result says how much. Standard library only, which keeps it quick to start.
 
     echo '{"port": 5000, "clients": 32, ...}' | python -m benchmarks.load
 """
@@ -15,18 +17,23 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 HOST = "127.0.0.1"
 ANSWER_SECONDS_MAX = 30.0
 # What every route answers per unit of work: once for a call, once for each end of a batch.
+# Stands in a request for its number, in as many digits.
+MARK = "########"
 MARK_OF_SUCCESS = b'"success":true'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: one of `kind` healthz, start, end or batch, for `seconds` after a warm-up."""
+    """What to send: one of `kind` healthz, start, end or batch, for `seconds` after a warm-up.
+
+    `rate` is in requests per second, None: as many as are answered.
+    """
 
     port: int
     kind: str
@@ -39,6 +46,8 @@ class Plan:
     # Distinguishes the idempotency keys of one run from those of every other.
     run_id: str
     ends_per_batch: int = 1
+    rate: float | None = None
+    keeps_answered_at: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,20 @@ class Result:
     p99_ms: float
     requests_total: int
     failures: int
-    cpu_us: float
+    cpu_seconds: float
+    # When the first request was sent, by the machine's clock.
+    begun_at: float
+    # If asked for: when each end was answered, by its idempotency key.
+    answered_at: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def per_second(self) -> float:
         return self.requests / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Of this generator, for each request."""
+        return self.cpu_seconds / max(1, self.requests_total) * 1e6
 
 
 class Client:
@@ -64,11 +82,13 @@ class Client:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection((HOST, port), timeout=ANSWER_SECONDS_MAX)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sent_at = 0.0
+        # Which request is under way, and when it was due.
+        self.number = 0
+        self.due_at = 0.0
         self._received = b""
 
-    def send(self, request: bytes) -> None:
-        self.sent_at = time.perf_counter()
+    def send(self, request: bytes, number: int, due_at: float) -> None:
+        self.number, self.due_at = number, due_at
         self.socket.sendall(request)
 
     def receive(self) -> bytes | None:
@@ -90,25 +110,30 @@ class Client:
         return answer
 
 
-def requests_of(plan: Plan) -> Callable[[int], bytes]:
-    """The nth request of a plan."""
+def templates_of(plan: Plan) -> list[bytes]:
+    """A plan's requests, one after another and then from the first again; each holds MARK where its number goes."""
     users = plan.user_ids
     if plan.kind == "healthz":
-        healthz = f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
-        return lambda n: healthz
+        return [f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()]
     if plan.kind == "start":
-        starts = [
+        return [
             _post(plan, "start", {"user_id": user, "feature_endpoint_id": plan.feature_endpoint_id}) for user in users
         ]
-        return lambda n: starts[n % len(starts)]
     if plan.kind == "end":
-        ends = [_post(plan, "end", _end(plan, user), "Idempotency-Key: @\r\n") for user in users]
-        return lambda n: ends[n % len(ends)].replace(b"@", b"%s-%d" % (plan.run_id.encode(), n), 1)
+        return [
+            _post(plan, "end", _end(plan, user), f"Idempotency-Key: {key_of(plan.run_id, MARK)}\r\n") for user in users
+        ]
     if plan.kind == "batch":
-        return lambda n: _post(
-            plan, "end/batch", {"ends": [_end_of_batch(plan, n, i) for i in range(plan.ends_per_batch)]}
-        )
+        return [
+            _post(plan, "end/batch", {"ends": [_end_of_batch(plan, first, i) for i in range(plan.ends_per_batch)]})
+            for first in range(0, len(users), plan.ends_per_batch)
+        ]
     raise ValueError(plan.kind)
+
+
+def key_of(run_id: str, number: int | str) -> str:
+    """The idempotency key of a run's nth end."""
+    return f"{run_id}-{number:0>{len(MARK)}}"
 
 
 def _end(plan: Plan, user_id: str) -> dict[str, object]:
@@ -121,10 +146,9 @@ def _end(plan: Plan, user_id: str) -> dict[str, object]:
     }
 
 
-def _end_of_batch(plan: Plan, n: int, i: int) -> dict[str, object]:
-    number = n * plan.ends_per_batch + i
-    user_id = plan.user_ids[number % len(plan.user_ids)]
-    return {**_end(plan, user_id), "idempotency_key": f"{plan.run_id}-{number}"}
+def _end_of_batch(plan: Plan, first: int, i: int) -> dict[str, object]:
+    user_id = plan.user_ids[(first + i) % len(plan.user_ids)]
+    return {**_end(plan, user_id), "idempotency_key": f"{key_of(plan.run_id, MARK)}-{i}"}
 
 
 def _post(plan: Plan, route: str, body: dict[str, object], headers: str = "") -> bytes:
@@ -138,62 +162,92 @@ def _post(plan: Plan, route: str, body: dict[str, object], headers: str = "") ->
 
 def run(plan: Plan) -> Result:
     """Send a plan's requests until its time is over, then wait for the answers under way."""
-    request_of = requests_of(plan)
-    successes_expected = plan.ends_per_batch + 1 if plan.kind == "batch" else 1
-    selector = selectors.DefaultSelector()
-    clients = [Client(plan.port) for _ in range(plan.clients)]
-    latencies: list[float] = []
-    failures: Counter[bytes] = Counter()
-    begun = time.perf_counter()
-    measured_from = begun + plan.warmup_seconds
-    over = measured_from + plan.seconds
-    sent = 0
-    cpu_begun = time.process_time()
-    for client in clients:
-        selector.register(client.socket, selectors.EVENT_READ, client)
-        client.send(request_of(sent))
-        sent += 1
-    waiting = len(clients)
-    while waiting:
-        ready = selector.select(ANSWER_SECONDS_MAX)
-        if not ready:
-            raise TimeoutError("no answer came")
-        for key, _ in ready:
-            client = key.data
-            answer = client.receive()
-            if answer is None:
-                continue
+    return Run(plan).result()
+
+
+class Run:
+    """One plan at work."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._templates = templates_of(plan)
+        self._successes_expected = plan.ends_per_batch + 1 if plan.kind == "batch" else 1
+        self._selector = selectors.DefaultSelector()
+        self._idle = [Client(plan.port) for _ in range(plan.clients)]
+        for client in self._idle:
+            self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self._sent = 0
+        self._latencies: list[float] = []
+        self._answered_at: dict[str, float] = {}
+        self._failures: Counter[bytes] = Counter()
+
+    def result(self) -> Result:
+        cpu_begun = time.process_time()
+        begun_at = time.time()
+        self._begun = time.perf_counter()
+        self._measured_from = self._begun + self._plan.warmup_seconds
+        self._over = self._measured_from + self._plan.seconds
+        clients = len(self._idle)
+        while (wait_seconds := self._send_due()) is not None or len(self._idle) < clients:
+            ready = self._selector.select(ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds)
+            if not ready and wait_seconds is None:
+                raise TimeoutError("no answer came")
+            for key, _ in ready:
+                self._receive(key.data)
+        cpu_seconds = time.process_time() - cpu_begun
+        for client in self._idle:
+            client.socket.close()
+        if self._failures:
+            print(self._failures.most_common(1)[0][0].decode(errors="replace"), file=sys.stderr)
+        self._latencies.sort()
+        return Result(
+            requests=len(self._latencies),
+            seconds=self._plan.seconds,
+            p50_ms=percentile(self._latencies, 0.50) * 1000,
+            p99_ms=percentile(self._latencies, 0.99) * 1000,
+            requests_total=self._sent,
+            failures=self._failures.total(),
+            cpu_seconds=cpu_seconds,
+            begun_at=begun_at,
+            answered_at=self._answered_at,
+        )
+
+    def _send_due(self) -> float | None:
+        """Send what is due by as many clients as are idle; the seconds until more is due. None: there is no more,
+        or nobody to send it.
+        """
+        rate = self._plan.rate
+        while self._idle:
             now = time.perf_counter()
-            is_good = answer.startswith(b"HTTP/1.1 200") and (
-                plan.kind == "healthz" or answer.count(MARK_OF_SUCCESS) == successes_expected
-            )
-            if not is_good:
-                failures[answer[:1_000]] += 1
-            if measured_from <= now <= over:
-                latencies.append(now - client.sent_at)
-            if now < over:
-                client.send(request_of(sent))
-                sent += 1
-            else:
-                waiting -= 1
-    cpu_seconds = time.process_time() - cpu_begun
-    for client in clients:
-        client.socket.close()
-    if failures:
-        print(failures.most_common(1)[0][0].decode(errors="replace"), file=sys.stderr)
-    latencies.sort()
-    return Result(
-        requests=len(latencies),
-        seconds=plan.seconds,
-        p50_ms=_percentile(latencies, 0.50) * 1000,
-        p99_ms=_percentile(latencies, 0.99) * 1000,
-        requests_total=sent,
-        failures=failures.total(),
-        cpu_us=cpu_seconds / sent * 1e6,
-    )
+            due_at = now if rate is None else self._begun + self._sent / rate
+            if max(now, due_at) >= self._over:
+                return None
+            if due_at > now:
+                return due_at - now
+            template = self._templates[self._sent % len(self._templates)]
+            request = template.replace(MARK.encode(), b"%08d" % self._sent)
+            self._idle.pop().send(request, self._sent, due_at)
+            self._sent += 1
+        return None
+
+    def _receive(self, client: Client) -> None:
+        answer = client.receive()
+        if answer is None:
+            return
+        now = time.perf_counter()
+        is_good = answer.startswith(b"HTTP/1.1 200") and (
+            self._plan.kind == "healthz" or answer.count(MARK_OF_SUCCESS) == self._successes_expected
+        )
+        if not is_good:
+            self._failures[answer[:1_000]] += 1
+        elif self._plan.keeps_answered_at:
+            self._answered_at[key_of(self._plan.run_id, client.number)] = time.time()
+        if self._measured_from <= now <= self._over:
+            self._latencies.append(now - client.due_at)
+        self._idle.append(client)
 
 
-def _percentile(ordered: Sequence[float], share: float) -> float:
+def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 

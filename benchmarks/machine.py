@@ -22,6 +22,7 @@ from app.bootstrap import Container
 from app.config import Config
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.stores.postgres.debts import IndebtedWallet
+from benchmarks import wrk
 from benchmarks.load import HOST, Plan, Result
 from stack.embedded import PostgresServer, ValkeyServer
 from stack.processes import free_port, launch, stop, until
@@ -54,16 +55,25 @@ class Machine:
     """Embedded servers with a catalog and wallets in them, and the means to start web processes on them."""
 
     folder: Path
+    postgres: PostgresServer
     environment: Mapping[str, str]
     container: Container
     processes: ExitStack
     warnings: list[str] = field(default_factory=list)
 
-    def web(self, label: str, target: str = "app.http.wsgi:app", *, threads: int = 32, workers: int = 1) -> WebProcess:
+    def web(
+        self,
+        label: str,
+        target: str = "app.http.wsgi:app",
+        *,
+        threads: int = 32,
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> WebProcess:
         """The Procfile's web process, with another WSGI target if one is named."""
         command = commands()["web"].replace("app.http.wsgi:app", target)
-        settings = {"WEB_THREADS": str(threads), "WEB_WORKERS": str(workers)}
-        return self.start(label, ["/bin/sh", "-c", command], settings)
+        counts = {"WEB_THREADS": str(threads), "WEB_WORKERS": str(workers)}
+        return self.start(label, ["/bin/sh", "-c", command], {**counts, **(settings or {})})
 
     def start(self, label: str, command: Sequence[str], settings: Mapping[str, str] | None = None) -> WebProcess:
         """Any command that serves HTTP on $PORT (also written {port} in the command); returns once it is ready."""
@@ -83,55 +93,60 @@ class Machine:
             raise RuntimeError(f"{label} did not start:\n{log.read_text(errors='replace')[-2_000:]}")
         return WebProcess(label, port, process)
 
-    def worker(self) -> subprocess.Popen[bytes]:
-        """The Procfile's Celery worker with two children."""
+    @contextmanager
+    def worker(self, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+        """The Procfile's Celery worker; it has nothing in hand any more when this ends."""
         log = self.folder / "worker.log"
+        log.unlink(missing_ok=True)
         with log.open("ab") as output:
             process = launch(
                 ["/bin/sh", "-c", commands()["worker"]],
                 death_signal="SIGTERM",
                 cwd=ROOT,
-                env={**self.environment, "WORKER_CONCURRENCY": "2", "WORKER_NAME": "worker@benchmark"},
+                env={**self.environment, "WORKER_CONCURRENCY": str(processes), "WORKER_NAME": "worker@benchmark"},
                 output=output,
             )
-        self.processes.callback(stop, process, (signal.SIGTERM, 15.0))
-        until(lambda: "worker@benchmark ready" in log.read_text(errors="replace"), START_SECONDS)
-        return process
+        try:
+            until(lambda: "worker@benchmark ready" in log.read_text(errors="replace"), START_SECONDS)
+            yield process
+        finally:
+            stop(process, (signal.SIGTERM, 15.0))
 
     def measure(
-        self, web: WebProcess, kind: str, *, clients: int, seconds: float, ends_per_batch: int = 1
+        self,
+        web: WebProcess,
+        kind: str,
+        *,
+        clients: int,
+        seconds: float,
+        user_ids: Sequence[str] = USERS,
+        ends_per_batch: int = 1,
+        rate: float | None = None,
     ) -> Measurement:
-        """Put load on a web process from a process of its own."""
+        """Put load on a web process from a process of its own: as much as it takes, or at a rate."""
         plan = Plan(
             port=web.port,
             kind=kind,
             clients=clients,
             seconds=seconds,
-            warmup_seconds=WARMUP_SECONDS,
+            # What is counted in the ledger counts from the first request; wrk has no warm-up.
+            warmup_seconds=0.0 if rate is None else WARMUP_SECONDS,
             api_key=API_KEY,
-            user_ids=USERS,
+            user_ids=list(user_ids),
             feature_endpoint_id=FEATURE,
             run_id=uuid.uuid4().hex,
             ends_per_batch=ends_per_batch,
+            rate=rate,
+            keeps_answered_at=rate is not None and kind == "end",
         )
         cpu_before = cpu_seconds(web.process.pid)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.load"],
-            cwd=ROOT,
-            input=json.dumps(asdict(plan)).encode(),
-            capture_output=True,
-            timeout=seconds + 60,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{web.label}, {kind}: {done.stderr.decode()[-2_000:]}")
+        result = wrk.run(plan) if rate is None and wrk.is_installed() else _by_ourselves(plan)
         cpu = cpu_seconds(web.process.pid) - cpu_before
-        result = Result(**json.loads(done.stdout))
         if result.failures:
             self.warnings.append(
-                f"{web.label}, {kind}: {result.failures} answers of {result.requests_total} weren't 200"
+                f"{web.label}, {kind}: {result.failures} answers of {result.requests_total} weren't as they should be"
             )
-        return Measurement(result, server_cpu_us=cpu / result.requests_total * 1e6)
+        return Measurement(result, server_cpu_us=cpu / max(1, result.requests_total) * 1e6)
 
     def unsettled(self) -> int:
         with self.container.engine.connect() as connection:
@@ -157,13 +172,28 @@ class Measurement:
     server_cpu_us: float
 
 
+def _by_ourselves(plan: Plan) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        cwd=ROOT,
+        input=json.dumps(asdict(plan)).encode(),
+        capture_output=True,
+        timeout=plan.seconds + 60,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{plan.kind}: {done.stderr.decode()[-2_000:]}")
+    return Result(**json.loads(done.stdout))
+
+
 @contextmanager
 def machine() -> Iterator[Machine]:
     """Everything that measurements share, in a temporary folder."""
     logs.configure("WARNING")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokentill-bench-")))
-        postgres = stack.enter_context(PostgresServer(folder / "postgres"))
+        # When a settled end was committed is what its lag is measured by.
+        postgres = stack.enter_context(PostgresServer(folder / "postgres", settings={"track_commit_timestamp": "on"}))
         redis = stack.enter_context(ValkeyServer(folder / "redis"))
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
@@ -184,7 +214,7 @@ def machine() -> Iterator[Machine]:
         seed(container)
         # A start on a wallet that isn't cached is another thing than those measured here.
         container.loader.load([*USERS, HOT_USER], container.catalog.epoch)
-        yield Machine(folder, environment, container, stack.enter_context(ExitStack()))
+        yield Machine(folder, postgres, environment, container, stack.enter_context(ExitStack()))
 
 
 class Bells:

@@ -2,39 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS_SECONDS_MAX = 180.0
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. On a busy machine fewer rounds, so that the whole ends within four minutes."""
+    """How much is measured. On a busy machine fewer rounds, so that the whole ends in time."""
 
     clients: int
     rounds: int
     seconds: float
+    seconds_max: float
 
     def begin(self, warnings: list[str]) -> Iterator[int]:
         """The numbers of the rounds, as many as there is time for."""
         begun = time.monotonic()
         for i in range(self.rounds):
             # The next round will take about as long as those before it.
-            if i and (time.monotonic() - begun) * (i + 1) / i > ROUNDS_SECONDS_MAX:
+            if i and (time.monotonic() - begun) * (i + 1) / i > self.seconds_max:
                 warnings.append(f"the machine is busy: there was time for {i} of {self.rounds} rounds")
                 return
             yield i
 
     def __str__(self) -> str:
         return f"{self.rounds} interleaved rounds of {self.seconds:g} s a case; {self.clients} keep-alive clients"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A line of the table: a figure for each round, and what it shall reach.
+
+    `reach` is the least of a ratio, or the most (`is_most`) of a lag or a spread.
+    """
+
+    name: str
+    values: Sequence[float]
+    reach: float
+    unit: str = ""
+    is_most: bool = False
+
+    @property
+    def is_reached(self) -> bool:
+        if not self.values:
+            return False
+        return median(self.values) <= self.reach if self.is_most else median(self.values) >= self.reach
+
+    @property
+    def cells(self) -> list[str]:
+        bound = f"under {self.reach:g}" if self.is_most else f"{self.reach:g}"
+        unit = f" {self.unit}" if self.unit else ""
+        return [self.name, f"{spread(self.values)}{unit}", f"{bound}{unit}", "yes" if self.is_reached else "no"]
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "unit": self.unit or "ratio",
+            "reach": self.reach,
+            "is_most": self.is_most,
+            "is_reached": self.is_reached,
+            **summary(self.values),
+        }
+
+
+def summary(values: Sequence[float]) -> dict[str, object]:
+    """The median, the range and every round, as JSON has them."""
+    rounded = [float(f"{value:.5g}") for value in values]
+    if not rounded:
+        return {"median": None, "lowest": None, "highest": None, "rounds": []}
+    return {"median": median(rounded), "lowest": min(rounded), "highest": max(rounded), "rounds": rounded}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -50,6 +95,14 @@ def spread(values: Sequence[float]) -> str:
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Round by round, because only what was measured side by side compares."""
     return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of all lies. Raises ValueError for none."""
+    if not values:
+        raise ValueError("a percentile of nothing")
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -83,12 +136,15 @@ def machine_line() -> str:
     )
 
 
-def save(name: str, text: str) -> Path:
-    """Write a report to benchmarks/results/<name>.md."""
+def save(name: str, text: str, figures: Mapping[str, object] | None = None) -> list[Path]:
+    """Write a report to benchmarks/results/<name>.md, and its figures to <name>.json."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.md"
-    path.write_text(text + "\n")
-    return path
+    written = [RESULTS / f"{name}.md"]
+    written[0].write_text(text + "\n")
+    if figures is not None:
+        written.append(RESULTS / f"{name}.json")
+        written[1].write_text(json.dumps(figures, indent=2) + "\n")
+    return written
 
 
 def _number(value: float) -> str:

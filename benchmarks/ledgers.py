@@ -1,0 +1,92 @@
+"""What ledgers say of a measurement: how many ends are settled, and when each was.
+
+Of Tokentill's ledger and the plain way's alike, by the moments at which Postgres committed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+SETTLE_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where ends are settled: a table, and which of its rows are ends."""
+
+    engine: sa.Engine
+    table: str
+    condition: str
+    key_column: str
+
+    @property
+    def last_id(self) -> int:
+        """Entries after this one are of what is measured next."""
+        with self.engine.connect() as connection:
+            last = connection.execute(sa.text(f"SELECT coalesce(max(id), 0) FROM {self.table}"))  # noqa: S608
+            return int(last.scalar_one())
+
+    def settled(self, after_id: int, begun_at: float) -> Settled:
+        """The ends settled since, which began to be sent at that moment."""
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                sa.text(
+                    f"""
+                    SELECT count(*) AS ends, count(DISTINCT xmin::text) AS commits,
+                        extract(epoch FROM min(pg_xact_commit_timestamp(xmin))) AS first,
+                        extract(epoch FROM max(pg_xact_commit_timestamp(xmin))) AS last
+                    FROM {self.table} WHERE id > :after AND {self.condition}
+                    """  # noqa: S608
+                ),
+                {"after": after_id},
+            ).one()
+        if not row.ends:
+            return Settled(0, 0, begun_at, begun_at, begun_at)
+        return Settled(row.ends, row.commits, begun_at, float(row.first), float(row.last))
+
+    def settled_at(self, after_id: int) -> dict[str, float]:
+        """When each end was settled, by its idempotency key."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                sa.text(
+                    f"""
+                    SELECT {self.key_column}, extract(epoch FROM pg_xact_commit_timestamp(xmin))
+                    FROM {self.table} WHERE id > :after AND {self.condition}
+                    """  # noqa: S608
+                ),
+                {"after": after_id},
+            )
+            return {str(key): float(moment) for key, moment in rows}
+
+
+@dataclass(frozen=True)
+class Settled:
+    ends: int
+    commits: int
+    begun_at: float
+    first_at: float
+    last_at: float
+
+    @property
+    def per_second(self) -> float:
+        """From the first request to the last settled end."""
+        return self.ends / (self.last_at - self.begun_at) if self.ends else 0.0
+
+
+def wait_until_settled(engine: sa.Engine) -> bool:
+    """Wait until no accepted end waits in Tokentill's inbox. False: some still do."""
+    over = time.monotonic() + SETTLE_SECONDS_MAX
+    with engine.connect() as connection:
+        while connection.execute(sa.text("SELECT EXISTS (SELECT FROM end_inbox)")).scalar_one():
+            if time.monotonic() > over:
+                return False
+            time.sleep(0.02)
+    return True
+
+
+def lags_seconds(answered_at: dict[str, float], settled_at: dict[str, float]) -> list[float]:
+    """From the answer to the commit that settled it, for each end that was answered; 0 where that came first."""
+    return [max(0.0, settled_at[key] - moment) for key, moment in answered_at.items() if key in settled_at]
