@@ -83,13 +83,13 @@ class Rates:
             for rates in (self._in_tier(None), *map(self._in_tier, self.tiers))
         )
 
+    def by_kind(self, input_tokens: int) -> dict[Kind, int]:
+        """What each kind costs in a run with so much input: micro-tokens for a million, and for a request."""
+        return dict(zip(Kind, self._in_tier(self._tier_of(input_tokens)), strict=True))
+
     def _charges(self, usage: Usage) -> Iterator[tuple[Kind, int]]:
         """Millionths of micro-tokens."""
-        tier = None
-        for candidate in self.tiers:
-            if usage.input_tokens > candidate.above_input_tokens:
-                tier = candidate
-        plain, cached, written, output, reasoning, request = self._in_tier(tier)
+        plain, cached, written, output, reasoning, request = self._in_tier(self._tier_of(usage.input_tokens))
         yield Kind.INPUT, usage.plain_input_tokens * plain
         yield Kind.CACHED_INPUT, usage.cached_input_tokens * cached
         yield Kind.CACHE_WRITE, usage.cache_write_tokens * written
@@ -97,8 +97,15 @@ class Rates:
         yield Kind.REASONING, usage.reasoning_tokens * reasoning
         yield Kind.REQUESTS, usage.requests * request * MILLION
 
+    def _tier_of(self, input_tokens: int) -> Tier | None:
+        found = None
+        for tier in self.tiers:
+            if input_tokens > tier.above_input_tokens:
+                found = tier
+        return found
+
     def _in_tier(self, tier: Tier | None) -> tuple[int, int, int, int, int, int]:
-        """Of input, cached input, cache writes, output, reasoning, and of a request."""
+        """Of input, cached input, cache writes, output, reasoning, and of a request: in the order of `Kind`."""
         plain = self.input_micros_per_million
         cached = self.cached_input_micros_per_million
         written = self.cache_write_micros_per_million

@@ -1,0 +1,17 @@
+"""Reading the price lists that others keep: pure, from bytes to rate cards or reasons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.catalog.price_lists import litellm, models_dev
+from app.catalog.price_lists.listed import Format, PriceList, Selection
+
+__all__ = ["Format", "PriceList", "Selection", "read_price_list"]
+
+_READERS = {Format.LITELLM: litellm.read, Format.MODELS_DEV: models_dev.read}
+
+
+def read_price_list(document: Any, *, list_format: Format, selection: Selection, micros_per_dollar: int) -> PriceList:
+    """The prices of a parsed list, in micro-tokens. Raises PriceListRefused, with the rows that can't be meant."""
+    return _READERS[list_format](document, selection, micros_per_dollar)

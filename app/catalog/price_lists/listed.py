@@ -1,0 +1,236 @@
+"""What a price list comes to, whatever its format: prices, what was left out and why, or why it is refused."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+from app.domain.errors import Invalid
+from app.domain.inputs import ID_LENGTH_MAX, identifier
+from app.domain.pricing import COST_MICROS_MAX
+from app.domain.rates import TIERS_MAX, Rates, Tier
+from app.domain.usage import USAGE_TOKENS_MAX
+
+PROBLEMS_MAX = 100
+# Shorter than this and above 10^-30 dollars is whatever anybody charges; beyond, a number is a slip or an attack.
+DIGITS_MAX = 40
+EXPONENT_MIN, EXPONENT_MAX = -30, 12
+DOLLARS_MAX = Decimal(100_000)
+# What follows the name of a family in a dated id: gpt-5-2025-08-07, claude-sonnet-4-5-20250929. Less of it would take
+# gpt-oss-20b for a gpt-oss of some day.
+DATED_SUFFIX = "-202*"
+_DATED = re.compile(r"[-@]\d{4}-?\d{2}(-?\d{2})?$")
+
+
+class Format(StrEnum):
+    LITELLM = "litellm"
+    MODELS_DEV = "models.dev"
+
+
+class PriceListRefused(Invalid):
+    """The list has rows that can't be meant. `errors` names them: row.field -> reasons."""
+
+    code = "price_list_refused"
+    message = "Price list refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a list is wanted. Empty: everything. What isn't wanted isn't looked at."""
+
+    providers: tuple[str, ...] = ()
+    # Exact ids, or the beginning of ids and a star, as in rate cards.
+    models: tuple[str, ...] = ()
+    excluded_models: tuple[str, ...] = ()
+    # `gemini/gemini-2.5-pro` is called `gemini-2.5-pro`, as its maker's own clients call it.
+    strips_provider: bool = False
+    # Each model's price is also that of its dated ids which have none of their own.
+    with_dated: bool = True
+
+    def has_provider(self, provider: object) -> bool:
+        return not self.providers or provider in self.providers
+
+    def has_model(self, *names: str) -> bool:
+        """Whether a model that has these names, with its provider and without, is wanted."""
+        is_wanted = not self.models or _is_one_of(names, self.models)
+        return is_wanted and not _is_one_of(names, self.excluded_models)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
+    """`rounded` names the fields whose price isn't a whole number of micro-tokens for a million."""
+
+    model: str
+    rates: Rates
+    rounded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    prices: tuple[ListedPrice, ...]
+    # Models that aren't sold by the text token -> why.
+    skipped: Mapping[str, str]
+    # Fields of imported models that no rate card has (batch, priority, audio ...) -> in how many models.
+    passed_over: Mapping[str, int]
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong in which row, as far as somebody will read it."""
+
+    by_row: dict[str, list[str]] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, row: str, reason: str) -> None:
+        self.count += 1
+        if row in self.by_row or len(self.by_row) < PROBLEMS_MAX:
+            self.by_row.setdefault(row, []).append(reason)
+
+    def raise_if_any(self) -> None:
+        if self.count:
+            named = sum(map(len, self.by_row.values()))
+            more = f" (the first {named} named)" if self.count > named else ""
+            plural = "" if self.count == 1 else "s"
+            raise PriceListRefused(f"Price list refused: {self.count} problem{plural}{more}", errors=self.by_row)
+
+
+class Converter:
+    """Dollars to micro-tokens, for one row of a list. What is wrong goes to `problems` under the row's name.
+
+    The conversion is exact. A price that isn't a whole number of micro-tokens for a million tokens (or for a request)
+    is rounded to the nearest, half up, and named in `rounded`; one that would become 0 is a problem.
+    """
+
+    def __init__(self, row: str, micros_per_dollar: int, problems: Problems) -> None:
+        self._row = row
+        self._micros_per_dollar = micros_per_dollar
+        self._problems = problems
+        self.rounded: list[str] = []
+
+    def problem(self, field_name: str, reason: str) -> None:
+        self._problems.add(f"{self._row}.{field_name}" if field_name else self._row, reason)
+
+    def check(self, field_name: str, value: object) -> Decimal | None:
+        """A price as it stands in the list; None when it can't be one, which is a problem by then."""
+        try:
+            return _price(value)
+        except ValueError as error:
+            self.problem(field_name, str(error))
+            return None
+
+    def micros(self, field_name: str, value: object, *, per: int, of: int, dollars_max: Decimal = DOLLARS_MAX) -> int:
+        """Micro-tokens for `of` units, of a price in dollars for `per` units. 0 when there is a problem."""
+        dollars = self.check(field_name, value)
+        if not dollars:
+            return 0
+        if dollars > dollars_max:
+            self.problem(field_name, f"More than {dollars_max} dollars for {'one' if per == 1 else 'a million'}.")
+            return 0
+        exact = Fraction(dollars) * self._micros_per_dollar * of / per
+        micros = (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+        if micros == 0:
+            self.problem(field_name, "Would become 0 micro-tokens: too few tokens per dollar.")
+        elif micros > COST_MICROS_MAX:
+            self.problem(field_name, "Too large.")
+            return 0
+        elif micros != exact:
+            self.rounded.append(field_name)
+        return micros
+
+    def rates(self, base: Mapping[str, int], tiers: Mapping[int, Mapping[str, int]]) -> Rates:
+        """Rates of what was read: a rate's name -> micro-tokens, and the same for each tier."""
+        rates = Rates(
+            **{"input_micros_per_million": 0, "output_micros_per_million": 0, **base},
+            tiers=tuple(Tier(above, **_without_free_writes(named)) for above, named in sorted(tiers.items())),
+        )
+        if rates.cache_write_micros_per_million == 0:
+            rates = replace(rates, cache_write_micros_per_million=None)
+        if len(tiers) > TIERS_MAX:
+            self.problem("", f"More than {TIERS_MAX} tiers.")
+        if not all(1 <= above <= USAGE_TOKENS_MAX for above in tiers):
+            self.problem("", f"A tier must begin above 1 to {USAGE_TOKENS_MAX} tokens of input.")
+        if rates.cost_micros_max > COST_MICROS_MAX:
+            self.problem(
+                "", "Too large at so many tokens per dollar: the largest run would cost more than a wallet can hold."
+            )
+        return rates
+
+
+def _is_one_of(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+        for pattern in patterns
+        for name in names
+    )
+
+
+def collected(found: Iterable[tuple[str, ListedPrice]], selection: Selection, problems: Problems) -> list[ListedPrice]:
+    """One price for each model, of rows and the prices read from them.
+
+    Two rows may share a name (the same model by two providers), and then have to agree on the price.
+    """
+    by_model: dict[str, tuple[str, ListedPrice]] = {}
+    for row, listed in found:
+        try:
+            identifier(listed.model, ID_LENGTH_MAX)
+        except ValueError as error:
+            problems.add(row, f"Not a model's name: {error}")
+            continue
+        if listed.model.endswith("*"):
+            problems.add(row, "Not a model's name: ends in *.")
+            continue
+        first_row, first = by_model.setdefault(listed.model, (row, listed))
+        if first.rates != listed.rates:
+            problems.add(row, f"The same model as {first_row}, at another price: choose one, or exclude the model.")
+    prices = [listed for _, listed in by_model.values()]
+    if selection.with_dated:
+        prices += [dated for listed in prices for dated in _dated(listed)]
+    return prices
+
+
+def _dated(listed: ListedPrice) -> Iterator[ListedPrice]:
+    if _DATED.search(listed.model):
+        return
+    pattern = f"{listed.model}{DATED_SUFFIX}"
+    if len(pattern) <= ID_LENGTH_MAX:
+        yield replace(listed, model=pattern, rounded=())
+
+
+def repeated_names(row_name: str, row: Any, problems: Problems) -> None:
+    for name in getattr(row, "repeated", ()):
+        problems.add(f"{row_name}.{name}" if row_name else name, "Stands here twice.")
+
+
+def checked_list(prices: list[ListedPrice], skipped: Mapping[str, str], passed_over: Counter[str]) -> PriceList:
+    if not prices:
+        raise PriceListRefused("Price list refused: it has no model that is sold by the token (is it this format?)")
+    return PriceList(tuple(prices), dict(skipped), dict(passed_over))
+
+
+def _price(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValueError("Must be a number.")  # noqa: TRY004
+    if isinstance(value, int) and abs(value) >= 10**EXPONENT_MAX:
+        raise ValueError("Too large.")
+    dollars = Decimal(value)
+    if not dollars.is_finite():
+        raise ValueError("Must be a finite number.")
+    if dollars.is_zero():
+        return Decimal(0)
+    if dollars < 0:
+        raise ValueError("Must not be negative.")
+    if dollars.adjusted() >= EXPONENT_MAX:
+        raise ValueError("Too large.")
+    if dollars.adjusted() < EXPONENT_MIN or len(dollars.as_tuple().digits) > DIGITS_MAX:
+        raise ValueError("Finer than any price.")
+    return dollars
+
+
+def _without_free_writes(named: Mapping[str, int]) -> dict[str, int]:
+    return {name: micros for name, micros in named.items() if (name, micros) != ("cache_write_micros_per_million", 0)}

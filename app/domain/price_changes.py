@@ -1,0 +1,122 @@
+"""What a new list of prices would change: price by price, against what each model costs today."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+from app.domain.rates import Kind, RateCard, Rates
+
+JUMP_PERCENT = 50
+CENT = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class RateChange:
+    """One kind's price for runs with more input than `above_input_tokens`: micro-tokens for a million, or a request."""
+
+    kind: Kind
+    above_input_tokens: int
+    old_micros: int
+    new_micros: int
+
+    @property
+    def percent(self) -> Decimal | None:
+        """With two decimals. None: from nothing to something, which no percentage tells."""
+        if self.old_micros == 0:
+            return None
+        change = Decimal(100 * (self.new_micros - self.old_micros)) / self.old_micros
+        return change.quantize(CENT, ROUND_HALF_UP)
+
+    @property
+    def is_jump(self) -> bool:
+        """Up or down by more than half, or from nothing."""
+        return 100 * abs(self.new_micros - self.old_micros) > JUMP_PERCENT * self.old_micros
+
+
+@dataclass(frozen=True, slots=True)
+class PriceChange:
+    """A model's price as it would be, beside the card that prices it today: its own, or one that covers it."""
+
+    model: str
+    rates: Rates
+    today: RateCard | None
+    changes: tuple[RateChange, ...]
+
+    @property
+    def is_new(self) -> bool:
+        """It has no price of its own yet."""
+        return self.today is None or self.today.model != self.model
+
+    @property
+    def is_jump(self) -> bool:
+        return any(change.is_jump for change in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`kept` are prices of the same scope that the list doesn't have: they stay in force."""
+
+    changed: tuple[PriceChange, ...]
+    new: tuple[PriceChange, ...]
+    unchanged_count: int
+    kept: tuple[RateCard, ...]
+
+    @property
+    def proposed(self) -> tuple[PriceChange, ...]:
+        return self.changed + self.new
+
+    @property
+    def jumps(self) -> tuple[PriceChange, ...]:
+        return tuple(change for change in self.proposed if change.is_jump)
+
+
+def difference(
+    listed: Iterable[tuple[str, Rates]],
+    *,
+    own: Iterable[RateCard],
+    today: Callable[[str], RateCard | None],
+) -> Difference:
+    """Compare a list with the cards in force: `own` those of its scope, `today` which one prices a model now."""
+    own_by_model = {card.model: card for card in own}
+    changed, new = [], []
+    unchanged = 0
+    names = set()
+    for model, rates in listed:
+        names.add(model)
+        # Of a pattern's models, one that has no price of its own.
+        card = own_by_model.get(model) or today(model.removesuffix("*"))
+        change = PriceChange(model, rates, card, () if card is None else rate_changes(card.rates, rates))
+        if change.is_new:
+            new.append(change)
+        elif change.changes:
+            changed.append(change)
+        else:
+            unchanged += 1
+    kept = tuple(card for model, card in own_by_model.items() if model not in names)
+    return Difference(tuple(changed), tuple(new), unchanged, kept)
+
+
+# What a kind costs where it isn't named.
+_WHOLES = {Kind.CACHED_INPUT: Kind.INPUT, Kind.CACHE_WRITE: Kind.INPUT, Kind.REASONING: Kind.OUTPUT}
+
+
+def rate_changes(old: Rates, new: Rates) -> tuple[RateChange, ...]:
+    """By kind and length of input. Two cards that price every run alike differ in nothing, however they are written.
+
+    What changes as its whole does, or in longer runs as in shorter ones, is said once.
+    """
+    changes: list[RateChange] = []
+    said: dict[Kind, tuple[int, int]] = {}
+    lengths = sorted({0} | {tier.above_input_tokens for rates in (old, new) for tier in rates.tiers})
+    for above in lengths:
+        before, after = old.by_kind(above + 1), new.by_kind(above + 1)
+        pairs = {kind: (before[kind], after[kind]) for kind in Kind}
+        changes += [
+            RateChange(kind, above, *pair)
+            for kind, pair in pairs.items()
+            if pair[0] != pair[1] and pair != said.get(kind) and not (kind in _WHOLES and pair == pairs[_WHOLES[kind]])
+        ]
+        said = pairs
+    return tuple(changes)
