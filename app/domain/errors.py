@@ -11,6 +11,9 @@ DomainError
  ├─ TooManyHolds             the wallet has as many open holds as it may have
  ├─ IdempotencyConflict      the same key or reference came with another body
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
+ │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
+ ├─ PriceImportOutdated      prices have changed since an import was compared with them
+ ├─ PricesJump               an import changes prices by more than half, which nobody has allowed
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
      ├─ WalletBusy              somebody else keeps the wallet's row; others are not concerned
@@ -89,6 +92,21 @@ class IdempotencyConflict(DomainError):
 class Invalid(DomainError):
     code = "validation_failed"
     message = "Validation failed"
+
+
+class PriceListRefused(Invalid):
+    code = "price_list_refused"
+    message = "Price list refused"
+
+
+class PriceImportOutdated(DomainError):
+    code = "price_import_outdated"
+    message = "Prices have changed since this import was made: import the list again"
+
+
+class PricesJump(DomainError):
+    code = "prices_jump"
+    message = "Prices change by more than half: approve with allow_jumps if that is meant"
 
 
 class BalanceOutOfRange(DomainError):

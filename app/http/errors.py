@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 STATUS_OF_CODE = {
     "validation_failed": 400,
+    "price_list_refused": 400,
     "feature_not_available": 403,
     "wallet_not_found": 404,
     "hold_not_found": 404,
@@ -25,6 +26,8 @@ STATUS_OF_CODE = {
     "already_exists": 409,
     "idempotency_conflict": 409,
     "already_ended": 409,
+    "price_import_outdated": 409,
+    "prices_jump": 409,
     "process_id_of_another_user": 409,
     "balance_out_of_range": 409,
     "too_many_holds": 429,

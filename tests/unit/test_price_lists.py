@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from app.catalog.price_lists import Format, PriceList, Selection, read_price_list
 from app.catalog.price_lists.document import NotReadable, parse
-from app.catalog.price_lists.listed import PROBLEMS_MAX, PriceListRefused
+from app.catalog.price_lists.listed import PROBLEMS_MAX
 from app.domain.amounts import MICROS_PER_TOKEN
+from app.domain.errors import PriceListRefused
 from app.domain.rates import Rates, Tier
 
 EXACT = Selection(with_dated=False)

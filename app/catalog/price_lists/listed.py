@@ -11,7 +11,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from app.domain.errors import Invalid
+from app.domain.errors import PriceListRefused
 from app.domain.inputs import ID_LENGTH_MAX, identifier
 from app.domain.pricing import COST_MICROS_MAX
 from app.domain.rates import TIERS_MAX, Rates, Tier
@@ -31,13 +31,6 @@ _DATED = re.compile(r"[-@]\d{4}-?\d{2}(-?\d{2})?$")
 class Format(StrEnum):
     LITELLM = "litellm"
     MODELS_DEV = "models.dev"
-
-
-class PriceListRefused(Invalid):
-    """The list has rows that can't be meant. `errors` names them: row.field -> reasons."""
-
-    code = "price_list_refused"
-    message = "Price list refused"
 
 
 @dataclass(frozen=True, slots=True)

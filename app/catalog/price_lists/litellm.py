@@ -18,13 +18,13 @@ from app.catalog.price_lists.listed import (
     Converter,
     ListedPrice,
     PriceList,
-    PriceListRefused,
     Problems,
     Selection,
     checked_list,
     collected,
     repeated_names,
 )
+from app.domain.errors import PriceListRefused
 from app.domain.rates import MILLION
 
 MODES = ("chat", "completion", "responses", "embedding")
