@@ -92,7 +92,7 @@ class Container:
 
     @cached_property
     def postgres(self) -> PostgresAccess:
-        return PostgresAccess(self.engine, self.postgres_gate, wait_seconds=self.config.database_timeout_ms / 1000)
+        return PostgresAccess(self.engine, self.postgres_gate, wait_seconds=self.config.database_timeout_seconds)
 
     @cached_property
     def cache(self) -> WalletCache:
@@ -298,7 +298,7 @@ class Container:
     @property
     def _request_seconds(self) -> float:
         """After this long a request stops waiting: both stores have had their time."""
-        return (2 * self.config.database_timeout_ms + self.config.redis_timeout_ms) / 1000
+        return 2 * self.config.database_timeout_seconds + self.config.redis_timeout_seconds
 
 
 def wait_for_postgres(engine: sa.Engine) -> None:

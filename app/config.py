@@ -35,8 +35,8 @@ class Config:
     admin_api_keys: tuple[str, ...]
     log_level: str
     # How long a call to a store may take before it counts as away.
-    database_timeout_ms: int
-    redis_timeout_ms: int
+    database_timeout_seconds: float
+    redis_timeout_seconds: float
     # How long a repeated key is answered from Redis; after that Postgres answers it.
     idempotency_cache_seconds: int
     hold_seconds_default: int
@@ -67,8 +67,8 @@ class Config:
             server_api_keys=_api_keys(env, "SERVER_API_KEY", mode),
             admin_api_keys=_api_keys(env, "ADMIN_API_KEY", mode),
             log_level=_choice(env, "LOG_LEVEL", "INFO", LOG_LEVELS),
-            database_timeout_ms=_number(env, "DATABASE_TIMEOUT_MS", 5_000, 100, 60_000),
-            redis_timeout_ms=_number(env, "REDIS_TIMEOUT_MS", 1_000, 10, 60_000),
+            database_timeout_seconds=_number(env, "DATABASE_TIMEOUT_SECONDS", 5.0, 0.1, 60),
+            redis_timeout_seconds=_number(env, "REDIS_TIMEOUT_SECONDS", 1.0, 0.01, 60),
             idempotency_cache_seconds=_number(env, "IDEMPOTENCY_CACHE_SECONDS", 600, 60, 86_400),
             hold_seconds_default=_number(env, "HOLD_SECONDS_DEFAULT", 900, 1, 86_400),
             settle_batch_size=_number(env, "SETTLE_BATCH_SIZE", 1_000, 1, 1_000),

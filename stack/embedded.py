@@ -79,7 +79,7 @@ class EmbeddedServer(ABC):
 
     program: ClassVar[str]
     death_signal: ClassVar[str]
-    start_timeout_s: ClassVar[float]
+    start_timeout_seconds: ClassVar[float]
     stop_steps: ClassVar[tuple[tuple[signal.Signals, float], ...]]
 
     def __init__(self, data_dir: Path, port: int = 0) -> None:
@@ -194,7 +194,7 @@ class EmbeddedServer(ABC):
             os.close(output)
         self._process = process
         # Stop waiting as soon as the server has gone.
-        until(lambda: process.poll() is not None or self._ready(), self.start_timeout_s)
+        until(lambda: process.poll() is not None or self._ready(), self.start_timeout_seconds)
         return process.poll() is None and self._ready()
 
     def _after_start(self) -> None:
@@ -242,7 +242,7 @@ class PostgresServer(EmbeddedServer):
 
     program = "postgres"
     death_signal = "SIGINT"  # Postgres's "fast" shutdown: ends the clients, writes everything
-    start_timeout_s = 120.0  # a crash recovery may be long
+    start_timeout_seconds = 120.0  # a crash recovery may be long
     stop_steps = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))
     user = "tokentill"
     database = "tokentill"
@@ -396,7 +396,7 @@ class ValkeyServer(EmbeddedServer):
 
     program = "valkey-server"
     death_signal = "SIGTERM"
-    start_timeout_s = 60.0  # a large append-only file takes its time to load
+    start_timeout_seconds = 60.0  # a large append-only file takes its time to load
     stop_steps = ((signal.SIGTERM, 10.0),)
 
     def __init__(self, data_dir: Path, port: int = 0) -> None:

@@ -58,23 +58,23 @@ def launch(
 
 def stop(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) -> None:
     """Signals in turn, each with its seconds to act on it, then SIGKILL."""
-    for sign, patience_s in steps:
+    for sign, patience_seconds in steps:
         if process.poll() is not None:
             return
         process.send_signal(sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+            process.wait(patience_seconds)
     if process.poll() is None:
         process.kill()
         process.wait()
 
 
-def until(ready: Callable[[], bool], timeout_s: float, pause_s: float = 0.02) -> bool:
-    deadline = time.monotonic() + timeout_s
+def until(ready: Callable[[], bool], timeout_seconds: float, pause_seconds: float = 0.02) -> bool:
+    deadline = time.monotonic() + timeout_seconds
     while not ready():
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause_s)
+        time.sleep(pause_seconds)
     return True
 
 

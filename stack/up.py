@@ -31,16 +31,16 @@ from stack.processes import FolderLock, LaunchError, launch, port_in_use, stop
 from stack.procfile import ROOT, commands
 from stack.settings import LOCAL_DEFAULTS, Settings
 
-READY_TIMEOUT_S = 90.0
-WORKER_TIMEOUT_S = 30.0
-WAIT_MESSAGE_EVERY_S = 10.0
-WATCH_EVERY_S = 0.2
+READY_TIMEOUT_SECONDS = 90.0
+WORKER_TIMEOUT_SECONDS = 30.0
+WAIT_MESSAGE_EVERY_SECONDS = 10.0
+WATCH_EVERY_SECONDS = 0.2
 LINES_KEPT = 15
-SAME_REQUEST_S = 0.3
+SAME_REQUEST_SECONDS = 0.3
 
 # In the order in which they stop: first what takes requests, last what they rest on.
 PROCESSES = ("web", "beat", "worker", "flower")
-PATIENCE_S = {"web": 4.0, "beat": 2.0, "worker": 4.0, "flower": 2.0}
+PATIENCE_SECONDS = {"web": 4.0, "beat": 2.0, "worker": 4.0, "flower": 2.0}
 
 # No proxy of the caller's stands between us and our own server.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -75,9 +75,9 @@ class Running:
                 self.tail.append(line)
                 self._console.process_line(self.name, line)
 
-    def stop(self, patience_s: float) -> None:
+    def stop(self, patience_seconds: float) -> None:
         # SIGTERM lets a worker's running tasks end; SIGQUIT doesn't, and the sweep finds what was cut off.
-        stop(self.process, (signal.SIGTERM, patience_s), (signal.SIGQUIT, 1.0))
+        stop(self.process, (signal.SIGTERM, patience_seconds), (signal.SIGQUIT, 1.0))
         self.sweep_up()
 
     def kill(self) -> None:
@@ -117,7 +117,7 @@ class Stack:
             self._start()
             self._announce()
             while True:
-                self._pause(WATCH_EVERY_S)
+                self._pause(WATCH_EVERY_SECONDS)
         except StopRequestedError:
             self.console.say("stopping (Ctrl-C again to stop at once)")
             status = 0
@@ -132,7 +132,7 @@ class Stack:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Acted on where we wait, so that no child is started and then forgotten. One request may come as two
         # signals, one from the terminal and one passed on by make.
-        if time.monotonic() - self._last_signal_at > SAME_REQUEST_S:
+        if time.monotonic() - self._last_signal_at > SAME_REQUEST_SECONDS:
             self._signals += 1
         self._last_signal_at = time.monotonic()
 
@@ -227,7 +227,7 @@ class Stack:
                 return ask()
             except (psycopg.Error, RedisError, ValueError, OSError) as error:
                 if time.monotonic() >= next_message_at:
-                    next_message_at = time.monotonic() + WAIT_MESSAGE_EVERY_S
+                    next_message_at = time.monotonic() + WAIT_MESSAGE_EVERY_SECONDS
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                     self.console.say(f"waiting for {name} ({variable}): {reason}")
             self._pause(1.0)
@@ -246,13 +246,13 @@ class Stack:
             raise LaunchError(f"{name} failed ({_ending(running.process.returncode)}), see above")
 
     def _await_ready(self, redis_url: str) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not (answer := _readyz(self.settings.base_url)).startswith("200"):
             if time.monotonic() > deadline:
-                raise LaunchError(f"not ready after {READY_TIMEOUT_S:.0f} seconds; /readyz says: {answer}")
+                raise LaunchError(f"not ready after {READY_TIMEOUT_SECONDS:.0f} seconds; /readyz says: {answer}")
             self._pause(0.1)
         # Ends can be taken now. To see them settled at once needs the worker too, which boots more slowly.
-        deadline = time.monotonic() + WORKER_TIMEOUT_S
+        deadline = time.monotonic() + WORKER_TIMEOUT_SECONDS
         while not _worker_listens(redis_url) and time.monotonic() < deadline:
             self._pause(0.1)
 
@@ -290,7 +290,7 @@ class Stack:
     def _stop_in_order(self) -> None:
         for name in PROCESSES:
             if name in self._running:
-                self._running[name].stop(PATIENCE_S[name])
+                self._running[name].stop(PATIENCE_SECONDS[name])
         for server in reversed(self._servers.values()):
             server.stop()
 

@@ -61,10 +61,10 @@ def start(
     *,
     least: int = 0,
     hold: int = 0,
-    hold_ms: int = 60_000,
+    hold_seconds: float = 60,
     epoch: int = 1,
 ) -> StartReply:
-    [reply] = cache.start([StartCall(user_id, least, PACKAGES, str(uuid4()), hold, hold_ms)], epoch)
+    [reply] = cache.start([StartCall(user_id, least, PACKAGES, str(uuid4()), hold, hold_seconds)], epoch)
     assert reply is not None
     return reply
 
@@ -398,7 +398,7 @@ class TestHolds:
 
     def test_a_hold_expires_by_itself(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
-        assert start(cache, hold=100, hold_ms=30).spendable_micros == 0
+        assert start(cache, hold=100, hold_seconds=0.03).spendable_micros == 0
         time.sleep(0.05)
         assert spendable(cache) == 100
         assert cache.held(["u", "unknown"]) == [0, 0]

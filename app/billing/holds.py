@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 import structlog
@@ -143,7 +143,7 @@ class HoldService:
             request.user_id,
             request.process_id,
             request.more_micros,
-            request.more_seconds * 1000,
+            request.more_seconds,
             request.idempotency_key,
             request.payload_hash,
         )
@@ -154,17 +154,13 @@ class HoldService:
 
     def list(self, user_id: str, limit: int, after: str = FIRST_ID) -> Page[HoldView, str]:
         """Open holds in the order they expire. Raises WalletNotFound or Unavailable."""
-        after_ms, _, after_id = after.partition(":")
 
         def fetch(count: int) -> list[OpenHold]:
-            return self._asked(
-                user_id, lambda epoch: self._holds.list(user_id, count, epoch, int(after_ms or 0), after_id)
-            )
+            return self._asked(user_id, lambda epoch: self._holds.list(user_id, count, epoch, after))
 
-        found = page(fetch, lambda hold: f"{hold.ends_at_ms}:{hold.process_id}", limit)
+        found = page(fetch, lambda hold: hold.position, limit)
         return Page(
-            [HoldView(hold.process_id, hold.amount_micros, _moment(hold.ends_at_ms)) for hold in found.items],
-            found.next_key,
+            [HoldView(hold.process_id, hold.amount_micros, hold.ends_at) for hold in found.items], found.next_key
         )
 
     def give_back(self, user_id: str, process_id: str) -> ReleaseReply:
@@ -246,10 +242,6 @@ def _extend_answer(reply: ExtendReply) -> ExtendAnswer:
         Access.DENIED if reply.outcome == "denied" else Access.GRANTED,
         reply.spendable_micros,
         reply.hold_micros,
-        _moment(reply.hold_ends_at_ms),
+        reply.hold_ends_at,
         replayed=reply.outcome == "seen",
     )
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from redis import RedisError
 
@@ -102,14 +102,13 @@ class StartService:
     def _call(self, request: StartRequest) -> StartCall:
         catalog = self._catalog.current
         feature = catalog.features.get(request.feature_endpoint_id)
-        hold_seconds = request.hold_seconds or self._hold_seconds_default
         return StartCall(
             user_id=request.user_id,
             min_micros=0 if feature is None else feature.min_micros,
             packages=catalog.packages_with(request.feature_endpoint_id),
             process_id=new_process_id(request.user_id),
             hold_micros=request.hold_micros,
-            hold_ms=hold_seconds * 1000,
+            hold_seconds=request.hold_seconds or self._hold_seconds_default,
             idempotency_key=request.idempotency_key,
             payload_hash=request.payload_hash,
         )
@@ -151,14 +150,13 @@ class StartService:
                 raise TooManyHolds
         if reply.payload_hash != call.payload_hash:
             raise IdempotencyConflict
-        held = reply.hold_ends_at_ms > 0
         return StartAnswer(
             call.user_id,
             reply.spendable_micros,
             Access.GRANTED,
             process_id=reply.process_id,
             hold_micros=call.hold_micros,
-            expires_at=datetime.fromtimestamp(reply.hold_ends_at_ms / 1000, UTC) if held else None,
+            expires_at=reply.hold_ends_at,
             replayed=reply.outcome == "seen",
         )
 

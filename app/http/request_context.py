@@ -31,7 +31,7 @@ def register(app: Flask) -> None:
             method=request.method,
             path=request.path,
             status=response.status_code,
-            duration_ms=round((time.perf_counter() - g.started) * 1000, 1),
+            duration_seconds=round(time.perf_counter() - g.started, 4),
         )
         structlog.contextvars.clear_contextvars()
         return response

@@ -66,7 +66,7 @@ def create_celery(config: Config) -> Celery:
     """The Celery application that publishers and workers share."""
     use_lasting_transport()
     celery = Celery("tokentill", amqp=Amqp)
-    timeout_seconds = config.redis_timeout_ms / 1000
+    timeout_seconds = config.redis_timeout_seconds
     broker = broker_settings(config.redis, timeout_seconds)
     celery.conf.update(
         broker_url=broker["broker_url"],

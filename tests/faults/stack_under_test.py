@@ -198,7 +198,7 @@ class StackUnderTest:
             "WEB_THREADS": "16",
             "WORKER_CONCURRENCY": "2",
             # Shorter than in production, so that a run sees many waits end.
-            "DATABASE_TIMEOUT_MS": "2000",
+            "DATABASE_TIMEOUT_SECONDS": "2",
             "RETRY_BASE_SECONDS": "3",
             "RETRY_CAP_SECONDS": "20",
         }

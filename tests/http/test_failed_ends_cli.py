@@ -176,7 +176,7 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
     put_aside(shop, "a", 150)
     put_aside(shop, "b", 150)
     command = [Path(sys.executable).with_name("flask"), "failed-ends", "replay", "--all", "--state", "dead"]
-    settings = {"PATH": os.environ["PATH"], **environment, "DATABASE_TIMEOUT_MS": "30000"}
+    settings = {"PATH": os.environ["PATH"], **environment, "DATABASE_TIMEOUT_SECONDS": "30"}
 
     def is_waiting() -> bool:
         with shop.container.engine.connect() as connection:

@@ -29,7 +29,7 @@ def make_shop(config: Config, own_redis: ValkeyServer) -> Iterator[Callable[...,
     containers: list[Container] = []
 
     def make(**settings: Any) -> Billing:
-        own = replace(config, redis_url=own_redis.url, redis_timeout_ms=300, **settings)
+        own = replace(config, redis_url=own_redis.url, redis_timeout_seconds=0.3, **settings)
         container = Container(own, is_watched=True)
         containers.append(container)
         empty_stores(own, container.redis_client)

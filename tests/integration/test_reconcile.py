@@ -392,7 +392,7 @@ class TestRunning:
 
     def test_without_redis(self, config: Config, redis_client: Redis, tmp_path: Path) -> None:
         with ValkeyServer(tmp_path / "redis", port=free_port()) as own_redis:
-            container = Container(replace(config, redis_url=own_redis.url, redis_timeout_ms=300), is_watched=True)
+            container = Container(replace(config, redis_url=own_redis.url, redis_timeout_seconds=0.3), is_watched=True)
             empty_stores(config, container.redis_client)
             billing = Billing(container)
             billing.catalog()

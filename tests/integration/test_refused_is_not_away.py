@@ -237,7 +237,7 @@ class TestOneWalletThatIsLocked:
 
 class TestConnections:
     def test_an_exhausted_pool_closes_no_gate(self, make_shop: Callable[..., Billing]) -> None:
-        shop = make_shop(database_timeout_ms=300)
+        shop = make_shop(database_timeout_seconds=0.3)
         services = shop.container
         services.start.start(START)
         taken = []
@@ -272,7 +272,7 @@ class TestConnections:
         assert services.spool.size() == 0
 
     def test_whoever_stands_still_in_a_transaction_lets_go(self, make_shop: Callable[..., Billing]) -> None:
-        shop = make_shop(database_timeout_ms=300)
+        shop = make_shop(database_timeout_seconds=0.3)
         services = shop.container
         stuck = services.engine.connect()
         stuck.exec_driver_sql("SELECT 1 FROM wallets WHERE user_id = 'user-1' FOR UPDATE")

@@ -26,12 +26,12 @@ from tests.support import FEATURE, Billing, assert_conserved
 
 @pytest.fixture
 def shop(make_shop: Callable[..., Billing]) -> Billing:
-    return make_shop(database_timeout_ms=300)
+    return make_shop(database_timeout_seconds=0.3)
 
 
 @pytest.fixture
 def impatient(config: Config) -> Config:
-    return replace(config, database_timeout_ms=300)
+    return replace(config, database_timeout_seconds=0.3)
 
 
 @contextmanager

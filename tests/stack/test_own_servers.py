@@ -247,7 +247,7 @@ def test_behind_pgbouncer_in_transaction_mode(
             assert "Money adds up." in reconciled.stdout + reconciled.stderr
         billing.assert_nothing_was_refused()
         # It pools indeed, and each transaction ends in time although sessions forget.
-        container = Container(Config.from_environment({**billing.environment, "DATABASE_TIMEOUT_MS": "1000"}))
+        container = Container(Config.from_environment({**billing.environment, "DATABASE_TIMEOUT_SECONDS": "1"}))
         with container.engine.connect() as connection:
             assert connection.execute(sa.text("SHOW timezone")).scalar_one() == "UTC"
             driver: Any = connection.connection.driver_connection

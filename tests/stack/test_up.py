@@ -21,8 +21,8 @@ from stack.embedded import PostgresServer, ValkeyServer
 from stack.processes import FolderLock, free_port, until
 from stack.procfile import ROOT
 
-READY_S = 90.0
-GONE_S = 15.0
+READY_SECONDS = 90.0
+GONE_SECONDS = 15.0
 PS = shutil.which("ps") or "/bin/ps"
 
 
@@ -54,7 +54,7 @@ class Up:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(GONE_S)
+                self.process.wait(GONE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
@@ -71,17 +71,17 @@ class Up:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def await_line(self, start: str, timeout_s: float = READY_S) -> str:
+    def await_line(self, start: str, timeout_seconds: float = READY_SECONDS) -> str:
         def seen() -> bool:
             return any(line.startswith(start) for line in self.lines) or self.process.poll() is not None
 
-        until(seen, timeout_s)
+        until(seen, timeout_seconds)
         found = [line for line in self.lines if line.startswith(start)]
         assert found, f"no line starts with {start!r}:\n{self.output}"
         return found[0]
 
     def await_end(self) -> int:
-        status = self.process.wait(GONE_S)
+        status = self.process.wait(GONE_SECONDS)
         self._reader.join()
         return status
 
@@ -297,7 +297,7 @@ class TestRuns:
             started = up.descendants()
             up.process.kill()
             assert up.await_end() == -signal.SIGKILL
-            assert until(lambda: alive(started) == {}, GONE_S), alive(started)
+            assert until(lambda: alive(started) == {}, GONE_SECONDS), alive(started)
         with Up(data_dir) as again:
             again.await_line("ready ")
             assert call(again.printed_calls()[0])["token"] == 1000

@@ -34,8 +34,9 @@ def test_a_production_process() -> None:
         ("ADMIN_API_KEY", "a-fine-long-admin-key,dev-admin-key"),
         ("TOKENTILL_MODE", "staging"),
         ("LOG_LEVEL", "loud"),
-        ("DATABASE_TIMEOUT_MS", "soon"),
-        ("REDIS_TIMEOUT_MS", "0"),
+        ("DATABASE_TIMEOUT_SECONDS", "soon"),
+        ("REDIS_TIMEOUT_SECONDS", "0"),
+        ("REDIS_TIMEOUT_SECONDS", "61"),
         ("SETTLE_BATCH_SIZE", "1001"),
         ("SWEEP_SECONDS", "nan"),
     ],
@@ -43,6 +44,11 @@ def test_a_production_process() -> None:
 def test_the_error_names_the_variable(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} "):
         Config.from_environment({**GOOD, name: value})
+
+
+def test_timeouts_are_seconds_with_decimals() -> None:
+    config = Config.from_environment({**GOOD, "DATABASE_TIMEOUT_SECONDS": "2.5", "REDIS_TIMEOUT_SECONDS": "0.05"})
+    assert (config.database_timeout_seconds, config.redis_timeout_seconds) == (2.5, 0.05)
 
 
 def test_a_missing_database_is_named(tmp_path: Path) -> None:

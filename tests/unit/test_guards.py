@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from app.bootstrap import Container
@@ -124,12 +126,37 @@ def test_only_the_configuration_reads_the_environment() -> None:
 def test_no_float_touches_an_amount() -> None:
     suspicious = [
         f"{path.relative_to(PROJECT)}: {line.strip()}"
-        for folder in ("domain", "services", "stores", "http")
-        for path in (PROJECT / "app" / folder).rglob("*.py")
+        for path in (PROJECT / "app").rglob("*.py")
         for line in path.read_text().splitlines()
         if re.search(r"float\(|Float\b|_micros\w* / |round\(.*micros", line)
     ]
     assert suspicious == []
+
+
+def test_times_and_amounts_have_one_unit_each() -> None:
+    """`_seconds` and `_micros`. What Redis, Postgres or the kernel count otherwise is converted where it is passed."""
+    other_unit = re.compile(r"_(s|secs?|ms|millis(econds)?|us|microseconds|minutes|hours|microtokens?)$", re.I)
+    for name in ("timeout_s", "TIMEOUT_MS", "hold_minutes"):
+        assert other_unit.search(name)
+    suspicious = {
+        f"{path.relative_to(PROJECT)}: {name}"
+        for folder in ("app", "worker", "stack", "clients/python/src", "clients/litellm/src")
+        for path in (PROJECT / folder).rglob("*.py")
+        for name in _names(ast.parse(path.read_text()))
+        if other_unit.search(name.lstrip("_"))
+    }
+    # The outbox's file has Unix times in whole milliseconds, for both clients: docs/clients/outbox-format.md.
+    outbox = "clients/python/src/tokentill/outbox.py"
+    assert suspicious == {f"{outbox}: {name}" for name in ("_now_ms", "created_ms")}
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
 
 
 def _subclasses(kind: type[errors.DomainError]) -> set[type[errors.DomainError]]:

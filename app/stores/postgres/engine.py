@@ -17,7 +17,7 @@ from app.stores.postgres.failures import NoAnswer, failure_of
 GRACE_SECONDS = 0.5
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 # Who waits longer for a row is answered that it is busy: the row may be locked for as long as somebody likes.
-LOCK_WAIT_MS_MAX = 1_000
+LOCK_WAIT_SECONDS_MAX = 1.0
 
 # A process's connections for requests, tasks and settlement ...
 POOL_SIZE = 8
@@ -49,20 +49,21 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
     A pooled connection isn't tried before it is used: who uses it has to be ready for one that was lost meanwhile. One
     that can't write is given up with all that were made before it, so that the next ones find the server that can.
     """
-    seconds = max(1, config.database_timeout_ms // 1000)
-    limit_seconds = config.database_timeout_ms / 1000 + GRACE_SECONDS
-    limits = _limits(config)
+    timeout_seconds = config.database_timeout_seconds
+    limit_seconds = timeout_seconds + GRACE_SECONDS
+    limits = _limits(timeout_seconds)
     engine = sa.create_engine(
         config.database_url,
         pool_size=pool_size,
         max_overflow=max_overflow,
-        pool_timeout=seconds,
+        pool_timeout=max(1.0, timeout_seconds),
         connect_args={
-            "connect_timeout": max(2, seconds),
+            # libpq counts it in whole seconds, and takes 1 for 2.
+            "connect_timeout": max(2, int(timeout_seconds)),
             "application_name": "tokentill",
             "options": _as_options({**limits, "timezone": "UTC"}),
             # A peer that vanished without a word is noticed, not waited for.
-            "tcp_user_timeout": config.database_timeout_ms,
+            "tcp_user_timeout": _milliseconds(timeout_seconds),
             "keepalives": 1,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -99,11 +100,17 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
     return engine
 
 
-def _limits(config: Config) -> dict[str, int]:
-    """Postgres's own limits on a session of ours, in milliseconds."""
-    lock_ms = min(LOCK_WAIT_MS_MAX, config.database_timeout_ms // 2)
+def _limits(timeout_seconds: float) -> dict[str, int]:
+    """Postgres's own limits on a session of ours, in its unit."""
+    lock_seconds = min(LOCK_WAIT_SECONDS_MAX, timeout_seconds / 2)
     # A process that stands still in the middle of a transaction lets go of the rows it has locked.
-    return dict(zip(LIMITS, (config.database_timeout_ms, lock_ms, 2 * config.database_timeout_ms), strict=True))
+    limits_seconds = (timeout_seconds, lock_seconds, 2 * timeout_seconds)
+    return dict(zip(LIMITS, map(_milliseconds, limits_seconds), strict=True))
+
+
+def _milliseconds(seconds: float) -> int:
+    """As Postgres and the kernel count."""
+    return round(seconds * 1_000)
 
 
 def _as_options(settings: Mapping[str, object]) -> str:
@@ -116,6 +123,6 @@ def _set_locally(connection: sa.Connection, settings: Mapping[str, int]) -> None
 
 def allow_seconds(connection: sa.Connection, seconds: float | None) -> None:
     """Let the statements of this transaction take that long, None: as long as they take, and wait as long for locks."""
-    _set_locally(connection, dict.fromkeys(LIMITS, 0 if seconds is None else round(seconds * 1_000)))
+    _set_locally(connection, dict.fromkeys(LIMITS, 0 if seconds is None else _milliseconds(seconds)))
     driver_connection = cast("LimitedConnection", connection.connection.driver_connection)
     driver_connection.time_limit_seconds = None if seconds is None else seconds + GRACE_SECONDS

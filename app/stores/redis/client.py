@@ -12,7 +12,7 @@ def create_client(config: Config) -> Redis:
     """A client whose connects and calls end within the configured time."""
     return connect(
         config.redis,
-        timeout_seconds=config.redis_timeout_ms / 1000,
+        timeout_seconds=config.redis_timeout_seconds,
         # An idle connection whose peer has vanished is noticed before it is used.
         socket_keepalive=True,
         health_check_interval=30,

@@ -36,14 +36,25 @@ from app.stores.redis.keys import (
     wallet_keys,
 )
 from app.stores.redis.scripts import WalletScript, WalletScripts, is_of_one_wallet
-from app.stores.redis.wallet_calls import EndMark, EndReply, Fill, Lease, Mark, StartCall, StartReply, WalletChange
+from app.stores.redis.wallet_calls import (
+    EndMark,
+    EndReply,
+    Fill,
+    Lease,
+    Mark,
+    StartCall,
+    StartReply,
+    WalletChange,
+    milliseconds,
+    moment,
+)
 
 log = structlog.get_logger(__name__)
 
 # A wallet nobody touched for this long is forgotten; longer than any hold lives.
-IDLE_MS = 48 * 3_600_000
+IDLE_SECONDS = 48 * 3_600
 # How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
-LEASE_MS = 5_000
+LEASE_SECONDS = 5
 # So many marks a script sets, and so many fields are read at once: a few milliseconds in which nobody else is served.
 MARKS_PER_CALL = 500
 
@@ -59,7 +70,7 @@ class WalletCache:
     def __init__(self, client: Redis, *, record_seconds: int) -> None:
         self._client = client
         self.scripts = WalletScripts(client)
-        self._record_ms = record_seconds * 1000
+        self._record_seconds = record_seconds
 
     def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
         """Decide starts. None stands where the wallet isn't cached, or what its key was answered can't be read."""
@@ -76,11 +87,11 @@ class WalletCache:
                         epoch,
                         call.min_micros,
                         call.hold_micros,
-                        call.hold_ms,
+                        milliseconds(call.hold_seconds),
                         call.process_id,
-                        IDLE_MS,
+                        milliseconds(IDLE_SECONDS),
                         call.payload_hash,
-                        REPEAT_SECONDS * 1000,
+                        milliseconds(REPEAT_SECONDS),
                         *call.packages,
                     ],
                 )
@@ -107,7 +118,7 @@ class WalletCache:
                         mark.price.cost_micros,
                         mark.process_id or "",
                         mark.payload_hash,
-                        self._record_ms,
+                        milliseconds(self._record_seconds),
                         "0" if mark.idempotency_key is None else "1",
                         json.dumps(asdict(mark.price)),
                         "1" if mark.is_free else "0",
@@ -214,7 +225,7 @@ class WalletCache:
         pipeline = self._client.pipeline(transaction=False)
         for user_id, token in zip(user_ids, tokens, strict=True):
             # The lease stands before the look, and the look before the load.
-            pipeline.set(lease_key(user_id, token), "1", px=LEASE_MS)
+            pipeline.set(lease_key(user_id, token), "1", px=milliseconds(LEASE_SECONDS))
             pipeline.hget(wallet_key(user_id), "epoch")
             pipeline.hlen(wallet_key(user_id))
         replies = pipeline.execute(raise_on_error=False)
@@ -244,9 +255,11 @@ class WalletCache:
             keys = [*wallet_keys(fill.lease.user_id), lease_key(fill.lease.user_id, fill.lease.token)]
             *before, last = slices([*((end_id, None) for end_id in fill.forgotten), *fill.marks.items()]) or [()]
             for changes in before:
-                marks_calls.append((keys, [LEASE_MS, IDLE_MS, *_mark_arguments(changes)]))
+                marks_calls.append(
+                    (keys, [milliseconds(LEASE_SECONDS), milliseconds(IDLE_SECONDS), *_mark_arguments(changes)])
+                )
                 marks_of.append(i)
-            arguments = [fill.epoch, *fill.fields.as_arguments(), IDLE_MS, *_mark_arguments(last)]
+            arguments = [fill.epoch, *fill.fields.as_arguments(), milliseconds(IDLE_SECONDS), *_mark_arguments(last)]
             fill_calls.append(([*keys, fence_key(fill.lease.user_id)], arguments))
         # A round trip of their own: what is filled counts, so all of them have to stand by then.
         done: list[bool | None] = [None] * len(fills)
@@ -269,7 +282,7 @@ class WalletCache:
             key = given_back_key(user_id)
             for part in slices(end_ids):
                 pipeline.sadd(key, *map(str, part))
-            pipeline.pexpire(key, self._record_ms)
+            pipeline.expire(key, self._record_seconds)
         for reply in pipeline.execute(raise_on_error=False):
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                 raise reply
@@ -299,7 +312,7 @@ def _readable(read: Callable[[C, Any], T | None], call: C, reply: Any) -> T | No
     """A reply, or None where it repeats a record that isn't of this version's form: its neighbours' are answered."""
     try:
         return read(call, reply)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, OSError, OverflowError, TypeError, ValueError) as error:
         log.error("unreadable_record", reply=str(reply)[:200], error=str(error)[:200])  # noqa: TRY400
         return None
 
@@ -311,7 +324,8 @@ def _start_reply(_: StartCall, reply: Sequence[str] | None) -> StartReply | None
         case [outcome, available, held, ends_at, process_id, payload_hash]:
             if None in (process_id, payload_hash):
                 raise ValueError("a record without its run")
-            return StartReply(outcome, int(available), int(held), int(ends_at), process_id, payload_hash)
+            hold_ends_at = moment(int(ends_at)) if int(ends_at) > 0 else None
+            return StartReply(outcome, int(available), int(held), hold_ends_at, process_id, payload_hash)
     raise ResponseError(f"start.lua answered {reply!r}")
 
 

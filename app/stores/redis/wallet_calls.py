@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
 from app.domain.ends import EndRequest
 from app.domain.pricing import Price
 from app.domain.wallets import Deduction
+
+
+def milliseconds(seconds: float) -> int:
+    """As Redis counts."""
+    return round(seconds * 1_000)
+
+
+def moment(milliseconds: int) -> datetime:
+    """Of Redis's clock."""
+    return datetime.fromtimestamp(milliseconds / 1_000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +29,7 @@ class StartCall:
     packages: tuple[str, ...]
     process_id: str
     hold_micros: int = 0
-    hold_ms: int = 0
+    hold_seconds: float = 0
     idempotency_key: str | None = None
     payload_hash: str = ""
 
@@ -32,7 +43,7 @@ class StartReply:
     outcome: str
     available_micros: int
     held_micros: int
-    hold_ends_at_ms: int
+    hold_ends_at: datetime | None
     process_id: str
     payload_hash: str
 

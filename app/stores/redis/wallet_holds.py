@@ -6,6 +6,7 @@ Errors are redis-py's own, as in `wallet_cache`; so is what is wrong with one wa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -13,7 +14,8 @@ from redis.exceptions import ResponseError
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
 from app.stores.redis.keys import record_keys, wallet_keys
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
-from app.stores.redis.wallet_cache import IDLE_MS, WalletCache
+from app.stores.redis.wallet_cache import IDLE_SECONDS, WalletCache
+from app.stores.redis.wallet_calls import milliseconds, moment
 
 _EXTEND, _RELEASE, _HOLDS = map(WalletScript, ("extend", "release", "holds"))
 
@@ -27,7 +29,7 @@ class ExtendCall:
     user_id: str
     process_id: str
     more_micros: int
-    more_ms: int
+    more_seconds: float
     idempotency_key: str | None
     payload_hash: str
 
@@ -40,7 +42,7 @@ class ExtendReply:
     available_micros: int
     held_micros: int
     hold_micros: int
-    hold_ends_at_ms: int
+    hold_ends_at: datetime
     payload_hash: str
 
     @property
@@ -60,7 +62,9 @@ class ReleaseReply:
 class OpenHold:
     process_id: str
     amount_micros: int
-    ends_at_ms: int
+    ends_at: datetime
+    position: str
+    """Where a list goes on after it: its end in milliseconds, a colon, its process id."""
 
 
 class WalletHolds:
@@ -77,11 +81,11 @@ class WalletHolds:
                 epoch,
                 call.process_id,
                 call.more_micros,
-                call.more_ms,
-                HOLD_SECONDS_MAX * 1000,
-                IDLE_MS,
+                milliseconds(call.more_seconds),
+                milliseconds(HOLD_SECONDS_MAX),
+                milliseconds(IDLE_SECONDS),
                 call.payload_hash,
-                REPEAT_SECONDS * 1000,
+                milliseconds(REPEAT_SECONDS),
             ],
         )
         match reply:
@@ -90,7 +94,7 @@ class WalletHolds:
             case ["none"]:
                 raise NoOpenHold
         outcome, available, held, amount, ends_at, payload_hash = reply
-        return ExtendReply(outcome, int(available), int(held), int(amount), int(ends_at), payload_hash)
+        return ExtendReply(outcome, int(available), int(held), int(amount), moment(int(ends_at)), payload_hash)
 
     def release(self, user_id: str, process_id: str, epoch: int) -> ReleaseReply | None:
         """Give a hold back, if there is one. None where the wallet isn't cached."""
@@ -100,15 +104,14 @@ class WalletHolds:
         _, available, held, amount = reply
         return ReleaseReply(int(available) - int(held), int(amount))
 
-    def list(
-        self, user_id: str, limit: int, epoch: int, after_ms: int = 0, after_id: str = ""
-    ) -> list[OpenHold] | None:
-        """Open holds in the order they end, after one of them. None where the wallet isn't cached."""
-        reply = self._cache.scripts.run(_HOLDS, wallet_keys(user_id), [epoch, limit, after_ms, after_id])
+    def list(self, user_id: str, limit: int, epoch: int, after: str = "") -> list[OpenHold] | None:
+        """Open holds in the order they end, after a position. None where the wallet isn't cached."""
+        ends_at, _, process_id = after.partition(":")
+        reply = self._cache.scripts.run(_HOLDS, wallet_keys(user_id), [epoch, limit, int(ends_at or 0), process_id])
         if reply is None or reply[0] == "miss":
             return None
         return [
-            OpenHold(process_id, int(amount), int(ends_at))
+            OpenHold(process_id, int(amount), moment(int(ends_at)), f"{ends_at}:{process_id}")
             for process_id, amount, ends_at in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
         ]
 

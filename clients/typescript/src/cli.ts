@@ -15,16 +15,16 @@ import type { RefusedEnd } from './outbox';
 import { VERSION } from './version';
 
 const USAGE = `Usage: tokentill outbox status  [--path FILE] [--json]
-       tokentill outbox flush   [--path FILE] [--url URL] [--timeout SECONDS] [--refused]
+       tokentill outbox flush   [--path FILE] [--url URL] [--timeout-seconds N] [--refused]
        tokentill outbox discard [--path FILE] KEY
 
   status    say what waits and what was refused
   flush     send everything that waits; --refused: also what was refused, once the reason is gone
   discard   remove one refused end for good, and print it
 
---path FILE         the outbox's file (TOKENTILL_OUTBOX)
---url URL           the server (TOKEN_SERVER_URL); SERVER_API_KEY is read from the environment
---timeout SECONDS   how long to try (60)
+--path FILE          the outbox's file (TOKENTILL_OUTBOX)
+--url URL            the server (TOKEN_SERVER_URL); SERVER_API_KEY is read from the environment
+--timeout-seconds N  how long to try (60)
 `;
 
 const REFUSED_SHOWN_MAX = 100;
@@ -42,7 +42,7 @@ async function main(args: string[]): Promise<number> {
   }
   const path = option(args, '--path') ?? process.env['TOKENTILL_OUTBOX'];
   const url = option(args, '--url');
-  const timeoutSeconds = Number(option(args, '--timeout') ?? 60);
+  const timeoutSeconds = Number(option(args, '--timeout-seconds') ?? 60);
   const json = flag(args, '--json');
   const refused = flag(args, '--refused');
   const [topic, command, ...rest] = args;
@@ -66,7 +66,7 @@ function status(outbox: Outbox, json: boolean): number {
   if (json) {
     print(JSON.stringify({ ...state, refused_ends: refused.map(withBody) }, null, 2));
   } else {
-    const age = state.oldest_ms === null ? 0 : Math.max(0, Math.floor((Date.now() - state.oldest_ms) / 1000));
+    const age = Math.floor(state.oldest_seconds ?? 0);
     print(`outbox    ${outbox.path}`);
     print(`pending   ${state.pending} of at most ${state.ends_max}${state.pending ? `, the oldest ${age} s old` : ''}`);
     print(`refused   ${state.refused}`);

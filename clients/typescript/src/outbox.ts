@@ -20,8 +20,8 @@ const FORMAT = 1;
 const APPLICATION_ID = 0x546f6b54; // "TokT"
 const ENDS_MAX_DEFAULT = 100_000;
 /** Waiting for another process's lock blocks the event loop: better to send the end without the outbox. */
-const BUSY_TIMEOUT_MS = 1_000;
-const CREATE_TIMEOUT_MS = 10_000;
+const BUSY_TIMEOUT_SECONDS = 1;
+const CREATE_TIMEOUT_SECONDS = 10;
 const ERROR_LENGTH_MAX = 500;
 
 // The format is shared with the other clients: a change here is a new FORMAT.
@@ -69,7 +69,8 @@ export interface OutboxStatus {
   leased: number;
   refused: number;
   ends_max: number;
-  oldest_ms: number | null;
+  /** How long the oldest pending end has been waiting. */
+  oldest_seconds: number | null;
   last_error: string | null;
 }
 
@@ -176,22 +177,24 @@ export class Outbox {
 
   status(): OutboxStatus {
     return this.guarded(() => {
-      const [totals] = this.all<Omit<OutboxStatus, 'ends_max' | 'last_error'>>(
+      const now = Date.now();
+      const [totals] = this.all<Pick<OutboxStatus, 'pending' | 'leased' | 'refused'> & { oldest_ms: number | null }>(
         `SELECT coalesce(sum(state = 'pending'), 0) AS pending,
                 coalesce(sum(state = 'pending' AND leased_until_ms > ?), 0) AS leased,
                 coalesce(sum(state = 'refused'), 0) AS refused,
                 min(CASE WHEN state = 'pending' THEN created_ms END) AS oldest_ms FROM ends`,
-        Date.now(),
+        now,
       );
       const [error] = this.all<{ last_error: string }>(
         'SELECT last_error FROM ends WHERE last_error IS NOT NULL ORDER BY not_before_ms DESC LIMIT 1',
       );
+      const oldestMs = totals?.oldest_ms ?? null;
       return {
         pending: totals?.pending ?? 0,
         leased: totals?.leased ?? 0,
         refused: totals?.refused ?? 0,
         ends_max: this.endsMax,
-        oldest_ms: totals?.oldest_ms ?? null,
+        oldest_seconds: oldestMs === null ? null : Math.max(0, now - oldestMs) / 1000,
         last_error: error?.last_error ?? null,
       };
     });
@@ -291,7 +294,7 @@ function open(Database: DatabaseConstructor, path: string): DatabaseSync {
   closeSync(openSync(path, 'a', 0o600));
   const database = new Database(path);
   try {
-    database.exec(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+    database.exec(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_SECONDS * 1000}`);
     prepare(database, path);
     // When an end has been put it has been through fsync: it survives the machine, not only the process.
     database.exec('PRAGMA synchronous = FULL');
@@ -304,7 +307,7 @@ function open(Database: DatabaseConstructor, path: string): DatabaseSync {
 
 /** Creates the table in a new file; refuses a file of something else or of a newer client. */
 function prepare(database: DatabaseSync, path: string): void {
-  const deadline = Date.now() + CREATE_TIMEOUT_MS;
+  const deadline = Date.now() + CREATE_TIMEOUT_SECONDS * 1000;
   while (pragma(database, 'user_version') === 0) {
     const tables = database.prepare(`SELECT name FROM sqlite_master WHERE type = 'table'`).all();
     if (tables.some(({ name }) => name !== 'ends')) throw new OutboxError(`${path} is a SQLite file of something else`);

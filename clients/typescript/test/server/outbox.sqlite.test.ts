@@ -36,7 +36,7 @@ function environment({ url: at, serverKey }: StackAddress): NodeJS.ProcessEnv {
 }
 
 function flush(at: StackAddress, timeoutSeconds = 120): string {
-  const args = [CLI, 'outbox', 'flush', '--path', path, '--timeout', `${timeoutSeconds}`];
+  const args = [CLI, 'outbox', 'flush', '--path', path, '--timeout-seconds', `${timeoutSeconds}`];
   return execFileSync(process.execPath, args, { env: environment(at) }).toString();
 }
 

@@ -12,7 +12,7 @@ import { join, resolve } from 'node:path';
 
 const SERVER_KEY = 'test-server-key';
 const ADMIN_KEY = 'test-admin-key';
-const START_TIMEOUT_MS = 180_000;
+const START_TIMEOUT_SECONDS = 180;
 
 export interface StackAddress {
   url: string;
@@ -61,7 +61,7 @@ export class Stack {
     this.child = child;
     this.output = '';
     const url = await new Promise<string>((found, failed) => {
-      const timer = setTimeout(() => failed(new Error(`The stack is not ready:\n${this.output}`)), START_TIMEOUT_MS);
+      const timer = setTimeout(() => failed(new Error(`The stack is not ready:\n${this.output}`)), START_TIMEOUT_SECONDS * 1000);
       const settle = (act: () => void) => {
         clearTimeout(timer);
         act();

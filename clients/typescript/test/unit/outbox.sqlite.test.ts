@@ -392,6 +392,8 @@ test('the command line looks and sends', () =>
     let said = await cli('outbox', 'status');
     assert.equal(said.status, 1);
     assert.match(said.out, /^outbox {4}.*ends\.db\npending {3}2 of at most 100000, the oldest \d+ s old\nrefused {3}0\n$/);
+    const { oldest_seconds } = JSON.parse((await cli('outbox', 'status', '--json')).out);
+    assert.ok(oldest_seconds >= 0 && oldest_seconds < 60, `${oldest_seconds}`);
     outbox.acknowledge(['b']);
     said = await cli('outbox', 'flush');
     assert.match(said.out, /^1 sent in \d\.\d s, 0 refused, 0 still wait\n$/);
@@ -399,14 +401,15 @@ test('the command line looks and sends', () =>
     assert.equal(wallet.billed.size, 1);
     server.faults = [{ kind: 'answer', status: 404, body: { success: false, status: 404, message: 'User wallet not found' } }];
     outbox.put('c', JSON.stringify(END), 0);
-    said = await cli('outbox', 'flush', '--url', server.url, '--timeout', '5');
+    said = await cli('outbox', 'flush', '--url', server.url, '--timeout-seconds', '5');
     assert.match(said.out, /^0 sent in \d\.\d s, 1 refused, 0 still wait\n$/);
     assert.deepEqual([said.status, said.err], [0, 'tokentill: User wallet not found\n']);
     said = await cli('outbox', 'status', '--json');
     const shown = JSON.parse(said.out);
-    assert.deepEqual([said.status, shown.pending, shown.refused, shown.refused_ends[0].body], [0, 0, 1, END]);
+    assert.deepEqual([said.status, shown.pending, shown.oldest_seconds], [0, 0, null]);
+    assert.deepEqual([shown.refused, shown.refused_ends[0].body], [1, END]);
     server.isDown = true;
-    said = await cli('outbox', 'flush', '--refused', '--timeout', '0.5');
+    said = await cli('outbox', 'flush', '--refused', '--timeout-seconds', '0.5');
     assert.match(said.out, /^1 refused ends are tried again\n0 sent in [0-4]\.\d s, 0 refused, 1 still wait\n$/);
     assert.equal(said.status, 1);
     outbox.refuse('c', 'no');

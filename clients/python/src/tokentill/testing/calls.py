@@ -82,7 +82,7 @@ def end(state: State, fields: Any, key: str | None) -> Answer:
     wallet = state.wallet(ended.user_id)
     own_hold = wallet.holds.pop(ended.process_id or "", None)
     cost = _cost(state, ended)
-    covered = wallet.deduct(cost.cost_micros, own_hold.micros if own_hold else 0)
+    covered = wallet.deduct(cost.cost_micros, own_hold.amount_micros if own_hold else 0)
     data = _deducted(ended.user_id, wallet, cost, covered=covered)
     if not ended.free:
         state.ends.append(_memory_end(ended, key, cost))
@@ -116,7 +116,7 @@ def estimate(state: State, fields: Any, _key: str | None) -> Answer:
     own_hold = holds.pop(ended.process_id or "", None)
     trial = replace(wallet, holds=holds, debts_micros=list(wallet.debts_micros))
     cost = _cost(state, ended)
-    covered = trial.deduct(cost.cost_micros, own_hold.micros if own_hold else 0)
+    covered = trial.deduct(cost.cost_micros, own_hold.amount_micros if own_hold else 0)
     parts = {
         "base_cost": tokens(cost.base_micros),
         "profit": tokens(cost.profit_micros),
@@ -157,7 +157,7 @@ def extend_hold(state: State, fields: Any, key: str | None) -> Answer:
     may_start = wallet.active and not wallet.debts_micros
     granted = not more_micros or (may_start and wallet.room_micros >= more_micros)
     if granted:
-        hold.micros += more_micros
+        hold.amount_micros += more_micros
         latest = state.now() + timedelta(seconds=HOLD_SECONDS_MAX)
         wanted = min(hold.expires_at + timedelta(seconds=more_seconds), latest)
         hold.expires_at = max(hold.expires_at, wanted)
@@ -219,7 +219,7 @@ def _again(before: Answered, fields: Any) -> Answer:
 
 def _hold_data(hold: Hold) -> dict[str, Any]:
     expires_at = hold.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"hold_token": tokens(hold.micros), "expires_at": expires_at}
+    return {"hold_token": tokens(hold.amount_micros), "expires_at": expires_at}
 
 
 def _no_feature(data: dict[str, Any]) -> Refused:

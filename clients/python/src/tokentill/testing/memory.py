@@ -138,7 +138,9 @@ class MemoryTokentill(httpx.BaseTransport, httpx.AsyncBaseTransport):
         """The open holds, the oldest first."""
         with self._lock:
             holds = self._state.wallet(user_id).holds
-            return [MemoryHold(name, tokens(hold.micros), hold.expires_at) for name, hold in holds.items()]
+            return [
+                MemoryHold(name, tokens(hold.amount_micros), hold.expires_at) for name, hold in holds.items()
+            ]
 
     def client(self, **settings: Any) -> TokenProcess:
         """A client of this server; settings as `TokenProcess` takes them."""

@@ -34,7 +34,7 @@ class MemoryEnd:
 
 @dataclass
 class Hold:
-    micros: int
+    amount_micros: int
     expires_at: datetime
 
 
@@ -54,7 +54,7 @@ class Wallet:
 
     @property
     def spendable_micros(self) -> int:
-        return self.covered_micros - sum(hold.micros for hold in self.holds.values())
+        return self.covered_micros - sum(hold.amount_micros for hold in self.holds.values())
 
     @property
     def room_micros(self) -> int:
