@@ -16,8 +16,9 @@ import structlog
 
 from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
-from app.billing.settlements import SettleReport, announce
+from app.billing.settlements import SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow, Unavailable
+from app.domain.reasons import FailureReason
 from app.stores.postgres import debts, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
@@ -111,7 +112,7 @@ class CollectService:
             oldest = debts.claim_oldest(connection, user_id, 1)
             spent = debts.count_failure(connection, oldest, self._policy)
             if spent:
-                settlement.bury(connection, spent, TooSlow.__name__)
+                settlement.bury(connection, spent, FailureReason.TOO_SLOW)
             debts.schedule(connection, user_id, self._policy, at_once=bool(spent))
             return SettleReport(indebted=len(oldest) - len(spent), dead=len(spent))
 
@@ -122,7 +123,7 @@ class CollectService:
             if debts.lock(connection, user_id) is None:
                 return False
             [*oldest] = debts.claim_oldest(connection, user_id, 1)
-            return bool(oldest) and settlement.bury(connection, [oldest[0].id], type(error).__name__)
+            return bool(oldest) and settlement.bury(connection, [oldest[0].id], refusal_reason(error))
 
         log.error("debt_refused", user_id=user_id, error=str(error)[:500])
         if not self._postgres.transaction(work):

@@ -25,6 +25,7 @@ from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, U
 from app.domain.inputs import ID_LENGTH_MAX, printable
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
+from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, Balance
 from app.stores.postgres import balances, inbox
 from app.stores.redis.wallet_cache import WalletCache
@@ -239,9 +240,9 @@ class HoldService:
 
 def _extend_answer(reply: ExtendReply) -> ExtendAnswer:
     return ExtendAnswer(
-        Access.DENIED if reply.outcome == "denied" else Access.GRANTED,
+        Access.DENIED if reply.outcome is CacheVerdict.DENIED else Access.GRANTED,
         reply.spendable_micros,
         reply.hold_micros,
         reply.hold_ends_at,
-        replayed=reply.outcome == "seen",
+        replayed=reply.outcome is CacheVerdict.SEEN,
     )

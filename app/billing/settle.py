@@ -20,8 +20,9 @@ import structlog
 
 from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
-from app.billing.settlements import SettleReport, announce
+from app.billing.settlements import SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow, WalletBusy
+from app.domain.reasons import FailureReason
 from app.stores.postgres import inbox, settlement, stale
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
@@ -149,7 +150,7 @@ class SettleService:
                 wallets |= dict.fromkeys(stale.kept_by_others(connection, wallets), False)
             orphans = [end.id for end in claimed if end.user_id not in wallets]
             if orphans:
-                settlement.bury(connection, orphans, "wallet_missing")
+                settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)
             ends = [end for end in claimed if wallets.get(end.user_id)]
             settled = settlement.settle(connection, [end.id for end in ends], self._policy) if ends else []
             return _Batch(ends, settled, [end for end in claimed if wallets.get(end.user_id) is False])
@@ -159,7 +160,7 @@ class SettleService:
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
         def work(connection: sa.Connection) -> bool:
             claimed = [end.id for end in settlement.claim(connection, ids)]
-            return bool(claimed) and settlement.bury(connection, claimed, type(error).__name__)
+            return bool(claimed) and settlement.bury(connection, claimed, refusal_reason(error))
 
         log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
         # Where its wallet is busy, the sweep comes back to it.

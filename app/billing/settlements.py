@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import structlog
 
 from app.access.changes import WalletChanges
-from app.stores.postgres.settlement import ClaimedEnd, SettledWallet
+from app.domain.reasons import FailureReason
+from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, SettledWallet
 from app.stores.redis.wallet_calls import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,13 @@ def announce(changes: WalletChanges, ends: Sequence[ClaimedEnd], wallets: Sequen
     )
     changes.apply([_change(wallet) for wallet in wallets])
     return report
+
+
+def refusal_reason(error: Exception) -> FailureReason:
+    """Why an end that stands alone can't be settled."""
+    if isinstance(error, MoneyDoesNotAddUp):
+        return FailureReason.MONEY_DOES_NOT_ADD_UP
+    return FailureReason.DATABASE_REFUSED
 
 
 def _change(wallet: SettledWallet) -> WalletChange:

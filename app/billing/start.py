@@ -22,6 +22,7 @@ from app.billing.holds import HoldService
 from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
 from app.domain.processes import new_process_id
+from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, Balance, WalletStatus, access
 from app.stores.postgres import balances
 from app.stores.redis.wallet_cache import WalletCache
@@ -140,13 +141,13 @@ class StartService:
 
     def _answer(self, request: StartRequest, call: StartCall, reply: StartReply) -> StartAnswer:
         match reply.outcome:
-            case "wallet":
+            case CacheVerdict.NO_WALLET:
                 raise WalletNotFound
-            case "feature":
+            case CacheVerdict.NOT_IN_PACKAGE:
                 raise _not_in_package(call.user_id, reply.spendable_micros)
-            case "denied":
+            case CacheVerdict.DENIED:
                 return StartAnswer(call.user_id, reply.spendable_micros, Access.DENIED)
-            case "full":
+            case CacheVerdict.TOO_MANY_HOLDS:
                 raise TooManyHolds
         if reply.payload_hash != call.payload_hash:
             raise IdempotencyConflict
@@ -157,7 +158,7 @@ class StartService:
             process_id=reply.process_id,
             hold_micros=call.hold_micros,
             expires_at=reply.hold_ends_at,
-            replayed=reply.outcome == "seen",
+            replayed=reply.outcome is CacheVerdict.SEEN,
         )
 
     def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:

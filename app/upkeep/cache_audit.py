@@ -19,9 +19,10 @@ from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
+from app.domain.reasons import DriftKind
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
-from app.stores.postgres.reconciliation import Drift, DriftKind
+from app.stores.postgres.reconciliation import Drift
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_calls import Mark
 from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots

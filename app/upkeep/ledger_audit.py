@@ -15,9 +15,10 @@ import structlog
 from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
 from app.domain.pages import FIRST_ID
+from app.domain.reasons import DriftKind
 from app.stores.postgres import ledger_audit as store
 from app.stores.postgres.ledger_audit import ChainBreak, Position, Slice
-from app.stores.postgres.reconciliation import Drift, DriftKind
+from app.stores.postgres.reconciliation import Drift
 
 log = structlog.get_logger(__name__)
 

@@ -19,8 +19,9 @@ from redis import RedisError
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
+from app.domain.reasons import DriftKind
 from app.stores.postgres import reconciliation as store
-from app.stores.postgres.reconciliation import Drift, DriftKind, Reconciliation, State
+from app.stores.postgres.reconciliation import Drift, Reconciliation, State
 from app.upkeep.cache_audit import CacheAudit, Suspect
 from app.upkeep.ledger_audit import LedgerAudit, unchecked
 

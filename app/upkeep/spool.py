@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 from functools import partial
 from uuid import UUID
 
@@ -16,8 +16,10 @@ from app.access.postgres import PostgresAccess
 from app.billing.settle import SettleService
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import UnknownPayloadVersion, WalletBusy
+from app.domain.reasons import FailureReason
 from app.stores.postgres import inbox, spool_aside
 from app.stores.postgres.inbox import KnownEnd
+from app.stores.postgres.spool_aside import Aside
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import mark_of
@@ -72,12 +74,12 @@ class SpoolDrain:
     def _drain(self, entries: Sequence[SpoolEntry]) -> int:
         """Bring entries into the inbox, and those that can't go there out of the way; how many went there."""
         ends: dict[SpoolEntry, AcceptedEnd] = {}
-        unreadable: dict[SpoolEntry, str] = {}
+        unreadable: dict[SpoolEntry, Aside] = {}
         for entry in entries:
             try:
                 ends[entry] = entry.read()
             except UnreadableEntry as error:
-                unreadable[entry] = str(error)
+                unreadable[entry] = Aside(FailureReason.UNREADABLE, str(error))
         if unreadable:
             self._postgres.transaction(lambda connection: spool_aside.put(connection, unreadable))
             _log_put_aside(unreadable)
@@ -107,19 +109,19 @@ class SpoolDrain:
                 first = {entry: ends[entry] for entry in half}
                 rest = {entry: end for entry, end in ends.items() if entry not in first}
                 return self._move(first) + self._move(rest)
-            refused = dict.fromkeys(ends, str(getattr(error, "orig", None) or error))
+            refused = dict.fromkeys(ends, _refusal(error))
             self._postgres.transaction(lambda connection: spool_aside.put(connection, refused))
             _log_put_aside(refused)
             return _Moved()
 
 
-class _Verdict(StrEnum):
-    """What becomes of a spooled end whose key is known."""
+class _Verdict(Enum):
+    """What the known keys of a spooled end say of it."""
 
     RECORDED = "by a drain that died before it could clear the spool"
     REPEATED = "billed before, under another id"
     REUSED = "another body"
-    UNKNOWN = "its key came first with a body that only a newer version can compare"
+    UNKNOWN = "only a newer version can compare the bodies"
 
 
 def _record(connection: sa.Connection, ends: Mapping[SpoolEntry, AcceptedEnd]) -> _Moved:
@@ -131,7 +133,11 @@ def _record(connection: sa.Connection, ends: Mapping[SpoolEntry, AcceptedEnd]) -
     if reused:
         # We said yes to another body under a used key, as nobody could know the key then. It isn't dropped unseen.
         inbox.bury_reused(connection, reused)
-    aside = {entry: _Verdict.UNKNOWN for entry, end in known.items() if verdicts[end.id] is _Verdict.UNKNOWN}
+    aside = {
+        entry: Aside(FailureReason.NEWER_PAYLOAD)
+        for entry, end in known.items()
+        if verdicts[end.id] is _Verdict.UNKNOWN
+    }
     if aside:
         spool_aside.put(connection, aside)
     moved = {entry: end for entry, end in ends.items() if entry not in aside}
@@ -165,6 +171,12 @@ def _verdict(end: AcceptedEnd, firsts: Sequence[KnownEnd]) -> _Verdict:
     return (_Verdict.REPEATED if is_same else _Verdict.REUSED) if firsts else _Verdict.UNKNOWN
 
 
-def _log_put_aside(entries: Mapping[SpoolEntry, str]) -> None:
-    for entry, reason in entries.items():
-        log.error("spool_entry_put_aside", entry=entry.field.decode(errors="backslashreplace"), reason=reason[:200])
+def _refusal(error: sa.exc.SQLAlchemyError | WalletBusy) -> Aside:
+    if isinstance(error, WalletBusy):
+        return Aside(FailureReason.WALLET_BUSY)
+    return Aside(FailureReason.DATABASE_REFUSED, str(getattr(error, "orig", None) or error))
+
+
+def _log_put_aside(entries: Mapping[SpoolEntry, Aside]) -> None:
+    for entry, aside in entries.items():
+        log.error("spool_entry_put_aside", entry=entry.field.decode(errors="backslashreplace"), reason=str(aside)[:200])

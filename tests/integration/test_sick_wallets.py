@@ -315,7 +315,7 @@ class TestManyDebts:
         finally:
             shop.execute_in_postgres("DROP TRIGGER refuse_one ON token_transactions; DROP FUNCTION refuse_one")
         [dead] = shop.inbox("deep")
-        assert (dead.id, dead.state, dead.last_error) == (poisoned, "dead", "ProgrammingError")
+        assert (dead.id, dead.state, dead.last_error) == (poisoned, "dead", "database_refused")
         assert shop.balance("deep").debt_micros == dead.cost_micros
         assert_conserved(shop, "deep")
 
@@ -340,7 +340,7 @@ class TestManyDebts:
         for _ in range(2):
             collect_now(shop.container, "deep")
         [dead] = shop.inbox("deep")
-        assert (dead.id, dead.state, dead.last_error) == (slow, "dead", "TooSlow")
+        assert (dead.id, dead.state, dead.last_error) == (slow, "dead", "too_slow")
         assert shop.balance("deep").posted_micros == 98_000_000
         assert_conserved(shop, "deep")
 

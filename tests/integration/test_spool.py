@@ -114,7 +114,7 @@ class TestReusedKeys:
         services.end.end(shop.usage(idempotency_key="neighbour"))
         drain(shop)
         [waiting] = aside(shop)
-        assert "newer version" in waiting.reason
+        assert waiting.reason == "newer_payload"
         assert services.spool.size() == 0
         assert len(shop.ledger()) == 3
         # The newer version, which knows the hash.

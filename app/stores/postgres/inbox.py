@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.domain.ends import AcceptedEnd, EndRequest, EndState
 from app.domain.errors import WalletBusy
+from app.domain.reasons import FailureReason
 from app.domain.wallets import Deduction
 from app.stores.postgres import settlement
 
@@ -212,5 +213,5 @@ def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
     requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
     unkeyed = [replace(end, request=request) for end, request in zip(ends, requests, strict=True)]
     insert(connection, unkeyed, were_kept=True)
-    if not settlement.bury(connection, [end.id for end in ends], "idempotency_key_reused"):
+    if not settlement.bury(connection, [end.id for end in ends], FailureReason.IDEMPOTENCY_KEY_REUSED):
         raise WalletBusy

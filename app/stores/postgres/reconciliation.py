@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.domain.reasons import DriftKind
 from app.stores.postgres.tables import reconciliations
 
 # Any constant of our own: it only has to differ from other advisory locks on this database.
@@ -17,23 +18,6 @@ BEGIN_LOCK = 7_236_501_119
 KEPT_MAX = 1_000
 # One that has said nothing for so long has died, and another may begin. More than any step of it takes.
 SILENT_SECONDS_MAX = 180
-
-
-class DriftKind(StrEnum):
-    LEDGER_SUM = "ledger_sum"
-    """The posted balance isn't the sum of the ledger's amounts."""
-    LEDGER_CHAIN = "ledger_chain"
-    """An entry's balance doesn't follow from the one before."""
-    BELOW_LIMIT = "below_limit"
-    """More is overdrawn than the wallet may."""
-    DEBT_SUM = "debt_sum"
-    """The wallet's debt isn't the sum of its failed ends that count as debt."""
-    WALLET_MISSING = "wallet_missing"
-    """Unsettled ends of a user who has no wallet."""
-    CACHE = "cache"
-    """The cached copy isn't what Postgres knows, or doesn't add up in itself."""
-    UNCHECKED = "unchecked"
-    """The wallet could not be read, so nobody knows."""
 
 
 class State(StrEnum):

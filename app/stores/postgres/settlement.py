@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.domain.amounts import DEBT_MICROS_MAX
+from app.domain.reasons import FailureReason
 from app.stores.postgres import stale
 
 # Rows that another worker is settling are skipped, not waited for: they will be gone.
@@ -156,7 +157,7 @@ _BURY = sa.text("""
         FROM end_inbox JOIN wallets USING (user_id)
         WHERE id = ANY(CAST(:ids AS uuid[])) AND user_id = ANY(CAST(:user_ids AS text[]))
     ), put_aside AS (
-        UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, last_error = :error,
+        UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, last_error = :reason,
             is_debt = id = ANY(ARRAY(SELECT id FROM buried WHERE fits))
         WHERE id = ANY(CAST(:ids AS uuid[]))
         RETURNING 1
@@ -271,7 +272,7 @@ def settle(
     ]
 
 
-def bury(connection: sa.Connection, ids: Sequence[UUID], error: str) -> bool:
+def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason) -> bool:
     """Move ends that can't be settled as they are to the dead letters. Their rows must be ours already.
 
     False, and nothing is done, while somebody else holds one of their wallets.
@@ -283,7 +284,7 @@ def bury(connection: sa.Connection, ids: Sequence[UUID], error: str) -> bool:
     if not all(wallets.values()):
         return False
     connection.execute(
-        _BURY, {"ids": list(ids), "user_ids": list(wallets), "error": error, "debt_max": DEBT_MICROS_MAX}
+        _BURY, {"ids": list(ids), "user_ids": list(wallets), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
     )
     stale.demand_refresh(connection, set(wallets))
     return True

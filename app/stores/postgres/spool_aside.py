@@ -7,16 +7,29 @@ it is tried again now and then, as a newer version, or a repaired database, may 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.reasons import FailureReason
 from app.stores.spool_entry import SpoolEntry
 
 REASON_LENGTH_MAX = 500
 
 
-def put(connection: sa.Connection, entries: Mapping[SpoolEntry, str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Why an entry can't be recorded, and what whoever refused it said."""
+
+    reason: FailureReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason.value
+
+
+def put(connection: sa.Connection, entries: Mapping[SpoolEntry, Aside]) -> None:
     """Keep entries, each with the reason why it can't be recorded. One that is kept already counts another try."""
     connection.execute(
         sa.text("""
@@ -28,7 +41,7 @@ def put(connection: sa.Connection, entries: Mapping[SpoolEntry, str]) -> None:
         {
             "fields": [entry.field for entry in entries],
             "entries": [entry.text for entry in entries],
-            "reasons": [_text(reason) for reason in entries.values()],
+            "reasons": [_text(str(aside)) for aside in entries.values()],
         },
     )
 

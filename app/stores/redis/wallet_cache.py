@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 
 from app.domain.holds import REPEAT_SECONDS
 from app.domain.pricing import Price
+from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Deduction
 from app.stores.redis.keys import (
     IN_FLIGHT_KEY,
@@ -325,7 +326,7 @@ def _start_reply(_: StartCall, reply: Sequence[str] | None) -> StartReply | None
             if None in (process_id, payload_hash):
                 raise ValueError("a record without its run")
             hold_ends_at = moment(int(ends_at)) if int(ends_at) > 0 else None
-            return StartReply(outcome, int(available), int(held), hold_ends_at, process_id, payload_hash)
+            return StartReply(CacheVerdict(outcome), int(available), int(held), hold_ends_at, process_id, payload_hash)
     raise ResponseError(f"start.lua answered {reply!r}")
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.domain.ends import EndRequest
 from app.domain.pricing import Price
+from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Deduction
 
 
@@ -36,11 +37,9 @@ class StartCall:
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """`outcome` is wallet, feature, denied, full or granted, as `start.lua` says; seen, when the key's first call was
-    granted and is answered again, process id included.
-    """
+    """As `start.lua` decided; `SEEN` is answered as the first call of its key was, process id included."""
 
-    outcome: str
+    outcome: CacheVerdict
     available_micros: int
     held_micros: int
     hold_ends_at: datetime | None

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
+from app.domain.reasons import CacheVerdict
 from app.stores.redis.keys import record_keys, wallet_keys
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
 from app.stores.redis.wallet_cache import IDLE_SECONDS, WalletCache
@@ -36,9 +37,9 @@ class ExtendCall:
 
 @dataclass(frozen=True, slots=True)
 class ExtendReply:
-    """`outcome` is granted, denied or seen, as `extend.lua` says; the hold as it is after the call."""
+    """As `extend.lua` decided; the hold as it is after the call."""
 
-    outcome: str
+    outcome: CacheVerdict
     available_micros: int
     held_micros: int
     hold_micros: int
@@ -94,7 +95,9 @@ class WalletHolds:
             case ["none"]:
                 raise NoOpenHold
         outcome, available, held, amount, ends_at, payload_hash = reply
-        return ExtendReply(outcome, int(available), int(held), int(amount), moment(int(ends_at)), payload_hash)
+        return ExtendReply(
+            CacheVerdict(outcome), int(available), int(held), int(amount), moment(int(ends_at)), payload_hash
+        )
 
     def release(self, user_id: str, process_id: str, epoch: int) -> ReleaseReply | None:
         """Give a hold back, if there is one. None where the wallet isn't cached."""
