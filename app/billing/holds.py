@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, Unavailable, WalletNotFound
-from app.domain.inputs import ID_LENGTH_MAX, printable
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
@@ -38,8 +36,6 @@ LOOK_ATTEMPTS = 3
 OWED_MAX = 10_000
 # What one caller gives back of them on his way.
 OWED_PER_CALL = 10
-
-_DIGITS = re.compile(r"[0-9]{1,16}")
 
 T = TypeVar("T")
 
@@ -77,15 +73,6 @@ class HoldView:
     process_id: str
     amount_micros: int
     expires_at: datetime
-
-
-def check_position(text: str) -> str:
-    """Where a list of holds goes on: the last one's end in milliseconds, a colon, its process id. Raises ValueError."""
-    milliseconds, colon, process_id = text.partition(":")
-    if not colon or not _DIGITS.fullmatch(milliseconds):
-        raise ValueError("Must be a position in a list of holds.")
-    printable(process_id, ID_LENGTH_MAX)
-    return text
 
 
 class HoldService:

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from app.billing.holds import check_position
 from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
@@ -14,6 +13,7 @@ from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import WalletStatus
 from app.wire.answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
+from app.wire.cursors import hold_position
 
 user_id = click.argument("user_id", type=support.ID)
 status = click.option("--status", type=click.Choice([status.value for status in WalletStatus]))
@@ -24,7 +24,7 @@ overdraft_limit = click.option(
     help="How far below zero it may go.",
 )
 
-POSITION = support.Checked("position", check_position)
+POSITION = support.Checked("position", hold_position)
 
 
 @click.group()
