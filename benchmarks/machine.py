@@ -21,6 +21,7 @@ from app import logs
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.amounts import MICROS_PER_TOKEN
+from app.domain.wallets import wallet_of
 from app.stores.postgres.debts import IndebtedWallet
 from benchmarks import wrk
 from benchmarks.load import HOST, Plan, Result
@@ -213,7 +214,7 @@ def machine() -> Iterator[Machine]:
         stack.callback(container.engine.dispose)
         seed(container)
         # A start on a wallet that isn't cached is another thing than those measured here.
-        container.loader.load([*USERS, HOT_USER], container.catalog.epoch)
+        container.loader.load([wallet_of(user_id) for user_id in (*USERS, HOT_USER)], container.catalog.epoch)
         yield Machine(folder, postgres, environment, container, stack.enter_context(ExitStack()))
 
 
@@ -243,12 +244,12 @@ def seed(container: Container) -> None:
             "points": PROFIT_BASIS_POINTS
         },
         """
-        INSERT INTO wallets (user_id, package_id, posted_micros)
-        SELECT user_id, :package, :micros FROM unnest(CAST(:users AS text[])) AS given (user_id)
+        INSERT INTO wallets (wallet_id, user_id, package_id, posted_micros)
+        SELECT user_id, user_id, :package, :micros FROM unnest(CAST(:users AS text[])) AS given (user_id)
         """: {"package": PACKAGE, "micros": OPENING_TOKENS * MICROS_PER_TOKEN, "users": [*USERS, HOT_USER]},
         """
-        INSERT INTO token_transactions (user_id, kind, amount_micros, balance_after_micros, reference)
-        SELECT user_id, 'top_up', posted_micros, posted_micros, 'opening' FROM wallets
+        INSERT INTO token_transactions (wallet_id, user_id, kind, amount_micros, balance_after_micros, reference)
+        SELECT wallet_id, user_id, 'top_up', posted_micros, posted_micros, 'opening' FROM wallets
         """: {},
         "UPDATE system_state SET catalog_version = catalog_version + 1": {},
     }

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app.bootstrap import Container
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.ends import EndRequest
-from app.domain.wallets import Balance
+from app.domain.wallets import Balance, wallet_of
 from app.stores.postgres import balances
 
 FEATURE = "feature-text"
@@ -48,8 +48,8 @@ class Billing:
         with self.container.engine.begin() as connection:
             connection.execute(
                 sa.text("""
-                    INSERT INTO wallets (user_id, package_id, posted_micros, overdraft_limit_micros)
-                    VALUES (:user_id, :package, :micros, :overdraft)
+                    INSERT INTO wallets (wallet_id, user_id, package_id, posted_micros, overdraft_limit_micros)
+                    VALUES (:user_id, :user_id, :package, :micros, :overdraft)
                 """),
                 {
                     "user_id": user_id,
@@ -61,8 +61,10 @@ class Billing:
             if micros:
                 connection.execute(
                     sa.text("""
-                        INSERT INTO token_transactions (user_id, kind, amount_micros, balance_after_micros, reference)
-                        VALUES (:user_id, 'top_up', :micros, :micros, 'opening')
+                        INSERT INTO token_transactions (
+                            wallet_id, user_id, kind, amount_micros, balance_after_micros, reference
+                        )
+                        VALUES (:user_id, :user_id, 'top_up', :micros, :micros, 'opening')
                     """),
                     {"user_id": user_id, "micros": micros},
                 )
@@ -97,7 +99,7 @@ class Billing:
     def balance(self, user_id: str = "user-1") -> Balance:
         """What Postgres knows of a wallet."""
         with self.container.engine.connect() as connection:
-            wallet = balances.balances(connection, [user_id])[user_id]
+            wallet = balances.balances(connection, [wallet_of(user_id)])[wallet_of(user_id)]
         return Balance(
             wallet.posted_micros,
             wallet.pending_micros,
@@ -107,14 +109,14 @@ class Billing:
 
     def cached_spendable_micros(self, user_id: str = "user-1") -> int | None:
         """What Redis knows of a wallet, None when it isn't cached."""
-        return self.container.cache.release(user_id, None, 0)
+        return self.container.cache.release(wallet_of(user_id), None, 0)
 
     def ledger(self, user_id: str = "user-1") -> list[Any]:
         """A wallet's entries, oldest first."""
         with self.container.engine.connect() as connection:
             return list(
                 connection.execute(
-                    sa.text("SELECT * FROM token_transactions WHERE user_id = :user_id ORDER BY id"),
+                    sa.text("SELECT * FROM token_transactions WHERE wallet_id = :user_id ORDER BY id"),
                     {"user_id": user_id},
                 )
             )
@@ -124,7 +126,7 @@ class Billing:
         with self.container.engine.connect() as connection:
             return list(
                 connection.execute(
-                    sa.text("SELECT * FROM end_inbox WHERE user_id = :user_id ORDER BY id"),
+                    sa.text("SELECT * FROM end_inbox WHERE wallet_id = :user_id ORDER BY id"),
                     {"user_id": user_id},
                 )
             )
@@ -145,7 +147,7 @@ def collect_now(container: Container, user_id: str) -> None:
         connection.execute(
             sa.text("UPDATE wallets SET collect_at = now() WHERE user_id = :user_id"), {"user_id": user_id}
         )
-    container.collection.collect(user_id, seconds=60)
+    container.collection.collect(wallet_of(user_id), seconds=60)
 
 
 def assert_conserved(billing: Billing, *user_ids: str) -> None:

@@ -64,7 +64,7 @@ def start(
     hold_seconds: float = 60,
     epoch: int = 1,
 ) -> StartReply:
-    [reply] = cache.start([StartCall(user_id, least, PACKAGES, str(uuid4()), hold, hold_seconds)], epoch)
+    [reply] = cache.start([StartCall(user_id, user_id, least, PACKAGES, str(uuid4()), hold, hold_seconds)], epoch)
     assert reply is not None
     return reply
 
@@ -124,7 +124,7 @@ class TestDecisions:
         load(cache, user, posted=posted, overdraft=overdraft)
         balance = Balance(posted, overdraft_limit_micros=overdraft)
         if own_hold:
-            [own] = cache.start([StartCall(user, 0, PACKAGES, "own", own_hold, 60_000)], 1)
+            [own] = cache.start([StartCall(user, user, 0, PACKAGES, "own", own_hold, 60_000)], 1)
             assert own is not None
             own_hold = own_hold if own.outcome == "granted" else 0
             balance = Balance(posted, 0, 0, own_hold, overdraft)
@@ -162,7 +162,7 @@ class TestDecisions:
         self, cache: WalletCache, status: str, packages: tuple[str, ...], outcome: str
     ) -> None:
         load(cache, "u", status=status)
-        [reply] = cache.start([StartCall("u", 1, packages, "p")], 1)
+        [reply] = cache.start([StartCall("u", "u", 1, packages, "p")], 1)
         assert reply is not None
         assert reply.outcome == outcome
 
@@ -175,7 +175,7 @@ class TestDecisions:
 
 class TestFilling:
     def test_nothing_is_known_before_it_is_loaded(self, cache: WalletCache) -> None:
-        assert cache.start([StartCall("u", 0, PACKAGES, "p")], 1) == [None]
+        assert cache.start([StartCall("u", "u", 0, PACKAGES, "p")], 1) == [None]
         assert cache.end([EndMark("u", uuid7(), Price(1, 0), "b")], 1) == [None]
         assert spendable(cache) is None
 
@@ -205,7 +205,7 @@ class TestFilling:
         load(cache, "u", posted=100)
         start(cache, hold=30)
         marked = end(cache, cost=10).end_id
-        assert cache.start([StartCall("u", 0, PACKAGES, "p")], 2) == [None]
+        assert cache.start([StartCall("u", "u", 0, PACKAGES, "p")], 2) == [None]
         [lease] = cache.lease(["u"])
         assert (lease.epoch, lease.marked) == (1, {marked})
         elsewhere = uuid7()
@@ -282,7 +282,7 @@ class TestSickWallets:
         return str(request.param)
 
     def test_starts(self, cache: WalletCache, sickness: str) -> None:
-        calls = [StartCall(user, 1, PACKAGES, user, hold_micros=1) for user in ("before", "sick", "behind")]
+        calls = [StartCall(user, user, 1, PACKAGES, user, hold_micros=1) for user in ("before", "sick", "behind")]
         before, sick, behind = cache.start(calls, 1)
         assert sick is None
         assert [reply.outcome for reply in (before, behind) if reply is not None] == ["granted", "granted"]
@@ -293,7 +293,7 @@ class TestSickWallets:
         before, sick, behind = cache.end(marks, 1)
         assert sick is None
         assert [reply.spendable_micros for reply in (before, behind) if reply is not None] == [90, 90]
-        assert cache.land([(mark.end_id, mark.user_id) for mark in marks]) == {"sick"}
+        assert cache.land([(mark.end_id, mark.wallet_id) for mark in marks]) == {"sick"}
         self.heals(cache)
 
     def test_everything_else(self, cache: WalletCache, sickness: str) -> None:
@@ -405,7 +405,7 @@ class TestHolds:
 
     def test_an_end_releases_its_hold_and_a_second_release_does_nothing(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
-        cache.start([StartCall("u", 0, PACKAGES, "run", 60, 60_000)], 1)
+        cache.start([StartCall("u", "u", 0, PACKAGES, "run", 60, 60_000)], 1)
         assert cache.held(["u"]) == [60]
         assert end(cache, cost=10, process_id="run").spendable_micros == 90
         assert cache.release("u", "run", 1) == 90

@@ -39,7 +39,7 @@ class WalletChanges:
             wallet.status,
             wallet.package_id,
         )
-        self.apply([WalletChange(wallet.user_id, fields, told)])
+        self.apply([WalletChange(wallet.wallet_id, fields, told)])
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Best effort; never raises because a store is away."""
@@ -54,7 +54,7 @@ class WalletChanges:
                 self._redis.bypass()
             log.warning("cache_update_postponed", wallets=len(changes), error=type(error).__name__)
             return
-        versions = {change.user_id: change.fields.version for change in changes}
+        versions = {change.wallet_id: change.fields.version for change in changes}
         try:
             self._postgres.run(lambda connection: stale.clear(connection, versions))
         except Unavailable as error:

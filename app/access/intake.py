@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.access.postgres import PostgresAccess
 from app.domain.ends import AcceptedEnd, EndRequest
+from app.domain.wallets import WalletId
 from app.stores.postgres import balances, inbox, stale
 from app.stores.postgres.balances import WalletBalance
 from app.stores.postgres.inbox import KnownEnd
@@ -18,15 +19,15 @@ class Intake:
     def __init__(self, postgres: PostgresAccess) -> None:
         self._postgres = postgres
 
-    def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[str]]) -> set[UUID]:
-        """Put ends into the inbox; the ids that are new. `outdated` says, by these, which users' cached copies have
-        to be corrected. Raises Unavailable, or SQLAlchemyError for a refusal.
+    def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[WalletId]]) -> set[UUID]:
+        """Put ends into the inbox; the ids that are new. `outdated` says, by these, which wallets' cached copies
+        have to be corrected. Raises Unavailable, or SQLAlchemyError for a refusal.
         """
 
         def insert(connection: sa.Connection) -> set[UUID]:
             recorded = inbox.insert(connection, ends)
-            if users := outdated(recorded):
-                stale.demand_refresh(connection, set(users))
+            if wallet_ids := outdated(recorded):
+                stale.demand_refresh(connection, set(wallet_ids))
             return recorded
 
         return self._postgres.run(insert)
@@ -42,6 +43,6 @@ class Balances:
     def __init__(self, postgres: PostgresAccess) -> None:
         self._postgres = postgres
 
-    def of(self, user_ids: Collection[str]) -> Mapping[str, WalletBalance]:
-        """Wallets as Postgres knows them, by user id; who has none is left out. Raises Unavailable."""
-        return self._postgres.run(lambda connection: balances.balances(connection, user_ids))
+    def of(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]:
+        """Wallets as Postgres knows them, by their ids; those that there aren't are left out. Raises Unavailable."""
+        return self._postgres.run(lambda connection: balances.balances(connection, wallet_ids))

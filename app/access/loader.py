@@ -19,6 +19,7 @@ import structlog
 
 from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
+from app.domain.wallets import WalletId
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.system import OVERTAKE
 from app.stores.redis.lost_wallets import LostWallets, Versions
@@ -38,40 +39,40 @@ class WalletLoader:
         self._lost = lost
         self._spool = spool
         self._lock = threading.Lock()
-        self._flights: dict[str, Future[bool]] = {}
+        self._flights: dict[WalletId, Future[bool]] = {}
 
-    def load(self, user_ids: Collection[str], epoch: int) -> set[str]:
-        """Have wallets cached in at least this epoch; the user ids that have no wallet.
+    def load(self, wallet_ids: Collection[WalletId], epoch: int) -> set[WalletId]:
+        """Have wallets cached in at least this epoch; the ids that no wallet has.
 
         One that can't be cached, as it changes too often or its numbers don't fit, is left out; Postgres can answer for
         it. Each wallet is read once, however many callers ask for it at the same time.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
-        mine: dict[str, Future[bool]] = {}
-        others: dict[str, Future[bool]] = {}
+        mine: dict[WalletId, Future[bool]] = {}
+        others: dict[WalletId, Future[bool]] = {}
         with self._lock:
-            for user_id in user_ids:
-                flight = self._flights.get(user_id)
+            for wallet_id in wallet_ids:
+                flight = self._flights.get(wallet_id)
                 if flight is None:
-                    mine[user_id] = self._flights[user_id] = Future()
+                    mine[wallet_id] = self._flights[wallet_id] = Future()
                 else:
-                    others[user_id] = flight
+                    others[wallet_id] = flight
         if mine:
             self._fly(mine, epoch)
-        return {user_id for user_id, flight in {**mine, **others}.items() if not flight.result()}
+        return {wallet_id for wallet_id, flight in {**mine, **others}.items() if not flight.result()}
 
-    def refresh(self, user_ids: Collection[str], *, abandoned: Collection[UUID] = ()) -> None:
+    def refresh(self, wallet_ids: Collection[WalletId], *, abandoned: Collection[UUID] = ()) -> None:
         """Correct cached wallets from Postgres, and cache those that weren't.
 
         `abandoned` are marked ends that nobody is going to record any more; those that Postgres doesn't know are
         forgotten. Any other unknown mark may be recorded the next moment and stays.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
-        _, refused = self._fill(self._cache.lease(list(user_ids)), frozenset(abandoned))
+        _, refused = self._fill(self._cache.lease(list(wallet_ids)), frozenset(abandoned))
         if refused:
             raise Unavailable
 
-    def _fly(self, flights: dict[str, Future[bool]], epoch: int) -> None:
+    def _fly(self, flights: dict[WalletId, Future[bool]], epoch: int) -> None:
         try:
             leases = self._cache.lease(list(flights))
             # Somebody may have filled it between our caller's look and now.
@@ -80,48 +81,55 @@ class WalletLoader:
         except BaseException as raised:
             error = raised
         with self._lock:
-            for user_id in flights:
-                del self._flights[user_id]
-        for user_id, flight in flights.items():
+            for wallet_id in flights:
+                del self._flights[wallet_id]
+        for wallet_id, flight in flights.items():
             if error is None:
-                flight.set_result(user_id not in missing)
+                flight.set_result(wallet_id not in missing)
             else:
                 flight.set_exception(error)
 
-    def _fill(self, leases: Sequence[Lease], abandoned: Set[UUID] = frozenset()) -> tuple[set[str], Sequence[str]]:
-        """Users without a wallet, and those whose wallet something newer came in between of each time."""
-        missing: set[str] = set()
-        refused: Sequence[str] = []
+    def _fill(
+        self, leases: Sequence[Lease], abandoned: Set[UUID] = frozenset()
+    ) -> tuple[set[WalletId], Sequence[WalletId]]:
+        """Wallets that there aren't, and those that something newer came in between of each time."""
+        missing: set[WalletId] = set()
+        refused: Sequence[WalletId] = []
         for attempt in range(FILL_ATTEMPTS):
             if not leases:
                 break
             # Looked at before Postgres is, once something newer has come in between.
-            seen = self._lost.versions([lease.user_id for lease in leases]) if attempt else {}
+            seen = self._lost.versions([lease.wallet_id for lease in leases]) if attempt else {}
             loaded = self._load(leases)
             abandoned |= self._correct_lost(leases, loaded, seen)
-            missing |= {lease.user_id for lease in leases if lease.user_id not in loaded}
-            fills = [_as_fill(lease, loaded[lease.user_id], abandoned) for lease in leases if lease.user_id in loaded]
+            missing |= {lease.wallet_id for lease in leases if lease.wallet_id not in loaded}
+            fills = [
+                _as_fill(lease, loaded[lease.wallet_id], abandoned) for lease in leases if lease.wallet_id in loaded
+            ]
             filled = self._cache.fill(fills)
-            refused = [fill.lease.user_id for fill, done in zip(fills, filled, strict=True) if not done]
+            refused = [fill.lease.wallet_id for fill, done in zip(fills, filled, strict=True) if not done]
             leases = self._cache.lease(refused) if refused else []
         return missing, refused
 
     def _correct_lost(
-        self, leases: Sequence[Lease], loaded: Mapping[str, balances.LoadedWallet], seen: Mapping[str, Versions]
+        self,
+        leases: Sequence[Lease],
+        loaded: Mapping[WalletId, balances.LoadedWallet],
+        seen: Mapping[WalletId, Versions],
     ) -> Set[UUID]:
         """Let copies of a state that Postgres has lost be filled from an older one; the marks nobody stands for."""
         newer = {
-            user_id: versions
-            for user_id, versions in seen.items()
-            if user_id in loaded and versions.highest > loaded[user_id].version
+            wallet_id: versions
+            for wallet_id, versions in seen.items()
+            if wallet_id in loaded and versions.highest > loaded[wallet_id].version
         }
         if newer:
             log.error("cached_wallets_were_newer", wallets=len(newer))
             self._lost.rewind(newer)
         marks = [
-            (end_id, lease.user_id)
+            (end_id, lease.wallet_id)
             for lease in leases
-            if lease.user_id in newer or (lease.user_id in loaded and _has_leapt(lease, loaded[lease.user_id]))
+            if lease.wallet_id in newer or (lease.wallet_id in loaded and _has_leapt(lease, loaded[lease.wallet_id]))
             for end_id in lease.marked
         ]
         if not marks:
@@ -131,10 +139,10 @@ class WalletLoader:
         kept = self._lost.in_flight(marks) | self._spool.holding(end_ids)
         return set(end_ids) - kept - self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
 
-    def _load(self, leases: Sequence[Lease]) -> dict[str, balances.LoadedWallet]:
+    def _load(self, leases: Sequence[Lease]) -> dict[WalletId, balances.LoadedWallet]:
         suspects = [end_id for lease in leases for end_id in lease.marked]
-        user_ids = [lease.user_id for lease in leases]
-        return self._postgres.run(lambda connection: balances.load(connection, user_ids, suspects))
+        wallet_ids = [lease.wallet_id for lease in leases]
+        return self._postgres.run(lambda connection: balances.load(connection, wallet_ids, suspects))
 
 
 def _has_leapt(lease: Lease, wallet: balances.LoadedWallet) -> bool:

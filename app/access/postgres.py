@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from app.access.gate import Gate
 from app.access.turns import WalletTurns
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
+from app.domain.wallets import WalletId
 from app.stores.failures import Failure
 from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
 from app.stores.postgres.failures import failure_of, is_lock_timeout, is_passing, is_silent, is_too_slow
@@ -58,10 +59,10 @@ class PostgresAccess:
         with self._slot():
             return self._attempt(self._engine.begin, work)
 
-    def wallet_transaction(self, user_id: str, work: Callable[[sa.Connection], T]) -> T:
+    def wallet_transaction(self, wallet_id: WalletId, work: Callable[[sa.Connection], T]) -> T:
         """A transaction that locks this one wallet. However many there are, others' find connections."""
         self._check_gate()
-        with self._turns.take(user_id):
+        with self._turns.take(wallet_id):
             return self.transaction(work)
 
     def _check_gate(self) -> None:

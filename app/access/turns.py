@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.domain.errors import WalletBusy
+from app.domain.wallets import WalletId
 
 STUCK_WALLETS_MAX = 1_000
 
@@ -29,15 +30,15 @@ class WalletTurns:
     def __init__(self, *, wait_seconds: float) -> None:
         self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[WalletId, _Turn] = {}
 
     @contextmanager
-    def take(self, user_id: str) -> Iterator[None]:
+    def take(self, wallet_id: WalletId) -> Iterator[None]:
         """Have the turn of a wallet; raise WalletBusy within it when its row can't be had.
 
         Raises WalletBusy when the turn doesn't come in time, or the one before couldn't have the row.
         """
-        turn, tries_anew = self._enter(user_id)
+        turn, tries_anew = self._enter(wallet_id)
         try:
             if not turn.lock.acquire(timeout=self._wait_seconds):
                 raise WalletBusy
@@ -52,24 +53,24 @@ class WalletTurns:
             finally:
                 turn.lock.release()
         finally:
-            self._leave(user_id, turn)
+            self._leave(wallet_id, turn)
 
-    def _enter(self, user_id: str) -> tuple[_Turn, bool]:
+    def _enter(self, wallet_id: WalletId) -> tuple[_Turn, bool]:
         """The wallet's turn, and whether we try to have a row that was stuck."""
         with self._lock:
-            turn = self._turns.setdefault(user_id, _Turn())
+            turn = self._turns.setdefault(wallet_id, _Turn())
             if turn.is_stuck and turn.takers:
                 raise WalletBusy
             turn.takers += 1
             return turn, turn.is_stuck
 
-    def _leave(self, user_id: str, turn: _Turn) -> None:
+    def _leave(self, wallet_id: WalletId, turn: _Turn) -> None:
         """Forget a wallet that nobody wants, unless its row is stuck; and those once a thousand are."""
         with self._lock:
             turn.takers -= 1
             if turn.takers:
                 return
             if not turn.is_stuck:
-                self._turns.pop(user_id, None)
+                self._turns.pop(wallet_id, None)
             elif len(self._turns) > STUCK_WALLETS_MAX:
-                self._turns = {user_id: turn for user_id, turn in self._turns.items() if turn.takers}
+                self._turns = {wallet_id: turn for wallet_id, turn in self._turns.items() if turn.takers}

@@ -19,6 +19,7 @@ from app.access.postgres import PostgresAccess
 from app.billing.settlements import SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow, Unavailable
 from app.domain.reasons import FailureReason
+from app.domain.wallets import WalletId
 from app.stores.postgres import debts, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
@@ -53,7 +54,7 @@ class CollectService:
         self._policy = policy
         self._batch_size = batch_size
 
-    def collect(self, user_id: str, seconds: float) -> Collected:
+    def collect(self, wallet_id: WalletId, seconds: float) -> Collected:
         """Collect what a wallet can pay of its debts, for about so long.
 
         Nothing is done where somebody else has the wallet: it stays due. Raises Unavailable.
@@ -63,69 +64,69 @@ class CollectService:
         report = SettleReport()
         while True:
             try:
-                done = self._postgres.transaction(partial(self._try, user_id=user_id, limit=limit))
+                done = self._postgres.transaction(partial(self._try, wallet_id=wallet_id, limit=limit))
             except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
-                log.warning("collecting_failed", user_id=user_id, debts=limit, error=str(error)[:200])
+                log.warning("collecting_failed", wallet_id=wallet_id, debts=limit, error=str(error)[:200])
                 if limit > 1:
                     limit //= 2
                     continue
                 if isinstance(error, TooSlow):
                     # The debt may be to blame for that, or the hour: this one may try again later, not for ever.
-                    return Collected(report + self._put_off_oldest(user_id))
-                report += self._bury_oldest(user_id, error)
+                    return Collected(report + self._put_off_oldest(wallet_id))
+                report += self._bury_oldest(wallet_id, error)
                 limit = self._batch_size
                 continue
             report += announce(self._changes, done.ends, done.wallets) + SettleReport(indebted=done.failed)
             if not done.has_more:
                 return Collected(report)
             if time.monotonic() >= give_up_at:
-                return Collected(report, IndebtedWallet(user_id, done.wallets[0].debt_micros))
+                return Collected(report, IndebtedWallet(wallet_id, done.wallets[0].debt_micros))
 
     def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
         """Wallets whose debts are due for a try. Raises Unavailable."""
         return self._postgres.run(lambda connection: debts.due_wallets(connection, limit))
 
-    def _try(self, connection: sa.Connection, user_id: str, limit: int) -> _Try:
-        wallet = debts.lock(connection, user_id)
+    def _try(self, connection: sa.Connection, wallet_id: WalletId, limit: int) -> _Try:
+        wallet = debts.lock(connection, wallet_id)
         if wallet is None:
             return _Try()
-        oldest = debts.claim_oldest(connection, user_id, limit)
+        oldest = debts.claim_oldest(connection, wallet_id, limit)
         payable = _payable(oldest, wallet.room_micros)
         if payable:
             settled = settlement.settle(connection, [end.id for end in payable], self._policy, collecting=True)
             has_more = len(payable) == limit
-            debts.schedule(connection, user_id, self._policy, at_once=has_more)
+            debts.schedule(connection, wallet_id, self._policy, at_once=has_more)
             return _Try(payable, settled, has_more=has_more)
-        tried = debts.claim_oldest_retrying(connection, user_id, limit) if wallet.is_due else []
+        tried = debts.claim_oldest_retrying(connection, wallet_id, limit) if wallet.is_due else []
         if tried:
             debts.count_failure(connection, tried, self._policy)
         if wallet.is_due:
-            debts.schedule(connection, user_id, self._policy)
+            debts.schedule(connection, wallet_id, self._policy)
         return _Try(failed=len(tried))
 
-    def _put_off_oldest(self, user_id: str) -> SettleReport:
+    def _put_off_oldest(self, wallet_id: WalletId) -> SettleReport:
         """Count a try for a wallet's oldest debt; after the last one it is put aside for those behind it."""
 
         def work(connection: sa.Connection) -> SettleReport:
-            if debts.lock(connection, user_id) is None:
+            if debts.lock(connection, wallet_id) is None:
                 return SettleReport()
-            oldest = debts.claim_oldest(connection, user_id, 1)
+            oldest = debts.claim_oldest(connection, wallet_id, 1)
             spent = debts.count_failure(connection, oldest, self._policy)
             if spent:
                 settlement.bury(connection, spent, FailureReason.TOO_SLOW)
-            debts.schedule(connection, user_id, self._policy, at_once=bool(spent))
+            debts.schedule(connection, wallet_id, self._policy, at_once=bool(spent))
             return SettleReport(indebted=len(oldest) - len(spent), dead=len(spent))
 
         return self._postgres.transaction(work)
 
-    def _bury_oldest(self, user_id: str, error: Exception) -> SettleReport:
+    def _bury_oldest(self, wallet_id: WalletId, error: Exception) -> SettleReport:
         def work(connection: sa.Connection) -> bool:
-            if debts.lock(connection, user_id) is None:
+            if debts.lock(connection, wallet_id) is None:
                 return False
-            [*oldest] = debts.claim_oldest(connection, user_id, 1)
+            [*oldest] = debts.claim_oldest(connection, wallet_id, 1)
             return bool(oldest) and settlement.bury(connection, [oldest[0].id], refusal_reason(error))
 
-        log.error("debt_refused", user_id=user_id, error=str(error)[:500])
+        log.error("debt_refused", wallet_id=wallet_id, error=str(error)[:500])
         if not self._postgres.transaction(work):
             raise Unavailable from error
         return SettleReport(dead=1)

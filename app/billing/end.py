@@ -27,6 +27,7 @@ from app.domain.ends import EndAnswer, EndRequest
 from app.domain.errors import DomainError, FeatureNotAvailable, Unavailable, WalletNotFound
 from app.domain.processes import check_owner
 from app.domain.usage import Usage
+from app.domain.wallets import WalletId, wallet_of
 
 LOOK_ATTEMPTS = 3
 # As many as the batch call takes: whatever is in it is one commit.
@@ -42,7 +43,7 @@ class CurrentCatalog(Protocol):
 
 
 class WalletsToCache(Protocol):
-    def load(self, user_ids: Collection[str], epoch: int) -> set[str]: ...
+    def load(self, wallet_ids: Collection[WalletId], epoch: int) -> set[WalletId]: ...
 
 
 class Bell(Protocol):
@@ -103,7 +104,7 @@ class EndService:
             raise FeatureNotAvailable
         usage = Usage(request.input_tokens, request.output_tokens)
         price = catalog.price(request.feature_endpoint_id, request.model, usage, self._now())
-        return Priced(id=uuid7(), request=request, price=price)
+        return Priced(id=uuid7(), request=request, wallet_id=wallet_of(request.user_id), price=price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
         """Commit what waits and enter each result at its place. Wallets that aren't cached are, and their ends wait for
@@ -140,7 +141,7 @@ class EndService:
         for decision, outcome in zip(decisions, outcomes, strict=True):
             process_id = decision.end.request.process_id
             if process_id is not None and not decision.origin.is_redis and not isinstance(outcome, Refused):
-                self._holds.release_later(decision.user_id, process_id)
+                self._holds.release_later(decision.wallet_id, process_id)
 
     def _ring(self, outcomes: Sequence[Outcome]) -> None:
         """Also for those that aren't covered: settlement makes them part of what their wallet owes."""
@@ -156,11 +157,11 @@ class EndService:
             self._doorbell.settle(end_ids)
 
     def _cache_wallets(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
-        user_ids = {end.request.user_id for end in waiting.values()}
-        if not user_ids:
+        wallet_ids = {end.wallet_id for end in waiting.values()}
+        if not wallet_ids:
             return
         try:
-            missing = self._loader.load(user_ids, self._catalog.epoch)
+            missing = self._loader.load(wallet_ids, self._catalog.epoch)
         except RedisError as error:
             # The next round decides from Postgres.
             self._redis.close(error)
@@ -171,6 +172,6 @@ class EndService:
             waiting.clear()
             return
         for i, end in list(waiting.items()):
-            if end.request.user_id in missing:
+            if end.wallet_id in missing:
                 results[i] = WalletNotFound()
                 del waiting[i]

@@ -12,7 +12,7 @@ from app.access.gate import Gate
 from app.billing.end_outcomes import Decided, NotCached, Origin, Priced, Refused, Unused, reuse_of_key
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import Unavailable, WalletNotFound
-from app.domain.wallets import Balance, deduction
+from app.domain.wallets import Balance, WalletId, deduction
 from app.stores.postgres.balances import WalletBalance
 from app.stores.redis.wallet_calls import EndMark, EndReply
 
@@ -25,13 +25,13 @@ class CachedWallets(Protocol):
 
 
 class Balances(Protocol):
-    def of(self, user_ids: Collection[str]) -> Mapping[str, WalletBalance]: ...
+    def of(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]: ...
 
 
 class HoldsToRelease(Protocol):
     def release_owed(self) -> None: ...
 
-    def release_later(self, user_id: str, process_id: str) -> None: ...
+    def release_later(self, wallet_id: WalletId, process_id: str) -> None: ...
 
 
 class EndDecider:
@@ -59,19 +59,19 @@ class EndDecider:
 
     def _decide_from_postgres(self, ends: Sequence[Priced]) -> list[Decided | Refused | NotCached | Unused]:
         try:
-            wallets = self._balances.of({end.request.user_id for end in ends})
+            wallets = self._balances.of({end.wallet_id for end in ends})
         except Unavailable as error:
             return [Refused(error) for _ in ends]
         origin = Origin.PAST_CACHE if self._redis.is_open else Origin.PAST_REDIS
-        taken_micros: dict[str, int] = defaultdict(int)
+        taken_micros: dict[WalletId, int] = defaultdict(int)
         decisions: list[Decided | Refused | NotCached | Unused] = []
         for end in ends:
-            wallet = wallets.get(end.request.user_id)
+            wallet = wallets.get(end.wallet_id)
             if wallet is None:
                 decisions.append(Refused(WalletNotFound()))
                 continue
-            decisions.append(self._decide_one(end, wallet, taken_micros[wallet.user_id], origin))
-            taken_micros[wallet.user_id] += end.price.cost_micros
+            decisions.append(self._decide_one(end, wallet, taken_micros[wallet.wallet_id], origin))
+            taken_micros[wallet.wallet_id] += end.price.cost_micros
         return decisions
 
     def _decide_one(self, end: Priced, wallet: WalletBalance, taken_micros: int, origin: Origin) -> Decided | Unused:
@@ -85,8 +85,8 @@ class EndDecider:
         spendable_micros = max(balance.spendable_micros - end.price.cost_micros, SPENDABLE_MICROS_MIN)
         if end.request.is_free:
             if end.request.process_id is not None:
-                self._holds.release_later(wallet.user_id, end.request.process_id)
-            return Unused(wallet.user_id, spendable_micros)
+                self._holds.release_later(wallet.wallet_id, end.request.process_id)
+            return Unused(end.request.user_id, spendable_micros)
         return Decided(end.accepted(deduction(balance, end.price.cost_micros), spendable_micros), origin)
 
 
@@ -101,5 +101,5 @@ def _decided(end: Priced, reply: EndReply | None) -> Decided | Refused | NotCach
     if error := reuse_of_key(end.request, reply.payload_hash):
         return Refused(error)
     # Recorded again under the first call's id: if that call died before it was durable, this one makes it so.
-    first = AcceptedEnd(reply.end_id, end.request, reply.price, reply.deduction, reply.spendable_micros)
+    first = AcceptedEnd(reply.end_id, end.wallet_id, end.request, reply.price, reply.deduction, reply.spendable_micros)
     return Decided(first, Origin.SEEN)

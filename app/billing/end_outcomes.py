@@ -14,7 +14,7 @@ from uuid import UUID
 from app.domain.ends import AcceptedEnd, EndAnswer, EndRequest
 from app.domain.errors import DomainError, IdempotencyConflict, UnknownPayloadVersion
 from app.domain.pricing import Price
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
 from app.stores.redis.wallet_calls import EndMark, mark_of
 
 
@@ -24,17 +24,19 @@ class Priced:
 
     id: UUID
     request: EndRequest
+    wallet_id: WalletId
     price: Price
     past_cache: bool = False
     """Its wallet couldn't be cached: Postgres decides."""
 
     @property
     def mark(self) -> EndMark:
-        return mark_of(self.request, self.id, self.price)
+        return mark_of(self.request, self.wallet_id, self.id, self.price)
 
     def accepted(self, verdict: Deduction, spendable_micros: int) -> AcceptedEnd:
         return AcceptedEnd(
             id=self.id,
+            wallet_id=self.wallet_id,
             request=self.request,
             price=self.price,
             deduction=verdict,
@@ -63,14 +65,14 @@ class Decided:
     origin: Origin
 
     @property
-    def user_id(self) -> str:
-        return self.end.request.user_id
+    def wallet_id(self) -> WalletId:
+        return self.end.wallet_id
 
     @property
     def mark(self) -> EndMark | None:
         """What Redis holds of this call's own."""
         end = self.end
-        return mark_of(end.request, end.id, end.price) if self.origin is Origin.MARKED else None
+        return mark_of(end.request, end.wallet_id, end.id, end.price) if self.origin is Origin.MARKED else None
 
     def answered(self) -> Recorded | Replayed:
         """Its outcome once it is durable."""

@@ -18,6 +18,7 @@ from app.access.gate import Gate
 from app.billing.end_outcomes import Decided, Origin, Recorded, Refused, Replayed, reuse_of_key
 from app.domain.ends import AcceptedEnd, EndAnswer, EndRequest
 from app.domain.errors import Unavailable
+from app.domain.wallets import WalletId
 from app.stores.postgres.inbox import KnownEnd, KnownEnds
 from app.stores.redis.wallet_calls import EndMark
 
@@ -25,19 +26,19 @@ log = structlog.get_logger(__name__)
 
 
 class Intake(Protocol):
-    def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[str]]) -> set[UUID]: ...
+    def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[WalletId]]) -> set[UUID]: ...
 
     def known(self, requests: Sequence[EndRequest]) -> Sequence[KnownEnd]: ...
 
 
 class Marks(Protocol):
-    def land(self, ends: Sequence[tuple[UUID, str]]) -> set[str]: ...
+    def land(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]: ...
 
     def unmark(self, marks: Sequence[EndMark]) -> None: ...
 
 
 class Copies(Protocol):
-    def refresh(self, user_ids: Collection[str]) -> None: ...
+    def refresh(self, wallet_ids: Collection[WalletId]) -> None: ...
 
 
 class Spool(Protocol):
@@ -80,7 +81,7 @@ class EndRecorder:
             # A repeat has the id of the end it repeats, which is recorded as it came first.
             ends.setdefault(decision.end.id, decision.end)
         # Redis, once it is back, doesn't know of ends decided around it.
-        around = {d.user_id for d in decisions if not d.origin.is_redis}
+        around = {d.wallet_id for d in decisions if not d.origin.is_redis}
         try:
             return self._intake.record(
                 list(ends.values()), lambda recorded: around | _unrecorded_before(decisions, recorded)
@@ -135,19 +136,19 @@ class EndRecorder:
         self._unmark(decisions)
         return [Refused(error)]
 
-    def _land(self, decisions: Sequence[Decided], doubtful: Set[str] = frozenset()) -> None:
+    def _land(self, decisions: Sequence[Decided], doubtful: Set[WalletId] = frozenset()) -> None:
         """These ends are durable. Where their mark is gone meanwhile, the wallet is corrected; so are the doubtful."""
         marks = _marks(decisions)
         if not marks and not doubtful:
             return
         try:
-            lost = doubtful | self._cache.land([(mark.end_id, mark.user_id) for mark in marks])
+            lost = doubtful | self._cache.land([(mark.end_id, mark.wallet_id) for mark in marks])
             if lost:
                 self._loader.refresh(lost)
         except RedisError as error:
             self._redis.close(error)
         except Unavailable:
-            log.warning("refresh_postponed", users=len(lost))
+            log.warning("refresh_postponed", wallets=len(lost))
 
     def _unmark(self, decisions: Sequence[Decided]) -> None:
         marks = _marks(decisions)
@@ -164,12 +165,12 @@ def _marks(decisions: Sequence[Decided]) -> list[EndMark]:
     return [mark for decision in decisions if (mark := decision.mark) is not None]
 
 
-def _unrecorded_before(decisions: Sequence[Decided], recorded: Set[UUID]) -> set[str]:
-    """Users of repeats by which an end was recorded for the first time: who saw its key first never did, and that mark
-    may be given back at this moment.
+def _unrecorded_before(decisions: Sequence[Decided], recorded: Set[UUID]) -> set[WalletId]:
+    """Wallets of repeats by which an end was recorded for the first time: who saw its key first never did, and that
+    mark may be given back at this moment.
     """
     marked_here = {d.end.id for d in decisions if d.origin is Origin.MARKED}
-    return {d.user_id for d in decisions if d.origin is Origin.SEEN and d.end.id in recorded - marked_here}
+    return {d.wallet_id for d in decisions if d.origin is Origin.SEEN and d.end.id in recorded - marked_here}
 
 
 def _known_outcome(decision: Decided, known: KnownEnds) -> Recorded | Replayed | Refused:

@@ -24,7 +24,7 @@ from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, U
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Access, Balance
+from app.domain.wallets import Access, Balance, WalletId, wallet_of
 from app.stores.postgres import balances, inbox
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import ExtendCall, ExtendReply, NoOpenHold, OpenHold, ReleaseReply, WalletHolds
@@ -92,21 +92,21 @@ class HoldService:
         self._holds = holds
         self._loader = loader
         self._redis = redis
-        self._owed: deque[tuple[str, str]] = deque(maxlen=OWED_MAX)
+        self._owed: deque[tuple[WalletId, str]] = deque(maxlen=OWED_MAX)
 
-    def release(self, user_id: str, process_id: str | None) -> int:
+    def release(self, wallet_id: WalletId, process_id: str | None) -> int:
         """Give a run's hold back, if it has one; the wallet's spendable micro-tokens after it.
 
         Raises WalletNotFound or Unavailable. With Redis away there are no holds, and Postgres tells the balance.
         """
-        spendable_micros = self._ask_redis(user_id, lambda epoch: self._cache.release(user_id, process_id, epoch))
+        spendable_micros = self._ask_redis(wallet_id, lambda epoch: self._cache.release(wallet_id, process_id, epoch))
         if spendable_micros is not None:
             return spendable_micros
-        wallet = self._postgres.run(lambda connection: balances.balances(connection, [user_id]).get(user_id))
+        wallet = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]).get(wallet_id))
         if wallet is None:
             raise WalletNotFound
         if process_id is not None:
-            self.release_later(user_id, process_id)
+            self.release_later(wallet_id, process_id)
         return Balance(wallet.posted_micros, wallet.pending_micros, wallet.debt_micros).spendable_micros
 
     def cancel(self, user_id: str, process_id: str) -> int:
@@ -115,7 +115,7 @@ class HoldService:
         Raises AlreadyEnded for a run that was billed, ProcessOfAnotherUser, WalletNotFound or Unavailable.
         """
         check_owner(process_id, user_id)
-        spendable_micros = self.release(user_id, process_id)
+        spendable_micros = self.release(wallet_of(user_id), process_id)
         if self._has_ended(user_id, process_id):
             raise AlreadyEnded
         return spendable_micros
@@ -128,23 +128,24 @@ class HoldService:
         """
         check_owner(request.process_id, request.user_id)
         call = ExtendCall(
-            request.user_id,
+            wallet_of(request.user_id),
             request.process_id,
             request.more_micros,
             request.more_seconds,
             request.idempotency_key,
             request.payload_hash,
         )
-        reply = self._asked(request.user_id, lambda epoch: self._holds.extend(call, epoch))
+        reply = self._asked(call.wallet_id, lambda epoch: self._holds.extend(call, epoch))
         if reply.payload_hash != call.payload_hash:
             raise IdempotencyConflict
         return _extend_answer(reply)
 
     def list(self, user_id: str, limit: int, after: str = FIRST_ID) -> Page[HoldView, str]:
         """Open holds in the order they expire. Raises WalletNotFound or Unavailable."""
+        wallet_id = wallet_of(user_id)
 
         def fetch(count: int) -> list[OpenHold]:
-            return self._asked(user_id, lambda epoch: self._holds.list(user_id, count, epoch, after))
+            return self._asked(wallet_id, lambda epoch: self._holds.list(wallet_id, count, epoch, after))
 
         found = page(fetch, lambda hold: hold.position, limit)
         return Page(
@@ -153,15 +154,16 @@ class HoldService:
 
     def give_back(self, user_id: str, process_id: str) -> ReleaseReply:
         """Release an open hold for an operator. Raises HoldNotFound, WalletNotFound or Unavailable."""
-        reply = self._asked(user_id, lambda epoch: self._holds.release(user_id, process_id, epoch))
+        wallet_id = wallet_of(user_id)
+        reply = self._asked(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
         if not reply.released_micros:
             raise HoldNotFound
         log.info("hold_released_by_operator", user_id=user_id, process_id=process_id)
         return reply
 
-    def release_later(self, user_id: str, process_id: str) -> None:
+    def release_later(self, wallet_id: WalletId, process_id: str) -> None:
         """Have a hold, if there is one, given back once Redis answers, as long as this process lives."""
-        self._owed.append((user_id, process_id))
+        self._owed.append((wallet_id, process_id))
 
     def release_owed(self) -> None:
         """Give back some of what waits, if Redis answers."""
@@ -183,7 +185,7 @@ class HoldService:
     def _has_ended(self, user_id: str, process_id: str) -> bool:
         if self._redis.is_open:
             try:
-                if self._holds.has_ended(user_id, process_id):
+                if self._holds.has_ended(wallet_of(user_id), process_id):
                     return True
             except RedisError as error:
                 self._redis.close(error)
@@ -194,17 +196,17 @@ class HoldService:
             return False
         return any(end.user_id == user_id for end in known)
 
-    def _asked(self, user_id: str, ask: Callable[[int], T | None]) -> T:
+    def _asked(self, wallet_id: WalletId, ask: Callable[[int], T | None]) -> T:
         """Like `_ask_redis`, for what only Redis can answer. Raises Unavailable without it, HoldNotFound too."""
         try:
-            found = self._ask_redis(user_id, ask)
+            found = self._ask_redis(wallet_id, ask)
         except NoOpenHold:
             raise HoldNotFound from None
         if found is None:
             raise Unavailable
         return found
 
-    def _ask_redis(self, user_id: str, ask: Callable[[int], T | None]) -> T | None:
+    def _ask_redis(self, wallet_id: WalletId, ask: Callable[[int], T | None]) -> T | None:
         """What `ask` finds in an epoch's cache, loading the wallet where it says None.
 
         None with Redis away, and for a wallet that can't be cached.
@@ -218,7 +220,7 @@ class HoldService:
                 found = ask(self._catalog.epoch)
                 if found is not None:
                     return found
-                if self._loader.load([user_id], self._catalog.epoch):
+                if self._loader.load([wallet_id], self._catalog.epoch):
                     raise WalletNotFound
         except RedisError as error:
             self._redis.close(error)

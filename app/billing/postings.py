@@ -17,6 +17,7 @@ from app.access.postgres import PostgresAccess
 from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
 from app.domain.postings import Posting
+from app.domain.wallets import WalletId, wallet_of
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
@@ -44,7 +45,8 @@ class PostingService:
 
     def post(self, posting: Posting) -> Posted:
         """Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy or Unavailable."""
-        outcome = self._postgres.wallet_transaction(posting.user_id, lambda connection: _post(connection, posting))
+        wallet_id = wallet_of(posting.user_id)
+        outcome = self._postgres.wallet_transaction(wallet_id, lambda connection: _post(connection, wallet_id, posting))
         if outcome.wallet is None:
             return Posted(outcome.entry, replayed=True)
         self._changes.announce(outcome.wallet)
@@ -52,11 +54,11 @@ class PostingService:
         return Posted(outcome.entry, replayed=False)
 
 
-def _post(connection: sa.Connection, posting: Posting) -> _Outcome:
-    wallet = wallets.lock(connection, posting.user_id)
+def _post(connection: sa.Connection, wallet_id: WalletId, posting: Posting) -> _Outcome:
+    wallet = wallets.lock(connection, wallet_id)
     if wallet is None:
         raise WalletNotFound
-    known = ledger.find_posting(connection, posting.user_id, posting.reference)
+    known = ledger.find_posting(connection, wallet_id, posting.reference)
     if known is not None:
         if (known.kind, known.amount_micros, known.reason) != (
             posting.kind,
@@ -68,7 +70,7 @@ def _post(connection: sa.Connection, posting: Posting) -> _Outcome:
     balance_after_micros = wallet.posted_micros + posting.amount_micros
     if not -wallet.overdraft_limit_micros <= balance_after_micros <= BALANCE_MICROS_MAX:
         raise BalanceOutOfRange
-    entry = ledger.insert_posting(connection, posting, balance_after_micros)
-    changed = wallets.update(connection, posting.user_id, {"posted_micros": balance_after_micros})
+    entry = ledger.insert_posting(connection, wallet_id, posting, balance_after_micros)
+    changed = wallets.update(connection, wallet_id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
-    return _Outcome(entry, changed, debts.wake(connection, posting.user_id) if is_credit else ())
+    return _Outcome(entry, changed, debts.wake(connection, wallet_id) if is_credit else ())

@@ -23,6 +23,7 @@ from app.access.postgres import PostgresAccess
 from app.billing.settlements import SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow, WalletBusy
 from app.domain.reasons import FailureReason
+from app.domain.wallets import WalletId
 from app.stores.postgres import inbox, settlement, stale
 from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
@@ -66,7 +67,7 @@ class SettleService:
         self._changes = changes
         self._policy = policy
         self._batch_size = batch_size
-        self._stuck: dict[str, float] = {}
+        self._stuck: dict[WalletId, float] = {}
 
     def settle(self, end_ids: Sequence[UUID]) -> SettleReport:
         """Settle ends; ids of which nothing is to be settled (any more) are passed over. Raises Unavailable."""
@@ -86,7 +87,7 @@ class SettleService:
                 seconds=older_than_seconds,
                 after_id=after_id,
                 limit=self._batch_size,
-                but_not={end.user_id for end in run.busy},
+                but_not={end.wallet_id for end in run.busy},
             )
             ids = self._postgres.run(look)
             self._settle_all(ids, run)
@@ -97,15 +98,15 @@ class SettleService:
     def _wait_for_busy(self, run: _Run) -> None:
         """Try the ends of busy wallets again in a moment, but for those that have just been waited for in vain."""
         now = time.monotonic()
-        self._stuck = {user_id: until for user_id, until in self._stuck.items() if until > now}
+        self._stuck = {wallet_id: until for wallet_id, until in self._stuck.items() if until > now}
         for pause_seconds in BUSY_PAUSES_SECONDS:
-            again = [end.id for end in run.busy if end.user_id not in self._stuck]
+            again = [end.id for end in run.busy if end.wallet_id not in self._stuck]
             if not again:
                 return
             time.sleep(pause_seconds)
             run.busy = []
             self._settle_all(again, run, is_wary=True)
-        stuck = {end.user_id for end in run.busy}
+        stuck = {end.wallet_id for end in run.busy}
         if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
             self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)
             log.info("wallets_busy", ends=len(run.busy), wallets=len(stuck))
@@ -145,15 +146,15 @@ class SettleService:
             claimed = settlement.claim(connection, ids)
             if not claimed:
                 return _Batch()
-            wallets = settlement.lock_free_wallets(connection, {end.user_id for end in claimed})
+            wallets = settlement.lock_free_wallets(connection, {end.wallet_id for end in claimed})
             if is_wary:
                 wallets |= dict.fromkeys(stale.kept_by_others(connection, wallets), False)
-            orphans = [end.id for end in claimed if end.user_id not in wallets]
+            orphans = [end.id for end in claimed if end.wallet_id not in wallets]
             if orphans:
                 settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)
-            ends = [end for end in claimed if wallets.get(end.user_id)]
+            ends = [end for end in claimed if wallets.get(end.wallet_id)]
             settled = settlement.settle(connection, [end.id for end in ends], self._policy) if ends else []
-            return _Batch(ends, settled, [end for end in claimed if wallets.get(end.user_id) is False])
+            return _Batch(ends, settled, [end for end in claimed if wallets.get(end.wallet_id) is False])
 
         return work
 

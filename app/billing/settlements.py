@@ -64,7 +64,7 @@ def refusal_reason(error: Exception) -> FailureReason:
 
 def _change(wallet: SettledWallet) -> WalletChange:
     return WalletChange(
-        user_id=wallet.user_id,
+        wallet_id=wallet.wallet_id,
         fields=CachedFields(
             wallet.version,
             wallet.posted_micros,

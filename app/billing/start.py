@@ -23,7 +23,7 @@ from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
 from app.domain.processes import new_process_id
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Access, Balance, WalletStatus, access
+from app.domain.wallets import Access, Balance, WalletStatus, access, wallet_of
 from app.stores.postgres import balances
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import StartCall, StartReply
@@ -104,6 +104,7 @@ class StartService:
         catalog = self._catalog.current
         feature = catalog.features.get(request.feature_endpoint_id)
         return StartCall(
+            wallet_id=wallet_of(request.user_id),
             user_id=request.user_id,
             min_micros=0 if feature is None else feature.min_micros,
             packages=catalog.packages_with(request.feature_endpoint_id),
@@ -124,7 +125,7 @@ class StartService:
                 reply = self._looks.submit(call)
                 if reply is not None:
                     return reply
-                if call.user_id in self._loader.load([call.user_id], self._catalog.epoch):
+                if call.wallet_id in self._loader.load([call.wallet_id], self._catalog.epoch):
                     raise WalletNotFound
         except Unanswered as error:
             self._leave_unanswered(call)
@@ -137,7 +138,7 @@ class StartService:
         Under a key the caller's next attempt finds it. Without one nobody ever could.
         """
         if call.hold_micros and call.idempotency_key is None:
-            self._holds.release_later(call.user_id, call.process_id)
+            self._holds.release_later(call.wallet_id, call.process_id)
 
     def _answer(self, request: StartRequest, call: StartCall, reply: StartReply) -> StartAnswer:
         match reply.outcome:
@@ -163,7 +164,7 @@ class StartService:
 
     def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:
         wallet = self._postgres.run(
-            lambda connection: balances.balances(connection, [request.user_id]).get(request.user_id)
+            lambda connection: balances.balances(connection, [call.wallet_id]).get(call.wallet_id)
         )
         if wallet is None or wallet.status != WalletStatus.ACTIVE or wallet.package_id is None:
             raise WalletNotFound

@@ -51,7 +51,7 @@ def _number(text: str) -> Decimal:
 
 ID = Checked("id", partial(inputs.identifier, length_max=inputs.ID_LENGTH_MAX))
 NEW_ID = Checked("id", inputs.path_id)
-NEW_USER_ID = Checked("id", inputs.wallet_id)
+NEW_USER_ID = Checked("id", inputs.new_user_id)
 NAME = Checked("name", partial(inputs.printable, length_max=inputs.NAME_LENGTH_MAX))
 REFERENCE = Checked("reference", partial(inputs.identifier, length_max=inputs.REFERENCE_LENGTH_MAX))
 REASON = Checked("reason", partial(inputs.printable, length_max=inputs.REASON_LENGTH_MAX))

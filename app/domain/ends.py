@@ -12,7 +12,7 @@ from uuid import UUID
 
 from app.domain.errors import UnknownPayloadVersion
 from app.domain.pricing import Price
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
 
 # What the hash of a body covers, by its version. A hash is kept for as long as its key, so a version is never
 # changed: a field that shall count from now on makes a new one.
@@ -72,9 +72,10 @@ class EndRequest:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedEnd:
-    """An end with its price pinned and its answer decided: one inbox row. The id is a UUID of version 7."""
+    """An end with its payer and price pinned and its answer decided: one inbox row. The id is a UUID of version 7."""
 
     id: UUID
+    wallet_id: WalletId
     request: EndRequest
     price: Price
     deduction: Deduction

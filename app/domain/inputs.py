@@ -53,8 +53,8 @@ def path_id(value: object) -> str:
     return text
 
 
-def wallet_id(value: object) -> str:
-    """The user id of a wallet to be created."""
+def new_user_id(value: object) -> str:
+    """The id of a user whose wallet is to be created."""
     text = path_id(value)
     if set(WALLET_PARTS) & set(text.split("/")[1:]):
         raise ValueError(f"Must not have {', '.join(WALLET_PARTS)} as a part behind a slash.")

@@ -47,7 +47,7 @@ class DriftKind(StrEnum):
     DEBT_SUM = "debt_sum"
     """The wallet's debt isn't the sum of its failed ends that count as debt."""
     WALLET_MISSING = "wallet_missing"
-    """Unsettled ends of a user who has no wallet."""
+    """Unsettled ends whose wallet there isn't."""
     CACHE = "cache"
     """The cached copy isn't what Postgres knows, or doesn't add up in itself."""
     UNCHECKED = "unchecked"

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NewType
+
+WalletId = NewType("WalletId", str)
+
+
+def wallet_of(user_id: str) -> WalletId:
+    """The wallet that pays for what this user runs: the one place that says so.
+
+    Today each user has a wallet of their own, under the same id. Everything behind the use cases goes by the wallet.
+    """
+    return WalletId(user_id)
 
 
 class WalletStatus(StrEnum):

@@ -20,6 +20,7 @@ from app.access.postgres import PostgresAccess
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
 from app.domain.pages import Page, page
+from app.domain.wallets import WalletId
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet
@@ -80,10 +81,10 @@ class FailedEndService:
 
     def replay(self, end_id: UUID) -> FailedEndRow:
         """Have a failed end tried again at once; what it is after that. Raises NotFound, WalletBusy or Unavailable."""
-        user_id = self._postgres.run(lambda connection: store.user_of(connection, end_id))
-        if user_id is None:
+        wallet_id = self._postgres.run(lambda connection: store.payer_of(connection, end_id))
+        if wallet_id is None:
             raise NotFound("Failed end not found")
-        replayed = self._postgres.wallet_transaction(user_id, lambda connection: store.replay(connection, [end_id]))
+        replayed = self._postgres.wallet_transaction(wallet_id, lambda connection: store.replay(connection, [end_id]))
         if not replayed:
             raise NotFound("Failed end not found")
         self._ring(replayed)
@@ -103,29 +104,29 @@ class FailedEndService:
 
         An end that fails again meanwhile is not tried twice: the list is walked through once, oldest first.
         """
-        busy: set[str] = set()
+        busy: set[WalletId] = set()
         after_id: str | None = FIRST_END
         while after_id is not None:
             found = self.list(matching, ENDS_PER_REPLAY, after_id)
-            ends = [end for end in found.items if end.user_id not in busy]
+            ends = [end for end in found.items if end.wallet_id not in busy]
             if ends:
                 yield self._replay_free(ends, busy)
             after_id = found.next_key
         if busy:
             raise WalletBusy
 
-    def _replay_free(self, ends: Sequence[FailedEndRow], busy: set[str]) -> Sequence[FailedEndRow]:
-        """Replay the ends of wallets that aren't locked; users whose wallet is are added to `busy`."""
+    def _replay_free(self, ends: Sequence[FailedEndRow], busy: set[WalletId]) -> Sequence[FailedEndRow]:
+        """Replay the ends of wallets that aren't locked; those that are get added to `busy`."""
         try:
             return self.replay_all([end.id for end in ends])
         except WalletBusy:
             replayed: list[FailedEndRow] = []
         for end in ends:
-            if end.user_id not in busy:
+            if end.wallet_id not in busy:
                 try:
                     replayed += self.replay_all([end.id])
                 except WalletBusy:
-                    busy.add(end.user_id)
+                    busy.add(end.wallet_id)
         return replayed
 
     def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> WrittenOff:
@@ -133,14 +134,14 @@ class FailedEndService:
 
         Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
         """
-        user_id = self._postgres.run(lambda connection: store.user_of(connection, end_id))
+        wallet_id = self._postgres.run(lambda connection: store.payer_of(connection, end_id))
 
         def work(connection: sa.Connection) -> _Outcome:
             return _write_off(connection, end_id, reason, actor, request_id)
 
         # An end that isn't there any more may have been written off: that is told, and needs no turn.
         transaction = self._postgres.transaction
-        outcome = transaction(work) if user_id is None else self._postgres.wallet_transaction(user_id, work)
+        outcome = transaction(work) if wallet_id is None else self._postgres.wallet_transaction(wallet_id, work)
         if outcome.wallet is None:
             return WrittenOff(outcome.entry, replayed=True)
         log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.entry.amount_micros)
@@ -152,20 +153,20 @@ class FailedEndService:
         accepted = [end.id for end in ends if end.state == EndState.ACCEPTED]
         if accepted:
             self._doorbell.settle(accepted)
-        owed_micros: dict[str, int] = defaultdict(int)
+        owed_micros: dict[WalletId, int] = defaultdict(int)
         for end in ends:
             if end.state == EndState.RETRYING:
-                owed_micros[end.user_id] += end.cost_micros
-        self._doorbell.collect([IndebtedWallet(user_id, micros) for user_id, micros in owed_micros.items()])
+                owed_micros[end.wallet_id] += end.cost_micros
+        self._doorbell.collect([IndebtedWallet(wallet_id, micros) for wallet_id, micros in owed_micros.items()])
 
 
 def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str, request_id: str | None) -> _Outcome:
-    user_id = store.user_of(connection, end_id)
-    wallet = None if user_id is None else wallets.lock(connection, user_id)
+    wallet_id = store.payer_of(connection, end_id)
+    wallet = None if wallet_id is None else wallets.lock(connection, wallet_id)
     known = ledger.find_write_off(connection, end_id)
     if known is not None:
         return _Outcome(known)
-    if user_id is None:
+    if wallet_id is None:
         raise NotFound("Failed end not found")
     if wallet is None:
         raise WalletNotFound
@@ -179,6 +180,6 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str,
     )
     store.delete(connection, end_id)
     debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros
-    changed = wallets.update(connection, wallet.user_id, {"debt_micros": debt_micros})
+    changed = wallets.update(connection, wallet.wallet_id, {"debt_micros": debt_micros})
     # What stood behind it in the line may be payable.
-    return _Outcome(written_off, changed, debts.wake(connection, wallet.user_id))
+    return _Outcome(written_off, changed, debts.wake(connection, wallet.wallet_id))

@@ -15,7 +15,7 @@ from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
-from app.domain.wallets import Balance, WalletStatus
+from app.domain.wallets import Balance, WalletId, WalletStatus, wallet_of
 from app.stores.postgres import balances, catalog, debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
@@ -61,6 +61,7 @@ class WalletAdmin:
             _check_package(connection, package_id)
             opened = wallets.insert(
                 connection,
+                wallet_id=wallet_of(user_id),
                 user_id=user_id,
                 package_id=package_id,
                 status=status,
@@ -80,8 +81,9 @@ class WalletAdmin:
         overdrawn than the new limit allows.
         """
         if changes:
+            wallet_id = wallet_of(user_id)
             changed, woken = self._postgres.wallet_transaction(
-                user_id, lambda connection: _update(connection, user_id, changes)
+                wallet_id, lambda connection: _update(connection, wallet_id, changes)
             )
             self._changes.announce(changed)
             self._doorbell.collect(woken)
@@ -89,19 +91,20 @@ class WalletAdmin:
 
     def get(self, user_id: str) -> WalletView:
         """Raises WalletNotFound or Unavailable."""
-        found = self._postgres.run(lambda connection: balances.balances(connection, [user_id]))
-        if user_id not in found:
+        wallet_id = wallet_of(user_id)
+        found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]))
+        if wallet_id not in found:
             raise WalletNotFound
-        [view] = self._views([found[user_id]])
+        [view] = self._views([found[wallet_id]])
         return view
 
     def list(self, limit: int, after_id: str = FIRST_ID) -> Page[WalletView, str]:
-        """In the order of user ids. Raises Unavailable."""
+        """In the order of their ids. Raises Unavailable."""
 
         def work(connection: sa.Connection) -> Page[balances.WalletBalance, str]:
-            ids = page(lambda count: wallets.list_ids(connection, after_id, count), lambda user_id: user_id, limit)
+            ids = page(lambda count: wallets.list_ids(connection, after_id, count), lambda wallet_id: wallet_id, limit)
             found = balances.balances(connection, ids.items)
-            return Page([found[user_id] for user_id in ids.items], ids.next_key)
+            return Page([found[wallet_id] for wallet_id in ids.items], ids.next_key)
 
         listed = self._postgres.run(work)
         return Page(self._views(listed.items), listed.next_key)
@@ -110,10 +113,11 @@ class WalletAdmin:
         """A wallet's ledger, newest first. Raises WalletNotFound or Unavailable."""
 
         def work(connection: sa.Connection) -> Page[LedgerEntry, int]:
-            if not wallets.exists(connection, user_id):
+            wallet_id = wallet_of(user_id)
+            if not wallets.exists(connection, wallet_id):
                 raise WalletNotFound
             return page(
-                lambda count: ledger.list_entries(connection, user_id, before_id, count),
+                lambda count: ledger.list_entries(connection, wallet_id, before_id, count),
                 lambda entry: entry.id,
                 limit,
             )
@@ -121,7 +125,7 @@ class WalletAdmin:
         return self._postgres.run(work)
 
     def _views(self, found: Sequence[balances.WalletBalance]) -> Sequence[WalletView]:
-        held = self._held([wallet.user_id for wallet in found])
+        held = self._held([wallet.wallet_id for wallet in found])
         return [
             WalletView(
                 wallet.user_id,
@@ -138,29 +142,29 @@ class WalletAdmin:
             for wallet, held_micros in zip(found, held, strict=True)
         ]
 
-    def _held(self, user_ids: Sequence[str]) -> Sequence[int]:
+    def _held(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
         if self._redis.is_open:
             try:
-                return self._cache.held(user_ids)
+                return self._cache.held(wallet_ids)
             except RedisError as error:
                 self._redis.close(error)
         # Holds live in Redis: without it there are none.
-        return [0] * len(user_ids)
+        return [0] * len(wallet_ids)
 
 
 def _update(
-    connection: sa.Connection, user_id: str, changes: Mapping[str, Any]
+    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]
 ) -> tuple[WalletRow, Sequence[IndebtedWallet]]:
-    wallet = wallets.lock(connection, user_id)
+    wallet = wallets.lock(connection, wallet_id)
     if wallet is None:
         raise WalletNotFound
     _check_package(connection, changes.get("package_id"))
     limit_micros = changes.get("overdraft_limit_micros", wallet.overdraft_limit_micros)
     if wallet.posted_micros < -limit_micros:
         raise BalanceOutOfRange("More is overdrawn than the new limit allows")
-    changed = wallets.update(connection, user_id, changes)
+    changed = wallets.update(connection, wallet_id, changes)
     has_more_room = limit_micros > wallet.overdraft_limit_micros
-    return changed, debts.wake(connection, user_id) if has_more_room else ()
+    return changed, debts.wake(connection, wallet_id) if has_more_room else ()
 
 
 def _check_package(connection: sa.Connection, package_id: str | None) -> None:

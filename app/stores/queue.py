@@ -141,7 +141,7 @@ class CeleryDoorbell:
 
     def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
         for wallet in wallets:
-            self._ring(COLLECT_DEBTS, [wallet.user_id, str(token_number(wallet.debt_micros))])
+            self._ring(COLLECT_DEBTS, [wallet.wallet_id, str(token_number(wallet.debt_micros))])
 
     def _ring(self, task: str, ids: Sequence[str]) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from app.access.postgres import PostgresAccess
 from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
 from app.domain.reasons import DriftKind
+from app.domain.wallets import WalletId
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift
@@ -75,14 +76,14 @@ class CacheAudit:
         self._pauses_seconds = pauses_seconds
         self._sleep = sleep
 
-    def look(self, user_ids: Collection[str]) -> dict[str, Suspect]:
+    def look(self, wallet_ids: Collection[WalletId]) -> dict[WalletId, Suspect]:
         """Cached wallets that look wrong right now. Raises Unavailable or RedisError."""
-        cached = self._snapshots.read(user_ids)
+        cached = self._snapshots.read(wallet_ids)
         if not cached:
             return {}
         marks = [
-            (end_id, user_id)
-            for user_id, wallet in cached.items()
+            (end_id, wallet_id)
+            for wallet_id, wallet in cached.items()
             if isinstance(wallet, CachedWallet)
             for end_id in wallet.marks
         ]
@@ -93,13 +94,13 @@ class CacheAudit:
         in_flight |= self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
         stored = self._postgres.run(lambda connection: balances.load(connection, list(cached), end_ids))
         suspects = {}
-        for user_id, wallet in cached.items():
-            suspect = _compare(wallet, stored[user_id], in_flight) if user_id in stored else None
+        for wallet_id, wallet in cached.items():
+            suspect = _compare(wallet, stored[wallet_id], in_flight) if wallet_id in stored else None
             if suspect is not None:
-                suspects[user_id] = suspect
+                suspects[wallet_id] = suspect
         return suspects
 
-    def confirm(self, suspects: Mapping[str, Suspect]) -> list[Drift]:
+    def confirm(self, suspects: Mapping[WalletId, Suspect]) -> list[Drift]:
         """Look again until what passes has passed; correct what stays. Raises Unavailable or RedisError."""
         suspects = dict(suspects)
         for pause in self._pauses_seconds:
@@ -110,40 +111,42 @@ class CacheAudit:
         if not suspects:
             return []
         still = _persisting(suspects, self._repaired(suspects))
-        return [_drift(user_id, suspect, is_repaired=user_id not in still) for user_id, suspect in suspects.items()]
+        return [
+            _drift(wallet_id, suspect, is_repaired=wallet_id not in still) for wallet_id, suspect in suspects.items()
+        ]
 
-    def _repaired(self, suspects: Mapping[str, Suspect]) -> dict[str, Suspect]:
+    def _repaired(self, suspects: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
         """Correct these wallets; what looks wrong with them after it."""
-        remedies = {user_id: _remedy(suspect) for user_id, suspect in suspects.items()}
+        remedies = {wallet_id: _remedy(suspect) for wallet_id, suspect in suspects.items()}
         abandoned = {f.abandoned for suspect in suspects.values() for f in suspect.findings if f.abandoned}
-        self._snapshots.forget([user_id for user_id, remedy in remedies.items() if remedy is Remedy.FORGET])
-        for user_id, remedy in remedies.items():
+        self._snapshots.forget([wallet_id for wallet_id, remedy in remedies.items() if remedy is Remedy.FORGET])
+        for wallet_id, remedy in remedies.items():
             if remedy is Remedy.RECOUNT:
-                self._recount_or_forget(user_id)
+                self._recount_or_forget(wallet_id)
         self._refresh(list(suspects), abandoned)
         return self.look(suspects)
 
-    def _recount_or_forget(self, user_id: str) -> None:
+    def _recount_or_forget(self, wallet_id: WalletId) -> None:
         try:
-            self._snapshots.recount([user_id])
+            self._snapshots.recount([wallet_id])
         except ResponseError as error:
-            log.warning("wallet_not_recounted", user_id=user_id, error=str(error)[:200])
-            self._snapshots.forget([user_id])
+            log.warning("wallet_not_recounted", wallet_id=wallet_id, error=str(error)[:200])
+            self._snapshots.forget([wallet_id])
 
-    def _refresh(self, user_ids: Sequence[str], abandoned: Collection[UUID]) -> None:
+    def _refresh(self, wallet_ids: Sequence[WalletId], abandoned: Collection[UUID]) -> None:
         try:
-            self._loader.refresh(user_ids, abandoned=abandoned)
+            self._loader.refresh(wallet_ids, abandoned=abandoned)
         except Unavailable:
             # One of them may have been in too much use to be filled; the others are.
-            log.warning("cache_repair_incomplete", wallets=len(user_ids))
+            log.warning("cache_repair_incomplete", wallets=len(wallet_ids))
         except ResponseError as error:
-            if len(user_ids) > 1:
-                for user_id in user_ids:
-                    self._refresh([user_id], abandoned)
+            if len(wallet_ids) > 1:
+                for wallet_id in wallet_ids:
+                    self._refresh([wallet_id], abandoned)
                 return
             # What stands there can't be corrected; whoever needs the wallet loads it anew.
-            log.warning("wallet_not_refreshed", user_id=user_ids[0], error=str(error)[:200])
-            self._snapshots.forget(user_ids)
+            log.warning("wallet_not_refreshed", wallet_id=wallet_ids[0], error=str(error)[:200])
+            self._snapshots.forget(wallet_ids)
 
 
 def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight: Set[UUID]) -> Suspect | None:
@@ -219,14 +222,14 @@ def _marks(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> 
     return findings
 
 
-def _persisting(before: Mapping[str, Suspect], now: Mapping[str, Suspect]) -> dict[str, Suspect]:
+def _persisting(before: Mapping[WalletId, Suspect], now: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
     """What two looks agree on."""
     both = {
-        user_id: replace(suspect, findings=suspect.findings & before[user_id].findings)
-        for user_id, suspect in now.items()
-        if user_id in before
+        wallet_id: replace(suspect, findings=suspect.findings & before[wallet_id].findings)
+        for wallet_id, suspect in now.items()
+        if wallet_id in before
     }
-    return {user_id: suspect for user_id, suspect in both.items() if suspect.findings}
+    return {wallet_id: suspect for wallet_id, suspect in both.items() if suspect.findings}
 
 
 def _remedy(suspect: Suspect) -> Remedy:
@@ -235,12 +238,12 @@ def _remedy(suspect: Suspect) -> Remedy:
     return next(remedy for remedy in (Remedy.FORGET, Remedy.RECOUNT, Remedy.REFRESH) if remedy in remedies)
 
 
-def _drift(user_id: str, suspect: Suspect, *, is_repaired: bool) -> Drift:
+def _drift(wallet_id: WalletId, suspect: Suspect, *, is_repaired: bool) -> Drift:
     findings = sorted(finding.text for finding in suspect.findings)
     # A wallet of ten thousand lost marks is one drift, and its detail stays readable.
     told = "; ".join(findings[:10]) + (f"; and {len(findings) - 10} more" if len(findings) > 10 else "")
     return Drift(
-        user_id=user_id,
+        wallet_id=wallet_id,
         kind=DriftKind.CACHE,
         expected_micros=suspect.expected_micros,
         found_micros=suspect.found_micros,

@@ -16,6 +16,7 @@ from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
 from app.domain.pages import FIRST_ID
 from app.domain.reasons import DriftKind
+from app.domain.wallets import WalletId
 from app.stores.postgres import ledger_audit as store
 from app.stores.postgres.ledger_audit import ChainBreak, Position, Slice
 from app.stores.postgres.reconciliation import Drift
@@ -58,22 +59,22 @@ class _Walk:
     def drifts(self, last: Slice) -> list[Drift]:
         """What is wrong, now that the whole ledger is known; `last` has the wallet of that moment."""
         drifts = []
-        user_id, posted_micros = last.user_id, last.posted_micros
+        wallet_id, posted_micros = last.wallet_id, last.posted_micros
         if posted_micros != self._sum_micros:
             detail = "the posted balance is not the sum of the ledger"
-            drifts.append(Drift(user_id, DriftKind.LEDGER_SUM, self._sum_micros, posted_micros, detail))
+            drifts.append(Drift(wallet_id, DriftKind.LEDGER_SUM, self._sum_micros, posted_micros, detail))
         if (at := self._first_break) is not None:
             detail = f"entry {at.entry_id} does not follow from the one before; {self._breaks} such entries"
-            drifts.append(Drift(user_id, DriftKind.LEDGER_CHAIN, at.expected_micros, at.found_micros, detail))
+            drifts.append(Drift(wallet_id, DriftKind.LEDGER_CHAIN, at.expected_micros, at.found_micros, detail))
         if posted_micros < -last.overdraft_limit_micros:
             detail = "more is overdrawn than the limit allows"
-            drifts.append(Drift(user_id, DriftKind.BELOW_LIMIT, -last.overdraft_limit_micros, posted_micros, detail))
+            drifts.append(Drift(wallet_id, DriftKind.BELOW_LIMIT, -last.overdraft_limit_micros, posted_micros, detail))
         return drifts
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedPage:
-    user_ids: Sequence[str]
+    wallet_ids: Sequence[WalletId]
     drifts: Sequence[Drift]
 
 
@@ -83,25 +84,25 @@ class LedgerAudit:
         self._wallets_per_page = wallets_per_page
 
     def pages(self, *, is_full: bool, on_step: Callable[[], None]) -> Iterator[AuditedPage]:
-        """Every wallet, in the order of user ids; `on_step` is called every few moments. Raises Unavailable."""
+        """Every wallet, in the order of wallet ids; `on_step` is called every few moments. Raises Unavailable."""
         after_id = FIRST_ID
         while positions := self._positions(after_id, is_full=is_full):
-            after_id = positions[-1].user_id
-            user_ids = [position.user_id for position in positions]
-            yield AuditedPage(user_ids, self._drifts(positions, on_step) + self._debts(user_ids))
+            after_id = positions[-1].wallet_id
+            wallet_ids = [position.wallet_id for position in positions]
+            yield AuditedPage(wallet_ids, self._drifts(positions, on_step) + self._debts(wallet_ids))
 
     def orphans(self) -> list[Drift]:
         """Unsettled ends that no wallet can pay. Raises Unavailable."""
         found = self._postgres.transaction(lambda connection: store.orphans(connection, ORPHANS_MAX, SLICE_SECONDS_MAX))
         return [
             Drift(
-                user.user_id,
+                wallet.wallet_id,
                 DriftKind.WALLET_MISSING,
-                expected_micros=-user.cost_micros,
+                expected_micros=-wallet.cost_micros,
                 found_micros=0,
-                detail=f"{user.ends} unsettled ends and no wallet to deduct them from",
+                detail=f"{wallet.ends} unsettled ends and no wallet to deduct them from",
             )
-            for user in found
+            for wallet in found
         ]
 
     def _positions(self, after_id: str, *, is_full: bool) -> list[Position]:
@@ -110,7 +111,7 @@ class LedgerAudit:
         )
 
     def _drifts(self, positions: Sequence[Position], on_step: Callable[[], None]) -> list[Drift]:
-        walks = {position.user_id: _Walk(position) for position in positions}
+        walks = {position.wallet_id: _Walk(position) for position in positions}
         drifts: list[Drift] = []
         try:
             drifts += self._step(walks, list(walks), ENTRIES_SHARED)
@@ -118,51 +119,51 @@ class LedgerAudit:
             # One of them spoils it for all; alone it will only do so for itself.
             self._ask_postgres()
         on_step()
-        for user_id in list(walks):
-            drifts += self._alone(walks, user_id, on_step)
+        for wallet_id in list(walks):
+            drifts += self._alone(walks, wallet_id, on_step)
         return drifts
 
-    def _alone(self, walks: dict[str, _Walk], user_id: str, on_step: Callable[[], None]) -> list[Drift]:
+    def _alone(self, walks: dict[WalletId, _Walk], wallet_id: WalletId, on_step: Callable[[], None]) -> list[Drift]:
         drifts: list[Drift] = []
         entries_max = ENTRIES_ALONE
-        while user_id in walks:
+        while wallet_id in walks:
             try:
-                drifts += self._step(walks, [user_id], entries_max)
+                drifts += self._step(walks, [wallet_id], entries_max)
             except (Unavailable, sa.exc.SQLAlchemyError) as error:
                 self._ask_postgres()
                 if entries_max <= ENTRIES_LEAST:
-                    del walks[user_id]
-                    drifts.append(unchecked(user_id, error))
+                    del walks[wallet_id]
+                    drifts.append(unchecked(wallet_id, error))
                 entries_max //= 10
             on_step()
         return drifts
 
-    def _step(self, walks: dict[str, _Walk], user_ids: Sequence[str], entries_max: int) -> list[Drift]:
+    def _step(self, walks: dict[WalletId, _Walk], wallet_ids: Sequence[WalletId], entries_max: int) -> list[Drift]:
         """Take each of these walks on by so many entries; what is wrong with those that are at their end."""
-        found = self._slices([walks[user_id].position for user_id in user_ids], entries_max)
+        found = self._slices([walks[wallet_id].position for wallet_id in wallet_ids], entries_max)
         for part in found:
-            walks[part.user_id].take(part)
-        moved = [part.user_id for part in found if part.entries or not walks[part.user_id].is_right]
+            walks[part.wallet_id].take(part)
+        moved = [part.wallet_id for part in found if part.entries or not walks[part.wallet_id].is_right]
         if moved:
-            right = [walks[user_id].right_up_to for user_id in moved]
+            right = [walks[wallet_id].right_up_to for wallet_id in moved]
             self._postgres.run(lambda connection: store.set_checkpoints(connection, right))
         at_their_end = [part for part in found if part.entries < entries_max]
-        return [drift for part in at_their_end for drift in walks.pop(part.user_id).drifts(part)]
+        return [drift for part in at_their_end for drift in walks.pop(part.wallet_id).drifts(part)]
 
-    def _debts(self, user_ids: Sequence[str]) -> list[Drift]:
+    def _debts(self, wallet_ids: Sequence[WalletId]) -> list[Drift]:
         try:
             found = self._postgres.transaction(
-                lambda connection: store.wrong_debts(connection, user_ids[0], user_ids[-1], SLICE_SECONDS_MAX)
+                lambda connection: store.wrong_debts(connection, wallet_ids[0], wallet_ids[-1], SLICE_SECONDS_MAX)
             )
         except (Unavailable, sa.exc.SQLAlchemyError) as error:
             self._ask_postgres()
-            if len(user_ids) == 1:
-                return [unchecked(user_ids[0], error)]
-            middle = len(user_ids) // 2
-            return self._debts(user_ids[:middle]) + self._debts(user_ids[middle:])
+            if len(wallet_ids) == 1:
+                return [unchecked(wallet_ids[0], error)]
+            middle = len(wallet_ids) // 2
+            return self._debts(wallet_ids[:middle]) + self._debts(wallet_ids[middle:])
         detail = "the debt is not the sum of the failed ends"
         return [
-            Drift(wrong.user_id, DriftKind.DEBT_SUM, wrong.owed_micros, wrong.debt_micros, detail) for wrong in found
+            Drift(wrong.wallet_id, DriftKind.DEBT_SUM, wrong.owed_micros, wrong.debt_micros, detail) for wrong in found
         ]
 
     def _ask_postgres(self) -> None:
@@ -175,8 +176,8 @@ class LedgerAudit:
         )
 
 
-def unchecked(user_id: str, error: Exception) -> Drift:
+def unchecked(wallet_id: WalletId, error: Exception) -> Drift:
     """Says of a wallet that nobody knows whether it is right."""
-    log.error("wallet_not_checked", user_id=user_id, exc_info=error)
+    log.error("wallet_not_checked", wallet_id=wallet_id, exc_info=error)
     reason = type(error.__cause__ or error).__name__
-    return Drift(user_id, DriftKind.UNCHECKED, 0, 0, f"could not be read: {reason}")
+    return Drift(wallet_id, DriftKind.UNCHECKED, 0, 0, f"could not be read: {reason}")

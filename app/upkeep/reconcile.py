@@ -20,6 +20,7 @@ from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
 from app.domain.reasons import DriftKind
+from app.domain.wallets import WalletId
 from app.stores.postgres import reconciliation as store
 from app.stores.postgres.reconciliation import Drift, Reconciliation, State
 from app.upkeep.cache_audit import CacheAudit, Suspect
@@ -143,11 +144,11 @@ class ReconcileService:
             if not self._postgres.run(lambda connection: store.say_alive(connection, begun.id)):
                 raise TakenForDead
 
-        suspects: dict[str, Suspect] = {}
+        suspects: dict[WalletId, Suspect] = {}
         for page in self._ledger.pages(is_full=begun.is_full, on_step=say_alive):
-            tally.checked += len(page.user_ids)
+            tally.checked += len(page.wallet_ids)
             tally.add(page.drifts)
-            suspects |= self._look(tally, page.user_ids)
+            suspects |= self._look(tally, page.wallet_ids)
             if len(suspects) >= SUSPECTS_MAX:
                 self._confirm(tally, suspects)
                 suspects = {}
@@ -155,39 +156,41 @@ class ReconcileService:
         self._confirm(tally, suspects)
         tally.add(self._ledger.orphans())
 
-    def _look(self, tally: _Tally, user_ids: Sequence[str]) -> dict[str, Suspect]:
-        found: dict[str, Suspect] = {}
-        self._at_the_cache(tally, user_ids, lambda part: found.update(self._cache.look(part)))
+    def _look(self, tally: _Tally, wallet_ids: Sequence[WalletId]) -> dict[WalletId, Suspect]:
+        found: dict[WalletId, Suspect] = {}
+        self._at_the_cache(tally, wallet_ids, lambda part: found.update(self._cache.look(part)))
         return found
 
-    def _confirm(self, tally: _Tally, suspects: dict[str, Suspect]) -> None:
+    def _confirm(self, tally: _Tally, suspects: dict[WalletId, Suspect]) -> None:
         self._at_the_cache(
             tally,
             list(suspects),
-            lambda part: tally.add(self._cache.confirm({user_id: suspects[user_id] for user_id in part})),
+            lambda part: tally.add(self._cache.confirm({wallet_id: suspects[wallet_id] for wallet_id in part})),
         )
 
-    def _at_the_cache(self, tally: _Tally, user_ids: Sequence[str], look: Callable[[Sequence[str]], None]) -> None:
+    def _at_the_cache(
+        self, tally: _Tally, wallet_ids: Sequence[WalletId], look: Callable[[Sequence[WalletId]], None]
+    ) -> None:
         """Look at cached wallets together, and in halves where one spoils it for the others.
 
         With Redis away there is no cache to be wrong: the ledger is checked all the same.
         """
-        if not user_ids:
+        if not wallet_ids:
             return
         if not (tally.cache_checked and self._redis.is_open):
             tally.cache_checked = False
             return
         try:
-            look(user_ids)
+            look(wallet_ids)
         except RedisError as error:
             self._redis.close(error)
             tally.cache_checked = False
         except (Unavailable, sa.exc.SQLAlchemyError) as error:
             # Raises Unavailable where it is Postgres that failed, and not what it was asked.
             self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
-            if len(user_ids) == 1:
-                tally.add([unchecked(user_ids[0], error)])
+            if len(wallet_ids) == 1:
+                tally.add([unchecked(wallet_ids[0], error)])
                 return
-            middle = len(user_ids) // 2
-            self._at_the_cache(tally, user_ids[:middle], look)
-            self._at_the_cache(tally, user_ids[middle:], look)
+            middle = len(wallet_ids) // 2
+            self._at_the_cache(tally, wallet_ids[:middle], look)
+            self._at_the_cache(tally, wallet_ids[middle:], look)

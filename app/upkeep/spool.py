@@ -17,6 +17,7 @@ from app.billing.settle import SettleService
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import UnknownPayloadVersion, WalletBusy
 from app.domain.reasons import FailureReason
+from app.domain.wallets import WalletId
 from app.stores.postgres import inbox, spool_aside
 from app.stores.postgres.inbox import KnownEnd
 from app.stores.postgres.spool_aside import Aside
@@ -85,11 +86,11 @@ class SpoolDrain:
             _log_put_aside(unreadable)
         moved = self._move(ends) if ends else _Moved()
         # Their keys had billed before, under another id: these marks stand for nothing.
-        self._cache.unmark([mark_of(end.request, end.id, end.price) for end in moved.repeated])
+        self._cache.unmark([mark_of(end.request, end.wallet_id, end.id, end.price) for end in moved.repeated])
         # Their keys are those of others, whose repeats mustn't meet their bodies.
-        reused: dict[str, list[UUID]] = defaultdict(list)
+        reused: dict[WalletId, list[UUID]] = defaultdict(list)
         for end in moved.reused:
-            reused[end.request.user_id].append(end.id)
+            reused[end.wallet_id].append(end.id)
         self._cache.void_records(reused)
         self._spool.remove(entries)
         self._settlement.settle(moved.end_ids)

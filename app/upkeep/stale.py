@@ -20,6 +20,6 @@ class StaleCopies:
             lambda connection: stale.older_than(connection, older_than_seconds, WALLETS_PER_REFRESH)
         )
         if found:
-            self._loader.refresh([wallet.user_id for wallet in found])
+            self._loader.refresh([wallet.wallet_id for wallet in found])
             self._postgres.run(lambda connection: stale.clear_refreshed(connection, found))
         return len(found)

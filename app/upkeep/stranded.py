@@ -34,11 +34,11 @@ class StrandedMarks:
         # Looked at before Postgres is: what is neither here nor there is nowhere.
         kept = self._spool.holding(list(stranded))
         kept |= self._postgres.run(lambda connection: spool_aside.holding(connection, list(stranded)))
-        users = set(stranded.values())
-        self._loader.refresh(users, abandoned=stranded.keys() - kept)
+        wallet_ids = set(stranded.values())
+        self._loader.refresh(wallet_ids, abandoned=stranded.keys() - kept)
         landed = self._cache.give_up(list(stranded.items()))
         if landed:
             # Their process lived after all, and recorded the end while its mark was being forgotten.
             self._loader.refresh(landed)
-        log.warning("stranded_marks_released", ends=len(stranded), wallets=len(users))
+        log.warning("stranded_marks_released", ends=len(stranded), wallets=len(wallet_ids))
         return len(stranded)

@@ -115,7 +115,7 @@ class Watcher:
             for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
                 # One that can't be collected from now keeps nobody behind it waiting.
                 with suppress(WalletBusy, TooSlow):
-                    self._collection.collect(wallet.user_id, COLLECT_SECONDS)
+                    self._collection.collect(wallet.wallet_id, COLLECT_SECONDS)
             # A Redis that takes no more writes may still give back what it was given before.
             self._spool.drain()
         except (Unavailable, RedisError):

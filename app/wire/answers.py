@@ -130,7 +130,7 @@ def reconciliation_answer(reconciliation: Reconciliation) -> Answer:
 
 def drift_answer(drift: Drift) -> Answer:
     return {
-        "user_id": drift.user_id,
+        "user_id": drift.wallet_id,
         "kind": drift.kind,
         "expected_token": token_number(drift.expected_micros),
         "found_token": token_number(drift.found_micros),

@@ -76,7 +76,7 @@ def _is_at_rest(connection: psycopg.Connection[Any]) -> bool:
             AND NOT EXISTS (
                 SELECT 1 FROM wallets AS w JOIN LATERAL (
                     SELECT cost_micros FROM end_inbox AS i
-                    WHERE i.user_id = w.user_id AND last_error = 'insufficient_tokens' ORDER BY id LIMIT 1
+                    WHERE i.wallet_id = w.wallet_id AND last_error = 'insufficient_tokens' ORDER BY id LIMIT 1
                 ) AS oldest ON true
                 WHERE oldest.cost_micros <= w.posted_micros + w.overdraft_limit_micros
             )
@@ -101,7 +101,7 @@ def _look(book: Book, connection: psycopg.Connection[Any], caller: Caller, apis:
 def _spendable_micros(connection: psycopg.Connection[Any], user_id: str) -> int:
     query = """
         SELECT CAST(posted_micros - coalesce((
-            SELECT sum(cost_micros) FROM end_inbox AS i WHERE i.user_id = w.user_id
+            SELECT sum(cost_micros) FROM end_inbox AS i WHERE i.wallet_id = w.wallet_id
         ), 0) AS bigint) FROM wallets AS w WHERE user_id = %s
     """
     row = connection.execute(query, [user_id]).fetchone()

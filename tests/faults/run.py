@@ -86,17 +86,19 @@ class ChaosRun:
             for wallet in self.book.wallets.values():
                 connection.execute(
                     """
-                    INSERT INTO wallets (user_id, package_id, posted_micros, overdraft_limit_micros)
-                    VALUES (%s, %s, %s, %s)
+                    INSERT INTO wallets (wallet_id, user_id, package_id, posted_micros, overdraft_limit_micros)
+                    VALUES (%s, %s, %s, %s, %s)
                     """,
-                    [wallet.user_id, PACKAGE, wallet.opening_micros, wallet.overdraft_micros],
+                    [wallet.user_id, wallet.user_id, PACKAGE, wallet.opening_micros, wallet.overdraft_micros],
                 )
                 connection.execute(
                     """
-                    INSERT INTO token_transactions (user_id, kind, amount_micros, balance_after_micros, reference)
-                    VALUES (%s, 'top_up', %s, %s, 'opening')
+                    INSERT INTO token_transactions (
+                        wallet_id, user_id, kind, amount_micros, balance_after_micros, reference
+                    )
+                    VALUES (%s, %s, 'top_up', %s, %s, 'opening')
                     """,
-                    [wallet.user_id, wallet.opening_micros, wallet.opening_micros],
+                    [wallet.user_id, wallet.user_id, wallet.opening_micros, wallet.opening_micros],
                 )
             trouble.make_poison_possible(connection)
             if self.sabotage:

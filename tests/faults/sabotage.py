@@ -14,14 +14,14 @@ BILL_TWICE = """
     BEGIN
         IF pg_trigger_depth() = 1 AND NEW.kind = 'usage' AND NEW.id % 20 = 0 THEN
             INSERT INTO token_transactions (
-                user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
-                input_tokens, output_tokens, end_id, reference
+                wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros,
+                cost_micros, input_tokens, output_tokens, end_id, reference
             ) VALUES (
-                NEW.user_id, 'usage', NEW.amount_micros, NEW.balance_after_micros + NEW.amount_micros,
+                NEW.wallet_id, NEW.user_id, 'usage', NEW.amount_micros, NEW.balance_after_micros + NEW.amount_micros,
                 NEW.base_cost_micros, NEW.profit_micros, NEW.cost_micros, NEW.input_tokens, NEW.output_tokens,
                 NEW.end_id, NEW.reference
             );
-            UPDATE wallets SET posted_micros = posted_micros + NEW.amount_micros WHERE user_id = NEW.user_id;
+            UPDATE wallets SET posted_micros = posted_micros + NEW.amount_micros WHERE wallet_id = NEW.wallet_id;
         END IF;
         RETURN NEW;
     END $$;

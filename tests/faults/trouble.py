@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from app.config import Config
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, Price
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, wallet_of
 from app.stores.postgres import inbox, stale
 from app.stores.queue import QUEUES, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
 from tests.faults.auditor import POISON_PREFIX
@@ -63,6 +63,7 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
         accepted = [
             AcceptedEnd(
                 id=uuid7(),
+                wallet_id=wallet_of(end.user_id),
                 request=EndRequest(end.user_id, FEATURE, INPUT_TOKENS, end.output_tokens, idempotency_key=end.key),
                 price=Price(
                     end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
@@ -76,7 +77,7 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
         ]
         inbox.insert(connection, accepted)
         # Redis has no mark of them.
-        stale.demand_refresh(connection, {end.user_id for end in ends})
+        stale.demand_refresh(connection, {end.wallet_id for end in accepted})
 
 
 def announce_again(
@@ -171,10 +172,11 @@ def orphan_ends(connection: psycopg.Connection[Any], count: int) -> None:
         connection.execute(
             """
             INSERT INTO end_inbox (
-                id, user_id, feature_endpoint_id, input_tokens, output_tokens, idempotency_key,
+                id, wallet_id, user_id, feature_endpoint_id, input_tokens, output_tokens, idempotency_key,
                 profit_rule_id, base_cost_micros, profit_micros, cost_micros, state
             ) VALUES (
-                %s, 'nobody', %s, 1, 40, %s, (SELECT min(id) FROM profit_rules), 10000000, 1000000, 11000000, 'accepted'
+                %s, 'nobody', 'nobody', %s, 1, 40, %s, (SELECT min(id) FROM profit_rules),
+                10000000, 1000000, 11000000, 'accepted'
             )
             """,
             [uuid7(), FEATURE, f"{POISON_PREFIX}orphan-{uuid4()}"],

@@ -229,7 +229,7 @@ class TestUpdate:
         shop.settle_everything()
         shop.execute("UPDATE wallets SET collect_at = now() + interval '1 day'")
         data(admin.patch("/wallets/u", {"overdraft_limit_token": 100}))
-        assert [wallet.user_id for wallet in container.collection.due_wallets(10)] == ["u"]
+        assert [wallet.wallet_id for wallet in container.collection.due_wallets(10)] == ["u"]
         collect_now(container, "u")
         shown = data(admin.get("/wallets/u"))
         assert (shown["posted_token"], shown["debt_token"]) == (-100, 0)

@@ -131,7 +131,7 @@ class TestReplay:
         data(client.post(f"{PREFIX}/failed-ends/{disagreeing}/replay", headers=admin_headers))
 
     def test_an_end_without_a_wallet(self, admin: Admin, till: Billing, owed: str) -> None:
-        till.execute("UPDATE end_inbox SET user_id = 'nobody', state = 'dead', last_error = 'wallet_missing'")
+        till.execute("UPDATE end_inbox SET wallet_id = 'nobody', state = 'dead', last_error = 'wallet_missing'")
         assert data(admin.post(f"/failed-ends/{owed}/replay", {}))["state"] == "accepted"
         till.settle_everything()
         [end] = till.inbox("nobody")
@@ -146,4 +146,4 @@ def test_unknown_end(admin: Admin, call: str, end_id: str) -> None:
 
 def stale_wallets(container: Container) -> list[str]:
     with container.engine.connect() as connection:
-        return list(connection.execute(sa.text("SELECT user_id FROM stale_wallets")).scalars())
+        return list(connection.execute(sa.text("SELECT wallet_id FROM stale_wallets")).scalars())

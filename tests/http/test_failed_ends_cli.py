@@ -49,9 +49,9 @@ def put_aside(shop: Billing, user_id: str, count: int) -> list[str]:
     with shop.container.engine.begin() as connection:
         connection.execute(
             sa.text("""
-                INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros,
-                    base_cost_micros, profit_micros, profit_rule_id, state, attempts, last_error)
-                SELECT id, :user_id, :feature, 10, 40, :cost, 10000000, :cost - 10000000,
+                INSERT INTO end_inbox (id, wallet_id, user_id, feature_endpoint_id, input_tokens, output_tokens,
+                    cost_micros, base_cost_micros, profit_micros, profit_rule_id, state, attempts, last_error)
+                SELECT id, :user_id, :user_id, :feature, 10, 40, :cost, 10000000, :cost - 10000000,
                     (SELECT min(id) FROM profit_rules), 'dead', 3, 'quote_disagrees'
                 FROM unnest(CAST(:ids AS uuid[])) AS id
             """),

@@ -49,9 +49,9 @@ def test_metrics_read_a_bounded_part_of_the_inbox(client: FlaskClient, billing: 
     """However much waits: up to a bound it is counted, beyond it Postgres's own estimate stands."""
     billing.execute(
         "INSERT INTO end_inbox"
-        " (id, user_id, feature_endpoint_id, input_tokens, output_tokens, base_cost_micros, profit_micros, cost_micros,"
-        " is_debt, state)"
-        " SELECT gen_random_uuid(), 'u', 'f', 0, 0, 1, 0, 1, i > 3,"
+        " (id, wallet_id, user_id, feature_endpoint_id, input_tokens, output_tokens, base_cost_micros, profit_micros,"
+        " cost_micros, is_debt, state)"
+        " SELECT gen_random_uuid(), 'u', 'u', 'f', 0, 0, 1, 0, 1, i > 3,"
         " CASE WHEN i <= 3 THEN 'accepted' WHEN i <= 5 THEN 'dead' ELSE 'retrying' END"
         " FROM generate_series(1, 30000) AS i"
     )

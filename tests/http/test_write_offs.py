@@ -167,16 +167,16 @@ class TestWriteOff:
         with till.container.engine.begin() as connection:
             connection.execute(
                 sa.text("""
-                    INSERT INTO token_transactions (user_id, kind, amount_micros, balance_after_micros,
+                    INSERT INTO token_transactions (wallet_id, user_id, kind, amount_micros, balance_after_micros,
                         base_cost_micros, profit_micros, cost_micros, end_id)
-                    VALUES ('u', 'usage', -33000000, -13000000, 30000000, 3000000, 33000000, :id)
+                    VALUES ('u', 'u', 'usage', -33000000, -13000000, 30000000, 3000000, 33000000, :id)
                 """),
                 {"id": owed},
             )
         failure(admin.post(f"/failed-ends/{owed}/write-off", {"reason": "Gone"}), 409, "already_exists")
 
     def test_without_a_wallet(self, admin: Admin, till: Billing, owed: str) -> None:
-        till.execute("UPDATE end_inbox SET user_id = 'nobody', state = 'dead', last_error = 'wallet_missing'")
+        till.execute("UPDATE end_inbox SET wallet_id = 'nobody', state = 'dead', last_error = 'wallet_missing'")
         failure(admin.post(f"/failed-ends/{owed}/write-off", {"reason": "Gone"}), 404, "wallet_not_found")
 
     def test_an_accepted_end_has_not_failed(self, admin: Admin, till: Billing) -> None:
@@ -191,4 +191,4 @@ def deadlocks(server: PostgresServer) -> int:
 
 def stale_wallets(container: Container) -> list[str]:
     with container.engine.connect() as connection:
-        return list(connection.execute(sa.text("SELECT user_id FROM stale_wallets")).scalars())
+        return list(connection.execute(sa.text("SELECT wallet_id FROM stale_wallets")).scalars())

@@ -122,7 +122,7 @@ def test_a_reconciliation_counts_them_in_no_long_call(shop: Billing, redis_clien
     make_holds(redis_client, 6_000, ends_in_seconds=600)
     redis_client.hincrby(wallet_keys("user-1")[0], "available", 5)
     drift = only(quick(shop.container).run())
-    assert (drift.user_id, drift.repaired) == ("user-1", True)
+    assert (drift.wallet_id, drift.repaired) == ("user-1", True)
     # What is too much to count is loaded anew, without its holds.
     assert shop.container.holds.list("user-1", 200).items == []
     assert shop.cached_spendable_micros() == 100 * TOKEN

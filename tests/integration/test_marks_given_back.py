@@ -39,7 +39,7 @@ def die_before_recording(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> Call
     def die(request: EndRequest) -> UUID:
         assert services.start.start(StartRequest("user-1", FEATURE)).access is Access.GRANTED
         priced = services.end._priced(request)
-        mark = mark_of(request, priced.id, priced.price)
+        mark = mark_of(request, priced.wallet_id, priced.id, priced.price)
         [reply] = services.cache.end([mark], services.catalog.epoch)
         assert reply is not None
         return reply.end_id

@@ -68,7 +68,7 @@ class TestLedger:
         shop.container.redis_client.flushall()
         tamper(shop, "UPDATE wallets SET posted_micros = posted_micros + 7500000 WHERE user_id = 'user-3'")
         drift = only(done := run())
-        assert (drift.user_id, drift.kind, drift.repaired) == ("user-3", "ledger_sum", False)
+        assert (drift.wallet_id, drift.kind, drift.repaired) == ("user-3", "ledger_sum", False)
         assert (drift.expected_micros, drift.found_micros) == (100_000_000, 107_500_000)
         assert (done.repaired, done.adds_up) == (0, False)
         assert only(run()) == drift
@@ -78,7 +78,7 @@ class TestLedger:
         before = shop.ledger("user-1")
         tamper(shop, f"UPDATE token_transactions SET balance_after_micros = 1 WHERE id = {before[0].id}")
         drift = only(run())
-        assert (drift.user_id, drift.kind) == ("user-1", "ledger_chain")
+        assert (drift.wallet_id, drift.kind) == ("user-1", "ledger_chain")
         assert (drift.expected_micros, drift.found_micros) == (100_000_000, 1)
         # The one after it doesn't follow either.
         assert drift.detail == f"entry {before[0].id} does not follow from the one before; 2 such entries"
@@ -86,7 +86,7 @@ class TestLedger:
     def test_an_entry_that_was_removed(self, run: Run, shop: Billing) -> None:
         tamper(shop, "DELETE FROM token_transactions WHERE user_id = 'user-1' AND kind = 'top_up'")
         done = run()
-        assert [(drift.user_id, drift.kind) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind) for drift in done.drifted] == [
             ("user-1", "ledger_sum"),
             ("user-1", "ledger_chain"),
         ]
@@ -106,7 +106,7 @@ class TestLedger:
             "UPDATE token_transactions SET amount_micros = 9223372036854775807,"
             " balance_after_micros = 9223372036854775807 WHERE kind = 'top_up' AND user_id < 'user-3'",
         )
-        kinds = [(drift.user_id, drift.kind) for drift in run().drifted]
+        kinds = [(drift.wallet_id, drift.kind) for drift in run().drifted]
         assert kinds == [("user-1", "ledger_sum"), ("user-1", "ledger_chain"), ("user-2", "ledger_sum")]
 
     def test_below_the_limit(self, run: Run, shop: Billing) -> None:
@@ -116,7 +116,7 @@ class TestLedger:
         tamper(shop, "UPDATE token_transactions SET amount_micros = -3000000, balance_after_micros = -3000000 "
                      "WHERE user_id = 'user-2'")  # fmt: skip
         drift = only(run())
-        assert (drift.user_id, drift.kind) == ("user-2", "below_limit")
+        assert (drift.wallet_id, drift.kind) == ("user-2", "below_limit")
         assert (drift.expected_micros, drift.found_micros) == (-1_000_000, -3_000_000)
 
     def test_a_replayed_dead_letter_is_debt_until_it_is_settled(self, run: Run, shop: Billing) -> None:
@@ -134,13 +134,13 @@ class TestLedger:
         shop.container.redis_client.flushall()
         tamper(shop, "UPDATE wallets SET debt_micros = debt_micros - 1000000 WHERE user_id = 'user-1'")
         drift = only(run())
-        assert (drift.user_id, drift.kind, drift.repaired) == ("user-1", "debt_sum", False)
+        assert (drift.wallet_id, drift.kind, drift.repaired) == ("user-1", "debt_sum", False)
         assert (drift.expected_micros, drift.found_micros) == (110_000_000, 109_000_000)
 
     def test_ends_of_nobody(self, run: Run, shop: Billing) -> None:
-        shop.execute("UPDATE end_inbox SET user_id = 'nobody'")
+        shop.execute("UPDATE end_inbox SET wallet_id = 'nobody'")
         drift = only(run())
-        assert (drift.user_id, drift.kind) == ("nobody", "wallet_missing")
+        assert (drift.wallet_id, drift.kind) == ("nobody", "wallet_missing")
         assert (drift.expected_micros, drift.found_micros) == (-121_000_000, 0)
         assert drift.detail.startswith("2 unsettled ends")
 
@@ -186,7 +186,7 @@ class TestCheckpoints:
         tamper(shop, f"UPDATE token_transactions SET balance_after_micros = 1 WHERE id = {second.id}")
         assert run().adds_up
         full = only(quick(shop.container).run(is_full=True))
-        assert (full.user_id, full.kind) == ("user-9", "ledger_chain")
+        assert (full.wallet_id, full.kind) == ("user-9", "ledger_chain")
         # Known once, it is not forgotten.
         assert only(run()) == full
         tamper(shop, f"UPDATE token_transactions SET balance_after_micros = 989000000 WHERE id = {second.id}")
@@ -200,12 +200,12 @@ class TestCheckpoints:
         assert (first.kind, first.expected_micros, first.found_micros) == ("ledger_sum", 100_000_000, 100_000_001)
         assert only(run()) == first
 
-    @pytest.mark.parametrize("change", ["balance_after_micros = 7", "user_id = 'user-1'"])
+    @pytest.mark.parametrize("change", ["balance_after_micros = 7", "wallet_id = 'user-1'"])
     def test_one_whose_entry_is_another_begins_anew(self, run: Run, shop: Billing, change: str) -> None:
         self.spend(shop, 2)
         assert run().adds_up
         tamper(shop, f"UPDATE token_transactions SET {change} WHERE id = {shop.ledger('user-9')[-1].id}")
-        assert "user-9" in {drift.user_id for drift in run().drifted}
+        assert "user-9" in {drift.wallet_id for drift in run().drifted}
 
     def test_a_run_that_broke_off_has_not_read_in_vain(
         self, run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +217,7 @@ class TestCheckpoints:
 
         def breaking(connection: sa.Connection, positions: Any, *arguments: Any) -> Any:
             nonlocal calls
-            calls += positions[-1].user_id == "user-9"
+            calls += positions[-1].wallet_id == "user-9"
             if calls == 3:
                 raise KeyboardInterrupt
             return slices(connection, positions, *arguments)
@@ -237,7 +237,7 @@ class TestOneSickWallet:
         slices, sizes = ledger_store.slices, []
 
         def slow(connection: sa.Connection, positions: Any, entries_max: int, seconds: float) -> Any:
-            if any(position.user_id == "user-3" for position in positions):
+            if any(position.wallet_id == "user-3" for position in positions):
                 sizes.append(entries_max)
                 connection.execute(sa.text("SET LOCAL statement_timeout = 5"))
                 connection.execute(sa.text("SELECT pg_sleep(10)"))
@@ -246,7 +246,7 @@ class TestOneSickWallet:
         monkeypatch.setattr(ledger_store, "slices", slow)
         tamper(shop, "UPDATE token_transactions SET balance_after_micros = 1 WHERE user_id IN ('user-2', 'user-4')")
         done = run()
-        assert [(drift.user_id, drift.kind) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind) for drift in done.drifted] == [
             ("user-2", "ledger_chain"),
             ("user-3", "unchecked"),
             ("user-4", "ledger_chain"),
@@ -268,7 +268,7 @@ class TestOneSickWallet:
         monkeypatch.setattr(balances, "load", slow)
         shop.container.redis_client.hset(wallet_keys("user-4")[0], "available", "1")
         done = run()
-        assert [(drift.user_id, drift.kind, drift.repaired) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind, drift.repaired) for drift in done.drifted] == [
             ("user-3", "unchecked", False),
             ("user-4", "cache", True),
         ]
@@ -282,20 +282,21 @@ class TestOneSickWallet:
         ends = {f"p:{uuid7()}": most for _ in range(2)}
         shop.container.redis_client.hset(wallet_keys("user-3")[0], mapping=ends)
         done = run()
-        assert [(drift.user_id, drift.kind, drift.repaired) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind, drift.repaired) for drift in done.drifted] == [
             ("user-3", "cache", True),
             ("user-4", "cache", True),
         ]
         assert run().drifted_count == 0
 
     def test_many_orphans_of_one_user(self, run: Run, shop: Billing) -> None:
-        shop.execute("UPDATE end_inbox SET user_id = 'a-nobody'")
+        shop.execute("UPDATE end_inbox SET wallet_id = 'a-nobody'")
         shop.execute(
-            "INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, base_cost_micros,"
-            " profit_micros, cost_micros, state)"
-            " SELECT gen_random_uuid(), 'z-nobody', 'f', 0, 0, 1, 0, 1, 'dead' FROM generate_series(1, 3000)"
+            "INSERT INTO end_inbox (id, wallet_id, user_id, feature_endpoint_id, input_tokens, output_tokens,"
+            " base_cost_micros, profit_micros, cost_micros, state)"
+            " SELECT gen_random_uuid(), 'z-nobody', 'z-nobody', 'f', 0, 0, 1, 0, 1, 'dead'"
+            " FROM generate_series(1, 3000)"
         )
-        found = [(drift.user_id, drift.detail.split()[0]) for drift in run().drifted]
+        found = [(drift.wallet_id, drift.detail.split()[0]) for drift in run().drifted]
         assert found == [("a-nobody", "2"), ("z-nobody", "3000")]
 
 
@@ -383,7 +384,7 @@ class TestRunning:
         monkeypatch.setattr(reconcile, "SUSPECTS_MAX", 2)
         tamper(shop, "UPDATE wallets SET posted_micros = posted_micros + 1 WHERE user_id > 'user-3'")
         done = run()
-        assert [(drift.user_id, drift.kind) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind) for drift in done.drifted] == [
             ("user-4", "ledger_sum"),
             ("user-5", "ledger_sum"),
             ("user-4", "cache"),

@@ -27,7 +27,7 @@ class TestCache:
 
     def corrected(self, run: Run, shop: Billing, user_id: str = "user-1") -> Drift:
         drift = only(done := run())
-        assert (drift.user_id, drift.kind, drift.repaired, done.repaired) == (user_id, "cache", True, 1)
+        assert (drift.wallet_id, drift.kind, drift.repaired, done.repaired) == (user_id, "cache", True, 1)
         assert done.adds_up
         assert run().drifted_count == 0
         balance = shop.balance(user_id)
@@ -102,7 +102,7 @@ class TestCache:
             shop.settle_everything()
         # user-1's accepted end was settled with it.
         done = run()
-        assert [drift.user_id for drift in done.drifted] == ["user-1", "user-2"]
+        assert [drift.wallet_id for drift in done.drifted] == ["user-1", "user-2"]
         assert done.repaired == 2
         assert done.drifted[1].detail == (
             f"end {end.id} of 11 is told of and still marked; version 1 is behind 2 (refreshed)"
@@ -156,7 +156,7 @@ class TestCache:
         shop.container.redis_client.hincrby(wallet_keys("user-1")[0], "available", 1)
         tamper(shop, "UPDATE wallets SET posted_micros = posted_micros + 1 WHERE user_id = 'user-4'")
         done = run()
-        assert [(drift.user_id, drift.kind) for drift in done.drifted] == [
+        assert [(drift.wallet_id, drift.kind) for drift in done.drifted] == [
             ("user-4", "ledger_sum"),
             ("user-1", "cache"),
             ("user-4", "cache"),

@@ -110,7 +110,7 @@ def test_an_end_without_a_wallet_is_a_dead_letter(billing: Billing) -> None:
     billing.catalog()
     billing.wallet()
     billing.container.end.end_all([billing.usage(), billing.usage()])
-    billing.execute("UPDATE end_inbox SET user_id = 'gone' WHERE id = (SELECT min(id::text)::uuid FROM end_inbox)")
+    billing.execute("UPDATE end_inbox SET wallet_id = 'gone' WHERE id = (SELECT min(id::text)::uuid FROM end_inbox)")
     billing.settle_everything()
     [dead] = billing.inbox("gone")
     assert (dead.state, dead.last_error) == ("dead", "wallet_missing")

@@ -53,11 +53,10 @@ def owe(shop: Billing, user_id: str, ends: int, output_tokens: int = 4, *, told:
     with shop.container.engine.begin() as connection:
         connection.execute(
             sa.text("""
-                INSERT INTO end_inbox (id, user_id, feature_endpoint_id, input_tokens, output_tokens, cost_micros,
-                    base_cost_micros, profit_micros, state, attempts, last_error, is_debt)
-                SELECT CAST(lpad(to_hex(i), 32, '0') AS uuid), :user_id, :feature, 1, :output, :micros, :micros, 0,
-                    'retrying', 1,
-                    'insufficient_tokens', :told
+                INSERT INTO end_inbox (id, wallet_id, user_id, feature_endpoint_id, input_tokens, output_tokens,
+                    cost_micros, base_cost_micros, profit_micros, state, attempts, last_error, is_debt)
+                SELECT CAST(lpad(to_hex(i), 32, '0') AS uuid), :user_id, :user_id, :feature, 1, :output, :micros,
+                    :micros, 0, 'retrying', 1, 'insufficient_tokens', :told
                 FROM generate_series(1, :ends) AS i
             """),
             {
@@ -184,7 +183,7 @@ class TestLocked:
 
     def test_who_locks_what_notes_its_stale_copy_delays_no_other(self, shop: Billing) -> None:
         shop.wallet("locked")
-        shop.execute_in_postgres("INSERT INTO stale_wallets (user_id, version) VALUES ('locked', 1)")
+        shop.execute_in_postgres("INSERT INTO stale_wallets (wallet_id, version) VALUES ('locked', 1)")
         shop.container.end.end_all([shop.usage(user) for user in ("locked", "neighbour")])
         with shop.container.engine.connect() as operator:
             operator.execute(sa.text("SELECT 1 FROM stale_wallets FOR UPDATE"))
@@ -205,7 +204,7 @@ class TestLocked:
         shop.execute_in_postgres("UPDATE wallets SET posted_micros = 9000000 WHERE user_id IN ('locked', 'other')")
         shop.execute_in_postgres("UPDATE wallets SET collect_at = now() - interval '9 s' WHERE user_id = 'locked'")
         shop.execute_in_postgres("UPDATE wallets SET collect_at = now() WHERE user_id = 'other'")
-        shop.execute_in_postgres("INSERT INTO stale_wallets (user_id, version) VALUES ('locked', 1)")
+        shop.execute_in_postgres("INSERT INTO stale_wallets (wallet_id, version) VALUES ('locked', 1)")
         shop.container.redis_gate.close(ConnectionError("test"))
         with shop.container.engine.connect() as operator:
             operator.execute(sa.text("SELECT 1 FROM stale_wallets FOR UPDATE"))
@@ -285,7 +284,7 @@ class TestManyDebts:
         for _ in range(60):
             top_up(shop, "deep", 1)
         # 100 tokens pay for the oldest; those after it come while its message is on its way.
-        assert [wallet.user_id for wallet in rung] == ["deep"]
+        assert [wallet.wallet_id for wallet in rung] == ["deep"]
         assert {end.attempts for end in shop.inbox("deep")} == {1}
         shop.container.collection.collect("deep", seconds=1)
         assert len(shop.inbox("deep")) == 1_999

@@ -12,7 +12,7 @@ from app.billing.start import StartRequest
 from app.domain.errors import IdempotencyConflict, Unavailable
 from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import Price
-from app.domain.wallets import Access, Deduction
+from app.domain.wallets import Access, Deduction, wallet_of
 from app.stores.redis.wallet_calls import mark_of
 from stack.embedded import ValkeyServer
 from tests import redis_refusals
@@ -240,7 +240,7 @@ class TestStranded:
         services = billing.container
         services.start.start(StartRequest("user-1", FEATURE))
         request = billing.usage()
-        services.cache.end([mark_of(request, uuid7(), Price(10_000_000, 1_000_000))], 0)
+        services.cache.end([mark_of(request, wallet_of("user-1"), uuid7(), Price(10_000_000, 1_000_000))], 0)
         assert billing.cached_spendable_micros() == 89_000_000
         assert services.stranded_marks.release(after_seconds=1) == 0
         services.loader.refresh(["user-1"])
@@ -267,7 +267,7 @@ class TestStranded:
         billing.wallet(tokens=100)
         services = billing.container
         services.start.start(StartRequest("user-1", FEATURE))
-        mark = mark_of(billing.usage(), uuid7(), Price(10_000_000, 1_000_000))
+        mark = mark_of(billing.usage(), wallet_of("user-1"), uuid7(), Price(10_000_000, 1_000_000))
         services.cache.end([mark], 0)
         redis_refusals.full(services.redis_client, True)
         try:

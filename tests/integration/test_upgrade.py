@@ -95,6 +95,12 @@ class OldDatabase:
             )
         return end_id
 
+    def reconciliation(self, drifted: list[dict[str, Any]]) -> None:
+        self._execute(
+            "INSERT INTO reconciliations (state, finished_at, drifted) VALUES ('done', now(), CAST(:drifted AS jsonb))",
+            drifted=json.dumps(drifted),
+        )
+
     def _execute(self, statement: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(sa.text(statement), values)
@@ -153,7 +159,7 @@ def top_up(shop: Billing, user_id: str, tokens: int) -> None:
 
 def collect_due(shop: Billing) -> None:
     for wallet in shop.container.collection.due_wallets(100):
-        shop.container.collection.collect(wallet.user_id, seconds=60)
+        shop.container.collection.collect(wallet.wallet_id, seconds=60)
 
 
 def test_ends_that_wait_are_settled_after_an_upgrade(old: OldDatabase, upgrade: Any) -> None:
@@ -255,3 +261,43 @@ def test_a_key_answers_after_an_upgrade_as_before(old: OldDatabase, upgrade: Any
     shop.settle_everything()
     assert len(shop.ledger("user")) == 3
     assert_conserved(shop, "user")
+
+
+def test_who_ran_it_is_who_pays(old: OldDatabase, upgrade: Any) -> None:
+    old.wallet("alice", tokens=100)
+    old.wallet("bob", tokens=50)
+    waiting = old.end("bob", "accepted")
+    shop = upgrade()
+
+    with shop.container.engine.connect() as connection:
+        for table in ("wallets", "token_transactions", "end_inbox"):
+            rows = connection.execute(sa.text(f"SELECT wallet_id, user_id FROM {table} ORDER BY user_id")).all()
+            users = ["bob"] if table == "end_inbox" else ["alice", "bob"]
+            assert rows == [(user_id, user_id) for user_id in users]
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"):
+        shop.execute_in_postgres("UPDATE token_transactions SET user_id = 'carol'")
+
+    shop.settle_everything()
+    assert [(entry.wallet_id, entry.user_id) for entry in shop.ledger("bob")] == [("bob", "bob")] * 2
+    assert shop.ledger("bob")[-1].end_id == waiting
+
+
+def test_what_reconciliations_found_can_still_be_read(old: OldDatabase, upgrade: Any) -> None:
+    drifted = [
+        {
+            "user_id": user_id,
+            "kind": "ledger_sum",
+            "expected_micros": 1,
+            "found_micros": 2,
+            "detail": "",
+            "repaired": False,
+        }
+        for user_id in ("zoe", "alice")
+    ]
+    old.reconciliation(drifted)
+    old.reconciliation([])
+    shop = upgrade()
+
+    found = shop.container.reconciliation.get(1)
+    assert [(drift.wallet_id, drift.found_micros) for drift in found.drifted] == [("zoe", 2), ("alice", 2)]
+    assert shop.container.reconciliation.get(2).drifted == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from app.domain.errors import Unavailable
+from app.domain.wallets import WalletId
 from app.stores.queue import COLLECT_DEBTS, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
 from worker.celery_app import celery, container
 
@@ -28,11 +29,11 @@ def settle_ends(end_ids: list[str]) -> None:
     queue=RETRY_QUEUE,
     throws=(Unavailable,),
 )
-def collect_debts(user_id: str, debt_token: str) -> None:
+def collect_debts(wallet_id: WalletId, debt_token: str) -> None:
     """Collect what a wallet can pay of its debts. `debt_token` is for whoever watches the queue.
 
     A wallet with many debts takes its turn among all others: a task ends soon, and sends for the next one.
     """
-    unfinished = container().collection.collect(user_id, COLLECT_SECONDS).unfinished
+    unfinished = container().collection.collect(wallet_id, COLLECT_SECONDS).unfinished
     if unfinished is not None:
         container().doorbell.collect([unfinished])

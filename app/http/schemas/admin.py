@@ -9,7 +9,7 @@ from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
 
 from app.domain.amounts import MICROS_PER_TOKEN
-from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, wallet_id
+from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, new_user_id
 from app.domain.wallets import WalletStatus
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import Flag, FreeText, Moment, NewId, Percentage, Text, TokenAmount
@@ -52,7 +52,7 @@ class ProfitRuleSchema(RequestSchema):
 
 
 class WalletSchema(RequestSchema):
-    user_id = NewId(wallet_id, required=True)
+    user_id = NewId(new_user_id, required=True)
     package_id = Text(required=True, allow_none=True)
     status = Text(
         load_default=WalletStatus.ACTIVE,

@@ -12,31 +12,32 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.domain.ends import EndState
+from app.domain.wallets import WalletId
 from app.stores.postgres.settlement import ClaimedEnd, RetryPolicy
 
 # Dead ones as well: they wait for money like the others, only nobody tries them by the clock. The line is the wallet's,
 # whose lock is held; a row that somebody locks by hand is left out rather than waited for.
 _OLDEST = sa.text("""
-    SELECT id, user_id, cost_micros, request_id FROM end_inbox
-    WHERE user_id = :user_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
+    SELECT id, wallet_id, cost_micros, request_id FROM end_inbox
+    WHERE wallet_id = :wallet_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
 _OLDEST_RETRYING = sa.text("""
-    SELECT id, user_id, cost_micros, request_id FROM end_inbox
-    WHERE user_id = :user_id AND state = 'retrying' AND last_error = 'insufficient_tokens'
+    SELECT id, wallet_id, cost_micros, request_id FROM end_inbox
+    WHERE wallet_id = :wallet_id AND state = 'retrying' AND last_error = 'insufficient_tokens'
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
 _LOCK = sa.text("""
     SELECT posted_micros + overdraft_limit_micros AS room_micros, coalesce(collect_at <= now(), false) AS is_due
-    FROM wallets WHERE user_id = :user_id FOR NO KEY UPDATE SKIP LOCKED
+    FROM wallets WHERE wallet_id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 # Ends that were covered when they came and aren't settled yet: debt takes nothing that they were promised.
 _PROMISED = sa.text("""
     SELECT coalesce(sum(cost_micros), 0) FROM end_inbox
-    WHERE user_id = :user_id AND state = 'accepted' AND NOT is_debt
+    WHERE wallet_id = :wallet_id AND state = 'accepted' AND NOT is_debt
 """)
 
 _COUNT_FAILURE = sa.text("""
@@ -54,35 +55,35 @@ _SCHEDULE = sa.text("""
                 * (0.5 + random() / 2)
         )
         FROM end_inbox AS i
-        WHERE i.user_id = :user_id AND i.state = 'retrying' ORDER BY i.id LIMIT 1
+        WHERE i.wallet_id = :wallet_id AND i.state = 'retrying' ORDER BY i.id LIMIT 1
     ) END
-    WHERE user_id = :user_id
+    WHERE wallet_id = :wallet_id
 """)
 
 # Nobody is told twice: who is due already was told of, or is found by the next look for those that are due.
 _WAKE = sa.text("""
     UPDATE wallets SET collect_at = now()
-    WHERE user_id = :user_id AND (collect_at IS NULL OR collect_at > now())
+    WHERE wallet_id = :wallet_id AND (collect_at IS NULL OR collect_at > now())
         AND (
             SELECT cost_micros FROM end_inbox AS i
-            WHERE i.user_id = :user_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
+            WHERE i.wallet_id = :wallet_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
             ORDER BY id LIMIT 1
         ) <= posted_micros + overdraft_limit_micros
-    RETURNING user_id, debt_micros + coalesce((
+    RETURNING wallet_id, debt_micros + coalesce((
         SELECT CAST(sum(cost_micros) AS bigint) FROM end_inbox AS i
-        WHERE i.user_id = :user_id AND NOT is_debt AND state <> 'accepted'
+        WHERE i.wallet_id = :wallet_id AND NOT is_debt AND state <> 'accepted'
     ), 0)
 """)
 
 _DUE = sa.text("""
-    SELECT user_id, debt_micros FROM wallets WHERE collect_at <= now()
+    SELECT wallet_id, debt_micros FROM wallets WHERE collect_at <= now()
     ORDER BY collect_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class IndebtedWallet:
-    user_id: str
+    wallet_id: WalletId
     debt_micros: int
 
 
@@ -94,23 +95,23 @@ class LockedWallet:
     is_due: bool
 
 
-def lock(connection: sa.Connection, user_id: str) -> LockedWallet | None:
+def lock(connection: sa.Connection, wallet_id: WalletId) -> LockedWallet | None:
     """Lock a wallet. None where there is none, or somebody else has it."""
-    row = connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
+    row = connection.execute(_LOCK, {"wallet_id": wallet_id}).one_or_none()
     if row is None:
         return None
-    promised_micros = int(connection.execute(_PROMISED, {"user_id": user_id}).scalar_one())
+    promised_micros = int(connection.execute(_PROMISED, {"wallet_id": wallet_id}).scalar_one())
     return LockedWallet(row.room_micros - promised_micros, row.is_due)
 
 
-def claim_oldest(connection: sa.Connection, user_id: str, limit: int) -> list[ClaimedEnd]:
+def claim_oldest(connection: sa.Connection, wallet_id: WalletId, limit: int) -> list[ClaimedEnd]:
     """Lock the oldest debts of a wallet."""
-    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST, {"user_id": user_id, "limit": limit})]
+    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST, {"wallet_id": wallet_id, "limit": limit})]
 
 
-def claim_oldest_retrying(connection: sa.Connection, user_id: str, limit: int) -> list[ClaimedEnd]:
+def claim_oldest_retrying(connection: sa.Connection, wallet_id: WalletId, limit: int) -> list[ClaimedEnd]:
     """Lock the oldest debts of a wallet that are still tried by the clock."""
-    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"user_id": user_id, "limit": limit})]
+    return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"wallet_id": wallet_id, "limit": limit})]
 
 
 def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy) -> list[UUID]:
@@ -119,14 +120,14 @@ def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy:
     return [row.id for row in counted if row.state == EndState.DEAD]
 
 
-def schedule(connection: sa.Connection, user_id: str, policy: RetryPolicy, *, at_once: bool = False) -> None:
+def schedule(connection: sa.Connection, wallet_id: WalletId, policy: RetryPolicy, *, at_once: bool = False) -> None:
     """Say when a wallet's debts are tried next: by the attempts of the oldest, or never where none is tried by the
     clock any more.
     """
     connection.execute(
         _SCHEDULE,
         {
-            "user_id": user_id,
+            "wallet_id": wallet_id,
             "at_once": at_once,
             "base_seconds": policy.base_seconds,
             "cap_seconds": policy.cap_seconds,
@@ -134,9 +135,9 @@ def schedule(connection: sa.Connection, user_id: str, policy: RetryPolicy, *, at
     )
 
 
-def wake(connection: sa.Connection, user_id: str) -> list[IndebtedWallet]:
+def wake(connection: sa.Connection, wallet_id: WalletId) -> list[IndebtedWallet]:
     """Make a wallet's debts due if it can pay the oldest by now. The wallet, if somebody has to be told of it."""
-    return [IndebtedWallet(*row) for row in connection.execute(_WAKE, {"user_id": user_id})]
+    return [IndebtedWallet(*row) for row in connection.execute(_WAKE, {"wallet_id": wallet_id})]
 
 
 def due_wallets(connection: sa.Connection, limit: int) -> Sequence[IndebtedWallet]:

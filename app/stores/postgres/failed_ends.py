@@ -10,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.wallets import WalletId, wallet_of
 from app.stores.postgres import settlement
 from app.stores.postgres.tables import end_inbox, wallets
 
@@ -27,16 +28,17 @@ _REPLAY = sa.text("""
             SELECT id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[])) AND state <> 'accepted'
             ORDER BY id FOR UPDATE
         )
-        RETURNING user_id, state
+        RETURNING wallet_id, state
     )
     UPDATE wallets SET collect_at = now()
-    WHERE user_id = ANY(ARRAY(SELECT user_id FROM replayed WHERE state = 'retrying'))
+    WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM replayed WHERE state = 'retrying'))
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedEndRow:
     id: UUID
+    wallet_id: WalletId
     user_id: str
     feature_endpoint_id: str
     cost_micros: int
@@ -63,6 +65,9 @@ class Filter:
             value = getattr(self, field.name)
             if value is not None:
                 parts.append(end_inbox.c[field.name] == value)
+        if self.user_id is not None:
+            # A user's ends are found by the index of their wallet's.
+            parts.append(end_inbox.c.wallet_id == wallet_of(self.user_id))
         return sa.and_(*parts)
 
 
@@ -74,7 +79,7 @@ _COLUMNS = [
     _NEXT_ATTEMPT_AT if field.name == "next_attempt_at" else end_inbox.c[field.name] for field in fields(FailedEndRow)
 ]
 _ENDS = sa.select(*_COLUMNS).select_from(
-    end_inbox.outerjoin(wallets, wallets.c.user_id == end_inbox.c.user_id),
+    end_inbox.outerjoin(wallets, wallets.c.wallet_id == end_inbox.c.wallet_id),
 )
 
 
@@ -94,9 +99,9 @@ def find(connection: sa.Connection, end_id: UUID) -> FailedEndRow | None:
     return None if row is None else FailedEndRow(*row)
 
 
-def user_of(connection: sa.Connection, end_id: UUID) -> str | None:
-    """Whose unsettled end this is."""
-    statement = sa.select(end_inbox.c.user_id).where(end_inbox.c.id == end_id)
+def payer_of(connection: sa.Connection, end_id: UUID) -> WalletId | None:
+    """The wallet of an unsettled end."""
+    statement = sa.select(end_inbox.c.wallet_id).where(end_inbox.c.id == end_id)
     return connection.execute(statement).scalar_one_or_none()
 
 
@@ -107,8 +112,8 @@ def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRo
     """
     ids = list(ids)
     wanted = end_inbox.c.id.in_(ids)
-    users = set(connection.execute(sa.select(end_inbox.c.user_id).where(wanted)).scalars())
-    settlement.lock_wallets(connection, users)
+    payers = set(connection.execute(sa.select(end_inbox.c.wallet_id).where(wanted)).scalars())
+    settlement.lock_wallets(connection, payers)
     connection.execute(_REPLAY, {"ids": ids})
     return [FailedEndRow(*row) for row in connection.execute(_ENDS.where(wanted).order_by(end_inbox.c.id))]
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from app.domain.ends import AcceptedEnd, EndRequest, EndState
 from app.domain.errors import WalletBusy
 from app.domain.reasons import FailureReason
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
 from app.stores.postgres import settlement
 
 # One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
@@ -19,16 +19,16 @@ from app.stores.postgres import settlement
 _INSERT = sa.text("""
     WITH given AS (
         SELECT * FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:user_ids AS text[]), CAST(:features AS text[]), CAST(:models AS text[]),
-            CAST(:inputs AS bigint[]), CAST(:outputs AS bigint[]), CAST(:process_ids AS text[]),
-            CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
+            CAST(:ids AS uuid[]), CAST(:wallet_ids AS text[]), CAST(:user_ids AS text[]), CAST(:features AS text[]),
+            CAST(:models AS text[]), CAST(:inputs AS bigint[]), CAST(:outputs AS bigint[]),
+            CAST(:process_ids AS text[]), CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
             CAST(:bases AS bigint[]), CAST(:profits AS bigint[]), CAST(:costs AS bigint[]), CAST(:states AS text[]),
             CAST(:hashes AS text[]), CAST(:spendables AS bigint[]), CAST(:deductions AS text[]),
             CAST(:actors AS text[]), CAST(:moments AS timestamptz[])
         ) AS given (
-            id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-            request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, payload_hash,
-            spendable_micros, deduction, actor, decided_at
+            id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id,
+            idempotency_key, request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
+            payload_hash, spendable_micros, deduction, actor, decided_at
         )
     ), remembered AS (
         INSERT INTO end_keys (
@@ -41,10 +41,10 @@ _INSERT = sa.text("""
         RETURNING end_id
     )
     INSERT INTO end_inbox (
-        id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
+        id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, last_error, actor, accepted_at
     )
-    SELECT id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
+    SELECT id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
         CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END,
         -- The clock that decided may be ahead of ours.
@@ -71,7 +71,7 @@ _SUMMARY = sa.text("""
             SELECT 1 FROM end_inbox WHERE state = 'accepted' ORDER BY id LIMIT :counted_max
         ) AS ends) AS accepted,
         (SELECT count(*) FROM (
-            SELECT 1 FROM end_inbox WHERE state = 'retrying' ORDER BY user_id, id LIMIT :counted_max
+            SELECT 1 FROM end_inbox WHERE state = 'retrying' ORDER BY wallet_id, id LIMIT :counted_max
         ) AS ends) AS retrying,
         (SELECT count(*) FROM (
             SELECT 1 FROM end_inbox WHERE state = 'dead' ORDER BY id LIMIT :counted_max
@@ -130,6 +130,7 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept:
         _INSERT,
         {
             "ids": [end.id for end in ends],
+            "wallet_ids": [end.wallet_id for end in ends],
             "user_ids": [request.user_id for request in requests],
             "features": [request.feature_endpoint_id for request in requests],
             "models": [request.model for request in requests],
@@ -174,7 +175,7 @@ def find_keys(
 
 
 def to_settle_before(
-    connection: sa.Connection, seconds: float, after_id: UUID, limit: int, but_not: Collection[str] = ()
+    connection: sa.Connection, seconds: float, after_id: UUID, limit: int, but_not: Collection[WalletId] = ()
 ) -> list[UUID]:
     """Ids of ends behind `after_id` that nobody has settled for longer than `seconds`, oldest first."""
     rows = connection.execute(
@@ -182,7 +183,7 @@ def to_settle_before(
             SELECT id FROM end_inbox
             WHERE (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
                 AND accepted_at < now() - make_interval(secs => :seconds)
-                AND id > :after_id AND user_id <> ALL(CAST(:but_not AS text[]))
+                AND id > :after_id AND wallet_id <> ALL(CAST(:but_not AS text[]))
             ORDER BY id LIMIT :limit
         """),
         {"seconds": seconds, "after_id": after_id, "limit": limit, "but_not": list(but_not)},

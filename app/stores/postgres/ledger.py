@@ -10,12 +10,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.domain.postings import Posting, PostingKind
+from app.domain.wallets import WalletId
 from app.stores.postgres.tables import token_transactions
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
     id: int
+    wallet_id: WalletId
     user_id: str
     kind: str
     amount_micros: int
@@ -41,11 +43,14 @@ class LedgerEntry:
 _COLUMNS = [token_transactions.c[field.name] for field in fields(LedgerEntry)]
 
 
-def insert_posting(connection: sa.Connection, posting: Posting, balance_after_micros: int) -> LedgerEntry:
+def insert_posting(
+    connection: sa.Connection, wallet_id: WalletId, posting: Posting, balance_after_micros: int
+) -> LedgerEntry:
     """Enter a posting whose reference is new. The wallet must be locked already."""
     row = connection.execute(
         sa.insert(token_transactions)
         .values(
+            wallet_id=wallet_id,
             user_id=posting.user_id,
             kind=posting.kind,
             amount_micros=posting.amount_micros,
@@ -60,11 +65,11 @@ def insert_posting(connection: sa.Connection, posting: Posting, balance_after_mi
     return LedgerEntry(*row)
 
 
-def find_posting(connection: sa.Connection, user_id: str, reference: str) -> LedgerEntry | None:
+def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
     """The posting to a wallet under this reference. Ends and write-offs have references of their own."""
     row = connection.execute(
         sa.select(*_COLUMNS).where(
-            token_transactions.c.user_id == user_id,
+            token_transactions.c.wallet_id == wallet_id,
             token_transactions.c.reference == reference,
             token_transactions.c.kind.in_([kind.value for kind in PostingKind]),
         )
@@ -82,6 +87,7 @@ def insert_write_off(
     row = connection.execute(
         sa.insert(token_transactions)
         .values(
+            wallet_id=end.wallet_id,
             user_id=end.user_id,
             kind="write_off",
             amount_micros=end.cost_micros,
@@ -95,6 +101,7 @@ def insert_write_off(
     ).one()
     connection.execute(
         sa.insert(token_transactions).values(
+            wallet_id=end.wallet_id,
             user_id=end.user_id,
             kind="usage",
             amount_micros=-end.cost_micros,
@@ -131,11 +138,11 @@ def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
     return connection.execute(sa.select(sa.exists().where(usage))).scalar_one()
 
 
-def list_entries(connection: sa.Connection, user_id: str, before_id: int, limit: int) -> list[LedgerEntry]:
+def list_entries(connection: sa.Connection, wallet_id: WalletId, before_id: int, limit: int) -> list[LedgerEntry]:
     """Newest first."""
     rows = connection.execute(
         sa.select(*_COLUMNS)
-        .where(token_transactions.c.user_id == user_id, token_transactions.c.id < before_id)
+        .where(token_transactions.c.wallet_id == wallet_id, token_transactions.c.id < before_id)
         .order_by(token_transactions.c.id.desc())
         .limit(limit)
     )

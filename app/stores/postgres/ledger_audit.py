@@ -11,26 +11,27 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from app.domain.wallets import WalletId
 from app.stores.postgres.engine import allow_seconds
 
 # A checkpoint whose own entry isn't what it was begins again at the start.
 _POSITIONS = sa.text("""
-    SELECT w.user_id, coalesce(t.id, 0) AS entry_id, coalesce(t.balance_after_micros, 0) AS balance_micros
+    SELECT w.wallet_id, coalesce(t.id, 0) AS entry_id, coalesce(t.balance_after_micros, 0) AS balance_micros
     FROM wallets AS w
-    LEFT JOIN ledger_checkpoints AS c ON c.user_id = w.user_id AND NOT :is_full
+    LEFT JOIN ledger_checkpoints AS c ON c.wallet_id = w.wallet_id AND NOT :is_full
     LEFT JOIN token_transactions AS t
-        ON t.id = c.entry_id AND t.user_id = c.user_id AND t.balance_after_micros = c.balance_micros
-    WHERE w.user_id > :after ORDER BY w.user_id LIMIT :limit
+        ON t.id = c.entry_id AND t.wallet_id = c.wallet_id AND t.balance_after_micros = c.balance_micros
+    WHERE w.wallet_id > :after ORDER BY w.wallet_id LIMIT :limit
 """)
 
 # One statement is one snapshot of the wallets and their entries. Sums are numeric: whatever somebody wrote past the
 # server, they don't overflow.
 _SLICES = sa.text("""
-    SELECT w.user_id, w.posted_micros, w.overdraft_limit_micros, s.entries, s.last_entry, s.amount_micros,
+    SELECT w.wallet_id, w.posted_micros, w.overdraft_limit_micros, s.entries, s.last_entry, s.amount_micros,
         s.breaks, s.first_break
-    FROM unnest(CAST(:user_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS numeric[]))
-        AS p (user_id, entry_id, balance_micros)
-    JOIN wallets AS w USING (user_id)
+    FROM unnest(CAST(:wallet_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS numeric[]))
+        AS p (wallet_id, entry_id, balance_micros)
+    JOIN wallets AS w USING (wallet_id)
     CROSS JOIN LATERAL (
         SELECT count(*) AS entries, max(ARRAY[id, balance_after_micros]) AS last_entry,
             coalesce(sum(CAST(amount_micros AS numeric)), 0) AS amount_micros,
@@ -42,52 +43,54 @@ _SLICES = sa.text("""
                 + lag(CAST(balance_after_micros AS numeric), 1, p.balance_micros) OVER (ORDER BY id) AS expected_micros
             FROM (
                 SELECT id, amount_micros, balance_after_micros FROM token_transactions AS t
-                WHERE t.user_id = p.user_id AND t.id > p.entry_id ORDER BY t.id LIMIT :entries_max
+                WHERE t.wallet_id = p.wallet_id AND t.id > p.entry_id ORDER BY t.id LIMIT :entries_max
             ) AS entries
         ) AS chained
     ) AS s
-    ORDER BY w.user_id
+    ORDER BY w.wallet_id
 """)
 
 _SET = sa.text("""
-    INSERT INTO ledger_checkpoints AS c (user_id, entry_id, balance_micros)
-    SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS bigint[]))
-        AS moved (user_id, entry_id, balance_micros) ORDER BY user_id
-    ON CONFLICT (user_id) DO UPDATE SET entry_id = excluded.entry_id, balance_micros = excluded.balance_micros
+    INSERT INTO ledger_checkpoints AS c (wallet_id, entry_id, balance_micros)
+    SELECT * FROM unnest(CAST(:wallet_ids AS text[]), CAST(:entry_ids AS bigint[]), CAST(:balances AS bigint[]))
+        AS moved (wallet_id, entry_id, balance_micros) ORDER BY wallet_id
+    ON CONFLICT (wallet_id) DO UPDATE SET entry_id = excluded.entry_id, balance_micros = excluded.balance_micros
 """)
 
-# One snapshot again: a debt is told in the transaction that makes it one. The users are a range, so that their ends are
-# read in one pass, whatever the statistics say of a user with most of them.
+# One snapshot again: a debt is told in the transaction that makes it one. The wallets are a range, so that their ends
+# are read in one pass, whatever the statistics say of a wallet with most of them.
 _WRONG_DEBTS = sa.text("""
-    SELECT w.user_id, w.debt_micros, coalesce(owed_micros, 0) AS owed_micros
+    SELECT w.wallet_id, w.debt_micros, coalesce(owed_micros, 0) AS owed_micros
     FROM wallets AS w LEFT JOIN (
-        SELECT user_id, sum(CAST(cost_micros AS numeric)) AS owed_micros FROM (
-            SELECT user_id, cost_micros FROM end_inbox
-            WHERE user_id BETWEEN :first_id AND :last_id AND state <> 'accepted' AND is_debt
+        SELECT wallet_id, sum(CAST(cost_micros AS numeric)) AS owed_micros FROM (
+            SELECT wallet_id, cost_micros FROM end_inbox
+            WHERE wallet_id BETWEEN :first_id AND :last_id AND state <> 'accepted' AND is_debt
             UNION ALL
             -- Dead letters that were replayed stay debt until they are settled.
-            SELECT user_id, cost_micros FROM end_inbox
-            WHERE user_id BETWEEN :first_id AND :last_id AND state = 'accepted' AND is_debt
-        ) AS debts GROUP BY user_id
-    ) AS owed USING (user_id)
-    WHERE w.user_id BETWEEN :first_id AND :last_id AND w.debt_micros <> coalesce(owed_micros, 0)
-    ORDER BY w.user_id
+            SELECT wallet_id, cost_micros FROM end_inbox
+            WHERE wallet_id BETWEEN :first_id AND :last_id AND state = 'accepted' AND is_debt
+        ) AS debts GROUP BY wallet_id
+    ) AS owed USING (wallet_id)
+    WHERE w.wallet_id BETWEEN :first_id AND :last_id AND w.debt_micros <> coalesce(owed_micros, 0)
+    ORDER BY w.wallet_id
 """)
 
-# One look into the index for each user, however many ends one of them has.
+# One look into the index for each wallet, however many ends one of them has.
 _ORPHANS = sa.text("""
-    WITH RECURSIVE users (user_id) AS (
-        (SELECT user_id FROM end_inbox ORDER BY user_id LIMIT 1)
+    WITH RECURSIVE payers (wallet_id) AS (
+        (SELECT wallet_id FROM end_inbox ORDER BY wallet_id LIMIT 1)
         UNION ALL
-        SELECT (SELECT i.user_id FROM end_inbox AS i WHERE i.user_id > users.user_id ORDER BY i.user_id LIMIT 1)
-        FROM users WHERE users.user_id IS NOT NULL
+        SELECT (
+            SELECT i.wallet_id FROM end_inbox AS i WHERE i.wallet_id > payers.wallet_id ORDER BY i.wallet_id LIMIT 1
+        )
+        FROM payers WHERE payers.wallet_id IS NOT NULL
     ), orphaned AS (
-        SELECT user_id FROM users
-        WHERE user_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM wallets AS w WHERE w.user_id = users.user_id)
-        ORDER BY user_id LIMIT :limit
+        SELECT wallet_id FROM payers
+        WHERE wallet_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM wallets AS w WHERE w.wallet_id = payers.wallet_id)
+        ORDER BY wallet_id LIMIT :limit
     )
-    SELECT user_id, count(*) AS ends, sum(cost_micros) AS cost_micros
-    FROM end_inbox JOIN orphaned USING (user_id) GROUP BY user_id ORDER BY user_id
+    SELECT wallet_id, count(*) AS ends, sum(cost_micros) AS cost_micros
+    FROM end_inbox JOIN orphaned USING (wallet_id) GROUP BY wallet_id ORDER BY wallet_id
 """)
 
 
@@ -95,7 +98,7 @@ _ORPHANS = sa.text("""
 class Position:
     """How far a wallet's ledger is known to be right, and the balance there."""
 
-    user_id: str
+    wallet_id: WalletId
     entry_id: int
     balance_micros: int
 
@@ -111,7 +114,7 @@ class ChainBreak:
 class Slice:
     """The entries behind a position, so many at most, and the wallet at the same moment."""
 
-    user_id: str
+    wallet_id: WalletId
     posted_micros: int
     overdraft_limit_micros: int
     entries: int
@@ -126,22 +129,22 @@ class Slice:
 class WrongDebt:
     """A wallet's debt that isn't the sum of the ends it stands for."""
 
-    user_id: str
+    wallet_id: WalletId
     debt_micros: int
     owed_micros: int
 
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """A user's unsettled ends without a wallet."""
+    """Unsettled ends whose wallet there isn't."""
 
-    user_id: str
+    wallet_id: WalletId
     ends: int
     cost_micros: int
 
 
 def positions_after(connection: sa.Connection, after_id: str, limit: int, *, is_full: bool) -> list[Position]:
-    """Where the audit of each wallet goes on, in the order of user ids; `is_full`: at the start."""
+    """Where the audit of each wallet goes on, in the order of wallet ids; `is_full`: at the start."""
     rows = connection.execute(_POSITIONS, {"after": after_id, "limit": limit, "is_full": is_full})
     return [Position(*row) for row in rows]
 
@@ -154,20 +157,20 @@ def slices(
     rows = connection.execute(
         _SLICES,
         {
-            "user_ids": [position.user_id for position in positions],
+            "wallet_ids": [position.wallet_id for position in positions],
             "entry_ids": [position.entry_id for position in positions],
             "balances": [position.balance_micros for position in positions],
             "entries_max": entries_max,
         },
     )
-    starts = {position.user_id: position for position in positions}
+    starts = {position.wallet_id: position for position in positions}
     return [
         Slice(
-            row.user_id,
+            row.wallet_id,
             row.posted_micros,
             row.overdraft_limit_micros,
             row.entries,
-            starts[row.user_id] if row.last_entry is None else Position(row.user_id, *row.last_entry),
+            starts[row.wallet_id] if row.last_entry is None else Position(row.wallet_id, *row.last_entry),
             int(row.amount_micros),
             row.breaks,
             None if row.first_break is None else ChainBreak(*map(int, row.first_break)),
@@ -181,7 +184,7 @@ def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) ->
     connection.execute(
         _SET,
         {
-            "user_ids": [position.user_id for position in positions],
+            "wallet_ids": [position.wallet_id for position in positions],
             "entry_ids": [position.entry_id for position in positions],
             "balances": [position.balance_micros for position in positions],
         },
@@ -189,14 +192,14 @@ def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) ->
 
 
 def wrong_debts(connection: sa.Connection, first_id: str, last_id: str, timeout_seconds: float) -> list[WrongDebt]:
-    """The wallets of this range of user ids whose debt isn't what their failed ends add up to."""
+    """The wallets of this range of wallet ids whose debt isn't what their failed ends add up to."""
     allow_seconds(connection, timeout_seconds)
     rows = connection.execute(_WRONG_DEBTS, {"first_id": first_id, "last_id": last_id})
-    return [WrongDebt(row.user_id, row.debt_micros, int(row.owed_micros)) for row in rows]
+    return [WrongDebt(row.wallet_id, row.debt_micros, int(row.owed_micros)) for row in rows]
 
 
 def orphans(connection: sa.Connection, limit: int, timeout_seconds: float) -> list[Orphans]:
-    """Unsettled ends of users who have no wallet."""
+    """Unsettled ends whose wallet there isn't."""
     allow_seconds(connection, timeout_seconds)
     rows = connection.execute(_ORPHANS, {"limit": limit})
-    return [Orphans(row.user_id, row.ends, int(row.cost_micros)) for row in rows]
+    return [Orphans(row.wallet_id, row.ends, int(row.cost_micros)) for row in rows]

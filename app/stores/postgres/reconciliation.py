@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.domain.reasons import DriftKind
+from app.domain.wallets import WalletId
 from app.stores.postgres.tables import reconciliations
 
 # Any constant of our own: it only has to differ from other advisory locks on this database.
@@ -33,7 +34,7 @@ class Drift:
     debt of debts, and else the posted balance.
     """
 
-    user_id: str
+    wallet_id: WalletId
     kind: DriftKind
     expected_micros: int
     found_micros: int

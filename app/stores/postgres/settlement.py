@@ -10,29 +10,30 @@ import sqlalchemy as sa
 
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.reasons import FailureReason
+from app.domain.wallets import WalletId
 from app.stores.postgres import stale
 
 # Rows that another worker is settling are skipped, not waited for: they will be gone.
 _CLAIM = sa.text("""
-    SELECT id, user_id, cost_micros, request_id FROM end_inbox
+    SELECT id, wallet_id, cost_micros, request_id FROM end_inbox
     WHERE id = ANY(CAST(:ids AS uuid[])) AND (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
     ORDER BY id FOR UPDATE SKIP LOCKED
 """)
 
-# In user_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
+# In wallet_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
 _LOCK_WALLETS = sa.text("""
-    SELECT user_id FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
-    ORDER BY user_id FOR NO KEY UPDATE
+    SELECT wallet_id FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
+    ORDER BY wallet_id FOR NO KEY UPDATE
 """)
 
 # A wallet that somebody holds makes nobody wait but its own ends.
 _LOCK_FREE_WALLETS = sa.text("""
     WITH free AS MATERIALIZED (
-        SELECT user_id FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
-        ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED
+        SELECT wallet_id FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
+        ORDER BY wallet_id FOR NO KEY UPDATE SKIP LOCKED
     )
-    SELECT user_id, user_id IN (SELECT user_id FROM free) AS is_free
-    FROM wallets WHERE user_id = ANY(CAST(:user_ids AS text[]))
+    SELECT wallet_id, wallet_id IN (SELECT wallet_id FROM free) AS is_free
+    FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
 """)
 
 # The rows and wallets are locked by now, and a statement of its own sees them as they are now.
@@ -51,24 +52,24 @@ _SETTLE = sa.text("""
             i.state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind,
             EXISTS (SELECT 1 FROM token_transactions AS t WHERE t.kind = 'usage' AND t.end_id = i.id) AS is_repeated
         FROM end_inbox AS i
-        JOIN wallets AS w USING (user_id)
+        JOIN wallets AS w USING (wallet_id)
         WHERE i.id = ANY(CAST(:ids AS uuid[]))
     ), promised AS MATERIALIZED (
-        SELECT user_id, sum(cost_micros) AS micros FROM end_inbox
-        WHERE user_id = ANY(ARRAY(SELECT user_id FROM due WHERE is_behind))
+        SELECT wallet_id, sum(cost_micros) AS micros FROM end_inbox
+        WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM due WHERE is_behind))
             AND state = 'accepted' AND NOT is_debt AND id <> ALL(CAST(:ids AS uuid[]))
-        GROUP BY user_id
+        GROUP BY wallet_id
     ), judged AS (
         SELECT due.*, base_cost_micros + profit_micros = cost_micros AS agrees,
             sum(cost_micros) FILTER (WHERE NOT is_repeated AND base_cost_micros + profit_micros = cost_micros)
-                OVER (PARTITION BY user_id ORDER BY is_behind, id) AS asked_micros
+                OVER (PARTITION BY wallet_id ORDER BY is_behind, id) AS asked_micros
         FROM due
     ), decided AS (
         SELECT judged.*, CASE
             WHEN is_repeated THEN 'repeated'
             WHEN NOT agrees THEN 'disagrees'
             WHEN cost_micros = 0 OR asked_micros <= room_micros - CASE WHEN is_behind THEN debt_micros + coalesce(
-                (SELECT micros FROM promised WHERE promised.user_id = judged.user_id), 0
+                (SELECT micros FROM promised WHERE promised.wallet_id = judged.wallet_id), 0
             ) ELSE 0 END THEN 'settled'
             ELSE 'failed'
         END AS outcome FROM judged
@@ -76,20 +77,20 @@ _SETTLE = sa.text("""
         -- What the sum of debts can't hold stays outside of it, where the wallet's balance counts it as well.
         SELECT decided.*, is_debt OR debt_micros + sum(cost_micros) FILTER (
             WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt
-        ) OVER (PARTITION BY user_id ORDER BY id) <= :debt_max AS fits FROM decided
+        ) OVER (PARTITION BY wallet_id ORDER BY id) <= :debt_max AS fits FROM decided
     ), entries AS (
         INSERT INTO token_transactions (
-            user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
+            wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference,
             request_id, actor, accepted_at
         )
-        SELECT user_id, 'usage', -cost_micros,
-            posted_micros - sum(cost_micros) OVER (PARTITION BY user_id ORDER BY is_behind, id),
+        SELECT wallet_id, user_id, 'usage', -cost_micros,
+            posted_micros - sum(cost_micros) OVER (PARTITION BY wallet_id ORDER BY is_behind, id),
             base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key,
             request_id, actor, accepted_at
         FROM outcome WHERE outcome = 'settled'
-        ORDER BY user_id, is_behind, id
+        ORDER BY wallet_id, is_behind, id
         RETURNING 1
     ), cleared AS (
         DELETE FROM end_inbox
@@ -120,7 +121,7 @@ _SETTLE = sa.text("""
                 ELSE coalesce(w.collect_at, now() + make_interval(secs => :base_seconds * (0.5 + random() / 2)))
             END
         FROM (
-            SELECT user_id,
+            SELECT wallet_id,
                 coalesce(CAST(sum(cost_micros) FILTER (WHERE outcome = 'settled') AS bigint), 0) AS settled_micros,
                 coalesce(CAST(sum(cost_micros) FILTER (
                     WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt AND fits
@@ -132,16 +133,16 @@ _SETTLE = sa.text("""
                 array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS kept_ids,
                 array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees') AND NOT fits) AS untold_ids,
                 count(*) FILTER (WHERE outcome = 'repeated') AS repeated
-            FROM outcome GROUP BY user_id
+            FROM outcome GROUP BY wallet_id
         ) AS o
-        WHERE w.user_id = o.user_id
-        RETURNING w.user_id, w.posted_micros, w.debt_micros, w.overdraft_limit_micros, w.status, w.package_id,
+        WHERE w.wallet_id = o.wallet_id
+        RETURNING w.wallet_id, w.posted_micros, w.debt_micros, w.overdraft_limit_micros, w.status, w.package_id,
             w.version, o.settled_ids, o.kept_ids, o.untold_ids, o.repeated
     ), stale AS (
-        INSERT INTO stale_wallets AS s (user_id, version)
-        SELECT user_id, version FROM changed ORDER BY user_id
+        INSERT INTO stale_wallets AS s (wallet_id, version)
+        SELECT wallet_id, version FROM changed ORDER BY wallet_id
         -- See stale.ANY_VERSION.
-        ON CONFLICT (user_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
+        ON CONFLICT (wallet_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
         RETURNING 1
     )
     SELECT c.*,
@@ -152,10 +153,10 @@ _SETTLE = sa.text("""
 
 _BURY = sa.text("""
     WITH buried AS (
-        SELECT id, user_id, cost_micros, is_debt OR debt_micros + sum(cost_micros) FILTER (WHERE NOT is_debt)
-            OVER (PARTITION BY user_id ORDER BY id) <= :debt_max AS fits, is_debt
-        FROM end_inbox JOIN wallets USING (user_id)
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND user_id = ANY(CAST(:user_ids AS text[]))
+        SELECT id, wallet_id, cost_micros, is_debt OR debt_micros + sum(cost_micros) FILTER (WHERE NOT is_debt)
+            OVER (PARTITION BY wallet_id ORDER BY id) <= :debt_max AS fits, is_debt
+        FROM end_inbox JOIN wallets USING (wallet_id)
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND wallet_id = ANY(CAST(:wallet_ids AS text[]))
     ), put_aside AS (
         UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, last_error = :reason,
             is_debt = id = ANY(ARRAY(SELECT id FROM buried WHERE fits))
@@ -164,10 +165,10 @@ _BURY = sa.text("""
     )
     UPDATE wallets AS w SET version = w.version + 1, debt_micros = w.debt_micros + owed.micros
     FROM (
-        SELECT user_id, coalesce(sum(cost_micros) FILTER (WHERE fits AND NOT is_debt), 0) AS micros
-        FROM buried GROUP BY user_id
+        SELECT wallet_id, coalesce(sum(cost_micros) FILTER (WHERE fits AND NOT is_debt), 0) AS micros
+        FROM buried GROUP BY wallet_id
     ) AS owed
-    WHERE w.user_id = owed.user_id
+    WHERE w.wallet_id = owed.wallet_id
 """)
 
 
@@ -181,14 +182,14 @@ class RetryPolicy:
 @dataclass(frozen=True, slots=True)
 class ClaimedEnd:
     id: UUID
-    user_id: str
+    wallet_id: WalletId
     cost_micros: int
     request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class SettledWallet:
-    user_id: str
+    wallet_id: WalletId
     posted_micros: int
     debt_micros: int
     overdraft_limit_micros: int
@@ -217,15 +218,15 @@ def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedEnd]:
     return [ClaimedEnd(*row) for row in connection.execute(_CLAIM, {"ids": list(ids)})]
 
 
-def lock_wallets(connection: sa.Connection, user_ids: set[str]) -> set[str]:
+def lock_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> set[WalletId]:
     """Lock wallets in the one order; those that exist."""
-    return set(connection.execute(_LOCK_WALLETS, {"user_ids": list(user_ids)}).scalars())
+    return set(connection.execute(_LOCK_WALLETS, {"wallet_ids": list(wallet_ids)}).scalars())
 
 
-def lock_free_wallets(connection: sa.Connection, user_ids: set[str]) -> dict[str, bool]:
-    """Lock the wallets that nobody else has locked. User id -> whether we have it; who isn't named has no wallet."""
-    rows = connection.execute(_LOCK_FREE_WALLETS, {"user_ids": list(user_ids)})
-    return {row.user_id: row.is_free for row in rows}
+def lock_free_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> dict[WalletId, bool]:
+    """Lock the wallets that nobody else has locked. Wallet id -> whether we have it; who isn't named has no wallet."""
+    rows = connection.execute(_LOCK_FREE_WALLETS, {"wallet_ids": list(wallet_ids)})
+    return {row.wallet_id: row.is_free for row in rows}
 
 
 def settle(
@@ -256,7 +257,7 @@ def settle(
         raise MoneyDoesNotAddUp(f"{settled + kept} of {len(ids)} ends")
     return [
         SettledWallet(
-            row.user_id,
+            row.wallet_id,
             row.posted_micros,
             row.debt_micros,
             row.overdraft_limit_micros,
@@ -277,14 +278,14 @@ def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason) 
 
     False, and nothing is done, while somebody else holds one of their wallets.
     """
-    users = connection.execute(
-        sa.text("SELECT DISTINCT user_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
+    theirs = connection.execute(
+        sa.text("SELECT DISTINCT wallet_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
     )
-    wallets = lock_free_wallets(connection, set(users.scalars()))
+    wallets = lock_free_wallets(connection, set(theirs.scalars()))
     if not all(wallets.values()):
         return False
     connection.execute(
-        _BURY, {"ids": list(ids), "user_ids": list(wallets), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
+        _BURY, {"ids": list(ids), "wallet_ids": list(wallets), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
     )
     stale.demand_refresh(connection, set(wallets))
     return True

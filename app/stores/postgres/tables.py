@@ -65,7 +65,9 @@ profit_rules = sa.Table(
 wallets = sa.Table(
     "wallets",
     metadata,
-    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    # Whose it is: the user it was opened for.
+    sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("package_id", sa.Text, sa.ForeignKey("packages.id")),
     sa.Column("status", sa.Text, nullable=False, server_default="active"),
     sa.Column("posted_micros", sa.BigInteger, nullable=False, server_default="0"),
@@ -80,6 +82,7 @@ wallets = sa.Table(
     sa.CheckConstraint("overdraft_limit_micros >= 0", name="wallets_overdraft_limit_not_negative"),
     sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),
     sa.CheckConstraint("debt_micros BETWEEN 0 AND 9007199254740992", name="wallets_debt_in_range"),
+    sa.Index("wallets_user_id", "user_id", unique=True),
     sa.Index("wallets_collect_at", "collect_at", postgresql_where=sa.text("collect_at IS NOT NULL")),
 )
 
@@ -102,11 +105,13 @@ end_keys = sa.Table(
     sa.Index("end_keys_process_id", "process_id", unique=True),
 )
 
+# `wallet_id` pays for what `user_id` ran, whatever becomes of the two before it is settled.
 # No foreign key to wallets: it would lock the wallet's row for every end. Settlement checks the wallet instead.
 end_inbox = sa.Table(
     "end_inbox",
     metadata,
     sa.Column("id", pg.UUID, primary_key=True),
+    sa.Column("wallet_id", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("feature_endpoint_id", sa.Text, nullable=False),
     sa.Column("model", sa.Text),
@@ -131,17 +136,17 @@ end_inbox = sa.Table(
     sa.CheckConstraint("state IN ('accepted', 'retrying', 'dead')", name="end_inbox_state_known"),
     sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
     # What a wallet's row doesn't tell of its unsettled ends.
-    sa.Index("end_inbox_untold", "user_id", "id", postgresql_where=sa.text("NOT is_debt")),
+    sa.Index("end_inbox_untold", "wallet_id", "id", postgresql_where=sa.text("NOT is_debt")),
     sa.Index(
         "end_inbox_to_settle",
         "id",
         postgresql_where=sa.text("state = 'accepted' OR (state = 'retrying' AND NOT is_debt)"),
     ),
     sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
-    sa.Index("end_inbox_failed_of_wallet", "user_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
-    sa.Index("end_inbox_retrying_of_wallet", "user_id", "id", postgresql_where=sa.text("state = 'retrying'")),
+    sa.Index("end_inbox_failed_of_wallet", "wallet_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
+    sa.Index("end_inbox_retrying_of_wallet", "wallet_id", "id", postgresql_where=sa.text("state = 'retrying'")),
     # Replayed dead letters, which are mostly none.
-    sa.Index("end_inbox_replayed", "user_id", postgresql_where=sa.text("state = 'accepted' AND is_debt")),
+    sa.Index("end_inbox_replayed", "wallet_id", postgresql_where=sa.text("state = 'accepted' AND is_debt")),
     sa.Index("end_inbox_dead", "id", postgresql_where=sa.text("state = 'dead'")),
 )
 
@@ -149,7 +154,9 @@ token_transactions = sa.Table(
     "token_transactions",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column("user_id", sa.Text, sa.ForeignKey("wallets.user_id"), nullable=False),
+    sa.Column("wallet_id", sa.Text, sa.ForeignKey("wallets.wallet_id"), nullable=False),
+    # Of a usage entry: who ran it. Of the others: whose wallet it was meant for.
+    sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("amount_micros", sa.BigInteger, nullable=False),
     sa.Column("balance_after_micros", sa.BigInteger, nullable=False),
@@ -179,7 +186,7 @@ token_transactions = sa.Table(
         "kind <> 'usage' OR (amount_micros = -cost_micros AND cost_micros = base_cost_micros + profit_micros)",
         name="token_transactions_usage_adds_up",
     ),
-    sa.Index("token_transactions_user_id", "user_id", "id"),
+    sa.Index("token_transactions_wallet_id", "wallet_id", "id"),
     # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
     sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
     sa.Index(
@@ -190,7 +197,7 @@ token_transactions = sa.Table(
     ),
     sa.Index(
         "token_transactions_reference_once",
-        "user_id",
+        "wallet_id",
         "reference",
         unique=True,
         postgresql_where=sa.text("kind IN ('top_up', 'refund', 'adjustment')"),
@@ -202,7 +209,7 @@ token_transactions = sa.Table(
 stale_wallets = sa.Table(
     "stale_wallets",
     metadata,
-    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("wallet_id", sa.Text, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
 )
@@ -231,7 +238,7 @@ reconciliations = sa.Table(
 ledger_checkpoints = sa.Table(
     "ledger_checkpoints",
     metadata,
-    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("wallet_id", sa.Text, primary_key=True),
     sa.Column("entry_id", sa.BigInteger, nullable=False),
     sa.Column("balance_micros", sa.BigInteger, nullable=False),
 )

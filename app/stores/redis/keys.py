@@ -5,6 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote
 from uuid import UUID
 
+from app.domain.wallets import WalletId
+
 KEY_PREFIX = "tokentill"
 # Ends that are marked but not recorded yet. What stays here was left by a process that died in between.
 IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
@@ -12,50 +14,50 @@ IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
 IN_FLIGHT_SEEN_KEY = f"{KEY_PREFIX}:in-flight-seen"
 
 
-def wallet_keys(user_id: str) -> list[str]:
+def wallet_keys(wallet_id: WalletId) -> list[str]:
     """The keys that every script on a wallet begins with."""
-    return [wallet_key(user_id), holds_key(user_id)]
+    return [wallet_key(wallet_id), holds_key(wallet_id)]
 
 
-def wallet_key(user_id: str) -> str:
-    return _key(user_id, "wallet")
+def wallet_key(wallet_id: WalletId) -> str:
+    return _key(wallet_id, "wallet")
 
 
-def holds_key(user_id: str) -> str:
-    return _key(user_id, "holds")
+def holds_key(wallet_id: WalletId) -> str:
+    return _key(wallet_id, "holds")
 
 
-def fence_key(user_id: str) -> str:
-    return _key(user_id, "fence")
+def fence_key(wallet_id: WalletId) -> str:
+    return _key(wallet_id, "fence")
 
 
-def given_back_key(user_id: str) -> str:
+def given_back_key(wallet_id: WalletId) -> str:
     """Ends whose marks were given back: what their keys were answered is void."""
-    return _key(user_id, "given-back")
+    return _key(wallet_id, "given-back")
 
 
-def lease_key(user_id: str, token: str) -> str:
-    return _key(user_id, f"lease:{token}")
+def lease_key(wallet_id: WalletId, token: str) -> str:
+    return _key(wallet_id, f"lease:{token}")
 
 
-def record_key(user_id: str, kind: str, key: str) -> str:
+def record_key(wallet_id: WalletId, kind: str, key: str) -> str:
     """Where the answer to a call is remembered under its key."""
-    return _key(user_id, f"{kind}:{key}")
+    return _key(wallet_id, f"{kind}:{key}")
 
 
-def record_keys(user_id: str, kind: str, key: str | None) -> list[str]:
+def record_keys(wallet_id: WalletId, kind: str, key: str | None) -> list[str]:
     """The same, none without an idempotency key."""
-    return [] if key is None else [record_key(user_id, kind, key)]
+    return [] if key is None else [record_key(wallet_id, kind, key)]
 
 
-def in_flight_member(end_id: UUID, user_id: str) -> str:
-    return f"{end_id}{user_id}"
+def in_flight_member(end_id: UUID, wallet_id: WalletId) -> str:
+    return f"{end_id}{wallet_id}"
 
 
-def from_in_flight(member: str) -> tuple[UUID, str]:
-    return UUID(member[:36]), member[36:]
+def from_in_flight(member: str) -> tuple[UUID, WalletId]:
+    return UUID(member[:36]), WalletId(member[36:])
 
 
-def _key(user_id: str, name: str) -> str:
+def _key(wallet_id: WalletId, name: str) -> str:
     # Quoted, because a brace in the id would end the hash tag early.
-    return f"{KEY_PREFIX}:{{{quote(user_id, safe='')}}}:{name}"
+    return f"{KEY_PREFIX}:{{{quote(wallet_id, safe='')}}}:{name}"

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from redis import Redis
 
+from app.domain.wallets import WalletId
 from app.stores.redis.in_flight import in_flight
 from app.stores.redis.keys import fence_key, wallet_keys
 from app.stores.redis.scripts import PRELUDE
@@ -33,24 +34,24 @@ class LostWallets:
         self._client = client
         self._script = client.register_script(PRELUDE + (Path(__file__).parent / "rewind.lua").read_text())
 
-    def versions(self, user_ids: Sequence[str]) -> dict[str, Versions]:
+    def versions(self, wallet_ids: Sequence[WalletId]) -> dict[WalletId, Versions]:
         pipeline = self._client.pipeline(transaction=False)
-        for user_id in user_ids:
-            pipeline.hget(wallet_keys(user_id)[0], "version")
-            pipeline.get(fence_key(user_id))
+        for wallet_id in wallet_ids:
+            pipeline.hget(wallet_keys(wallet_id)[0], "version")
+            pipeline.get(fence_key(wallet_id))
         # A copy that can't be read at all is another matter, and dropped by who meets it.
         found = [
             "" if reply is None or isinstance(reply, Exception) else str(reply) for reply in pipeline.execute(False)
         ]
-        return {user_id: Versions(*found[2 * i : 2 * i + 2]) for i, user_id in enumerate(user_ids)}
+        return {wallet_id: Versions(*found[2 * i : 2 * i + 2]) for i, wallet_id in enumerate(wallet_ids)}
 
-    def rewind(self, seen: Mapping[str, Versions]) -> None:
+    def rewind(self, seen: Mapping[WalletId, Versions]) -> None:
         """Let older versions be filled in, where nothing has changed since these were seen."""
-        for user_id, versions in seen.items():
-            self._script([*wallet_keys(user_id), fence_key(user_id)], [versions.cached, versions.fence])
+        for wallet_id, versions in seen.items():
+            self._script([*wallet_keys(wallet_id), fence_key(wallet_id)], [versions.cached, versions.fence])
 
-    def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
-        """Which of these ends (id, user id) are marked and not recorded yet."""
+    def in_flight(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[UUID]:
+        """Which of these ends (id, wallet id) are marked and not recorded yet."""
         return in_flight(self._client, ends)
 
 

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError, ResponseError
 
+from app.domain.wallets import WalletId
 from app.stores.failures import Failure
 from app.stores.redis.failures import failure_of
 from app.stores.redis.keys import wallet_keys
@@ -79,9 +80,9 @@ class WalletScripts:
             pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
         return list(pipeline.execute(raise_on_error=False))[-len(calls) :]
 
-    def drop(self, user_id: str, error: Exception) -> None:
+    def drop(self, wallet_id: WalletId, error: Exception) -> None:
         """Forget the copy of a wallet that can't be worked with."""
-        self._drop(wallet_keys(user_id), error)
+        self._drop(wallet_keys(wallet_id), error)
 
     def _drop(self, keys: Sequence[str], error: Exception) -> None:
         """Forget a copy that no script can work with. Its holds are lost; everything else can be loaded again."""

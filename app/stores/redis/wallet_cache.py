@@ -1,6 +1,6 @@
 """The cached wallets: each call is one round trip for any number of wallets, decided by a Lua script.
 
-All keys of a user carry the same hash tag, so the scripts work on Redis Cluster. Errors are redis-py's own
+All keys of a wallet carry the same hash tag, so the scripts work on Redis Cluster. Errors are redis-py's own
 (`redis.RedisError`) and mean all of Redis: callers go to Postgres. What is wrong with one wallet (a field that isn't a
 number, a sum past 64 bits, a key of another type) is that wallet's alone: its copy is dropped, and it counts as not
 cached.
@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import structlog
@@ -21,7 +22,7 @@ from redis.exceptions import ResponseError
 from app.domain.holds import REPEAT_SECONDS
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
 from app.stores.redis.keys import (
     IN_FLIGHT_KEY,
     IN_FLIGHT_SEEN_KEY,
@@ -32,7 +33,6 @@ from app.stores.redis.keys import (
     in_flight_member,
     lease_key,
     record_key,
-    record_keys,
     wallet_key,
     wallet_keys,
 )
@@ -80,9 +80,9 @@ class WalletCache:
             [
                 (
                     [
-                        wallet_key(call.user_id),
-                        holds_key(call.user_id),
-                        *record_keys(call.user_id, "start", call.idempotency_key),
+                        wallet_key(call.wallet_id),
+                        holds_key(call.wallet_id),
+                        *_start_record(call),
                     ],
                     [
                         epoch,
@@ -139,32 +139,32 @@ class WalletCache:
             self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, unmarked))
         return answers
 
-    def land(self, ends: Sequence[tuple[UUID, str]]) -> set[str]:
-        """Take recorded ends (id, user id) out of flight. The users of those whose mark may have been lost meanwhile:
-        by a flush, by who took it for abandoned, or with a copy that was dropped.
+    def land(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]:
+        """Take recorded ends (id, wallet id) out of flight. The wallets of those whose mark may have been lost
+        meanwhile: by a flush, by who took it for abandoned, or with a copy that was dropped.
         """
         pipeline = self._client.pipeline(transaction=False)
-        for end_id, user_id in ends:
-            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, user_id))
-            pipeline.hexists(wallet_key(user_id), f"p:{end_id}")
+        for end_id, wallet_id in ends:
+            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, wallet_id))
+            pipeline.hexists(wallet_key(wallet_id), f"p:{end_id}")
         replies = pipeline.execute(raise_on_error=False)
         for reply in replies:
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                 raise reply
         return {
-            user_id
-            for (_, user_id), was_in_flight, is_marked in zip(ends, replies[::2], replies[1::2], strict=True)
+            wallet_id
+            for (_, wallet_id), was_in_flight, is_marked in zip(ends, replies[::2], replies[1::2], strict=True)
             if was_in_flight != 1 or is_marked is not True
         }
 
-    def give_up(self, ends: Sequence[tuple[UUID, str]]) -> set[str]:
-        """Take ends (id, user id) out of flight that were never recorded. The users of those that have landed after
+    def give_up(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]:
+        """Take ends (id, wallet id) out of flight that were never recorded. The wallets of those that have landed after
         all.
         """
         pipeline = self._client.pipeline(transaction=False)
-        for end_id, user_id in ends:
-            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, user_id))
-        return {user_id for (_, user_id), found in zip(ends, pipeline.execute(), strict=True) if not found}
+        for end_id, wallet_id in ends:
+            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, wallet_id))
+        return {wallet_id for (_, wallet_id), found in zip(ends, pipeline.execute(), strict=True) if not found}
 
     def unmark(self, marks: Sequence[EndMark]) -> None:
         """Take marks back whose ends weren't recorded under their id."""
@@ -174,8 +174,8 @@ class WalletCache:
         # Only now: a mark that stays while Redis refuses writes (it may take this one all the same) has to be found.
         self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, marks))
 
-    def stranded(self, seconds: float) -> dict[UUID, str]:
-        """Ends in flight that an earlier look has seen more than `seconds` ago: end id -> user id.
+    def stranded(self, seconds: float) -> dict[UUID, WalletId]:
+        """Ends in flight that an earlier look has seen more than `seconds` ago: end id -> wallet id.
 
         Only the server's clock counts, whatever the clocks of those who look and those who marked say.
         """
@@ -193,22 +193,22 @@ class WalletCache:
             self._client.zrem(IN_FLIGHT_SEEN_KEY, *gone)
         return dict(from_in_flight(member) for member, first in seen if member in members and first <= now - seconds)
 
-    def release(self, user_id: str, process_id: str | None, epoch: int) -> int | None:
+    def release(self, wallet_id: WalletId, process_id: str | None, epoch: int) -> int | None:
         """Give a hold back, if there is one; spendable micro-tokens after it. None where the wallet isn't cached."""
-        reply = self.scripts.run(_RELEASE, wallet_keys(user_id), [epoch, process_id or ""])
+        reply = self.scripts.run(_RELEASE, wallet_keys(wallet_id), [epoch, process_id or ""])
         return None if reply is None or reply[0] == "miss" else int(reply[1]) - int(reply[2])
 
-    def held(self, user_ids: Sequence[str]) -> list[int]:
+    def held(self, wallet_ids: Sequence[WalletId]) -> list[int]:
         """Micro-tokens held now, 0 where nothing is cached."""
         # Releasing a hold that can't exist is a look that expires what is due.
-        replies = self.scripts.run_all(_RELEASE, [(wallet_keys(user_id), [0, ""]) for user_id in user_ids])
+        replies = self.scripts.run_all(_RELEASE, [(wallet_keys(wallet_id), [0, ""]) for wallet_id in wallet_ids])
         return [0 if reply is None or reply[0] == "miss" else int(reply[2]) for reply in replies]
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Bring cached wallets up to committed changes; safe in any order and more than once."""
         calls = [
             (
-                [wallet_key(change.user_id), holds_key(change.user_id), fence_key(change.user_id)],
+                [wallet_key(change.wallet_id), holds_key(change.wallet_id), fence_key(change.wallet_id)],
                 [*change.fields.as_arguments(), *map(str, told)],
             )
             for change in changes
@@ -220,29 +220,31 @@ class WalletCache:
             # Whoever loads one of these just now has to find that there is something newer.
             self.scripts.run_all(_APPLY, dropped)
 
-    def lease(self, user_ids: Sequence[str]) -> list[Lease]:
+    def lease(self, wallet_ids: Sequence[WalletId]) -> list[Lease]:
         """Take leases for loading wallets. A cached wallet's epoch and marked ends come along."""
-        tokens = [uuid4().hex for _ in user_ids]
+        tokens = [uuid4().hex for _ in wallet_ids]
         pipeline = self._client.pipeline(transaction=False)
-        for user_id, token in zip(user_ids, tokens, strict=True):
+        for wallet_id, token in zip(wallet_ids, tokens, strict=True):
             # The lease stands before the look, and the look before the load.
-            pipeline.set(lease_key(user_id, token), "1", px=milliseconds(LEASE_SECONDS))
-            pipeline.hget(wallet_key(user_id), "epoch")
-            pipeline.hlen(wallet_key(user_id))
+            pipeline.set(lease_key(wallet_id, token), "1", px=milliseconds(LEASE_SECONDS))
+            pipeline.hget(wallet_key(wallet_id), "epoch")
+            pipeline.hlen(wallet_key(wallet_id))
         replies = pipeline.execute(raise_on_error=False)
         leases = []
-        for user_id, token, *found in zip(user_ids, tokens, replies[::3], replies[1::3], replies[2::3], strict=True):
+        for wallet_id, token, *found in zip(
+            wallet_ids, tokens, replies[::3], replies[1::3], replies[2::3], strict=True
+        ):
             for reply in found:
                 if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                     raise reply
             _, epoch, length = found
             try:
                 known = None if epoch is None else int(epoch)
-                marked = self._marked(user_id, int(length))
+                marked = self._marked(wallet_id, int(length))
             except (ResponseError, TypeError, ValueError) as error:
-                self.scripts.drop(user_id, error)
+                self.scripts.drop(wallet_id, error)
                 known, marked = None, frozenset()
-            leases.append(Lease(user_id, token, known, marked))
+            leases.append(Lease(wallet_id, token, known, marked))
         return leases
 
     def fill(self, fills: Sequence[Fill]) -> list[bool]:
@@ -250,10 +252,10 @@ class WalletCache:
 
         True stands also for a wallet that can't be cached at all, as its numbers don't fit.
         """
-        self.void_records({fill.lease.user_id: fill.given_back for fill in fills if fill.given_back})
+        self.void_records({fill.lease.wallet_id: fill.given_back for fill in fills if fill.given_back})
         marks_calls, marks_of, fill_calls = [], [], []
         for i, fill in enumerate(fills):
-            keys = [*wallet_keys(fill.lease.user_id), lease_key(fill.lease.user_id, fill.lease.token)]
+            keys = [*wallet_keys(fill.lease.wallet_id), lease_key(fill.lease.wallet_id, fill.lease.token)]
             *before, last = slices([*((end_id, None) for end_id in fill.forgotten), *fill.marks.items()]) or [()]
             for changes in before:
                 marks_calls.append(
@@ -261,7 +263,7 @@ class WalletCache:
                 )
                 marks_of.append(i)
             arguments = [fill.epoch, *fill.fields.as_arguments(), milliseconds(IDLE_SECONDS), *_mark_arguments(last)]
-            fill_calls.append(([*keys, fence_key(fill.lease.user_id)], arguments))
+            fill_calls.append(([*keys, fence_key(fill.lease.wallet_id)], arguments))
         # A round trip of their own: what is filled counts, so all of them have to stand by then.
         done: list[bool | None] = [None] * len(fills)
         for i, reply in zip(marks_of, self.scripts.run_all(_MARKS, marks_calls), strict=True):
@@ -272,15 +274,15 @@ class WalletCache:
             done[i] = reply != 0
         return [is_done is True for is_done in done]
 
-    def void_records(self, ends: Mapping[str, Sequence[UUID]]) -> None:
-        """Have `end.lua` pass over what keys were answered for these ends, by user id.
+    def void_records(self, ends: Mapping[WalletId, Sequence[UUID]]) -> None:
+        """Have `end.lua` pass over what keys were answered for these ends, by wallet id.
 
         Their marks are about to be forgotten, and a repeat would be recorded without one; or they were put aside, as
         their keys are those of others.
         """
         pipeline = self._client.pipeline(transaction=False)
-        for user_id, end_ids in ends.items():
-            key = given_back_key(user_id)
+        for wallet_id, end_ids in ends.items():
+            key = given_back_key(wallet_id)
             for part in slices(end_ids):
                 pipeline.sadd(key, *map(str, part))
             pipeline.expire(key, self._record_seconds)
@@ -288,25 +290,32 @@ class WalletCache:
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                 raise reply
 
-    def _marked(self, user_id: str, fields: int) -> frozenset[UUID]:
+    def _marked(self, wallet_id: WalletId, fields: int) -> frozenset[UUID]:
         if fields <= MARKS_PER_CALL:
-            names: Any = self._client.hkeys(wallet_key(user_id)) if fields else ()
+            names: Any = self._client.hkeys(wallet_key(wallet_id)) if fields else ()
         else:
-            names = (name for name, _ in self._client.hscan_iter(wallet_key(user_id), count=MARKS_PER_CALL))
+            names = (name for name, _ in self._client.hscan_iter(wallet_key(wallet_id), count=MARKS_PER_CALL))
         return frozenset(UUID(name[2:]) for name in names if name.startswith("p:"))
 
     def _keys_with_records(self, mark: EndMark) -> list[str]:
         return [
-            wallet_key(mark.user_id),
-            holds_key(mark.user_id),
-            record_key(mark.user_id, "key", mark.idempotency_key or ""),
-            record_key(mark.user_id, "process", mark.process_id or ""),
-            given_back_key(mark.user_id),
+            wallet_key(mark.wallet_id),
+            holds_key(mark.wallet_id),
+            record_key(mark.wallet_id, "key", mark.idempotency_key or ""),
+            record_key(mark.wallet_id, "process", mark.process_id or ""),
+            given_back_key(mark.wallet_id),
         ]
 
 
+def _start_record(call: StartCall) -> list[str]:
+    """Under whose key a start is remembered. Users who draw on one wallet have keys of their own."""
+    if call.idempotency_key is None:
+        return []
+    return [record_key(call.wallet_id, f"start:{quote(call.user_id, safe='')}", call.idempotency_key)]
+
+
 def _in_flight(mark: EndMark) -> str:
-    return in_flight_member(mark.end_id, mark.user_id)
+    return in_flight_member(mark.end_id, mark.wallet_id)
 
 
 def _readable(read: Callable[[C, Any], T | None], call: C, reply: Any) -> T | None:

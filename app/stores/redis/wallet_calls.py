@@ -10,7 +10,7 @@ from uuid import UUID
 from app.domain.ends import EndRequest
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
 
 
 def milliseconds(seconds: float) -> int:
@@ -25,6 +25,7 @@ def moment(milliseconds: int) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class StartCall:
+    wallet_id: WalletId
     user_id: str
     min_micros: int
     packages: tuple[str, ...]
@@ -53,7 +54,7 @@ class StartReply:
 
 @dataclass(frozen=True, slots=True)
 class EndMark:
-    user_id: str
+    wallet_id: WalletId
     end_id: UUID
     price: Price
     payload_hash: str
@@ -63,10 +64,10 @@ class EndMark:
     """Nothing was used: only the hold ends, and no mark is left."""
 
 
-def mark_of(request: EndRequest, end_id: UUID, price: Price) -> EndMark:
-    """The mark of a priced end."""
+def mark_of(request: EndRequest, wallet_id: WalletId, end_id: UUID, price: Price) -> EndMark:
+    """The mark of a priced end on the wallet that pays for it."""
     return EndMark(
-        user_id=request.user_id,
+        wallet_id=wallet_id,
         end_id=end_id,
         price=price,
         payload_hash=request.payload_hash,
@@ -114,7 +115,7 @@ class CachedFields:
 class WalletChange:
     """A committed change: the wallet after it, and the ends that its row tells of now, as settled or as debt."""
 
-    user_id: str
+    wallet_id: WalletId
     fields: CachedFields
     told: Sequence[UUID] = ()
 
@@ -123,7 +124,7 @@ class WalletChange:
 class Lease:
     """The right to fill one wallet, and what the cache knew when it was taken."""
 
-    user_id: str
+    wallet_id: WalletId
     token: str
     epoch: int | None
     marked: frozenset[UUID]

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
 from app.domain.reasons import CacheVerdict
+from app.domain.wallets import WalletId
 from app.stores.redis.keys import record_keys, wallet_keys
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
 from app.stores.redis.wallet_cache import IDLE_SECONDS, WalletCache
@@ -27,7 +28,7 @@ class NoOpenHold(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExtendCall:
-    user_id: str
+    wallet_id: WalletId
     process_id: str
     more_micros: int
     more_seconds: float
@@ -77,7 +78,7 @@ class WalletHolds:
         """Add to an open hold and its life, both or neither. None where the wallet isn't cached. Raises NoOpenHold."""
         reply = self._cache.scripts.run(
             _EXTEND,
-            [*wallet_keys(call.user_id), *record_keys(call.user_id, "extend", call.idempotency_key)],
+            [*wallet_keys(call.wallet_id), *record_keys(call.wallet_id, "extend", call.idempotency_key)],
             [
                 epoch,
                 call.process_id,
@@ -99,18 +100,18 @@ class WalletHolds:
             CacheVerdict(outcome), int(available), int(held), int(amount), moment(int(ends_at)), payload_hash
         )
 
-    def release(self, user_id: str, process_id: str, epoch: int) -> ReleaseReply | None:
+    def release(self, wallet_id: WalletId, process_id: str, epoch: int) -> ReleaseReply | None:
         """Give a hold back, if there is one. None where the wallet isn't cached."""
-        reply = self._cache.scripts.run(_RELEASE, wallet_keys(user_id), [epoch, process_id])
+        reply = self._cache.scripts.run(_RELEASE, wallet_keys(wallet_id), [epoch, process_id])
         if reply is None or reply[0] == "miss":
             return None
         _, available, held, amount = reply
         return ReleaseReply(int(available) - int(held), int(amount))
 
-    def list(self, user_id: str, limit: int, epoch: int, after: str = "") -> list[OpenHold] | None:
+    def list(self, wallet_id: WalletId, limit: int, epoch: int, after: str = "") -> list[OpenHold] | None:
         """Open holds in the order they end, after a position. None where the wallet isn't cached."""
         ends_at, _, process_id = after.partition(":")
-        reply = self._cache.scripts.run(_HOLDS, wallet_keys(user_id), [epoch, limit, int(ends_at or 0), process_id])
+        reply = self._cache.scripts.run(_HOLDS, wallet_keys(wallet_id), [epoch, limit, int(ends_at or 0), process_id])
         if reply is None or reply[0] == "miss":
             return None
         return [
@@ -118,9 +119,9 @@ class WalletHolds:
             for process_id, amount, ends_at in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
         ]
 
-    def has_ended(self, user_id: str, process_id: str) -> bool:
+    def has_ended(self, wallet_id: WalletId, process_id: str) -> bool:
         """Whether Redis remembers an end of this run. It forgets it after a while."""
-        [record] = record_keys(user_id, "process", process_id)
+        [record] = record_keys(wallet_id, "process", process_id)
         try:
             return bool(self._client.hexists(record, "end"))
         except ResponseError as error:

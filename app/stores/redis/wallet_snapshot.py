@@ -12,6 +12,7 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from app.domain.wallets import WalletId
 from app.stores.redis.in_flight import in_flight
 from app.stores.redis.keys import wallet_keys
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
@@ -49,47 +50,49 @@ class WalletSnapshots:
         self._client = client
         self._recount = client.register_script(WalletScript("recount").source)
 
-    def read(self, user_ids: Collection[str]) -> dict[str, CachedWallet | Unreadable]:
+    def read(self, wallet_ids: Collection[WalletId]) -> dict[WalletId, CachedWallet | Unreadable]:
         """Those of these wallets that are cached. One that is too large for one call isn't read at one moment."""
         pipeline = self._client.pipeline(transaction=False)
-        for user_id in user_ids:
-            pipeline.hlen(wallet_keys(user_id)[0])
-        lengths = dict(zip(user_ids, pipeline.execute(raise_on_error=False), strict=True))
-        small = [user_id for user_id, length in lengths.items() if not isinstance(length, int) or length <= FIELDS_MAX]
+        for wallet_id in wallet_ids:
+            pipeline.hlen(wallet_keys(wallet_id)[0])
+        lengths = dict(zip(wallet_ids, pipeline.execute(raise_on_error=False), strict=True))
+        small = [
+            wallet_id for wallet_id, length in lengths.items() if not isinstance(length, int) or length <= FIELDS_MAX
+        ]
         pipeline = self._client.pipeline(transaction=False)
-        for user_id in small:
-            wallet, holds = wallet_keys(user_id)
+        for wallet_id in small:
+            wallet, holds = wallet_keys(wallet_id)
             # The holds last: one that is granted in between has its end in time by then.
             pipeline.hgetall(wallet)
             pipeline.zrange(holds, 0, -1)
         replies = pipeline.execute(raise_on_error=False)
-        found: dict[str, CachedWallet | Unreadable] = {}
-        for user_id, fields, expiring in zip(small, replies[::2], replies[1::2], strict=True):
+        found: dict[WalletId, CachedWallet | Unreadable] = {}
+        for wallet_id, fields, expiring in zip(small, replies[::2], replies[1::2], strict=True):
             for reply in (fields, expiring):
                 if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                     raise reply
             if fields:
-                found[user_id] = _read(fields, expiring)
-        for user_id in lengths.keys() - set(small):
-            wallet, holds = wallet_keys(user_id)
+                found[wallet_id] = _read(fields, expiring)
+        for wallet_id in lengths.keys() - set(small):
+            wallet, holds = wallet_keys(wallet_id)
             fields = dict(self._client.hscan_iter(wallet, count=MARKS_PER_CALL))
-            found[user_id] = _read(fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)])
+            found[wallet_id] = _read(fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)])
         return found
 
-    def in_flight(self, ends: Sequence[tuple[UUID, str]]) -> set[UUID]:
-        """Which of these ends (id, user id) are marked and on their way into the inbox."""
+    def in_flight(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[UUID]:
+        """Which of these ends (id, wallet id) are marked and on their way into the inbox."""
         return in_flight(self._client, ends)
 
-    def recount(self, user_ids: Collection[str]) -> None:
+    def recount(self, wallet_ids: Collection[WalletId]) -> None:
         """Correct the totals of wallets that don't add up in themselves."""
-        for user_id in user_ids:
-            if self._recount(keys=wallet_keys(user_id), args=[FIELDS_MAX]) == -1:
-                self.forget([user_id])
+        for wallet_id in wallet_ids:
+            if self._recount(keys=wallet_keys(wallet_id), args=[FIELDS_MAX]) == -1:
+                self.forget([wallet_id])
 
-    def forget(self, user_ids: Collection[str]) -> None:
+    def forget(self, wallet_ids: Collection[WalletId]) -> None:
         """Drop wallets that can't be corrected. Their holds are lost; everything else can be loaded again."""
-        for user_id in user_ids:
-            self._client.unlink(*wallet_keys(user_id))
+        for wallet_id in wallet_ids:
+            self._client.unlink(*wallet_keys(wallet_id))
 
 
 def _read(
