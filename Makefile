@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
+# Tests mostly wait for servers: one process more than two cores have. Each has stores of its own.
+TEST_PROCESSES ?= 3
 
 .PHONY: help install up test test-server test-clients chaos chaos-short bench check lint format lock clean
 
@@ -36,7 +38,7 @@ test: $(STAMP) ## run every test, the server's and the clients' side by side
 	@$(MAKE) --no-print-directory -j2 $(SYNC) test-server test-clients
 
 test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and worker processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test-clients: $(STAMP) ## run the client libraries' tests against the real stack
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check
