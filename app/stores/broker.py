@@ -4,6 +4,9 @@ kombu 5.7, told by a broken socket that Redis died, closes the channel and then 
 held, and to acknowledge what a task has done since. That asks a closed connection for its address and fails with an
 AttributeError, which Celery takes for unrecoverable: it ended 7 workers in 12 kills of Redis, and none in 84 as here.
 
+It reads broadcasts (what flower asks of workers) without a limit of time: woken for a socket on which there is nothing to
+read, or half a message of a server that has died, a worker would stand still for ever and take no task.
+
 A Redis that answers and takes no writes (full, read-only, without its replicas) refuses what a worker asks of it all
 the time. To Celery that is an error of the channel: with `broker_channel_error_retry` (set in `queue.py`) it connects
 anew instead of ending. Connecting has to fail as long as that lasts, or it would be done over and over again.
@@ -12,6 +15,7 @@ anew instead of ending. Connecting has to fail as long as that lasts, or it woul
 from __future__ import annotations
 
 import ssl
+from functools import cached_property, partial
 from typing import Any
 
 import kombu
@@ -26,6 +30,8 @@ from app.stores.redis.connect import sentinels
 
 # Behind the transport's own prefix.
 PROBE_KEY = "probe"
+# How long a worker waits for the rest of a broadcast that has begun to come. It does nothing else meanwhile.
+BROADCAST_SECONDS = 1.0
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -40,6 +46,13 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the channel is closed")
         return super()._connparams(asynchronous=asynchronous)
+
+    @cached_property
+    def subclient(self) -> Any:
+        """Reads broadcasts. One that doesn't come whole in time is a broken connection."""
+        subclient = self._create_client(asynchronous=True).pubsub()
+        subclient.parse_response = partial(subclient.parse_response, block=False, timeout=BROADCAST_SECONDS)
+        return subclient
 
 
 # The Sentinels of this process by the service that they watch. They are no option of the transport: a worker tells its

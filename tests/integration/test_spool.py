@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -251,7 +250,9 @@ class TestAside:
         assert waiting.attempts == 2
 
 
-@pytest.mark.parametrize("field", ["7", "9f0c1d52-6d1f-4a86-9a6e-2f5a4f0f7f11", f"{'f' * 8}-{'f' * 4}-7{'f' * 3}-8{'f' * 3}-{'f' * 12}"])
+@pytest.mark.parametrize(
+    "field", ["7", "9f0c1d52-6d1f-4a86-9a6e-2f5a4f0f7f11", f"{'f' * 8}-{'f' * 4}-7{'f' * 3}-8{'f' * 3}-{'f' * 12}"]
+)
 def test_an_id_that_tells_no_moment_is_put_aside(shop: Billing, field: str) -> None:
     without_postgres(shop)
     shop.container.end.end(shop.usage())

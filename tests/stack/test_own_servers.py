@@ -10,7 +10,9 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -133,7 +135,7 @@ class Everything:
         flower_port = free_port()
         with (
             processes.web(self.environment, self.folder) as (self.url, _),
-            processes.worker(self.environment, self.folder),
+            processes.worker(self.environment, self.folder) as self.worker,
             processes.beat(self.environment, self.folder),
             processes.run("flower", {**self.environment, "FLOWER_PORT": str(flower_port)}, self.folder / "flower.log"),
         ):
@@ -161,7 +163,13 @@ class Everything:
             )
             return answer.status_code == 200 and answer.json()["data"]["posted_token"] == 1000 - 10 * self.ends
 
-        wait_until(posted, seconds=seconds, what="the settlement", log=self.folder / "worker.log")
+        try:
+            wait_until(posted, seconds=seconds, what="the settlement")
+        except AssertionError as error:
+            # Celery logs where each of its threads stands.
+            self.worker.process.send_signal(signal.SIGUSR1)
+            time.sleep(2)
+            raise AssertionError(f"{error}\n{self.worker.log.read_text(errors='replace')[-8_000:]}") from None
 
     def assert_flower_shows_the_queues(self) -> None:
         def shown() -> bool:

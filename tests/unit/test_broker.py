@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 
 import pytest
-from kombu import Connection
+from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -75,3 +76,21 @@ def test_a_worker_can_tell_its_broker_to_who_asks_for_its_statistics(url: str) -
     told = json.dumps(celery.connection_for_read().info(), default=str)
     assert json.dumps(celery.conf.broker_transport_options)
     assert "hidden" not in told
+
+
+def test_a_worker_waits_no_longer_than_a_moment_for_a_broadcast_that_does_not_come(config: Config) -> None:
+    """kombu's own would wait for ever: a worker woken for nothing would take no task any more."""
+    with create_celery(config).connection_for_read() as connection:
+        channel = connection.channel()
+        queue = Queue("listener", Exchange("broadcasts", type="fanout"), exclusive=True, auto_delete=True)
+        queue(channel).declare()
+        consumer = Consumer(channel, [queue], on_message=lambda message: message.ack())
+        consumer.consume()
+        connection.transport.cycle._register_LISTEN(channel)
+        while channel._in_listen.can_read(timeout=0.5):
+            channel._receive()
+        done = threading.Event()
+        reader = threading.Thread(target=lambda: (channel._receive(), done.set()), daemon=True)
+        reader.start()
+        assert done.wait(timeout=10 * broker.BROADCAST_SECONDS)
+        channel.close()
