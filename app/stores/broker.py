@@ -4,8 +4,8 @@ kombu 5.7, told by a broken socket that Redis died, closes the channel and then 
 held, and to acknowledge what a task has done since. That asks a closed connection for its address and fails with an
 AttributeError, which Celery takes for unrecoverable: it ended 7 workers in 12 kills of Redis, and none in 84 as here.
 
-It reads broadcasts (what flower asks of workers) without a limit of time: woken for a socket on which there is nothing to
-read, or half a message of a server that has died, a worker would stand still for ever and take no task.
+It reads broadcasts (what flower asks of workers) without a limit of time: woken for a socket on which there is nothing
+to read, or half a message of a server that has died, a worker would stand still for ever and take no task.
 
 A Redis that answers and takes no writes (full, read-only, without its replicas) refuses what a worker asks of it all
 the time. To Celery that is an error of the channel: with `broker_channel_error_retry` (set in `queue.py`) it connects
