@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from uuid import UUID
 
 import structlog
@@ -38,6 +38,9 @@ PENDING_MAX = 50_000
 MESSAGES_MAX = 10_000
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
+# Between two messages about ends from one process. A lone end is announced at once. Under load one waits for up to that
+# long, which nobody feels: the cached balance has it already.
+PAUSE_SECONDS = 0.1
 
 
 def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
@@ -113,8 +116,9 @@ def create_celery(config: Config) -> Celery:
 class CeleryDoorbell:
     """Rings from a thread of its own: no request waits for the broker, and what piles up becomes one message.
 
-    Beyond `pending_max` arguments nothing more is taken until some are sent, and a queue that is full of messages gets
-    no more of them: the sweep finds what isn't announced.
+    After a message about ends the next one waits for `pause_seconds`: a message costs both sides as much as dozens of
+    ends. Beyond `pending_max` arguments nothing more is taken until some are sent, and a queue that is full of messages
+    gets no more of them: the sweep finds what isn't announced.
     """
 
     def __init__(
@@ -124,72 +128,93 @@ class CeleryDoorbell:
         *,
         pending_max: int = PENDING_MAX,
         messages_max: int = MESSAGES_MAX,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._celery = celery
         self._client = client
         self._pending_max = pending_max
         self._messages_max = messages_max
+        self._pause_seconds = pause_seconds
         self._full_queues: set[str] = set()
+        self._changed = threading.Condition()
+        # All below is changed under that lock. What is in hand, on its way to the broker, counts as pending too.
+        self._end_ids: list[str] = []
+        self._indebted: dict[str, Sequence[str]] = {}
         self._pending_count = 0
         self._dropped_count = 0
-        self._pending: SimpleQueue[tuple[str, Sequence[str]] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._pause_until = 0.0
+        self._is_closing = False
         self._thread: threading.Thread | None = None
 
     def settle(self, end_ids: Sequence[UUID]) -> None:
-        self._ring(SETTLE_ENDS, [str(end_id) for end_id in end_ids])
+        with self._changed:
+            if self._takes(len(end_ids)):
+                self._end_ids += map(str, end_ids)
+                if self._thread is None or self._pause_left <= 0:
+                    self._wake_up()
 
     def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
-        for wallet in wallets:
-            self._ring(COLLECT_DEBTS, [wallet.wallet_id, str(token_number(wallet.debt_micros))])
-
-    def _ring(self, task: str, ids: Sequence[str]) -> None:
-        with self._lock:
-            if self._pending_count + len(ids) > self._pending_max:
-                self._dropped_count += len(ids)
-                return
-            self._pending_count += len(ids)
-        self._pending.put((task, ids))
-        # Started with the first message, so that it lives in the process that serves and not in its parent.
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
-                    self._thread.start()
+        with self._changed:
+            for wallet in wallets:
+                arguments = (wallet.wallet_id, str(token_number(wallet.debt_micros)))
+                if self._takes(len(arguments) if wallet.wallet_id not in self._indebted else 0):
+                    self._indebted[wallet.wallet_id] = arguments
+            self._wake_up()
 
     def close(self) -> None:
         """Send what waits, then stop."""
-        with self._lock:
+        with self._changed:
             thread, self._thread = self._thread, None
+            self._is_closing = True
+            self._changed.notify()
         if thread is not None:
-            self._pending.put(None)
             thread.join(timeout=5)
+
+    def _takes(self, count: int) -> bool:
+        if self._pending_count + count > self._pending_max:
+            self._dropped_count += count
+            return False
+        self._pending_count += count
+        return True
+
+    def _wake_up(self) -> None:
+        if self._thread is None:
+            # Started with the first message, so that it lives in the process that serves and not in its parent.
+            self._is_closing = False
+            self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+            self._thread.start()
+        self._changed.notify()
 
     def _run(self) -> None:
         is_closing = False
         while not is_closing:
-            settled: list[str] = []
-            indebted: dict[str, Sequence[str]] = {}
-            rings = [self._pending.get()]
-            with suppress(Empty):
-                while True:
-                    rings.append(self._pending.get_nowait())
-            for ring in rings:
-                if ring is None:
-                    is_closing = True
-                elif ring[0] == SETTLE_ENDS:
-                    settled.extend(ring[1])
-                else:
-                    indebted[ring[1][0]] = ring[1]
-            for i in range(0, len(settled), IDS_PER_MESSAGE):
-                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [settled[i : i + IDS_PER_MESSAGE]])
+            end_ids, indebted, is_closing = self._next()
+            for i in range(0, len(end_ids), IDS_PER_MESSAGE):
+                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [end_ids[i : i + IDS_PER_MESSAGE]])
             for arguments in indebted.values():
                 # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
                 self._publish(COLLECT_DEBTS, RETRY_QUEUE, list(arguments))
-            self._sent(sum(len(ring[1]) for ring in rings if ring is not None))
+            self._sent(len(end_ids) + sum(map(len, indebted.values())))
+
+    def _next(self) -> tuple[list[str], dict[str, Sequence[str]], bool]:
+        """Wait for something to send. The ends, unless they have to pause, and the wallets; is it the last?"""
+        with self._changed:
+            end_ids: list[str] = []
+            while not (self._is_closing or self._indebted or (self._end_ids and self._pause_left <= 0)):
+                # Nobody wakes it up in a pause: each call that did would have the interpreter change threads.
+                self._changed.wait(max(self._pause_left, 0) or None)
+            if self._end_ids and (self._is_closing or self._pause_left <= 0):
+                end_ids, self._end_ids = self._end_ids, end_ids
+                self._pause_until = time.monotonic() + self._pause_seconds
+            indebted, self._indebted = self._indebted, {}
+            return end_ids, indebted, self._is_closing
+
+    @property
+    def _pause_left(self) -> float:
+        return self._pause_until - time.monotonic()
 
     def _sent(self, count: int) -> None:
-        with self._lock:
+        with self._changed:
             self._pending_count -= count
             dropped, self._dropped_count = self._dropped_count, 0
         if dropped:

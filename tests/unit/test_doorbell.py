@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ from celery import Celery
 from fakeredis import FakeRedis
 from redis import Redis
 
+from app.stores.postgres.debts import IndebtedWallet
 from app.stores.queue import IDS_PER_MESSAGE, KEY_PREFIX, SETTLE_QUEUE, CeleryDoorbell
 from tests.processes import wait_until
 
@@ -22,7 +24,7 @@ class SilentBroker:
     def __init__(self) -> None:
         self.goes_on = threading.Event()
         self.asked = threading.Event()
-        self.sent: list[list[str]] = []
+        self.sent: list[Any] = []
 
     def send_task(self, _task: str, args: list[Any], **_options: Any) -> None:
         self.asked.set()
@@ -53,7 +55,7 @@ def test_what_piles_up_is_bounded_and_the_bell_rings_again_afterwards(broker: Si
     assert broker.asked.wait(5)
     for end_id in ids[1:]:
         doorbell.settle([end_id])
-    assert doorbell._pending.qsize() == 9
+    assert doorbell._pending_count == 10
     broker.goes_on.set()
     wait_until(lambda: len(announced(broker)) == 10)
     # The sweep finds the others.
@@ -74,6 +76,36 @@ def test_what_piled_up_becomes_few_messages(broker: SilentBroker, redis: Redis) 
     broker.goes_on.set()
     doorbell.close()
     assert [len(message) for message in broker.sent] == [1, IDS_PER_MESSAGE, IDS_PER_MESSAGE, 500]
+
+
+def test_what_comes_in_the_pause_after_a_message_becomes_one(broker: SilentBroker, redis: Redis) -> None:
+    broker.goes_on.set()
+    doorbell = CeleryDoorbell(cast("Celery", broker), redis, pause_seconds=0.5)
+    begun = time.monotonic()
+    doorbell.settle([UUID(int=0)])
+    wait_until(lambda: len(broker.sent) == 1)
+    assert time.monotonic() - begun < 0.4
+    for i in range(1, 20):
+        doorbell.settle([UUID(int=i)])
+        time.sleep(0.01)
+    assert len(broker.sent) == 1
+    # Nobody rings any more, and they are sent all the same.
+    wait_until(lambda: len(broker.sent) == 2)
+    assert time.monotonic() - begun >= 0.5
+    assert [len(message) for message in broker.sent] == [1, 19]
+
+
+def test_debts_do_not_wait_for_the_pause_nor_does_the_end(broker: SilentBroker, redis: Redis) -> None:
+    broker.goes_on.set()
+    doorbell = CeleryDoorbell(cast("Celery", broker), redis, pause_seconds=60)
+    doorbell.settle([UUID(int=0)])
+    wait_until(lambda: len(broker.sent) == 1)
+    doorbell.settle([UUID(int=1)])
+    doorbell.collect([IndebtedWallet("u", 5_000_000)])
+    wait_until(lambda: len(broker.sent) == 2)
+    assert broker.sent[1] == "u"
+    doorbell.close()
+    assert broker.sent[2] == [str(UUID(int=1))]
 
 
 def test_a_queue_that_nobody_works_off_gets_no_more_messages(broker: SilentBroker, redis: Redis) -> None:
