@@ -7,7 +7,7 @@ fails otherwise is repeated with half as many debts, until the one that is to bl
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,8 +39,8 @@ class Collected:
 class _Try:
     """What one committed transaction collected."""
 
-    ends: Sequence[ClaimedEnd] = ()
     wallets: Sequence[SettledWallet] = ()
+    request_ids: Set[str] = frozenset()
     failed: int = 0
     has_more: bool = False
 
@@ -76,7 +76,7 @@ class CollectService:
                 report += self._bury_oldest(wallet_id, error)
                 limit = self._batch_size
                 continue
-            report += announce(self._changes, done.ends, done.wallets) + SettleReport(indebted=done.failed)
+            report += announce(self._changes, done.wallets, done.request_ids) + SettleReport(indebted=done.failed)
             if not done.has_more:
                 return Collected(report)
             if time.monotonic() >= give_up_at:
@@ -96,7 +96,7 @@ class CollectService:
             settled = settlement.settle(connection, [end.id for end in payable], self._policy, collecting=True)
             has_more = len(payable) == limit
             debts.schedule(connection, wallet_id, self._policy, at_once=has_more)
-            return _Try(payable, settled, has_more=has_more)
+            return _Try(settled, {end.request_id for end in payable if end.request_id is not None}, has_more=has_more)
         tried = debts.claim_oldest_retrying(connection, wallet_id, limit) if wallet.is_due else []
         if tried:
             debts.count_failure(connection, tried, self._policy)

@@ -10,8 +10,8 @@ sweep: a row that is locked by hand delays its own wallet and no other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from app.domain.errors import TooSlow, WalletBusy
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
 from app.stores.postgres import inbox, settlement, stale
-from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
+from app.stores.postgres.settlement import Claim, ClaimedWallet, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +41,9 @@ BEFORE_ALL = UUID(int=0)
 class _Batch:
     """What one committed transaction settled, and what it had to leave because its wallet was busy."""
 
-    ends: Sequence[ClaimedEnd] = ()
-    wallets: Sequence[SettledWallet] = ()
-    busy: Sequence[ClaimedEnd] = ()
+    wallets: Sequence[SettledWallet]
+    request_ids: Set[str]
+    busy: Sequence[ClaimedWallet]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Run:
     """What a call has done so far."""
 
     report: SettleReport = field(default_factory=SettleReport)
-    busy: list[ClaimedEnd] = field(default_factory=list)
+    busy: list[ClaimedWallet] = field(default_factory=list)
 
 
 class SettleService:
@@ -87,7 +87,7 @@ class SettleService:
                 seconds=older_than_seconds,
                 after_id=after_id,
                 limit=self._batch_size,
-                but_not={end.wallet_id for end in run.busy},
+                but_not={wallet.wallet_id for wallet in run.busy},
             )
             ids = self._postgres.run(look)
             self._settle_all(ids, run)
@@ -100,16 +100,16 @@ class SettleService:
         now = time.monotonic()
         self._stuck = {wallet_id: until for wallet_id, until in self._stuck.items() if until > now}
         for pause_seconds in BUSY_PAUSES_SECONDS:
-            again = [end.id for end in run.busy if end.wallet_id not in self._stuck]
+            again = [end_id for wallet in run.busy if wallet.wallet_id not in self._stuck for end_id in wallet.ids]
             if not again:
                 return
             time.sleep(pause_seconds)
             run.busy = []
             self._settle_all(again, run, is_wary=True)
-        stuck = {end.wallet_id for end in run.busy}
+        stuck = {wallet.wallet_id for wallet in run.busy}
         if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
             self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)
-            log.info("wallets_busy", ends=len(run.busy), wallets=len(stuck))
+            log.info("wallets_busy", ends=sum(len(wallet.ids) for wallet in run.busy), wallets=len(stuck))
 
     def _settle_all(self, ids: Sequence[UUID], run: _Run, *, is_wary: bool = False) -> None:
         for start in range(0, len(ids), self._batch_size):
@@ -138,29 +138,29 @@ class SettleService:
             else:
                 run.report += self._bury(ids, error)
             return
-        run.report += announce(self._changes, batch.ends, batch.wallets)
+        run.report += announce(self._changes, batch.wallets, batch.request_ids)
         run.busy += batch.busy
 
     def _work(self, ids: Sequence[UUID], *, is_wary: bool) -> Callable[[sa.Connection], _Batch]:
         def work(connection: sa.Connection) -> _Batch:
             claimed = settlement.claim(connection, ids)
-            if not claimed:
-                return _Batch()
-            wallets = settlement.lock_free_wallets(connection, {end.wallet_id for end in claimed})
             if is_wary:
-                wallets |= dict.fromkeys(stale.kept_by_others(connection, wallets), False)
-            orphans = [end.id for end in claimed if end.wallet_id not in wallets]
+                kept = stale.kept_by_others(connection, {wallet.wallet_id for wallet in claimed})
+                claimed = [replace(w, claim=Claim.BUSY) if w.wallet_id in kept else w for w in claimed]
+            orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
             if orphans:
                 settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)
-            ends = [end for end in claimed if wallets.get(end.wallet_id)]
-            settled = settlement.settle(connection, [end.id for end in ends], self._policy) if ends else []
-            return _Batch(ends, settled, [end for end in claimed if wallets.get(end.wallet_id) is False])
+            ours = [wallet for wallet in claimed if wallet.claim is Claim.OURS]
+            ends = [end_id for wallet in ours for end_id in wallet.ids]
+            settled = settlement.settle(connection, ends, self._policy) if ends else []
+            request_ids = frozenset[str]().union(*(wallet.request_ids for wallet in ours))
+            return _Batch(settled, request_ids, [wallet for wallet in claimed if wallet.claim is Claim.BUSY])
 
         return work
 
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
         def work(connection: sa.Connection) -> bool:
-            claimed = [end.id for end in settlement.claim(connection, ids)]
+            claimed = [end_id for wallet in settlement.claim(connection, ids) for end_id in wallet.ids]
             return bool(claimed) and settlement.bury(connection, claimed, refusal_reason(error))
 
         log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])

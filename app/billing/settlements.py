@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import structlog
 
 from app.access.changes import WalletChanges
 from app.domain.reasons import FailureReason
-from app.stores.postgres.settlement import ClaimedEnd, MoneyDoesNotAddUp, SettledWallet
+from app.stores.postgres.settlement import MoneyDoesNotAddUp, SettledWallet
 from app.stores.redis.wallet_calls import CachedFields, WalletChange
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class SettleReport:
         )
 
 
-def announce(changes: WalletChanges, ends: Sequence[ClaimedEnd], wallets: Sequence[SettledWallet]) -> SettleReport:
+def announce(changes: WalletChanges, wallets: Sequence[SettledWallet], request_ids: Set[str]) -> SettleReport:
     """Log a committed settlement and bring the cache up to it; never raises because a store is away."""
     if not wallets:
         return SettleReport()
@@ -49,7 +49,7 @@ def announce(changes: WalletChanges, ends: Sequence[ClaimedEnd], wallets: Sequen
         indebted=report.indebted,
         wallets=len(wallets),
         # What follows one call from the API's log to here.
-        request_ids=sorted({end.request_id for end in ends if end.request_id is not None}),
+        request_ids=sorted(request_ids),
     )
     changes.apply([_change(wallet) for wallet in wallets])
     return report

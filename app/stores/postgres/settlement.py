@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,12 +13,28 @@ from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
 from app.stores.postgres import stale
+from app.stores.postgres.arrays import id_array
 
-# Rows that another worker is settling are skipped, not waited for: they will be gone.
+# Rows that another worker is settling are skipped, not waited for: they will be gone. A wallet that somebody holds
+# makes nobody wait but its own ends. Both are locked in one order, so that nobody deadlocks.
 _CLAIM = sa.text("""
-    SELECT id, wallet_id, cost_micros, request_id FROM end_inbox
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
-    ORDER BY id FOR UPDATE SKIP LOCKED
+    WITH claimed AS MATERIALIZED (
+        SELECT id, wallet_id, request_id FROM end_inbox
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
+        ORDER BY id FOR UPDATE SKIP LOCKED
+    ), asked AS MATERIALIZED (
+        SELECT wallet_id, array_agg(id) AS ids,
+            array_agg(DISTINCT request_id) FILTER (WHERE request_id IS NOT NULL) AS request_ids
+        FROM claimed GROUP BY wallet_id
+    ), free AS MATERIALIZED (
+        SELECT wallet_id FROM wallets WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM asked))
+        ORDER BY wallet_id FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT wallet_id, ids, request_ids, CASE
+        WHEN wallet_id IN (SELECT wallet_id FROM free) THEN 'ours'
+        WHEN EXISTS (SELECT FROM wallets AS w WHERE w.wallet_id = asked.wallet_id) THEN 'busy'
+        ELSE 'missing'
+    END AS state FROM asked
 """)
 
 # In wallet_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
@@ -45,12 +62,14 @@ _LOCK_FREE_WALLETS = sa.text("""
 _SETTLE = sa.text("""
     -- Rows are picked by arrays of ids, not by joins with `outcome`: statistics taken while the inbox was empty, as it
     -- mostly is, make the planner expect one row and join 1,000 with 1,000 in nested loops, seconds long.
-    WITH due AS MATERIALIZED (
+    WITH repeated AS MATERIALIZED (
+        SELECT end_id FROM token_transactions WHERE kind = 'usage' AND end_id = ANY(CAST(:ids AS uuid[]))
+    ), due AS MATERIALIZED (
         SELECT i.*,
             w.posted_micros, w.debt_micros,
             w.posted_micros + w.overdraft_limit_micros AS room_micros,
             i.state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind,
-            EXISTS (SELECT 1 FROM token_transactions AS t WHERE t.kind = 'usage' AND t.end_id = i.id) AS is_repeated
+            i.id IN (SELECT end_id FROM repeated) AS is_repeated
         FROM end_inbox AS i
         JOIN wallets AS w USING (wallet_id)
         WHERE i.id = ANY(CAST(:ids AS uuid[]))
@@ -187,6 +206,24 @@ class ClaimedEnd:
     request_id: str | None
 
 
+class Claim(StrEnum):
+    OURS = "ours"
+    BUSY = "busy"
+    """Somebody else has locked the wallet."""
+    MISSING = "missing"
+    """There is no such wallet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedWallet:
+    """Ends of one wallet that nobody else is settling, and whether the wallet is ours as well."""
+
+    wallet_id: WalletId
+    ids: Sequence[UUID]
+    request_ids: Set[str]
+    claim: Claim
+
+
 @dataclass(frozen=True, slots=True)
 class SettledWallet:
     wallet_id: WalletId
@@ -213,9 +250,14 @@ class MoneyDoesNotAddUp(Exception):
     """The rows touched aren't the rows meant. The transaction must not be committed."""
 
 
-def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedEnd]:
-    """Lock those of these ends that are still to be settled and that nobody else is settling."""
-    return [ClaimedEnd(*row) for row in connection.execute(_CLAIM, {"ids": list(ids)})]
+def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedWallet]:
+    """Lock those of these ends that are still to be settled and that nobody else is settling, and their wallets as far
+    as these are free.
+    """
+    return [
+        ClaimedWallet(row.wallet_id, tuple(row.ids), frozenset(row.request_ids or ()), Claim(row.state))
+        for row in connection.execute(_CLAIM, {"ids": id_array(ids)})
+    ]
 
 
 def lock_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> set[WalletId]:
@@ -240,7 +282,7 @@ def settle(
     rows = connection.execute(
         _SETTLE,
         {
-            "ids": list(ids),
+            "ids": id_array(ids),
             "collecting": collecting,
             "attempts_max": policy.attempts_max,
             "base_seconds": policy.base_seconds,
