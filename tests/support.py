@@ -99,13 +99,7 @@ class Billing:
     def balance(self, user_id: str = "user-1") -> Balance:
         """What Postgres knows of a wallet."""
         with self.container.engine.connect() as connection:
-            wallet = balances.balances(connection, [wallet_of(user_id)])[wallet_of(user_id)]
-        return Balance(
-            wallet.posted_micros,
-            wallet.pending_micros,
-            wallet.debt_micros,
-            overdraft_limit_micros=wallet.overdraft_limit_micros,
-        )
+            return balances.balances(connection, [wallet_of(user_id)])[wallet_of(user_id)].balance
 
     def cached_spendable_micros(self, user_id: str = "user-1") -> int | None:
         """What Redis knows of a wallet, None when it isn't cached."""

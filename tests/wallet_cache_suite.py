@@ -15,15 +15,13 @@ from redis import RedisError
 from uuid_utils.compat import uuid7
 
 from app.domain.pricing import Price
-from app.domain.wallets import Access, Balance, Deduction, access, deduction
+from app.domain.wallets import Access, Balance, Deduction, UntoldEnd, Wallet, WalletId, WalletStatus, access, deduction
 from app.stores.redis.scripts import WalletScript
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import (
-    CachedFields,
     EndMark,
     EndReply,
     Fill,
-    Mark,
     StartCall,
     StartReply,
     WalletChange,
@@ -32,10 +30,10 @@ from app.stores.redis.wallet_calls import (
 PACKAGES = ("basic",)
 
 
-def fields(
-    version: int = 1, posted: int = 0, overdraft: int = 0, status: str = "active", debt: int = 0
-) -> CachedFields:
-    return CachedFields(version, posted, debt, overdraft, status, "basic")
+def row(
+    version: int = 1, posted: int = 0, overdraft: int = 0, status: str = "active", debt: int = 0, user_id: str = "u"
+) -> Wallet:
+    return Wallet(WalletId(user_id), "basic", WalletStatus(status), posted, debt, overdraft, version)
 
 
 def load(
@@ -46,12 +44,12 @@ def load(
     posted: int = 0,
     overdraft: int = 0,
     status: str = "active",
-    marks: Mapping[UUID, Mark] | None = None,
+    marks: Mapping[UUID, UntoldEnd] | None = None,
     epoch: int = 1,
     debt: int = 0,
 ) -> bool:
     [lease] = cache.lease([user_id])
-    [filled] = cache.fill([Fill(lease, epoch, fields(version, posted, overdraft, status, debt), marks or {})])
+    [filled] = cache.fill([Fill(lease, epoch, row(version, posted, overdraft, status, debt), marks or {})])
     return filled
 
 
@@ -90,7 +88,7 @@ def spendable(cache: WalletCache, user_id: str = "u") -> int | None:
 
 
 def settled(version: int, posted: int, *ids: UUID, debt: int = 0) -> WalletChange:
-    return WalletChange("u", fields(version, posted, debt=debt), ids)
+    return WalletChange(row(version, posted, debt=debt), ids)
 
 
 class TestDecisions:
@@ -182,14 +180,14 @@ class TestFilling:
     def test_a_change_committed_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
         [lease] = cache.lease(["u"])
         cache.apply([settled(2, 50)])
-        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
         assert spendable(cache) is None
         assert load(cache, "u", version=2, posted=50)
 
     def test_a_flush_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
         [lease] = cache.lease(["u"])
         cache._client.flushall()
-        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
 
     def test_a_fill_cannot_go_back(self, cache: WalletCache) -> None:
         load(cache, "u", version=5, posted=50)
@@ -198,8 +196,8 @@ class TestFilling:
 
     def test_a_lease_fills_once(self, cache: WalletCache) -> None:
         [lease] = cache.lease(["u"])
-        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [True]
-        assert cache.fill([Fill(lease, 1, fields(1, 100))]) == [False]
+        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [True]
+        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
 
     def test_an_older_epoch_is_loaded_anew_and_keeps_marks_and_holds(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
@@ -209,14 +207,14 @@ class TestFilling:
         [lease] = cache.lease(["u"])
         assert (lease.epoch, lease.marked) == (1, {marked})
         elsewhere = uuid7()
-        cache.fill([Fill(lease, 2, fields(1, 100), {elsewhere: Mark(5, is_failed=False)})])
+        cache.fill([Fill(lease, 2, row(1, 100), {elsewhere: UntoldEnd(5, is_failed=False)})])
         assert start(cache, epoch=2).spendable_micros == 100 - 30 - 10 - 5
 
     def test_a_refresh_forgets_what_is_settled_and_learns_what_is_debt(self, cache: WalletCache) -> None:
         load(cache, "u", posted=100)
         gone, owed = end(cache, cost=10).end_id, end(cache, cost=20).end_id
         [lease] = cache.lease(["u"])
-        cache.fill([Fill(lease, 1, fields(2, 90), {owed: Mark(20, is_failed=True)}, [gone])])
+        cache.fill([Fill(lease, 1, row(2, 90), {owed: UntoldEnd(20, is_failed=True)}, [gone])])
         assert spendable(cache) == 70
         assert start(cache).outcome == "denied"
 
@@ -297,10 +295,10 @@ class TestSickWallets:
         self.heals(cache)
 
     def test_everything_else(self, cache: WalletCache, sickness: str) -> None:
-        cache.apply([WalletChange(user, fields(2, 50), [uuid7()]) for user in ("before", "sick", "behind")])
+        cache.apply([WalletChange(row(2, 50, user_id=user), [uuid7()]) for user in ("before", "sick", "behind")])
         leases = cache.lease(["before", "sick", "behind"])
         assert [lease.epoch for lease in leases] in ([1, None, 1], [1, 1, 1])
-        assert cache.fill([Fill(lease, 1, fields(2, 50)) for lease in leases]) == [True, True, True]
+        assert cache.fill([Fill(lease, 1, row(2, 50)) for lease in leases]) == [True, True, True]
         assert cache.held(["before", "sick", "behind"]) == [0, 0, 0]
         assert spendable(cache, "behind") == 50
         self.heals(cache, version=2, posted=50)
@@ -309,8 +307,8 @@ class TestSickWallets:
         self, cache: WalletCache, sickness: str
     ) -> None:
         leases = cache.lease(["sick"])
-        cache.apply([WalletChange("sick", fields(2, 50), [uuid7()])])
-        assert cache.fill([Fill(leases[0], 1, fields(1, 100))]) in ([False], [True])
+        cache.apply([WalletChange(row(2, 50, user_id="sick"), [uuid7()])])
+        assert cache.fill([Fill(leases[0], 1, row(1, 100))]) in ([False], [True])
         assert spendable(cache, "sick") in (None, 50)
 
     @staticmethod
@@ -324,21 +322,21 @@ class TestLargeWallets:
     """However many ends of a wallet wait, no script works on more than a slice of them."""
 
     def test_many_marks_are_loaded_and_forgotten_in_slices(self, cache: WalletCache) -> None:
-        ends = {uuid7(): Mark(1, is_failed=False) for _ in range(1_700)}
+        ends = {uuid7(): UntoldEnd(1, is_failed=False) for _ in range(1_700)}
         assert load(cache, "u", posted=2_000, marks=ends)
         assert spendable(cache) == 300
         [lease] = cache.lease(["u"])
         assert lease.marked == ends.keys()
         gone = list(ends)[:1_650]
         left = {end_id: ends[end_id] for end_id in list(ends)[1_650:]}
-        assert cache.fill([Fill(lease, 1, fields(2, 350), left, gone)]) == [True]
+        assert cache.fill([Fill(lease, 1, row(2, 350), left, gone)]) == [True]
         assert spendable(cache) == 300
         cache.apply([settled(3, 300, *left)])
         assert spendable(cache) == 300
         assert cache._client.hlen("tokentill:{u}:wallet") < 12
 
     def test_a_load_broken_off_half_way_promises_nothing(self, cache: WalletCache) -> None:
-        ends = {uuid7(): Mark(1, is_failed=False) for _ in range(1_200)}
+        ends = {uuid7(): UntoldEnd(1, is_failed=False) for _ in range(1_200)}
         load(cache, "taught", posted=2_000, marks=ends)
         load(cache, "u", posted=2_000)
         [lease] = cache.lease(["u"])
@@ -350,7 +348,7 @@ class TestLargeWallets:
 
         cache.scripts.send = die  # type: ignore[method-assign]
         with pytest.raises(RedisError):
-            cache.fill([Fill(lease, 1, fields(1, 2_000), ends)])
+            cache.fill([Fill(lease, 1, row(1, 2_000), ends)])
         cache.scripts.send = send  # type: ignore[method-assign]
         assert spendable(cache) is None
         assert load(cache, "u", posted=2_000, marks=ends)
@@ -378,7 +376,7 @@ class TestKeys:
         first = end(cache, cost=10, key="k").end_id
         [lease] = cache.lease(["u"])
         given_back = [first] if is_given_back else []
-        assert cache.fill([Fill(lease, 1, fields(2, 90), {}, [first], given_back)]) == [True]
+        assert cache.fill([Fill(lease, 1, row(2, 90), {}, [first], given_back)]) == [True]
         assert end(cache, cost=10, key="k").seen is not is_given_back
 
     def test_an_unmarked_key_is_free_again(self, cache: WalletCache) -> None:

@@ -15,10 +15,10 @@ from redis import RedisError
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
+from app.domain.wallets import Wallet
 from app.stores.postgres import stale
-from app.stores.postgres.wallets import WalletRow
 from app.stores.redis.wallet_cache import WalletCache
-from app.stores.redis.wallet_calls import CachedFields, WalletChange
+from app.stores.redis.wallet_calls import WalletChange
 
 log = structlog.get_logger(__name__)
 
@@ -29,17 +29,9 @@ class WalletChanges:
         self._cache = cache
         self._redis = redis
 
-    def announce(self, wallet: WalletRow, told: Sequence[UUID] = ()) -> None:
+    def announce(self, wallet: Wallet, told: Sequence[UUID] = ()) -> None:
         """Best effort; never raises because a store is away. `told` are ends that left the inbox with it."""
-        fields = CachedFields(
-            wallet.version,
-            wallet.posted_micros,
-            wallet.debt_micros,
-            wallet.overdraft_limit_micros,
-            wallet.status,
-            wallet.package_id,
-        )
-        self.apply([WalletChange(wallet.wallet_id, fields, told)])
+        self.apply([WalletChange(wallet, told)])
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
         """Best effort; never raises because a store is away."""
@@ -54,7 +46,7 @@ class WalletChanges:
                 self._redis.bypass()
             log.warning("cache_update_postponed", wallets=len(changes), error=type(error).__name__)
             return
-        versions = {change.wallet_id: change.fields.version for change in changes}
+        versions = {change.wallet.id: change.wallet.version for change in changes}
         try:
             self._postgres.run(lambda connection: stale.clear(connection, versions))
         except Unavailable as error:

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 
 from app.access.postgres import PostgresAccess
 from app.domain.ends import AcceptedEnd, EndRequest
-from app.domain.wallets import WalletId
+from app.domain.wallets import WalletBalance, WalletId
 from app.stores.postgres import balances, inbox, stale
-from app.stores.postgres.balances import WalletBalance
 from app.stores.postgres.inbox import KnownEnd
 
 

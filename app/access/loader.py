@@ -25,7 +25,7 @@ from app.stores.postgres.system import OVERTAKE
 from app.stores.redis.lost_wallets import LostWallets, Versions
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
-from app.stores.redis.wallet_calls import CachedFields, Fill, Lease, Mark
+from app.stores.redis.wallet_calls import Fill, Lease
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +121,7 @@ class WalletLoader:
         newer = {
             wallet_id: versions
             for wallet_id, versions in seen.items()
-            if wallet_id in loaded and versions.highest > loaded[wallet_id].version
+            if wallet_id in loaded and versions.highest > loaded[wallet_id].wallet.version
         }
         if newer:
             log.error("cached_wallets_were_newer", wallets=len(newer))
@@ -145,25 +145,18 @@ class WalletLoader:
         return self._postgres.run(lambda connection: balances.load(connection, wallet_ids, suspects))
 
 
-def _has_leapt(lease: Lease, wallet: balances.LoadedWallet) -> bool:
+def _has_leapt(lease: Lease, loaded: balances.LoadedWallet) -> bool:
     # Nobody begins so many epochs in the life of a copy, but who finds Postgres older than it was leaps over them.
-    return lease.epoch is not None and wallet.cache_epoch - lease.epoch >= OVERTAKE
+    return lease.epoch is not None and loaded.cache_epoch - lease.epoch >= OVERTAKE
 
 
-def _as_fill(lease: Lease, wallet: balances.LoadedWallet, abandoned: Set[UUID]) -> Fill:
-    unknown = lease.marked - wallet.untold.keys()
+def _as_fill(lease: Lease, loaded: balances.LoadedWallet, abandoned: Set[UUID]) -> Fill:
+    unknown = lease.marked - loaded.untold.keys()
     return Fill(
         lease=lease,
-        epoch=wallet.cache_epoch,
-        fields=CachedFields(
-            wallet.version,
-            wallet.posted_micros,
-            wallet.debt_micros,
-            wallet.overdraft_limit_micros,
-            wallet.status,
-            wallet.package_id,
-        ),
-        marks={end_id: Mark(cost_micros, is_failed) for end_id, (cost_micros, is_failed) in wallet.untold.items()},
-        forgotten=sorted(unknown & (wallet.told_suspects | abandoned)),
-        given_back=sorted((unknown & abandoned) - wallet.told_suspects),
+        epoch=loaded.cache_epoch,
+        wallet=loaded.wallet,
+        marks=loaded.untold,
+        forgotten=sorted(unknown & (loaded.told_suspects | abandoned)),
+        given_back=sorted((unknown & abandoned) - loaded.told_suspects),
     )

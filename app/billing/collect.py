@@ -80,7 +80,7 @@ class CollectService:
             if not done.has_more:
                 return Collected(report)
             if time.monotonic() >= give_up_at:
-                return Collected(report, IndebtedWallet(wallet_id, done.wallets[0].debt_micros))
+                return Collected(report, IndebtedWallet(wallet_id, done.wallets[0].wallet.debt_micros))
 
     def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
         """Wallets whose debts are due for a try. Raises Unavailable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from redis import RedisError
@@ -12,8 +13,7 @@ from app.access.gate import Gate
 from app.billing.end_outcomes import Decided, NotCached, Origin, Priced, Refused, Unused, reuse_of_key
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import Unavailable, WalletNotFound
-from app.domain.wallets import Balance, WalletId, deduction
-from app.stores.postgres.balances import WalletBalance
+from app.domain.wallets import Balance, WalletBalance, WalletId, deduction
 from app.stores.redis.wallet_calls import EndMark, EndReply
 
 # What a first answer is remembered with has 64 bits.
@@ -66,26 +66,21 @@ class EndDecider:
         taken_micros: dict[WalletId, int] = defaultdict(int)
         decisions: list[Decided | Refused | NotCached | Unused] = []
         for end in ends:
-            wallet = wallets.get(end.wallet_id)
-            if wallet is None:
+            found = wallets.get(end.wallet_id)
+            if found is None:
                 decisions.append(Refused(WalletNotFound()))
                 continue
-            decisions.append(self._decide_one(end, wallet, taken_micros[wallet.wallet_id], origin))
-            taken_micros[wallet.wallet_id] += end.price.cost_micros
+            decisions.append(self._decide_one(end, found.balance, taken_micros[end.wallet_id], origin))
+            taken_micros[end.wallet_id] += end.price.cost_micros
         return decisions
 
-    def _decide_one(self, end: Priced, wallet: WalletBalance, taken_micros: int, origin: Origin) -> Decided | Unused:
+    def _decide_one(self, end: Priced, balance: Balance, taken_micros: int, origin: Origin) -> Decided | Unused:
         """`taken_micros` is what this batch took from the wallet before."""
-        balance = Balance(
-            wallet.posted_micros,
-            wallet.pending_micros + taken_micros,
-            wallet.debt_micros,
-            overdraft_limit_micros=wallet.overdraft_limit_micros,
-        )
+        balance = replace(balance, pending_micros=balance.pending_micros + taken_micros)
         spendable_micros = max(balance.spendable_micros - end.price.cost_micros, SPENDABLE_MICROS_MIN)
         if end.request.is_free:
             if end.request.process_id is not None:
-                self._holds.release_later(wallet.wallet_id, end.request.process_id)
+                self._holds.release_later(end.wallet_id, end.request.process_id)
             return Unused(end.request.user_id, spendable_micros)
         return Decided(end.accepted(deduction(balance, end.price.cost_micros), spendable_micros), origin)
 

@@ -24,7 +24,7 @@ from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, U
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Access, Balance, WalletId, wallet_of
+from app.domain.wallets import Access, WalletId, wallet_of
 from app.stores.postgres import balances, inbox
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import ExtendCall, ExtendReply, NoOpenHold, OpenHold, ReleaseReply, WalletHolds
@@ -102,12 +102,12 @@ class HoldService:
         spendable_micros = self._ask_redis(wallet_id, lambda epoch: self._cache.release(wallet_id, process_id, epoch))
         if spendable_micros is not None:
             return spendable_micros
-        wallet = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]).get(wallet_id))
-        if wallet is None:
+        found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]).get(wallet_id))
+        if found is None:
             raise WalletNotFound
         if process_id is not None:
             self.release_later(wallet_id, process_id)
-        return Balance(wallet.posted_micros, wallet.pending_micros, wallet.debt_micros).spendable_micros
+        return found.balance.spendable_micros
 
     def cancel(self, user_id: str, process_id: str) -> int:
         """Give the hold of a run that failed back; the wallet's spendable micro-tokens after it. May be repeated.

@@ -17,11 +17,10 @@ from app.access.postgres import PostgresAccess
 from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
 from app.domain.postings import Posting
-from app.domain.wallets import WalletId, wallet_of
+from app.domain.wallets import Wallet, WalletId, wallet_of
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.postgres.wallets import WalletRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Posted:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     entry: LedgerEntry
-    wallet: WalletRow | None = None
+    wallet: Wallet | None = None
     woken: Sequence[IndebtedWallet] = ()
 
 

@@ -10,7 +10,7 @@ import structlog
 from app.access.changes import WalletChanges
 from app.domain.reasons import FailureReason
 from app.stores.postgres.settlement import MoneyDoesNotAddUp, SettledWallet
-from app.stores.redis.wallet_calls import CachedFields, WalletChange
+from app.stores.redis.wallet_calls import WalletChange
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ def announce(changes: WalletChanges, wallets: Sequence[SettledWallet], request_i
         # What follows one call from the API's log to here.
         request_ids=sorted(request_ids),
     )
-    changes.apply([_change(wallet) for wallet in wallets])
+    changes.apply([WalletChange(settled.wallet, settled.told) for settled in wallets])
     return report
 
 
@@ -60,18 +60,3 @@ def refusal_reason(error: Exception) -> FailureReason:
     if isinstance(error, MoneyDoesNotAddUp):
         return FailureReason.MONEY_DOES_NOT_ADD_UP
     return FailureReason.DATABASE_REFUSED
-
-
-def _change(wallet: SettledWallet) -> WalletChange:
-    return WalletChange(
-        wallet_id=wallet.wallet_id,
-        fields=CachedFields(
-            wallet.version,
-            wallet.posted_micros,
-            wallet.debt_micros,
-            wallet.overdraft_limit_micros,
-            wallet.status,
-            wallet.package_id,
-        ),
-        told=wallet.told,
-    )

@@ -23,7 +23,7 @@ from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
 from app.domain.processes import new_process_id
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Access, Balance, WalletStatus, access, wallet_of
+from app.domain.wallets import Access, WalletStatus, access, wallet_of
 from app.stores.postgres import balances
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import StartCall, StartReply
@@ -163,18 +163,13 @@ class StartService:
         )
 
     def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:
-        wallet = self._postgres.run(
+        found = self._postgres.run(
             lambda connection: balances.balances(connection, [call.wallet_id]).get(call.wallet_id)
         )
-        if wallet is None or wallet.status != WalletStatus.ACTIVE or wallet.package_id is None:
+        if found is None or found.wallet.status is not WalletStatus.ACTIVE or found.wallet.package_id is None:
             raise WalletNotFound
-        balance = Balance(
-            wallet.posted_micros,
-            wallet.pending_micros,
-            wallet.debt_micros,
-            overdraft_limit_micros=wallet.overdraft_limit_micros,
-        )
-        if wallet.package_id not in call.packages:
+        balance = found.balance
+        if found.wallet.package_id not in call.packages:
             raise _not_in_package(request.user_id, balance.spendable_micros)
         verdict = access(balance, call.min_micros, call.hold_micros)
         if verdict is Access.DENIED:

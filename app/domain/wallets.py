@@ -38,6 +38,39 @@ class Deduction(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Wallet:
+    """What a wallet's row says, as of one `version`. Postgres keeps it, Redis has copies of it.
+
+    There may be ends that it doesn't tell of yet: with them it has a `Balance`.
+    """
+
+    id: WalletId
+    package_id: str | None
+    status: WalletStatus
+    posted_micros: int
+    debt_micros: int
+    overdraft_limit_micros: int
+    version: int
+
+    def balance(self, *, pending_micros: int = 0, untold_debt_micros: int = 0) -> Balance:
+        """With the ends that its row doesn't tell of."""
+        return Balance(
+            posted_micros=self.posted_micros,
+            pending_micros=pending_micros,
+            debt_micros=self.debt_micros + untold_debt_micros,
+            overdraft_limit_micros=self.overdraft_limit_micros,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UntoldEnd:
+    """An end that its wallet's row doesn't tell of yet. `is_failed`: the balance didn't cover it when it came."""
+
+    cost_micros: int
+    is_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     """Micro-tokens of one wallet.
 
@@ -61,6 +94,15 @@ class Balance:
     @property
     def spendable_micros(self) -> int:
         return self.covered_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True)
+class WalletBalance:
+    """A wallet with all that is unsettled. `user_id` is whose it is."""
+
+    user_id: str
+    wallet: Wallet
+    balance: Balance
 
 
 def access(balance: Balance, min_micros: int, hold_micros: int = 0) -> Access:

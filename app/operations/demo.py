@@ -10,7 +10,8 @@ from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint
 from app.domain.errors import AlreadyExists, Invalid
 from app.domain.postings import Posting, PostingKind
-from app.operations.wallets import WalletAdmin, WalletView
+from app.domain.wallets import WalletBalance
+from app.operations.wallets import WalletAdmin
 
 FEATURE_ID = "demo-feature"
 PACKAGE_ID = "demo-package"
@@ -28,7 +29,7 @@ class DemoSeed:
         self._wallets = wallets
         self._postings = postings
 
-    def seed(self) -> WalletView:
+    def seed(self) -> WalletBalance:
         """Add what is missing of the demo, change nothing that is there; the demo wallet.
 
         Raises Invalid outside local mode, or Unavailable.

@@ -20,13 +20,12 @@ from app.access.postgres import PostgresAccess
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
 from app.domain.pages import Page, page
-from app.domain.wallets import WalletId
+from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.postgres.wallets import WalletRow
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +42,7 @@ class WrittenOff:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     entry: LedgerEntry
-    wallet: WalletRow | None = None
+    wallet: Wallet | None = None
     woken: Sequence[IndebtedWallet] = ()
 
 
@@ -180,6 +179,6 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str,
     )
     store.delete(connection, end_id)
     debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros
-    changed = wallets.update(connection, wallet.wallet_id, {"debt_micros": debt_micros})
+    changed = wallets.update(connection, wallet.id, {"debt_micros": debt_micros})
     # What stood behind it in the line may be payable.
-    return _Outcome(written_off, changed, debts.wake(connection, wallet.wallet_id))
+    return _Outcome(written_off, changed, debts.wake(connection, wallet.id))

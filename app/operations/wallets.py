@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,20 +15,11 @@ from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
-from app.domain.wallets import Balance, WalletId, WalletStatus, wallet_of
+from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
 from app.stores.postgres import balances, catalog, debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.postgres.wallets import WalletRow
 from app.stores.redis.wallet_cache import WalletCache
-
-
-@dataclass(frozen=True, slots=True)
-class WalletView:
-    user_id: str
-    status: str
-    package_id: str | None
-    balance: Balance
 
 
 class WalletAdmin:
@@ -54,10 +45,10 @@ class WalletAdmin:
         *,
         status: str = WalletStatus.ACTIVE,
         overdraft_limit_micros: int = 0,
-    ) -> WalletView:
+    ) -> WalletBalance:
         """Open an empty wallet. Raises AlreadyExists, NotFound (the package) or Unavailable."""
 
-        def work(connection: sa.Connection) -> WalletRow:
+        def work(connection: sa.Connection) -> Wallet:
             _check_package(connection, package_id)
             opened = wallets.insert(
                 connection,
@@ -74,7 +65,7 @@ class WalletAdmin:
         self._changes.announce(self._postgres.transaction(work))
         return self.get(user_id)
 
-    def update(self, user_id: str, changes: Mapping[str, Any]) -> WalletView:
+    def update(self, user_id: str, changes: Mapping[str, Any]) -> WalletBalance:
         """Change any of status, package_id and overdraft_limit_micros; nothing given changes nothing.
 
         Raises WalletNotFound, NotFound (the package), Unavailable, or BalanceOutOfRange when more is
@@ -89,25 +80,25 @@ class WalletAdmin:
             self._doorbell.collect(woken)
         return self.get(user_id)
 
-    def get(self, user_id: str) -> WalletView:
+    def get(self, user_id: str) -> WalletBalance:
         """Raises WalletNotFound or Unavailable."""
         wallet_id = wallet_of(user_id)
         found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]))
         if wallet_id not in found:
             raise WalletNotFound
-        [view] = self._views([found[wallet_id]])
-        return view
+        [with_holds] = self._with_holds([found[wallet_id]])
+        return with_holds
 
-    def list(self, limit: int, after_id: str = FIRST_ID) -> Page[WalletView, str]:
-        """In the order of their ids. Raises Unavailable."""
+    def list(self, limit: int, after_id: str = FIRST_ID) -> Page[WalletBalance, str]:
+        """In the order of whose they are. Raises Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[balances.WalletBalance, str]:
-            ids = page(lambda count: wallets.list_ids(connection, after_id, count), lambda wallet_id: wallet_id, limit)
-            found = balances.balances(connection, ids.items)
-            return Page([found[wallet_id] for wallet_id in ids.items], ids.next_key)
+        def work(connection: sa.Connection) -> Page[WalletBalance, str]:
+            return page(
+                lambda count: balances.balances_after(connection, after_id, count), lambda found: found.user_id, limit
+            )
 
         listed = self._postgres.run(work)
-        return Page(self._views(listed.items), listed.next_key)
+        return Page(self._with_holds(listed.items), listed.next_key)
 
     def transactions(self, user_id: str, limit: int, before_id: int = NEWEST) -> Page[LedgerEntry, int]:
         """A wallet's ledger, newest first. Raises WalletNotFound or Unavailable."""
@@ -124,22 +115,11 @@ class WalletAdmin:
 
         return self._postgres.run(work)
 
-    def _views(self, found: Sequence[balances.WalletBalance]) -> Sequence[WalletView]:
-        held = self._held([wallet.wallet_id for wallet in found])
+    def _with_holds(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
+        held = self._held([one.wallet.id for one in found])
         return [
-            WalletView(
-                wallet.user_id,
-                wallet.status,
-                wallet.package_id,
-                Balance(
-                    wallet.posted_micros,
-                    wallet.pending_micros,
-                    wallet.debt_micros,
-                    held_micros,
-                    wallet.overdraft_limit_micros,
-                ),
-            )
-            for wallet, held_micros in zip(found, held, strict=True)
+            replace(one, balance=replace(one.balance, held_micros=held_micros))
+            for one, held_micros in zip(found, held, strict=True)
         ]
 
     def _held(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
@@ -154,7 +134,7 @@ class WalletAdmin:
 
 def _update(
     connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]
-) -> tuple[WalletRow, Sequence[IndebtedWallet]]:
+) -> tuple[Wallet, Sequence[IndebtedWallet]]:
     wallet = wallets.lock(connection, wallet_id)
     if wallet is None:
         raise WalletNotFound

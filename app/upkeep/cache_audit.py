@@ -20,12 +20,11 @@ from app.access.postgres import PostgresAccess
 from app.domain.amounts import token_number
 from app.domain.errors import Unavailable
 from app.domain.reasons import DriftKind
-from app.domain.wallets import WalletId
+from app.domain.wallets import UntoldEnd, Wallet, WalletId
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_calls import Mark
 from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots
 
 log = structlog.get_logger(__name__)
@@ -150,14 +149,14 @@ class CacheAudit:
 
 
 def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight: Set[UUID]) -> Suspect | None:
-    untold_micros = sum(cost_micros for cost_micros, _ in stored.untold.values())
-    expected_micros = stored.posted_micros - stored.debt_micros - untold_micros
+    untold_micros = sum(end.cost_micros for end in stored.untold.values())
+    expected_micros = stored.wallet.posted_micros - stored.wallet.debt_micros - untold_micros
     if isinstance(cached, Unreadable):
         return Suspect(frozenset([Finding(cached.reason, Remedy.FORGET)]), expected_micros, 0)
     findings = _totals(cached)
     # A copy of an older epoch is void: it is loaded anew before it is used. Only its totals would stay wrong.
     if cached.epoch >= stored.cache_epoch:
-        findings += _fields(cached, stored) + _marks(cached, stored, in_flight)
+        findings += _rows(cached.wallet, stored.wallet) + _marks(cached, stored, in_flight)
     if not findings:
         return None
     # What is on its way counts on both sides.
@@ -168,10 +167,10 @@ def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight:
 
 def _totals(cached: CachedWallet) -> list[Finding]:
     """Where the running totals aren't what they sum up. One hash is read at one moment: no change explains it."""
-    marks, told_micros = cached.marks.values(), cached.fields.debt_micros
+    marks, told_micros = cached.marks.values(), cached.wallet.debt_micros
     marked_micros = sum(mark.cost_micros for mark in marks)
     totals = (
-        ("available", cached.available_micros, cached.fields.posted_micros - told_micros - marked_micros),
+        ("available", cached.available_micros, cached.wallet.posted_micros - told_micros - marked_micros),
         ("debt", cached.debt_micros, told_micros + sum(mark.cost_micros for mark in marks if mark.is_failed)),
         ("held", cached.held_micros, sum(cached.holds.values())),
     )
@@ -187,8 +186,8 @@ def _totals(cached: CachedWallet) -> list[Finding]:
     return findings
 
 
-def _fields(cached: CachedWallet, stored: LoadedWallet) -> list[Finding]:
-    ours = cached.fields
+def _rows(ours: Wallet, stored: Wallet) -> list[Finding]:
+    """Where what Redis has of a wallet's row isn't what the row says."""
     if ours.version > stored.version:
         # No newer copy would ever be taken for one.
         return [Finding(f"version {ours.version} is ahead of {stored.version}", Remedy.FORGET)]
@@ -206,12 +205,12 @@ def _fields(cached: CachedWallet, stored: LoadedWallet) -> list[Finding]:
 
 def _marks(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> list[Finding]:
     findings = []
-    for end_id, (cost_micros, is_failed) in stored.untold.items():
-        mark, expected = cached.marks.get(end_id), Mark(cost_micros, is_failed)
+    for end_id, expected in stored.untold.items():
+        mark = cached.marks.get(end_id)
         if mark is None:
-            findings.append(Finding(f"end {end_id} of {_tokens(cost_micros)} is missing"))
+            findings.append(Finding(f"end {end_id} of {_tokens(expected.cost_micros)} is missing"))
         elif mark != expected:
-            findings.append(Finding(f"end {end_id} is {mark.entry}, not {expected.entry}"))
+            findings.append(Finding(f"end {end_id} is {_told(mark)}, not {_told(expected)}"))
     for end_id, mark in cached.marks.items():
         if end_id in stored.untold or (end_id in in_flight and end_id not in stored.told_suspects):
             continue
@@ -250,6 +249,10 @@ def _drift(wallet_id: WalletId, suspect: Suspect, *, is_repaired: bool) -> Drift
         detail=f"{told} ({_remedy(suspect)})" if is_repaired else f"{told} (not repaired)",
         repaired=is_repaired,
     )
+
+
+def _told(end: UntoldEnd) -> str:
+    return f"{'failed' if end.is_failed else 'covered'} at {_tokens(end.cost_micros)}"
 
 
 def _tokens(micros: int) -> str:

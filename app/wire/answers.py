@@ -10,7 +10,7 @@ from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.moments import moment_text
 from app.domain.pricing import ProfitRule, percentage_number
-from app.operations.wallets import WalletView
+from app.domain.wallets import WalletBalance
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation
@@ -41,10 +41,10 @@ def rule_answer(rule: ProfitRule) -> Answer:
     }
 
 
-def wallet_answer(wallet: WalletView) -> Answer:
-    balance = wallet.balance
+def wallet_answer(found: WalletBalance) -> Answer:
+    wallet, balance = found.wallet, found.balance
     return {
-        "user_id": wallet.user_id,
+        "user_id": found.user_id,
         "status": wallet.status,
         "package_id": wallet.package_id,
         "token": token_number(balance.spendable_micros),

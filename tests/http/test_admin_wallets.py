@@ -169,7 +169,7 @@ class TestList:
             statements.clear()
             data(admin.get("/wallets", limit=200))
             counts.append(len(statements))
-        assert counts == [2, 2]
+        assert counts == [1, 1]
 
 
 class TestUpdate:

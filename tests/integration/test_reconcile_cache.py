@@ -91,7 +91,7 @@ class TestCache:
 
     def test_an_end_of_the_wrong_kind(self, run: Run, shop: Billing) -> None:
         tamper(shop, "UPDATE end_inbox SET state = 'dead' WHERE state = 'accepted'")
-        assert "is p11000000, not d11000000" in self.corrected(run, shop).detail
+        assert "is covered at 11, not failed at 11" in self.corrected(run, shop).detail
 
     def test_an_end_that_is_settled(self, run: Run, shop: Billing) -> None:
         shop.container.loader.refresh(["user-2"])

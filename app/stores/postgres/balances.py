@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.domain.wallets import WalletId
+from app.domain.wallets import UntoldEnd, Wallet, WalletBalance, WalletId
+from app.stores.postgres.wallets import from_row
 
 # One statement is one snapshot: an end is told of by its wallet's row, as settled or as debt, or stands in the inbox.
 _LOAD = sa.text("""
@@ -29,45 +31,26 @@ _LOAD = sa.text("""
     FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
 """)
 
-_BALANCES = sa.text("""
-    SELECT wallets.wallet_id, wallets.user_id, package_id, status, posted_micros, overdraft_limit_micros, version,
-        coalesce(pending_micros, 0) AS pending_micros, debt_micros + coalesce(untold_micros, 0) AS debt_micros
+_BALANCES = """
+    SELECT wallets.wallet_id, wallets.user_id, package_id, status, posted_micros, debt_micros, overdraft_limit_micros,
+        version, coalesce(pending_micros, 0) AS pending_micros, coalesce(untold_debt_micros, 0) AS untold_debt_micros
     FROM wallets LEFT JOIN LATERAL (
         -- Numeric: what adds up past 64 bits is one wallet's trouble, and nobody else's.
         SELECT sum(cost_micros) FILTER (WHERE state = 'accepted') AS pending_micros,
-            sum(cost_micros) FILTER (WHERE state <> 'accepted') AS untold_micros
+            sum(cost_micros) FILTER (WHERE state <> 'accepted') AS untold_debt_micros
         FROM end_inbox AS i WHERE i.wallet_id = wallets.wallet_id AND NOT is_debt
     ) AS unsettled ON true
-    WHERE wallets.wallet_id = ANY(CAST(:wallet_ids AS text[]))
-""")
+"""
+_BALANCES_OF = sa.text(f"{_BALANCES} WHERE wallets.wallet_id = ANY(CAST(:wallet_ids AS text[]))")
+_BALANCES_AFTER = sa.text(f"{_BALANCES} WHERE wallets.user_id > :after ORDER BY wallets.user_id LIMIT :limit")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedWallet:
-    wallet_id: WalletId
-    package_id: str | None
-    status: str
-    posted_micros: int
-    debt_micros: int
-    overdraft_limit_micros: int
-    version: int
+    wallet: Wallet
     cache_epoch: int
-    untold: dict[UUID, tuple[int, bool]]
-    """Ends that the wallet's row doesn't tell of: end id -> (cost in micro-tokens, has it failed)."""
+    untold: dict[UUID, UntoldEnd]
     told_suspects: frozenset[UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class WalletBalance:
-    wallet_id: WalletId
-    user_id: str
-    package_id: str | None
-    status: str
-    posted_micros: int
-    overdraft_limit_micros: int
-    version: int
-    pending_micros: int
-    debt_micros: int
 
 
 def load(
@@ -77,15 +60,9 @@ def load(
     rows = connection.execute(_LOAD, {"wallet_ids": list(wallet_ids), "suspects": list(suspects)})
     return {
         row.wallet_id: LoadedWallet(
-            row.wallet_id,
-            row.package_id,
-            row.status,
-            row.posted_micros,
-            row.debt_micros,
-            row.overdraft_limit_micros,
-            row.version,
+            from_row(row),
             row.cache_epoch,
-            {end_id: (cost, failed) for end_id, cost, failed in zip(row.ids, row.costs, row.failed, strict=True)},
+            {end_id: UntoldEnd(*end) for end_id, *end in zip(row.ids, row.costs, row.failed, strict=True)},
             frozenset(row.told_suspects),
         )
         for row in rows
@@ -94,18 +71,16 @@ def load(
 
 def balances(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dict[WalletId, WalletBalance]:
     """Wallets with the sums of what is unsettled."""
-    rows = connection.execute(_BALANCES, {"wallet_ids": list(wallet_ids)})
-    return {
-        row.wallet_id: WalletBalance(
-            row.wallet_id,
-            row.user_id,
-            row.package_id,
-            row.status,
-            row.posted_micros,
-            row.overdraft_limit_micros,
-            row.version,
-            int(row.pending_micros),
-            int(row.debt_micros),
-        )
-        for row in rows
-    }
+    rows = connection.execute(_BALANCES_OF, {"wallet_ids": list(wallet_ids)})
+    return {row.wallet_id: _balance(row) for row in rows}
+
+
+def balances_after(connection: sa.Connection, user_id: str, limit: int) -> list[WalletBalance]:
+    """The next wallets in the order of whose they are."""
+    return [_balance(row) for row in connection.execute(_BALANCES_AFTER, {"after": user_id, "limit": limit})]
+
+
+def _balance(row: Any) -> WalletBalance:
+    wallet = from_row(row)
+    balance = wallet.balance(pending_micros=int(row.pending_micros), untold_debt_micros=int(row.untold_debt_micros))
+    return WalletBalance(row.user_id, wallet, balance)

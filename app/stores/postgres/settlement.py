@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.reasons import FailureReason
-from app.domain.wallets import WalletId
-from app.stores.postgres import stale
+from app.domain.wallets import Wallet, WalletId
+from app.stores.postgres import stale, wallets
 from app.stores.postgres.arrays import id_array
 
 # Rows that another worker is settling are skipped, not waited for: they will be gone. A wallet that somebody holds
@@ -226,18 +226,14 @@ class ClaimedWallet:
 
 @dataclass(frozen=True, slots=True)
 class SettledWallet:
-    wallet_id: WalletId
-    posted_micros: int
-    debt_micros: int
-    overdraft_limit_micros: int
-    status: str
-    package_id: str | None
-    version: int
+    """A wallet after a settlement, and what became of its ends."""
+
+    wallet: Wallet
     settled: tuple[UUID, ...]
     kept: tuple[UUID, ...]
     """Ends that are debt, or dead, after it."""
     untold: tuple[UUID, ...]
-    """Those of them that `debt_micros` doesn't tell of."""
+    """Those of them that the wallet's debt doesn't tell of."""
     repeated: int
 
     @property
@@ -299,13 +295,7 @@ def settle(
         raise MoneyDoesNotAddUp(f"{settled + kept} of {len(ids)} ends")
     return [
         SettledWallet(
-            row.wallet_id,
-            row.posted_micros,
-            row.debt_micros,
-            row.overdraft_limit_micros,
-            row.status,
-            row.package_id,
-            row.version,
+            wallets.from_row(row),
             tuple(row.settled_ids or ()),
             tuple(row.kept_ids or ()),
             tuple(row.untold_ids or ()),
@@ -323,11 +313,11 @@ def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason) 
     theirs = connection.execute(
         sa.text("SELECT DISTINCT wallet_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
     )
-    wallets = lock_free_wallets(connection, set(theirs.scalars()))
-    if not all(wallets.values()):
+    payers = lock_free_wallets(connection, set(theirs.scalars()))
+    if not all(payers.values()):
         return False
     connection.execute(
-        _BURY, {"ids": list(ids), "wallet_ids": list(wallets), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
+        _BURY, {"ids": list(ids), "wallet_ids": list(payers), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
     )
-    stale.demand_refresh(connection, set(wallets))
+    stale.demand_refresh(connection, set(payers))
     return True

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
-from app.domain.wallets import WalletId
+from app.domain.wallets import Wallet, WalletId, WalletStatus
 from app.stores.postgres import stale
 from app.stores.postgres.tables import wallets
 
 _COLUMNS = (
     wallets.c.wallet_id,
-    wallets.c.user_id,
     wallets.c.package_id,
     wallets.c.status,
     wallets.c.posted_micros,
@@ -25,16 +23,17 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WalletRow:
-    wallet_id: WalletId
-    user_id: str
-    package_id: str | None
-    status: str
-    posted_micros: int
-    debt_micros: int
-    overdraft_limit_micros: int
-    version: int
+def from_row(row: Any) -> Wallet:
+    """The wallet in a row that has all its columns, in any order and among others."""
+    return Wallet(
+        id=row.wallet_id,
+        package_id=row.package_id,
+        status=WalletStatus(row.status),
+        posted_micros=row.posted_micros,
+        debt_micros=row.debt_micros,
+        overdraft_limit_micros=row.overdraft_limit_micros,
+        version=row.version,
+    )
 
 
 def insert(
@@ -45,7 +44,7 @@ def insert(
     package_id: str | None,
     status: str,
     overdraft_limit_micros: int,
-) -> WalletRow | None:
+) -> Wallet | None:
     """A new, empty wallet. None when the user has one."""
     statement = pg_insert(wallets).values(
         wallet_id=wallet_id,
@@ -58,28 +57,23 @@ def insert(
     if row is None:
         return None
     stale.mark(connection, [wallet_id])
-    return WalletRow(*row)
+    return from_row(row)
 
 
-def lock(connection: sa.Connection, wallet_id: WalletId) -> WalletRow | None:
+def lock(connection: sa.Connection, wallet_id: WalletId) -> Wallet | None:
     """Lock a wallet against every other change of it until the transaction ends. None when there is none."""
     statement = sa.select(*_COLUMNS).where(wallets.c.wallet_id == wallet_id)
     row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
-    return None if row is None else WalletRow(*row)
+    return None if row is None else from_row(row)
 
 
-def update(connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]) -> WalletRow:
+def update(connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet:
     """Change columns of a wallet that is locked; the wallet after it."""
     statement = sa.update(wallets).where(wallets.c.wallet_id == wallet_id)
     row = connection.execute(statement.values({**changes, "version": wallets.c.version + 1}).returning(*_COLUMNS)).one()
     stale.mark(connection, [wallet_id])
-    return WalletRow(*row)
+    return from_row(row)
 
 
 def exists(connection: sa.Connection, wallet_id: WalletId) -> bool:
     return connection.execute(sa.select(sa.exists().where(wallets.c.wallet_id == wallet_id))).scalar_one()
-
-
-def list_ids(connection: sa.Connection, after_id: str, limit: int) -> list[WalletId]:
-    statement = sa.select(wallets.c.wallet_id).where(wallets.c.wallet_id > after_id)
-    return list(connection.execute(statement.order_by(wallets.c.wallet_id).limit(limit)).scalars())

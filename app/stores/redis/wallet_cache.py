@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 from app.domain.holds import REPEAT_SECONDS
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Deduction, WalletId
+from app.domain.wallets import Deduction, UntoldEnd, Wallet, WalletId
 from app.stores.redis.keys import (
     IN_FLIGHT_KEY,
     IN_FLIGHT_SEEN_KEY,
@@ -36,13 +36,13 @@ from app.stores.redis.keys import (
     wallet_key,
     wallet_keys,
 )
+from app.stores.redis.marks import entry_of
 from app.stores.redis.scripts import WalletScript, WalletScripts, is_of_one_wallet
 from app.stores.redis.wallet_calls import (
     EndMark,
     EndReply,
     Fill,
     Lease,
-    Mark,
     StartCall,
     StartReply,
     WalletChange,
@@ -208,8 +208,8 @@ class WalletCache:
         """Bring cached wallets up to committed changes; safe in any order and more than once."""
         calls = [
             (
-                [wallet_key(change.wallet_id), holds_key(change.wallet_id), fence_key(change.wallet_id)],
-                [*change.fields.as_arguments(), *map(str, told)],
+                [*wallet_keys(change.wallet.id), fence_key(change.wallet.id)],
+                [*_row_arguments(change.wallet), *map(str, told)],
             )
             for change in changes
             for told in slices(change.told) or [()]
@@ -262,7 +262,7 @@ class WalletCache:
                     (keys, [milliseconds(LEASE_SECONDS), milliseconds(IDLE_SECONDS), *_mark_arguments(changes)])
                 )
                 marks_of.append(i)
-            arguments = [fill.epoch, *fill.fields.as_arguments(), milliseconds(IDLE_SECONDS), *_mark_arguments(last)]
+            arguments = [fill.epoch, *_row_arguments(fill.wallet), milliseconds(IDLE_SECONDS), *_mark_arguments(last)]
             fill_calls.append(([*keys, fence_key(fill.lease.wallet_id)], arguments))
         # A round trip of their own: what is filled counts, so all of them have to stand by then.
         done: list[bool | None] = [None] * len(fills)
@@ -373,13 +373,25 @@ def _end_reply(mark: EndMark, reply: Sequence[str] | None) -> EndReply | None:
     raise ResponseError(f"end.lua answered {reply!r}")
 
 
-def _mark_arguments(changes: Sequence[tuple[UUID, Mark | None]]) -> list[Any]:
+def _row_arguments(wallet: Wallet) -> list[Any]:
+    """What a wallet's row says, as `set_row` of `prelude.lua` takes it."""
+    return [
+        wallet.version,
+        wallet.posted_micros,
+        wallet.debt_micros,
+        wallet.overdraft_limit_micros,
+        wallet.status.value,
+        wallet.package_id or "",
+    ]
+
+
+def _mark_arguments(changes: Sequence[tuple[UUID, UntoldEnd | None]]) -> list[Any]:
     """Which marks to forget and which to set, as `fill.lua` and `marks.lua` take them."""
     forgotten = [str(end_id) for end_id, mark in changes if mark is None]
     return [
         len(forgotten),
         *forgotten,
-        *(part for end_id, mark in changes if mark is not None for part in (str(end_id), mark.entry)),
+        *(part for end_id, mark in changes if mark is not None for part in (str(end_id), entry_of(mark))),
     ]
 
 

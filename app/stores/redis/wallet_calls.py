@@ -10,7 +10,7 @@ from uuid import UUID
 from app.domain.ends import EndRequest
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Deduction, WalletId
+from app.domain.wallets import Deduction, UntoldEnd, Wallet, WalletId
 
 
 def milliseconds(seconds: float) -> int:
@@ -90,33 +90,10 @@ class EndReply:
 
 
 @dataclass(frozen=True, slots=True)
-class CachedFields:
-    """What Postgres knows of a wallet itself, as of one version."""
-
-    version: int
-    posted_micros: int
-    debt_micros: int
-    overdraft_limit_micros: int
-    status: str
-    package_id: str | None
-
-    def as_arguments(self) -> tuple[str | int, ...]:
-        return (
-            self.version,
-            self.posted_micros,
-            self.debt_micros,
-            self.overdraft_limit_micros,
-            self.status,
-            self.package_id or "",
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class WalletChange:
     """A committed change: the wallet after it, and the ends that its row tells of now, as settled or as debt."""
 
-    wallet_id: WalletId
-    fields: CachedFields
+    wallet: Wallet
     told: Sequence[UUID] = ()
 
 
@@ -131,23 +108,11 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """An end that its wallet's row doesn't tell of yet. `is_failed`: the balance didn't cover it when it came."""
-
-    cost_micros: int
-    is_failed: bool
-
-    @property
-    def entry(self) -> str:
-        return f"{'d' if self.is_failed else 'p'}{self.cost_micros}"
-
-
-@dataclass(frozen=True, slots=True)
 class Fill:
     lease: Lease
     epoch: int
-    fields: CachedFields
-    marks: Mapping[UUID, Mark] = field(default_factory=dict)
+    wallet: Wallet
+    marks: Mapping[UUID, UntoldEnd] = field(default_factory=dict)
     forgotten: Sequence[UUID] = ()
     given_back: Sequence[UUID] = ()
     """Those of the forgotten that nobody is going to record: what their keys were answered is void."""

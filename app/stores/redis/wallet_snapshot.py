@@ -12,12 +12,12 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from app.domain.wallets import WalletId
+from app.domain.wallets import UntoldEnd, Wallet, WalletId, WalletStatus
 from app.stores.redis.in_flight import in_flight
 from app.stores.redis.keys import wallet_keys
+from app.stores.redis.marks import from_entry
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
 from app.stores.redis.wallet_cache import MARKS_PER_CALL
-from app.stores.redis.wallet_calls import CachedFields, Mark
 
 # A wallet of more fields is read in slices: Redis serves nobody else while it copies a large one.
 FIELDS_MAX = 5_000
@@ -28,11 +28,11 @@ class CachedWallet:
     """A wallet's hash as `prelude.lua` describes it. The totals stand beside what they should sum up."""
 
     epoch: int
-    fields: CachedFields
+    wallet: Wallet
     available_micros: int
     debt_micros: int
     held_micros: int
-    marks: Mapping[UUID, Mark]
+    marks: Mapping[UUID, UntoldEnd]
     holds: Mapping[str, int]
     endless_holds: frozenset[str]
     """Process ids of holds that nothing will expire."""
@@ -72,11 +72,13 @@ class WalletSnapshots:
                 if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                     raise reply
             if fields:
-                found[wallet_id] = _read(fields, expiring)
+                found[wallet_id] = _read(wallet_id, fields, expiring)
         for wallet_id in lengths.keys() - set(small):
             wallet, holds = wallet_keys(wallet_id)
             fields = dict(self._client.hscan_iter(wallet, count=MARKS_PER_CALL))
-            found[wallet_id] = _read(fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)])
+            found[wallet_id] = _read(
+                wallet_id, fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)]
+            )
         return found
 
     def in_flight(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[UUID]:
@@ -96,7 +98,7 @@ class WalletSnapshots:
 
 
 def _read(
-    fields: Mapping[str, str] | ResponseError, expiring: Sequence[str] | ResponseError
+    wallet_id: WalletId, fields: Mapping[str, str] | ResponseError, expiring: Sequence[str] | ResponseError
 ) -> CachedWallet | Unreadable:
     if isinstance(fields, ResponseError) or isinstance(expiring, ResponseError):
         return Unreadable("is of another type")
@@ -104,22 +106,19 @@ def _read(
         holds = {name[2:]: int(value) for name, value in fields.items() if name.startswith("h:")}
         return CachedWallet(
             epoch=int(fields["epoch"]),
-            fields=CachedFields(
-                int(fields["version"]),
-                int(fields["posted"]),
-                int(fields["told"]),
-                int(fields["overdraft"]),
-                fields["status"],
-                fields["package"] or None,
+            wallet=Wallet(
+                id=wallet_id,
+                package_id=fields["package"] or None,
+                status=WalletStatus(fields["status"]),
+                posted_micros=int(fields["posted"]),
+                debt_micros=int(fields["told"]),
+                overdraft_limit_micros=int(fields["overdraft"]),
+                version=int(fields["version"]),
             ),
             available_micros=int(fields["available"]),
             debt_micros=int(fields["debt"]),
             held_micros=int(fields["held"]),
-            marks={
-                UUID(name[2:]): Mark(int(value[1:]), is_failed={"p": False, "d": True}[value[:1]])
-                for name, value in fields.items()
-                if name.startswith("p:")
-            },
+            marks={UUID(name[2:]): from_entry(value) for name, value in fields.items() if name.startswith("p:")},
             holds=holds,
             endless_holds=frozenset(holds.keys() - set(expiring)),
         )
