@@ -12,7 +12,6 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
-import simplejson
 from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +21,7 @@ from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.domain.pages import Page
+from app.wire.json import write_readable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def echo_page(
 
 
 def _echo_json(value: Any) -> None:
-    click.echo(simplejson.dumps(value, use_decimal=True, indent=2))
+    click.echo(write_readable(value))
 
 
 def _cell(value: Any) -> str:

@@ -6,9 +6,12 @@ import json
 from decimal import Decimal
 from typing import Any, NoReturn
 
-import simplejson
 from flask import Response, request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from app.wire.json import write
+
+MEDIA_TYPE = "application/json"
 
 
 class BadBody(BadRequest):
@@ -27,6 +30,11 @@ def read_object() -> dict[str, Any]:
     if request.content_length is None:
         # A body without a length is cut at the limit without a word; only reading on tells that there is more.
         request.stream.read(1)
+    return parse_object(data)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly. Raises BadBody."""
     body = parse(data)
     if not isinstance(body, dict):
         raise BadBody("Must be a JSON object.")
@@ -36,12 +44,7 @@ def read_object() -> dict[str, Any]:
 def parse(data: bytes) -> Any:
     """Parse JSON strictly: UTF-8, no key twice, no NaN or Infinity. Raises BadBody."""
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            parse_float=Decimal,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique,
-        )
+        return _decoder.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise BadBody("Must be UTF-8.") from None
     except RecursionError:
@@ -52,11 +55,7 @@ def parse(data: bytes) -> Any:
 
 
 def respond(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(
-        simplejson.dumps(body, use_decimal=True, separators=(",", ":"), allow_nan=False),
-        status=status,
-        mimetype="application/json",
-    )
+    return Response(write(body), status=status, mimetype=MEDIA_TYPE)
 
 
 class _Refused(ValueError):
@@ -72,3 +71,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise _Refused("A key appears twice.")
     return result
+
+
+_decoder = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_unique)
