@@ -1,17 +1,21 @@
-"""Logs as one JSON object a line, with whatever context is bound (a request id above all)."""
+"""Logs as one JSON object a line, with the request that a line is of."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import structlog
+
+# The request that this thread works on.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def configure(level: str) -> None:
     """Send structlog's and the standard library's records to standard error as JSON lines."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -45,3 +49,9 @@ def configure(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _add_request_id(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (current := request_id.get()) is not None:
+        event.setdefault("request_id", current)
+    return event

@@ -6,10 +6,11 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g
+from flask import Flask, Response
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from app import logs
 from app.domain.amounts import token_number
 from app.domain.errors import DomainError, Unavailable
 from app.http.json import BadBody, respond
@@ -52,7 +53,7 @@ def failure(
         body["errors"] = errors
     if data:
         body["data"] = data
-    body["request_id"] = g.get("request_id")
+    body["request_id"] = logs.request_id.get()
     return body
 
 
@@ -116,9 +117,13 @@ def register(app: Flask) -> None:
 
 def answer(body: dict[str, Any]) -> Response:
     response = respond(body, body["status"])
-    if body["status"] == STATUS_OF_CODE[Unavailable.code]:
-        response.headers["Retry-After"] = RETRY_AFTER_SECONDS
+    response.headers.extend(extra_headers(body["status"]))
     return response
+
+
+def extra_headers(status: int) -> list[tuple[str, str]]:
+    """What an answer of this status says besides its body."""
+    return [("Retry-After", RETRY_AFTER_SECONDS)] if status == STATUS_OF_CODE[Unavailable.code] else []
 
 
 def _on_the_wire(data: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from app import logs
 from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
 from app.http import auth, errors, query, request_context
+from app.http.calls import BODY_BYTES_MAX
+from app.http.hot import HotRoutes
+from app.http.request_log import RequestLog
 from app.http.routes import admin, health, operations, success, token_process
-
-BODY_BYTES_MAX = 64 * 1024
 
 
 class Api(Flask):
@@ -34,7 +35,8 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
     # In this order: an id before anything can be refused, then the key, then the query, then the route.
-    request_context.register(app)
+    log = RequestLog()
+    request_context.register(app, log)
     auth.register(app, container.config)
     query.register(app)
     errors.register(app)
@@ -42,6 +44,7 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.register_blueprint(admin.blueprint)
     app.register_blueprint(operations.blueprint)
     app.register_blueprint(health.blueprint)
+    app.wsgi_app = HotRoutes(app.wsgi_app, container, log)  # type: ignore[method-assign]
     return app
 
 

@@ -9,14 +9,20 @@ from app.domain.inputs import ACTOR_LENGTH_MAX
 from app.http.schemas.fields import check_text
 
 ACTOR_HEADER = "X-Actor"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
 # Who it was where nobody says so.
 ADMIN_ACTOR = "admin-api"
 SERVER_ACTOR = "token-process-api"
 
 
 def header_text(name: str) -> str | None:
+    """A header of the request as its sender wrote it."""
+    return as_written(request.headers.get(name))
+
+
+def as_written(value: str | None) -> str | None:
     """A header as its sender wrote it: in UTF-8, as in bodies, or in Latin-1, which older clients send."""
-    value = request.headers.get(name)
     if value is None or value.isascii():
         return value
     try:
@@ -28,7 +34,11 @@ def header_text(name: str) -> str | None:
 
 def actor_of_call(default: str) -> str:
     """On whose behalf the caller says that it calls. Raises ValidationError."""
-    given = header_text(ACTOR_HEADER)
+    return checked_actor(header_text(ACTOR_HEADER), default)
+
+
+def checked_actor(given: str | None, default: str) -> str:
+    """The text of that header, if it will do. Raises ValidationError."""
     if given is None:
         return default
     try:

@@ -11,12 +11,11 @@ from werkzeug.routing import BaseConverter, ValidationError
 from app.domain.catalog import FeatureEndpoint
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
-from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
 from app.http.paging import by_expiry, by_id, newest_first
 from app.http.query import takes_page
 from app.http.routes import container, success
-from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import (
     AdjustmentSchema,
     CreditSchema,

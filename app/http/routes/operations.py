@@ -13,12 +13,11 @@ from app.domain.errors import NotFound
 from app.domain.inputs import ID_LENGTH_MAX
 from app.domain.pages import NEWEST
 from app.http.errors import messages_of
-from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
 from app.http.paging import oldest_first
 from app.http.query import takes
 from app.http.routes import container, success
-from app.http.routes.token_process import REPLAYED_HEADER
 from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
 from app.http.schemas.fields import check_text
 from app.stores.postgres.failed_ends import Filter

@@ -3,88 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from flask import Blueprint, Response, g, request
-from marshmallow import ValidationError
 
 from app.billing.holds import ExtendRequest
-from app.billing.start import StartRequest
 from app.domain.amounts import token_number
-from app.domain.ends import EndAnswer, EndRequest
 from app.domain.moments import moment_text
 from app.domain.wallets import Access
-from app.http.errors import domain_failure, messages_of, validation_failure
-from app.http.headers import SERVER_ACTOR, actor_of_call, header_text
-from app.http.json import read_object
+from app.http import calls
+from app.http.headers import ACTOR_HEADER, IDEMPOTENCY_HEADER, REPLAYED_HEADER, header_text
+from app.http.json import read_object, respond
 from app.http.routes import container, success
-from app.http.schemas import RequestSchema
-from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
-from app.http.schemas.token_process import CancelSchema, EndSchema, ExtendSchema, StartSchema
+from app.http.schemas.token_process import CancelSchema, ExtendSchema
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 
-BATCH_BYTES_MAX = 1024 * 1024
-BATCH_ENDS_MAX = 1_000
-IDEMPOTENCY_HEADER = "Idempotency-Key"
-REPLAYED_HEADER = "Idempotent-Replayed"
-
-_start = StartSchema()
-_end = EndSchema()
 _cancel = CancelSchema()
 _extend = ExtendSchema()
 
 
 @blueprint.post("/start")
 def start() -> Response:
-    asked: StartRequest
-    asked, key = _with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _start)
-    answer = container().start.start(replace(asked, idempotency_key=key))
-    data: dict[str, Any] = {
-        "user_id": answer.user_id,
-        "token": token_number(answer.spendable_micros),
-        "status": answer.access,
-    }
-    if answer.process_id is not None:
-        data["process_id"] = answer.process_id
-    if answer.expires_at is not None:
-        data["hold_token"] = token_number(answer.hold_micros)
-        data["expires_at"] = moment_text(answer.expires_at)
-    response = success("Token process started", data)
-    if answer.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+    return _answered(calls.start(container(), _call()))
 
 
 @blueprint.post("/end")
 def end() -> Response:
-    body = read_object()
-    who = actor_of_call(SERVER_ACTOR)
-    accepted = container().end.end(_end_request(body, header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, who))
-    response = success("Token process ended", _end_data(accepted))
-    if accepted.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+    return _answered(calls.end(container(), _call()))
 
 
 @blueprint.post("/end/batch")
 def end_batch() -> Response:
-    request.max_content_length = BATCH_BYTES_MAX
-    ends = read_object().get("ends")
-    if not isinstance(ends, list) or not 1 <= len(ends) <= BATCH_ENDS_MAX:
-        raise ValidationError({"ends": [f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."]})
-    who = actor_of_call(SERVER_ACTOR)
-    results: list[dict[str, Any] | None] = [None] * len(ends)
-    valid: dict[int, EndRequest] = {}
-    for i, body in enumerate(ends):
-        try:
-            valid[i] = _end_of_batch(body, who)
-        except ValidationError as error:
-            results[i] = validation_failure(messages_of(error))
-    answers = container().end.end_all(list(valid.values()))
-    for i, answered in zip(valid, answers, strict=True):
-        results[i] = _batch_result(answered)
-    return success("Token processes ended", {"results": results})
+    request.max_content_length = calls.BATCH_BYTES_MAX
+    return _answered(calls.end_batch(container(), _call()))
 
 
 @blueprint.post("/cancel")
@@ -104,7 +55,7 @@ def cancel() -> Response:
 @blueprint.post("/hold/extend")
 def extend_hold() -> Response:
     asked: ExtendRequest
-    asked, key = _with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend)
+    asked, key = calls.with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend.load)
     answer = container().holds.extend(replace(asked, idempotency_key=key))
     response = success(
         "Hold extended" if answer.access is Access.GRANTED else "Hold not extended",
@@ -122,54 +73,12 @@ def extend_hold() -> Response:
     return response
 
 
-def _with_key(body: Any, key: Any, key_field: str, schema: RequestSchema) -> tuple[Any, str | None]:
-    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError."""
-    errors: dict[str, Any] = {}
-    parsed = None
-    if key is not None:
-        try:
-            check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
-        except ValidationError as error:
-            errors[key_field] = error.messages
-    try:
-        parsed = schema.load(body)
-    except ValidationError as error:
-        errors.update(messages_of(error))
-    if errors:
-        raise ValidationError(errors)
-    return parsed, key
+def _call() -> calls.Call:
+    return calls.Call(read_object(), g.request_id, header_text(IDEMPOTENCY_HEADER), header_text(ACTOR_HEADER))
 
 
-def _end_request(body: Any, key: Any, key_field: str, actor: str) -> EndRequest:
-    parsed, key = _with_key(body, key, key_field, _end)
-    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=g.request_id, actor=actor)
-    return asked
-
-
-def _end_of_batch(body: Any, actor: str) -> EndRequest:
-    if not isinstance(body, dict):
-        raise ValidationError({"end": ["Must be a JSON object."]})
-    return _end_request(body, body.get("idempotency_key"), "idempotency_key", actor)
-
-
-def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:
-    if isinstance(answered, Exception):
-        return domain_failure(answered)
-    result: dict[str, Any] = {
-        "success": True,
-        "status": 200,
-        "message": "Token process ended",
-        "data": _end_data(answered),
-    }
-    if answered.replayed:
-        result["idempotent_replayed"] = True
-    return result
-
-
-def _end_data(answered: EndAnswer) -> dict[str, Any]:
-    return {
-        "user_id": answered.user_id,
-        "token": token_number(answered.spendable_micros),
-        "cost": token_number(answered.cost_micros),
-        "status": answered.deduction,
-    }
+def _answered(answer: calls.Answer) -> Response:
+    response = respond(answer.body)
+    if answer.is_replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response

@@ -51,6 +51,10 @@ class Text(fields.Field[str]):
         super().__init__(**kwargs)
         self._length_max = length_max
 
+    def is_plain(self, value: Any) -> bool:
+        """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
+        return type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= self._length_max
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return check_text(value, self._length_max)
 
@@ -87,6 +91,10 @@ class WholeNumber(fields.Field[int]):
         super().__init__(**kwargs)
         self._least = least
         self._most = most
+
+    def is_plain(self, value: Any) -> bool:
+        """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
+        return type(value) is int and self._least <= value <= self._most
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return whole_number(value, self._least, self._most)

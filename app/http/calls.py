@@ -1,0 +1,146 @@
+"""What service servers call most (start, end, end/batch), without the framework: a decoded body and the headers that
+count in, a body and its status out.
+
+Flask's views answer by these, and so do the hot routes in front of them (`hot.py`). ValidationError is raised before
+anything is done; the services' own errors are those of `app/domain/errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from marshmallow import ValidationError
+
+from app.billing.start import StartRequest
+from app.bootstrap import Container
+from app.domain.amounts import token_number
+from app.domain.ends import EndAnswer, EndRequest
+from app.domain.moments import moment_text
+from app.http.errors import domain_failure, messages_of, validation_failure
+from app.http.headers import IDEMPOTENCY_HEADER, SERVER_ACTOR, checked_actor
+from app.http.schemas.compiled import compiled
+from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
+from app.http.schemas.token_process import EndSchema, StartSchema
+
+BODY_BYTES_MAX = 64 * 1024
+BATCH_BYTES_MAX = 1024 * 1024
+BATCH_ENDS_MAX = 1_000
+
+_load_start = compiled(StartSchema())
+_load_end = compiled(EndSchema())
+
+
+class Call(NamedTuple):
+    """Texts of headers are as their senders wrote them, unchecked."""
+
+    body: dict[str, Any]
+    request_id: str
+    idempotency_key: str | None = None
+    actor: str | None = None
+
+
+class Answer(NamedTuple):
+    message: str
+    data: dict[str, Any]
+    is_replayed: bool = False
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"success": True, "message": self.message, "data": self.data}
+
+
+def start(services: Container, call: Call) -> Answer:
+    asked: StartRequest
+    asked, key = with_key(call.body, call.idempotency_key, IDEMPOTENCY_HEADER, _load_start)
+    answer = services.start.start(asked if key is None else replace(asked, idempotency_key=key))
+    data: dict[str, Any] = {
+        "user_id": answer.user_id,
+        "token": token_number(answer.spendable_micros),
+        "status": answer.access,
+    }
+    if answer.process_id is not None:
+        data["process_id"] = answer.process_id
+    if answer.expires_at is not None:
+        data["hold_token"] = token_number(answer.hold_micros)
+        data["expires_at"] = moment_text(answer.expires_at)
+    return Answer("Token process started", data, answer.replayed)
+
+
+def end(services: Container, call: Call) -> Answer:
+    who = checked_actor(call.actor, SERVER_ACTOR)
+    asked = _end_request(call, call.body, call.idempotency_key, IDEMPOTENCY_HEADER, who)
+    accepted = services.end.end(asked)
+    return Answer("Token process ended", _end_data(accepted), accepted.replayed)
+
+
+def end_batch(services: Container, call: Call) -> Answer:
+    ends = call.body.get("ends")
+    if not isinstance(ends, list) or not 1 <= len(ends) <= BATCH_ENDS_MAX:
+        raise ValidationError({"ends": [f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."]})
+    who = checked_actor(call.actor, SERVER_ACTOR)
+    results: list[dict[str, Any] | None] = [None] * len(ends)
+    valid: dict[int, EndRequest] = {}
+    for i, body in enumerate(ends):
+        try:
+            valid[i] = _end_of_batch(call, body, who)
+        except ValidationError as error:
+            results[i] = validation_failure(messages_of(error))
+    answers = services.end.end_all(list(valid.values()))
+    for i, answered in zip(valid, answers, strict=True):
+        results[i] = _batch_result(answered)
+    return Answer("Token processes ended", {"results": results})
+
+
+def with_key(body: Any, key: Any, key_field: str, load: Callable[[Any], Any]) -> tuple[Any, str | None]:
+    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError."""
+    errors: dict[str, Any] = {}
+    parsed = None
+    if key is not None:
+        try:
+            check_text(key, IDEMPOTENCY_KEY_LENGTH_MAX)
+        except ValidationError as error:
+            errors[key_field] = error.messages
+    try:
+        parsed = load(body)
+    except ValidationError as error:
+        errors.update(messages_of(error))
+    if errors:
+        raise ValidationError(errors)
+    return parsed, key
+
+
+def _end_request(call: Call, body: Any, key: Any, key_field: str, actor: str) -> EndRequest:
+    parsed, key = with_key(body, key, key_field, _load_end)
+    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=call.request_id, actor=actor)
+    return asked
+
+
+def _end_of_batch(call: Call, body: Any, actor: str) -> EndRequest:
+    if not isinstance(body, dict):
+        raise ValidationError({"end": ["Must be a JSON object."]})
+    return _end_request(call, body, body.get("idempotency_key"), "idempotency_key", actor)
+
+
+def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:
+    if isinstance(answered, Exception):
+        return domain_failure(answered)
+    result: dict[str, Any] = {
+        "success": True,
+        "status": 200,
+        "message": "Token process ended",
+        "data": _end_data(answered),
+    }
+    if answered.replayed:
+        result["idempotent_replayed"] = True
+    return result
+
+
+def _end_data(answered: EndAnswer) -> dict[str, Any]:
+    return {
+        "user_id": answered.user_id,
+        "token": token_number(answered.spendable_micros),
+        "cost": token_number(answered.cost_micros),
+        "status": answered.deduction,
+    }

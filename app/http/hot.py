@@ -1,0 +1,100 @@
+"""The routes that carry the load (start, end, end/batch), answered in front of Flask.
+
+Only what is usual is answered here: a POST with a known key and a JSON body of known length that is right. Everything
+else goes on to Flask, untouched, which knows what to say of it. So there is one way to answer a call, `calls.py`, and
+Flask's routing, contexts and objects are spared where nothing asks for them. `tests/http/test_hot_routes.py` sends
+whatever it can think of both ways and wants the same answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from marshmallow import ValidationError
+
+from app.bootstrap import Container
+from app.http import calls, request_context
+from app.http.auth import SERVER_PREFIX, Keys
+from app.http.calls import Answer, Call
+from app.http.errors import domain_failure, extra_headers
+from app.http.headers import REPLAYED_HEADER, as_written
+from app.http.json import MEDIA_TYPE, BadBody, parse_object
+from app.http.request_log import RequestLog
+from app.wire.json import write
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_ROUTES: dict[str, tuple[Callable[[Container, Call], Answer], int]] = {
+    f"{SERVER_PREFIX}start": (calls.start, calls.BODY_BYTES_MAX),
+    f"{SERVER_PREFIX}end": (calls.end, calls.BODY_BYTES_MAX),
+    f"{SERVER_PREFIX}end/batch": (calls.end_batch, calls.BATCH_BYTES_MAX),
+}
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class HotRoutes:
+    """WSGI middleware."""
+
+    def __init__(self, flask: WSGIApplication, services: Container, log: RequestLog) -> None:
+        self._flask = flask
+        self._services = services
+        self._keys = Keys(services.config.server_api_keys)
+        self._log = log
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        route = _ROUTES.get(environ["PATH_INFO"])
+        if route is None or (length := self._usual_length(environ, route[1])) is None:
+            return self._flask(environ, start_response)
+        started = time.perf_counter()
+        # One read: it gives up the interpreter, as the server has the bytes.
+        data = environ["wsgi.input"].read(length)
+        request_id = request_context.begin(environ.get("HTTP_X_REQUEST_ID", ""))
+        headers = [("Content-Type", MEDIA_TYPE), (request_context.REQUEST_ID_HEADER, request_id)]
+        status = 200
+        try:
+            answer = route[0](self._services, self._call(environ, data, request_id))
+            body = answer.body
+            if answer.is_replayed:
+                headers.append((REPLAYED_HEADER, "true"))
+        except (BadBody, ValidationError):
+            # Nothing is done yet, and Flask has the words for it.
+            return self._flask({**environ, "wsgi.input": BytesIO(data)}, start_response)
+        except Exception as error:
+            body = domain_failure(error)
+            status = body["status"]
+            headers += extra_headers(status)
+        content = write(body)
+        headers.append(("Content-Length", str(len(content))))
+        self._log.add(request_id, "POST", environ["PATH_INFO"], status, time.perf_counter() - started)
+        request_context.finish()
+        start_response(_STATUS_LINES[status], headers)
+        return [content]
+
+    def _usual_length(self, environ: WSGIEnvironment, bytes_max: int) -> int | None:
+        """The length of the body of a request that may be answered here."""
+        length: str = environ.get("CONTENT_LENGTH", "")
+        if (
+            environ["REQUEST_METHOD"] == "POST"
+            and not environ.get("QUERY_STRING")
+            and environ.get("CONTENT_TYPE") == MEDIA_TYPE
+            and length.isdecimal()
+            and "HTTP_TRANSFER_ENCODING" not in environ
+            and int(length) <= bytes_max
+            and self._keys.include(environ.get("HTTP_X_SERVER_API_KEY", ""))
+        ):
+            return int(length)
+        return None
+
+    @staticmethod
+    def _call(environ: WSGIEnvironment, data: bytes, request_id: str) -> Call:
+        return Call(
+            parse_object(data),
+            request_id,
+            as_written(environ.get("HTTP_IDEMPOTENCY_KEY")),
+            as_written(environ.get("HTTP_X_ACTOR")),
+        )

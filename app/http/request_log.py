@@ -1,0 +1,103 @@
+"""One log line for each request, written by a thread of its own, many at once.
+
+A request that wrote its line itself would give up the interpreter for it, and stand in line for the log with all the
+others. So a line is out up to WRITE_SECONDS later; a process that is killed loses those of its last moment, which its
+callers' own logs have, and one that ends writes them. Where the log takes nothing any more, lines beyond PENDING_MAX
+are dropped, and counted in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+from multiprocessing.util import Finalize
+from typing import TextIO
+
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+WRITE_SECONDS = 0.05
+PENDING_MAX = 20_000
+
+_Entry = tuple[float, str, str, str, int, float]
+
+
+class RequestLog:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._entries: deque[_Entry] = deque()
+        self._dropped = 0
+        self._wakeup = threading.Event()
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._writing = threading.Lock()
+        self._encode = msgspec.json.Encoder().encode
+
+    def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
+        """Have a request's line written, if such lines are wanted."""
+        if not _logger.isEnabledFor(logging.INFO):
+            return
+        if len(self._entries) >= PENDING_MAX:
+            self._dropped += 1
+            return
+        self._entries.append((time.time(), request_id, method, path, status, seconds))
+        if self._thread is None:
+            self._start_thread()
+        if not self._wakeup.is_set():
+            self._wakeup.set()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._writing:
+            entries = [self._entries.popleft() for _ in range(len(self._entries))]
+            if entries:
+                stream = sys.stderr if self._stream is None else self._stream
+                stream.write("".join(map(self._line, entries)))
+                stream.flush()
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("request_lines_dropped", dropped=dropped)
+
+    def _line(self, entry: _Entry) -> str:
+        moment, request_id, method, path, status, seconds = entry
+        fields = {
+            "method": method,
+            "path": path,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 1),
+            "request_id": request_id,
+            "level": "info",
+            "logger": _logger.name,
+            "time": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z"),
+            "message": "request",
+        }
+        return self._encode(fields).decode() + "\n"
+
+    def _start_thread(self) -> None:
+        # With the first line, so that it lives in the process that serves and not in its parent.
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+                self._thread.start()
+                # At the end of a server's process as of any other: Granian's workers run no `atexit` functions.
+                Finalize(self, self.flush, exitpriority=0)
+
+    def _run(self) -> None:
+        while True:
+            self._wakeup.wait()
+            time.sleep(WRITE_SECONDS)
+            self._wakeup.clear()
+            try:
+                self.flush()
+            except (OSError, ValueError):
+                # Nobody reads any more, and there is no other place to tell of it.
+                continue
+
+
+_logger = logging.getLogger(__name__)
