@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.ends import EndRequest
+from app.domain.usage import Usage
 from app.stores.queue import CeleryDoorbell
 from benchmarks import report, wrk
 from benchmarks.ledgers import Ledger, lags_seconds, wait_until_settled
@@ -297,7 +298,7 @@ def take_in(own: Machine, users: Sequence[str], ends: int) -> list[UUID]:
     vars(own.container).pop("end", None)
     run = uuid4().hex
     requests = [
-        EndRequest(users[i % len(users)], FEATURE, 120, 40, "model-1", idempotency_key=f"{run}-{i}")
+        EndRequest(users[i % len(users)], FEATURE, Usage(120, 40), "model-1", idempotency_key=f"{run}-{i}")
         for i in range(ends)
     ]
     for i in range(0, ends, ENDS_PER_INTAKE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from app.bootstrap import Container
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.ends import EndRequest
+from app.domain.usage import Usage
 from app.domain.wallets import Balance, wallet_of
 from app.stores.postgres import balances
 
@@ -85,16 +87,12 @@ class Billing:
 
     def usage(self, user_id: str = "user-1", output_tokens: int = 40, **fields: Any) -> EndRequest:
         """An end with a key of its own, unless it is given one."""
-        return EndRequest(
-            **{
-                "user_id": user_id,
-                "feature_endpoint_id": FEATURE,
-                "input_tokens": 10,
-                "output_tokens": output_tokens,
-                "idempotency_key": uuid4().hex,
-                **fields,
-            }
-        )
+        kinds = {name: fields.pop(name) for name in Usage.__dataclass_fields__ if name in fields}
+        usage = Usage(**{"input_tokens": 10, "output_tokens": output_tokens, **kinds})
+        if usage.input_tokens + usage.output_tokens == 0 and "requests" not in kinds:
+            usage = replace(usage, requests=0)
+        named = {"user_id": user_id, "feature_endpoint_id": FEATURE, "idempotency_key": uuid4().hex, **fields}
+        return EndRequest(usage=usage, **named)
 
     def balance(self, user_id: str = "user-1") -> Balance:
         """What Postgres knows of a wallet."""

@@ -26,7 +26,6 @@ from app.domain.catalog import Catalog
 from app.domain.ends import EndAnswer, EndRequest
 from app.domain.errors import DomainError, FeatureNotAvailable, Unavailable, WalletNotFound
 from app.domain.processes import check_owner
-from app.domain.usage import Usage
 from app.domain.wallets import WalletId, wallet_of
 
 LOOK_ATTEMPTS = 3
@@ -102,8 +101,7 @@ class EndService:
         catalog = self._catalog.current
         if request.feature_endpoint_id not in catalog.features:
             raise FeatureNotAvailable
-        usage = Usage(request.input_tokens, request.output_tokens)
-        price = catalog.price(request.feature_endpoint_id, request.model, usage, self._now())
+        price = catalog.price(request.feature_endpoint_id, request.model, request.usage, self._now())
         return Priced(id=uuid7(), request=request, wallet_id=wallet_of(request.user_id), price=price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:

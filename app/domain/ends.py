@@ -12,14 +12,27 @@ from uuid import UUID
 
 from app.domain.errors import UnknownPayloadVersion
 from app.domain.pricing import Price
+from app.domain.usage import Usage
 from app.domain.wallets import Deduction, WalletId
 
 # What the hash of a body covers, by its version. A hash is kept for as long as its key, so a version is never
-# changed: a field that shall count from now on makes a new one.
+# changed: a field that shall count from now on makes a new one. A body is hashed in the first version that covers all
+# it says, so that it has the same hash whichever version first saw it.
 _HASHED_FIELDS = {
     "1": ("user_id", "feature_endpoint_id", "input_tokens", "output_tokens", "model", "process_id"),
+    "2": (
+        "user_id",
+        "feature_endpoint_id",
+        "input_tokens",
+        "output_tokens",
+        "model",
+        "process_id",
+        "cached_input_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+        "requests",
+    ),
 }
-PAYLOAD_VERSION = "1"
 
 
 class EndState(StrEnum):
@@ -32,8 +45,7 @@ class EndState(StrEnum):
 class EndRequest:
     user_id: str
     feature_endpoint_id: str
-    input_tokens: int
-    output_tokens: int
+    usage: Usage
     model: str | None = None
     process_id: str | None = None
     idempotency_key: str | None = None
@@ -45,25 +57,22 @@ class EndRequest:
         """What is kept with a key, to tell a repeat from another body. What comes in headers or is ignored
         doesn't count.
         """
-        return self._hash(PAYLOAD_VERSION)
+        version = "2" if self.usage.is_by_kind else "1"
+        body = [getattr(self.usage if hasattr(self.usage, name) else self, name) for name in _HASHED_FIELDS[version]]
+        return f"{version}:{hashlib.sha256(json.dumps(body).encode()).hexdigest()}"
 
     def has_payload(self, payload_hash: str) -> bool:
-        """Whether this is the body that a key came with first, by the version its hash was made in.
+        """Whether this is the body that a key came with first.
 
         Raises UnknownPayloadVersion for a hash that a newer version has made.
         """
-        version = payload_hash.partition(":")[0]
-        if version not in _HASHED_FIELDS:
+        if payload_hash.partition(":")[0] not in _HASHED_FIELDS:
             raise UnknownPayloadVersion
-        return self._hash(version) == payload_hash
-
-    def _hash(self, version: str) -> str:
-        body = [getattr(self, name) for name in _HASHED_FIELDS[version]]
-        return f"{version}:{hashlib.sha256(json.dumps(body).encode()).hexdigest()}"
+        return self.payload_hash == payload_hash
 
     @property
     def is_free(self) -> bool:
-        return self.input_tokens == 0 and self.output_tokens == 0
+        return self.usage.is_empty
 
     @property
     def repeatable(self) -> bool:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.pricing import Price
+from app.domain.usage import Usage
 from app.domain.wallets import Deduction
 
 # Raised with every change of what an entry has in it: processes of two versions share the spool during an upgrade.
@@ -41,11 +42,13 @@ class SpoolEntry:
             version = fields.pop("version")
             if version != VERSION:
                 raise UnreadableEntry(f"version {version!r}")
-            request = EndRequest(**fields.pop("request"))
+            request_fields = fields.pop("request")
+            usage = Usage(**request_fields.pop("usage"))
+            request = EndRequest(usage=usage, **request_fields)
             price = Price(**fields.pop("price"))
             deduction = Deduction(fields.pop("deduction"))
             end = AcceptedEnd(id=UUID(self.field.decode()), request=request, price=price, deduction=deduction, **fields)
-            for record in (request, price, end):
+            for record in (usage, request, price, end):
                 _check_types(record)
             if end.id.version != 7:
                 raise UnreadableEntry("the id tells no moment")
@@ -56,7 +59,7 @@ class SpoolEntry:
         return end
 
 
-def _check_types(record: AcceptedEnd | EndRequest | Price) -> None:
+def _check_types(record: AcceptedEnd | EndRequest | Price | Usage) -> None:
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
         # An id's own type is a text like any other to the interpreter.

@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from app.config import Config
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, Price
+from app.domain.usage import Usage
 from app.domain.wallets import Deduction, wallet_of
 from app.stores.postgres import inbox, stale
 from app.stores.queue import QUEUES, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
@@ -64,7 +65,9 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
             AcceptedEnd(
                 id=uuid7(),
                 wallet_id=wallet_of(end.user_id),
-                request=EndRequest(end.user_id, FEATURE, INPUT_TOKENS, end.output_tokens, idempotency_key=end.key),
+                request=EndRequest(
+                    end.user_id, FEATURE, Usage(INPUT_TOKENS, end.output_tokens), idempotency_key=end.key
+                ),
                 price=Price(
                     end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
                     end.cost_micros - end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,

@@ -15,7 +15,11 @@ from app.stores.spool_entry import VERSION, SpoolEntry, UnreadableEntry
 from tests.support import FEATURE, Billing, assert_conserved
 
 # What a request can't do without.
-READABLE = {"user_id": "user-1", "feature_endpoint_id": FEATURE, "input_tokens": 1, "output_tokens": 4}
+READABLE = {
+    "user_id": "user-1",
+    "feature_endpoint_id": FEATURE,
+    "usage": {"input_tokens": 1, "output_tokens": 4},
+}
 ASIDE = sa.text("SELECT convert_from(field, 'UTF8') AS field, reason, attempts FROM spool_aside ORDER BY field")
 
 

@@ -8,7 +8,7 @@ exceed what there is (5); a key never bills twice (6), nor after it was written 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -171,8 +171,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             other = EndRequest(
                 self.user,
                 FEATURE,
-                request.input_tokens + 1,
-                request.output_tokens,
+                replace(request.usage, input_tokens=request.usage.input_tokens + 1),
                 idempotency_key=request.idempotency_key,
                 process_id=request.process_id,
             )

@@ -10,6 +10,7 @@ from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
 from app.domain.ends import EndRequest
 from app.domain.holds import HOLD_SECONDS_MAX
+from app.domain.usage import REQUESTS_MAX, Usage
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import Text, TokenAmount, WholeNumber
 
@@ -30,16 +31,30 @@ class EndSchema(RequestSchema):
     feature_endpoint_id = Text(required=True)
     input_token = WholeNumber(required=True)
     output_token = WholeNumber(required=True)
+    cached_input_token = WholeNumber(allow_none=True, load_default=None)
+    cache_write_token = WholeNumber(allow_none=True, load_default=None)
+    reasoning_token = WholeNumber(allow_none=True, load_default=None)
+    requests = WholeNumber(least=1, most=REQUESTS_MAX, allow_none=True, load_default=None)
     model = Text(allow_none=True, load_default=None)
     process_id = Text(allow_none=True, load_default=None)
 
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> EndRequest:
+        usage = Usage(
+            data["input_token"],
+            data["output_token"],
+            data["cached_input_token"] or 0,
+            data["cache_write_token"] or 0,
+            data["reasoning_token"] or 0,
+            # Who doesn't count requests has made one, if anything was used.
+            data["requests"] or int(data["input_token"] + data["output_token"] > 0),
+        )
+        if errors := usage.errors():
+            raise ValidationError(errors)
         return EndRequest(
             user_id=data["user_id"],
             feature_endpoint_id=data["feature_endpoint_id"],
-            input_tokens=data["input_token"],
-            output_tokens=data["output_token"],
+            usage=usage,
             model=data["model"],
             process_id=data["process_id"],
         )

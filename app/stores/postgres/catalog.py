@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
-from app.domain.catalog import Catalog, FeatureEndpoint, Package
-from app.domain.in_force import ProfitRules
+from app.domain.catalog import Catalog, FeatureEndpoint, Package, Unpriced
+from app.domain.in_force import ProfitRules, RateCards
 from app.domain.pricing import ProfitRule
-from app.stores.postgres import system
+from app.stores.postgres import prices, system
 from app.stores.postgres.tables import (
     feature_endpoints,
     package_features,
@@ -37,16 +37,18 @@ def load(connection: sa.Connection) -> Catalog:
         included.setdefault(row.package_id, []).append(row.feature_endpoint_id)
     return Catalog(
         version=version,
-        features={
-            row.id: FeatureEndpoint(row.id, row.name, row.min_micros)
-            for row in connection.execute(sa.select(feature_endpoints))
-        },
+        features={row.id: _feature(row) for row in connection.execute(sa.select(feature_endpoints))},
         packages={
             row.id: Package(row.id, row.name, tuple(included.get(row.id, ())))
             for row in connection.execute(sa.select(packages))
         },
         profit_rules=ProfitRules(_rule(row) for row in connection.execute(sa.select(profit_rules))),
+        rate_cards=RateCards(prices.all_cards(connection)),
     )
+
+
+def _feature(row: Any) -> FeatureEndpoint:
+    return FeatureEndpoint(row.id, row.name, row.min_micros, Unpriced(row.unpriced))
 
 
 def _rule(row: Any) -> ProfitRule:
@@ -63,7 +65,7 @@ def insert_feature(connection: sa.Connection, feature: FeatureEndpoint) -> bool:
     """False when a feature endpoint of that id exists."""
     statement = (
         pg_insert(feature_endpoints)
-        .values(id=feature.id, name=feature.name, min_micros=feature.min_micros)
+        .values(id=feature.id, name=feature.name, min_micros=feature.min_micros, unpriced=feature.unpriced)
         .on_conflict_do_nothing()
     )
     return connection.execute(statement.returning(feature_endpoints.c.id)).one_or_none() is not None
@@ -74,7 +76,7 @@ def update_feature(connection: sa.Connection, feature_id: str, changes: dict[str
     if changes:
         connection.execute(sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id).values(changes))
     row = connection.execute(sa.select(feature_endpoints).where(feature_endpoints.c.id == feature_id)).one_or_none()
-    return None if row is None else FeatureEndpoint(row.id, row.name, row.min_micros)
+    return None if row is None else _feature(row)
 
 
 def list_features(connection: sa.Connection, after_id: str, limit: int) -> list[FeatureEndpoint]:
@@ -84,7 +86,7 @@ def list_features(connection: sa.Connection, after_id: str, limit: int) -> list[
         .order_by(feature_endpoints.c.id)
         .limit(limit)
     )
-    return [FeatureEndpoint(row.id, row.name, row.min_micros) for row in rows]
+    return [_feature(row) for row in rows]
 
 
 def unknown_features(connection: sa.Connection, feature_ids: Sequence[str]) -> list[str]:

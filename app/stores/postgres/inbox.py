@@ -24,11 +24,14 @@ _INSERT = sa.text("""
             CAST(:process_ids AS text[]), CAST(:keys AS text[]), CAST(:request_ids AS text[]), CAST(:rules AS bigint[]),
             CAST(:bases AS bigint[]), CAST(:profits AS bigint[]), CAST(:costs AS bigint[]), CAST(:states AS text[]),
             CAST(:hashes AS text[]), CAST(:spendables AS bigint[]), CAST(:deductions AS text[]),
-            CAST(:actors AS text[]), CAST(:moments AS timestamptz[])
+            CAST(:actors AS text[]), CAST(:moments AS timestamptz[]), CAST(:prices AS bigint[]),
+            CAST(:cached AS bigint[]), CAST(:written AS bigint[]), CAST(:reasonings AS bigint[]),
+            CAST(:request_counts AS bigint[])
         ) AS given (
             id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id,
             idempotency_key, request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
-            payload_hash, spendable_micros, deduction, actor, decided_at
+            payload_hash, spendable_micros, deduction, actor, decided_at, price_id, cached_input_tokens,
+            cache_write_tokens, reasoning_tokens, requests
         )
     ), remembered AS (
         INSERT INTO end_keys (
@@ -42,13 +45,15 @@ _INSERT = sa.text("""
     )
     INSERT INTO end_inbox (
         id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
-        request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, last_error, actor, accepted_at
+        request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state, last_error, actor, accepted_at,
+        price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests
     )
     SELECT id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
         CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END,
         -- The clock that decided may be ahead of ours.
-        actor, least(now(), decided_at)
+        actor, least(now(), decided_at),
+        price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests
     FROM given
     WHERE (idempotency_key IS NULL AND process_id IS NULL) OR id IN (SELECT end_id FROM remembered)
     ON CONFLICT (id) DO NOTHING
@@ -134,11 +139,16 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept:
             "user_ids": [request.user_id for request in requests],
             "features": [request.feature_endpoint_id for request in requests],
             "models": [request.model for request in requests],
-            "inputs": [request.input_tokens for request in requests],
-            "outputs": [request.output_tokens for request in requests],
+            "inputs": [request.usage.input_tokens for request in requests],
+            "outputs": [request.usage.output_tokens for request in requests],
+            "cached": [request.usage.cached_input_tokens for request in requests],
+            "written": [request.usage.cache_write_tokens for request in requests],
+            "reasonings": [request.usage.reasoning_tokens for request in requests],
+            "request_counts": [request.usage.requests for request in requests],
             "process_ids": [request.process_id for request in requests],
             "keys": [request.idempotency_key for request in requests],
             "request_ids": [request.request_id for request in requests],
+            "prices": [end.price.price_id for end in ends],
             "rules": [end.price.profit_rule_id for end in ends],
             "bases": [end.price.base_micros for end in ends],
             "profits": [end.price.profit_micros for end in ends],

@@ -27,8 +27,13 @@ class LedgerEntry:
     cost_micros: int | None
     input_tokens: int | None
     output_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
+    requests: int | None
     model: str | None
     feature_endpoint_id: str | None
+    price_id: int | None
     profit_rule_id: int | None
     end_id: UUID | None
     process_id: str | None
@@ -112,8 +117,13 @@ def insert_write_off(
             cost_micros=end.cost_micros,
             input_tokens=end.input_tokens,
             output_tokens=end.output_tokens,
+            cached_input_tokens=end.cached_input_tokens,
+            cache_write_tokens=end.cache_write_tokens,
+            reasoning_tokens=end.reasoning_tokens,
+            requests=end.requests,
             model=end.model,
             feature_endpoint_id=end.feature_endpoint_id,
+            price_id=end.price_id,
             profit_rule_id=end.profit_rule_id,
             end_id=end.id,
             process_id=end.process_id,

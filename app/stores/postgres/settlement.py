@@ -101,13 +101,15 @@ _SETTLE = sa.text("""
         INSERT INTO token_transactions (
             wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference,
-            request_id, actor, accepted_at
+            request_id, actor, accepted_at, price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+            requests
         )
         SELECT wallet_id, user_id, 'usage', -cost_micros,
             posted_micros - sum(cost_micros) OVER (PARTITION BY wallet_id ORDER BY is_behind, id),
             base_cost_micros, profit_micros, cost_micros,
             input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key,
-            request_id, actor, accepted_at
+            request_id, actor, accepted_at, price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+            requests
         FROM outcome WHERE outcome = 'settled'
         ORDER BY wallet_id, is_behind, id
         RETURNING 1

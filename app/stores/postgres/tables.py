@@ -31,8 +31,11 @@ feature_endpoints = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("min_micros", sa.BigInteger, nullable=False),
+    # What becomes of a model that no price covers.
+    sa.Column("unpriced", sa.Text, nullable=False, server_default="default"),
     _created_at(),
     sa.CheckConstraint("min_micros >= 0", name="feature_endpoints_min_not_negative"),
+    sa.CheckConstraint("unpriced IN ('default', 'refuse')", name="feature_endpoints_unpriced_known"),
 )
 
 packages = sa.Table(
@@ -60,6 +63,34 @@ profit_rules = sa.Table(
     sa.Column("effective_from", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
     _created_at(),
     sa.CheckConstraint("basis_points BETWEEN 0 AND 1000000", name="profit_rules_basis_points_in_range"),
+)
+
+# Rate cards, append-only as the ledger is: what a run was priced by can be read for ever.
+prices = sa.Table(
+    "prices",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("feature_endpoint_id", sa.Text, sa.ForeignKey("feature_endpoints.id")),
+    # Exact, or the beginning of ids and a star.
+    sa.Column("model", sa.Text),
+    sa.Column("effective_from", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("input_micros_per_million", sa.BigInteger, nullable=False),
+    sa.Column("output_micros_per_million", sa.BigInteger, nullable=False),
+    # What isn't named costs what its whole costs.
+    sa.Column("cached_input_micros_per_million", sa.BigInteger),
+    sa.Column("cache_write_micros_per_million", sa.BigInteger),
+    sa.Column("reasoning_micros_per_million", sa.BigInteger),
+    sa.Column("request_micros", sa.BigInteger),
+    sa.Column("tiers", pg.JSONB, nullable=False, server_default=sa.text("'[]'")),
+    _created_at(),
+    # Of two prices for the same from the same moment on nobody could say which one is meant.
+    sa.Index(
+        "prices_scope_once",
+        sa.text("coalesce(feature_endpoint_id, '')"),
+        sa.text("coalesce(model, '')"),
+        "effective_from",
+        unique=True,
+    ),
 )
 
 wallets = sa.Table(
@@ -117,10 +148,15 @@ end_inbox = sa.Table(
     sa.Column("model", sa.Text),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
     sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("requests", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("process_id", sa.Text),
     sa.Column("idempotency_key", sa.Text),
     sa.Column("request_id", sa.Text),
     # The price, pinned whole: settlement adds up and computes nothing.
+    sa.Column("price_id", sa.BigInteger),
     sa.Column("profit_rule_id", sa.BigInteger),
     sa.Column("base_cost_micros", sa.BigInteger, nullable=False),
     sa.Column("profit_micros", sa.BigInteger, nullable=False),
@@ -165,8 +201,14 @@ token_transactions = sa.Table(
     sa.Column("cost_micros", sa.BigInteger),
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
+    # Of a usage entry, as the three above; null in those from before usage was told by kind.
+    sa.Column("cached_input_tokens", sa.BigInteger),
+    sa.Column("cache_write_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("requests", sa.BigInteger),
     sa.Column("model", sa.Text),
     sa.Column("feature_endpoint_id", sa.Text),
+    sa.Column("price_id", sa.BigInteger),
     sa.Column("profit_rule_id", sa.BigInteger),
     sa.Column("end_id", pg.UUID),
     sa.Column("process_id", sa.Text),

@@ -1,0 +1,78 @@
+"""Rate cards as rows: added, and never changed again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+
+from app.domain.rates import RateCard, Rates, Tier
+from app.stores.postgres.tables import prices
+
+_RATE_COLUMNS = [field.name for field in fields(Rates) if field.name != "tiers"]
+
+
+def insert(
+    connection: sa.Connection,
+    rates: Rates,
+    *,
+    feature_endpoint_id: str | None,
+    model: str | None,
+    effective_from: datetime | None,
+) -> RateCard | None:
+    """A new rate card, in effect from now on unless a moment is given. None: there is one for the same already.
+
+    The change of the catalog must have been announced: it puts additions one after another.
+    """
+    values: dict[str, Any] = {
+        "feature_endpoint_id": feature_endpoint_id,
+        "model": model,
+        # Not when the transaction began: one that began before it and waited for us comes after it.
+        "effective_from": sa.func.clock_timestamp() if effective_from is None else effective_from,
+        "tiers": [_named(tier) for tier in rates.tiers],
+        **{name: getattr(rates, name) for name in _RATE_COLUMNS},
+    }
+    statement = pg_insert(prices).values(values).on_conflict_do_nothing().returning(prices)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else _card(row)
+
+
+def all_cards(connection: sa.Connection) -> list[RateCard]:
+    return [_card(row) for row in connection.execute(sa.select(prices))]
+
+
+def by_ids(connection: sa.Connection, ids: Collection[int]) -> Mapping[int, RateCard]:
+    """What runs were priced by."""
+    if not ids:
+        return {}
+    return {row.id: _card(row) for row in connection.execute(sa.select(prices).where(prices.c.id.in_(ids)))}
+
+
+def list_cards(
+    connection: sa.Connection, before_id: int, limit: int, filters: Mapping[str, str] | None = None
+) -> Sequence[RateCard]:
+    """Newest first, those with these values in their columns."""
+    statement = sa.select(prices).where(prices.c.id < before_id)
+    for name, value in (filters or {}).items():
+        statement = statement.where(prices.c[name] == value)
+    return [_card(row) for row in connection.execute(statement.order_by(prices.c.id.desc()).limit(limit))]
+
+
+def _card(row: Any) -> RateCard:
+    return RateCard(
+        id=row.id,
+        rates=Rates(
+            **{name: getattr(row, name) for name in _RATE_COLUMNS}, tiers=tuple(Tier(**tier) for tier in row.tiers)
+        ),
+        feature_endpoint_id=row.feature_endpoint_id,
+        model=row.model,
+        effective_from=row.effective_from,
+    )
+
+
+def _named(tier: Tier) -> dict[str, int]:
+    return {name: value for name, value in asdict(tier).items() if value is not None}
