@@ -24,11 +24,15 @@ from app.billing.collect import CollectService
 from app.billing.end import EndService
 from app.billing.end_decide import EndDecider
 from app.billing.end_record import EndRecorder
+from app.billing.estimate import EstimateService
 from app.billing.holds import HoldService
 from app.billing.postings import PostingService
+from app.billing.pricer import Pricer
 from app.billing.settle import SettleService
 from app.billing.start import StartService
 from app.catalog.admin import CatalogAdmin
+from app.catalog.changes import CatalogChanges
+from app.catalog.prices import PriceAdmin
 from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
 from app.operations.demo import DemoSeed
@@ -46,6 +50,7 @@ from app.stores.redis.probe import Probe
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import WalletHolds
+from app.stores.redis.wallet_look import WalletLooks
 from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
@@ -173,12 +178,29 @@ class Container:
             holds=self.holds,
             redis=self.redis_gate,
             hold_seconds_default=self.config.hold_seconds_default,
+            now=self.clock.now,
             timeout_seconds=self._request_seconds,
+        )
+
+    @cached_property
+    def pricer(self) -> Pricer:
+        return Pricer(catalog=self.catalog, now=self.clock.now)
+
+    @cached_property
+    def estimate(self) -> EstimateService:
+        return EstimateService(
+            pricer=self.pricer,
+            catalog=self.catalog,
+            looks=WalletLooks(self.cache),
+            loader=self.loader,
+            balances=Balances(self.postgres),
+            redis=self.redis_gate,
         )
 
     @cached_property
     def end(self) -> EndService:
         return EndService(
+            pricer=self.pricer,
             catalog=self.catalog,
             decider=EndDecider(
                 cache=self.cache, balances=Balances(self.postgres), holds=self.holds, redis=self.redis_gate
@@ -195,7 +217,6 @@ class Container:
             redis=self.redis_gate,
             doorbell=self.doorbell,
             timeout_seconds=self._request_seconds,
-            now=self.clock.now,
         )
 
     @cached_property
@@ -226,7 +247,15 @@ class Container:
 
     @cached_property
     def catalog_admin(self) -> CatalogAdmin:
-        return CatalogAdmin(postgres=self.postgres, snapshot=self.catalog)
+        return CatalogAdmin(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
+
+    @cached_property
+    def catalog_changes(self) -> CatalogChanges:
+        return CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
+
+    @cached_property
+    def price_admin(self) -> PriceAdmin:
+        return PriceAdmin(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
 
     @cached_property
     def wallet_changes(self) -> WalletChanges:

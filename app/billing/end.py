@@ -8,9 +8,8 @@ once, whatever dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -22,9 +21,9 @@ from app.access.gate import Gate
 from app.billing.end_decide import EndDecider, HoldsToRelease
 from app.billing.end_outcomes import Decided, NotCached, Outcome, Priced, Recorded, Refused, Replayed, answer_of
 from app.billing.end_record import EndRecorder
-from app.domain.catalog import Catalog
+from app.billing.pricer import Pricer
 from app.domain.ends import EndAnswer, EndRequest
-from app.domain.errors import DomainError, FeatureNotAvailable, Unavailable, WalletNotFound
+from app.domain.errors import DomainError, Unavailable, WalletNotFound
 from app.domain.processes import check_owner
 from app.domain.wallets import WalletId, wallet_of
 
@@ -33,10 +32,7 @@ LOOK_ATTEMPTS = 3
 ENDS_PER_BATCH = 1_000
 
 
-class CurrentCatalog(Protocol):
-    @property
-    def current(self) -> Catalog: ...
-
+class CacheEpoch(Protocol):
     @property
     def epoch(self) -> int: ...
 
@@ -53,7 +49,8 @@ class EndService:
     def __init__(
         self,
         *,
-        catalog: CurrentCatalog,
+        pricer: Pricer,
+        catalog: CacheEpoch,
         decider: EndDecider,
         recorder: EndRecorder,
         loader: WalletsToCache,
@@ -61,8 +58,8 @@ class EndService:
         redis: Gate,
         doorbell: Bell,
         timeout_seconds: float,
-        now: Callable[[], datetime],
     ) -> None:
+        self._pricer = pricer
         self._catalog = catalog
         self._decider = decider
         self._recorder = recorder
@@ -70,7 +67,6 @@ class EndService:
         self._holds = holds
         self._redis = redis
         self._doorbell = doorbell
-        self._now = now
         self._commits: Batcher[Priced, Outcome] = Batcher(
             self._commit, calls_max=ENDS_PER_BATCH, timeout_seconds=timeout_seconds
         )
@@ -98,11 +94,8 @@ class EndService:
 
     def _priced(self, request: EndRequest) -> Priced:
         check_owner(request.process_id, request.user_id)
-        catalog = self._catalog.current
-        if request.feature_endpoint_id not in catalog.features:
-            raise FeatureNotAvailable
-        price = catalog.price(request.feature_endpoint_id, request.model, request.usage, self._now())
-        return Priced(id=uuid7(), request=request, wallet_id=wallet_of(request.user_id), price=price)
+        quote = self._pricer.quote(request.feature_endpoint_id, request.model, request.usage)
+        return Priced(id=uuid7(), request=request, wallet_id=wallet_of(request.user_id), price=quote.price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
         """Commit what waits and enter each result at its place. Wallets that aren't cached are, and their ends wait for

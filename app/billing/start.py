@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,7 +20,14 @@ from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.billing.holds import HoldService
 from app.catalog.snapshot import CatalogSnapshot
-from app.domain.errors import FeatureNotAvailable, IdempotencyConflict, TooManyHolds, Unavailable, WalletNotFound
+from app.domain.errors import (
+    FeatureNotAvailable,
+    IdempotencyConflict,
+    ModelNotPriced,
+    TooManyHolds,
+    Unavailable,
+    WalletNotFound,
+)
 from app.domain.processes import new_process_id
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, WalletStatus, access, wallet_of
@@ -39,11 +46,14 @@ class StartRequest:
     hold_micros: int = 0
     hold_seconds: int | None = None
     idempotency_key: str | None = None
+    model: str | None = None
 
     @property
     def payload_hash(self) -> str:
         """Tells whether a repeated key came with the same body."""
-        body = (self.feature_endpoint_id, self.hold_micros, self.hold_seconds)
+        body: list[str | float | None] = [self.feature_endpoint_id, self.hold_micros, self.hold_seconds]
+        if self.model is not None:
+            body.append(self.model)
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
@@ -68,8 +78,9 @@ class StartService:
         loader: WalletLoader,
         holds: HoldService,
         redis: Gate,
-        hold_seconds_default: int,
+        hold_seconds_default: float,
         timeout_seconds: float,
+        now: Callable[[], datetime],
     ) -> None:
         self._postgres = postgres
         self._catalog = catalog
@@ -78,13 +89,14 @@ class StartService:
         self._holds = holds
         self._redis = redis
         self._hold_seconds_default = hold_seconds_default
+        self._now = now
         self._looks: Batcher[StartCall, StartReply | None] = Batcher(
             self._look, calls_max=200, timeout_seconds=timeout_seconds
         )
 
     def start(self, request: StartRequest) -> StartAnswer:
-        """Raises WalletNotFound, FeatureNotAvailable, IdempotencyConflict, TooManyHolds, or Unavailable (with Redis
-        away a hold can't be granted).
+        """Raises WalletNotFound, FeatureNotAvailable, ModelNotPriced, IdempotencyConflict, TooManyHolds, or Unavailable
+        (with Redis away a hold can't be granted).
 
         A key answers the same run again, as long as Redis remembers it: with Redis away a repeat is a run of its own.
         """
@@ -102,6 +114,8 @@ class StartService:
 
     def _call(self, request: StartRequest) -> StartCall:
         catalog = self._catalog.current
+        if catalog.refuses(request.feature_endpoint_id, request.model, self._now()):
+            raise ModelNotPriced(data={"user_id": request.user_id, "status": Access.DENIED})
         feature = catalog.features.get(request.feature_endpoint_id)
         return StartCall(
             wallet_id=wallet_of(request.user_id),

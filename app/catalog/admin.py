@@ -1,35 +1,30 @@
-"""Changing what is sold: feature endpoints, packages and profit rules.
-
-A change is announced in its own transaction, so that every process loads the new catalog within its poll
-interval; the process that made it loads it at once.
-"""
+"""Changing what is sold: feature endpoints, packages and profit rules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
-import structlog
 
 from app.access.postgres import PostgresAccess
-from app.catalog.snapshot import CatalogSnapshot
+from app.catalog.changes import CatalogChanges
 from app.domain.catalog import FeatureEndpoint, Package
-from app.domain.errors import AlreadyExists, NotFound
+from app.domain.errors import AlreadyExists, Invalid, NotFound
+from app.domain.in_force import RateCards
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
+from app.domain.price_limits import errors_of_rule
 from app.domain.pricing import ProfitRule
 from app.stores.postgres import catalog as store
-
-log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
+from app.stores.postgres import prices
 
 
 class CatalogAdmin:
-    def __init__(self, *, postgres: PostgresAccess, snapshot: CatalogSnapshot) -> None:
+    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
         self._postgres = postgres
-        self._snapshot = snapshot
+        self._changes = changes
+        self._now = now
 
     def create_feature(self, feature: FeatureEndpoint) -> FeatureEndpoint:
         """Raises AlreadyExists or Unavailable."""
@@ -39,10 +34,10 @@ class CatalogAdmin:
                 raise AlreadyExists("Feature endpoint exists already")
             return feature
 
-        return self._change(work)
+        return self._changes.make(work)
 
     def update_feature(self, feature_id: str, changes: Mapping[str, Any]) -> FeatureEndpoint:
-        """Change any of name and min_micros. Raises NotFound or Unavailable."""
+        """Change any of name, min_micros and unpriced. Raises NotFound or Unavailable."""
 
         def work(connection: sa.Connection) -> FeatureEndpoint:
             feature = store.update_feature(connection, feature_id, dict(changes))
@@ -50,7 +45,7 @@ class CatalogAdmin:
                 raise NotFound("Feature endpoint not found")
             return feature
 
-        return self._change(work) if changes else self._postgres.run(work)
+        return self._changes.make(work) if changes else self._postgres.run(work)
 
     def features(self, limit: int, after_id: str = FIRST_ID) -> Page[FeatureEndpoint, str]:
         """In the order of ids. Raises Unavailable."""
@@ -66,13 +61,13 @@ class CatalogAdmin:
         """Raises AlreadyExists, NotFound (a feature endpoint) or Unavailable."""
 
         def work(connection: sa.Connection) -> Package:
-            _check_features(connection, "feature_endpoint_ids", feature_ids)
+            check_features(connection, "feature_endpoint_ids", feature_ids)
             if not store.insert_package(connection, package_id, name):
                 raise AlreadyExists("Package exists already")
             store.set_package_features(connection, package_id, sorted(set(feature_ids)))
             return _package(connection, package_id)
 
-        return self._change(work)
+        return self._changes.make(work)
 
     def update_package(
         self, package_id: str, *, name: str | None = None, feature_ids: Sequence[str] | None = None
@@ -87,12 +82,12 @@ class CatalogAdmin:
             if name is not None:
                 store.rename_package(connection, package_id, name)
             if feature_ids is not None:
-                _check_features(connection, "feature_endpoint_ids", feature_ids)
+                check_features(connection, "feature_endpoint_ids", feature_ids)
                 store.set_package_features(connection, package_id, sorted(set(feature_ids)))
             return _package(connection, package_id)
 
         changes_nothing = name is None and feature_ids is None
-        return self._postgres.run(work) if changes_nothing else self._change(work)
+        return self._postgres.run(work) if changes_nothing else self._changes.make(work)
 
     def packages(self, limit: int, after_id: str = FIRST_ID) -> Page[Package, str]:
         """In the order of ids. Raises Unavailable."""
@@ -114,12 +109,17 @@ class CatalogAdmin:
     ) -> ProfitRule:
         """A new rule, in force from now on unless a moment is given.
 
-        Raises NotFound (the feature endpoint) or Unavailable.
+        Raises NotFound (the feature endpoint), Invalid (a run could cost more than can be counted) or Unavailable.
         """
 
         def work(connection: sa.Connection) -> ProfitRule:
             if feature_endpoint_id is not None:
-                _check_features(connection, "feature_endpoint_id", [feature_endpoint_id])
+                check_features(connection, "feature_endpoint_id", [feature_endpoint_id])
+            now = self._now()
+            rule = ProfitRule(0, basis_points, effective_from or now, feature_endpoint_id, model)
+            cards = RateCards(prices.all_cards(connection)).not_yet_followed(now)
+            if errors := errors_of_rule(rule, cards):
+                raise Invalid(errors=errors)
             return store.insert_rule(
                 connection,
                 basis_points=basis_points,
@@ -128,7 +128,7 @@ class CatalogAdmin:
                 effective_from=effective_from,
             )
 
-        return self._change(work)
+        return self._changes.make(work)
 
     def rules(self, limit: int, before_id: int = NEWEST) -> Page[ProfitRule, int]:
         """Newest first. Raises Unavailable."""
@@ -138,19 +138,6 @@ class CatalogAdmin:
             )
         )
 
-    def _change(self, work: Callable[[sa.Connection], T]) -> T:
-        def announced(connection: sa.Connection) -> T:
-            store.announce_change(connection)
-            return work(connection)
-
-        result = self._postgres.transaction(announced)
-        try:
-            self._snapshot.refresh()
-        except sa.exc.SQLAlchemyError as error:
-            # It is committed; this process learns of it with its next look, as the others do.
-            log.warning("catalog_refresh_postponed", error=type(error).__name__)
-        return result
-
 
 def _package(connection: sa.Connection, package_id: str) -> Package:
     package = store.find_package(connection, package_id)
@@ -159,7 +146,8 @@ def _package(connection: sa.Connection, package_id: str) -> Package:
     return package
 
 
-def _check_features(connection: sa.Connection, field: str, feature_ids: Sequence[str]) -> None:
+def check_features(connection: sa.Connection, field: str, feature_ids: Sequence[str]) -> None:
+    """Raises NotFound, which names the wire's field."""
     unknown = store.unknown_features(connection, feature_ids)
     if unknown:
         names = ", ".join(unknown)

@@ -13,10 +13,11 @@ from flask.cli import ScriptInfo
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.demo import demo
 from app.cli.failed_ends import failed_ends
+from app.cli.prices import prices
 from app.cli.reconcile import reconcile
 from app.cli.wallets import wallets
 
-COMMANDS = (features, packages, profit_rules, wallets, failed_ends, reconcile, demo)
+COMMANDS = (features, packages, profit_rules, prices, wallets, failed_ends, reconcile, demo)
 
 
 def register_commands(app: Flask) -> None:

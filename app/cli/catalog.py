@@ -11,9 +11,15 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.amounts import MICROS_PER_TOKEN
-from app.domain.catalog import FeatureEndpoint
+from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.pages import FIRST_ID, NEWEST
 from app.wire.answers import feature_answer, package_answer, rule_answer
+
+unpriced_choice = click.option(
+    "--unpriced",
+    type=click.Choice([choice.value for choice in Unpriced]),
+    help="Of a model that no price covers: the default rule, or no start.  [default]",
+)
 
 
 @click.group()
@@ -25,15 +31,19 @@ def features() -> None:
 @click.argument("feature_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.  [1]")
+@unpriced_choice
 @as_json
 @with_services
-def create_feature(services: Container, feature_id: str, name: str, min_micros: int | None, as_json: bool) -> None:
+def create_feature(
+    services: Container, *, feature_id: str, name: str, min_micros: int | None, unpriced: str | None, as_json: bool
+) -> None:
     """Add a feature endpoint.
 
     \b
     flask features create chat --name "Chat" --min-token 2.5
     """
-    feature = FeatureEndpoint(feature_id, name, MICROS_PER_TOKEN if min_micros is None else min_micros)
+    least_micros = MICROS_PER_TOKEN if min_micros is None else min_micros
+    feature = FeatureEndpoint(feature_id, name, least_micros, Unpriced(unpriced or Unpriced.DEFAULT))
     echo_object(feature_answer(services.catalog_admin.create_feature(feature)), as_json=as_json)
 
 
@@ -49,24 +59,31 @@ def list_features(services: Container, limit: int, after: str | None, as_json: b
     flask features list --limit 20
     """
     page = services.catalog_admin.features(limit, after or FIRST_ID)
-    echo_page(page, feature_answer, ("id", "name", "min_token"), as_json=as_json, more="--after")
+    echo_page(page, feature_answer, ("id", "name", "min_token", "unpriced"), as_json=as_json, more="--after")
 
 
 @features.command("update")
 @click.argument("feature_id", type=support.ID)
 @click.option("--name", type=support.NAME)
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.")
+@unpriced_choice
 @as_json
 @with_services
 def update_feature(
-    services: Container, feature_id: str, name: str | None, min_micros: int | None, as_json: bool
+    services: Container,
+    *,
+    feature_id: str,
+    name: str | None,
+    min_micros: int | None,
+    unpriced: str | None,
+    as_json: bool,
 ) -> None:
     """Change a feature endpoint.
 
     \b
     flask features update chat --min-token 5
     """
-    given: dict[str, Any] = {"name": name, "min_micros": min_micros}
+    given: dict[str, Any] = {"name": name, "min_micros": min_micros, "unpriced": unpriced}
     changes = {column: value for column, value in given.items() if value is not None}
     echo_object(feature_answer(services.catalog_admin.update_feature(feature_id, changes)), as_json=as_json)
 

@@ -21,6 +21,7 @@ from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.domain.pages import Page
+from app.domain.price_limits import RATE_MICROS_MAX, REQUEST_MICROS_MAX
 from app.wire.json import write_readable
 
 P = ParamSpec("P")
@@ -60,6 +61,9 @@ CREDIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text)))
 ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_negative=True))
 LIMIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_zero=True))
 PERCENTAGE = Checked("percentage", lambda text: inputs.profit_basis_points(_number(text)))
+MODEL_OR_PATTERN = Checked("model", inputs.model_or_pattern)
+RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), RATE_MICROS_MAX))
+REQUEST_RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), REQUEST_MICROS_MAX))
 MOMENT = Checked("moment", inputs.moment)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -128,8 +128,14 @@ def transactions(services: Container, user_id: str, limit: int, before: int | No
     flask wallets transactions alice --limit 20
     """
     page = services.wallet_admin.transactions(user_id, limit, before or NEWEST)
-    columns = ("id", "created_at", "kind", "token", "balance_after", "base_cost", "profit", "reference")
-    echo_page(page, transaction_answer, columns, as_json=as_json, more="--before")
+    columns = ("id", "created_at", "kind", "token", "balance_after", "base_cost", "profit", "model", "price_id")
+    echo_page(
+        page,
+        lambda priced: transaction_answer(priced.entry, priced.card),
+        (*columns, "reference"),
+        as_json=as_json,
+        more="--before",
+    )
 
 
 @wallets.command("holds")

@@ -9,8 +9,6 @@ from enum import StrEnum
 from functools import cached_property
 
 from app.domain.in_force import ProfitRules, RateCards
-from app.domain.pricing import Price, price
-from app.domain.usage import Usage
 
 
 class Unpriced(StrEnum):
@@ -56,14 +54,6 @@ class Catalog:
     def packages_with(self, feature_endpoint_id: str) -> tuple[str, ...]:
         """Ids of the packages that include a feature endpoint."""
         return self._packages_of_feature.get(feature_endpoint_id, ())
-
-    def price(self, feature_endpoint_id: str, model: str | None, usage: Usage, at: datetime) -> Price:
-        """What a run costs that ends at this moment."""
-        return price(
-            usage,
-            self.rate_cards.in_force(feature_endpoint_id, model, at),
-            self.profit_rules.in_force(feature_endpoint_id, model, at),
-        )
 
     def refuses(self, feature_endpoint_id: str, model: str | None, at: datetime) -> bool:
         """Whether a run may not start because no price covers its model."""

@@ -4,6 +4,7 @@ DomainError
  ├─ WalletNotFound           the user has no wallet (start: none that is active with a package)
  ├─ HoldNotFound             the run has no open hold
  ├─ FeatureNotAvailable      the feature endpoint doesn't exist or isn't in the package
+ ├─ ModelNotPriced           no price covers the model, and the feature endpoint sells none without
  ├─ NotFound                 an admin call names something that doesn't exist
  ├─ AlreadyExists            an admin call creates something that exists
  ├─ ProcessOfAnotherUser     the process id was given to another user by start
@@ -57,6 +58,11 @@ class HoldNotFound(DomainError):
 class FeatureNotAvailable(DomainError):
     code = "feature_not_available"
     message = "Feature endpoint is not available in your package"
+
+
+class ModelNotPriced(DomainError):
+    code = "model_not_priced"
+    message = "No price covers this model"
 
 
 class NotFound(DomainError):

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.domain.amounts import micros_from_number
+from app.domain.amounts import MICROS_PER_TOKEN, micros_from_number
 from app.domain.pricing import PROFIT_BASIS_POINTS_MAX
 
 ID_LENGTH_MAX = 128
@@ -96,6 +96,22 @@ def moment(value: object) -> datetime:
     except OverflowError:
         # Postgres would take it, and nobody could read it back.
         raise ValueError("Must be within the years 1 to 9999.") from None
+
+
+def model_or_pattern(value: object) -> str:
+    """The id of a model, or how ids begin and a star."""
+    text = identifier(value, ID_LENGTH_MAX)
+    if "*" in text[:-1]:
+        raise ValueError("May have a * as its last character only.")
+    return text
+
+
+def rate_micros(number: object, micros_max: int) -> int:
+    """Micro-tokens of a rate in tokens with at most six decimals; 0 is free."""
+    micros = amount_micros(number, allow_zero=True)
+    if micros > micros_max:
+        raise ValueError(f"Must be at most {micros_max // MICROS_PER_TOKEN}.")
+    return micros
 
 
 def _number(value: object) -> int | Decimal:

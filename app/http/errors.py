@@ -21,6 +21,7 @@ STATUS_OF_CODE = {
     "validation_failed": 400,
     "price_list_refused": 400,
     "feature_not_available": 403,
+    "model_not_priced": 403,
     "wallet_not_found": 404,
     "hold_not_found": 404,
     "not_found": 404,

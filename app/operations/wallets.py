@@ -15,11 +15,20 @@ from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
+from app.domain.rates import RateCard
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
-from app.stores.postgres import balances, catalog, debts, ledger, wallets
+from app.stores.postgres import balances, catalog, debts, ledger, prices, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.redis.wallet_cache import WalletCache
+
+
+@dataclass(frozen=True, slots=True)
+class PricedEntry:
+    """`card` is the rate card of a run that was billed by one."""
+
+    entry: LedgerEntry
+    card: RateCard | None
 
 
 class WalletAdmin:
@@ -100,18 +109,20 @@ class WalletAdmin:
         listed = self._postgres.run(work)
         return Page(self._with_holds(listed.items), listed.next_key)
 
-    def transactions(self, user_id: str, limit: int, before_id: int = NEWEST) -> Page[LedgerEntry, int]:
+    def transactions(self, user_id: str, limit: int, before_id: int = NEWEST) -> Page[PricedEntry, int]:
         """A wallet's ledger, newest first. Raises WalletNotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[LedgerEntry, int]:
+        def work(connection: sa.Connection) -> Page[PricedEntry, int]:
             wallet_id = wallet_of(user_id)
             if not wallets.exists(connection, wallet_id):
                 raise WalletNotFound
-            return page(
+            found = page(
                 lambda count: ledger.list_entries(connection, wallet_id, before_id, count),
                 lambda entry: entry.id,
                 limit,
             )
+            cards = prices.by_ids(connection, {entry.price_id for entry in found.items if entry.price_id is not None})
+            return Page([PricedEntry(entry, cards.get(entry.price_id)) for entry in found.items], found.next_key)
 
         return self._postgres.run(work)
 

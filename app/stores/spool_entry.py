@@ -13,7 +13,7 @@ from app.domain.usage import Usage
 from app.domain.wallets import Deduction
 
 # Raised with every change of what an entry has in it: processes of two versions share the spool during an upgrade.
-VERSION = 2
+VERSION = 3
 
 
 class UnreadableEntry(Exception):

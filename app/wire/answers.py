@@ -9,18 +9,26 @@ from app.billing.holds import HoldView
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.moments import moment_text
-from app.domain.pricing import ProfitRule, percentage_number
+from app.domain.pricing import ProfitRule, parts_micros, percentage_number
+from app.domain.rates import RateCard
+from app.domain.usage import Usage
 from app.domain.wallets import WalletBalance
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation
 from app.stores.redis.wallet_holds import ReleaseReply
+from app.wire.prices import parts_answer
 
 Answer = dict[str, Any]
 
 
 def feature_answer(feature: FeatureEndpoint) -> Answer:
-    return {"id": feature.id, "name": feature.name, "min_token": token_number(feature.min_micros)}
+    return {
+        "id": feature.id,
+        "name": feature.name,
+        "min_token": token_number(feature.min_micros),
+        "unpriced": feature.unpriced,
+    }
 
 
 def package_answer(package: Package) -> Answer:
@@ -73,7 +81,8 @@ def released_hold_answer(user_id: str, process_id: str, released: ReleaseReply) 
     }
 
 
-def transaction_answer(entry: LedgerEntry) -> Answer:
+def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Answer:
+    """`card` is the rate card of a run that was billed by one."""
     return {
         "id": entry.id,
         "kind": entry.kind,
@@ -83,8 +92,14 @@ def transaction_answer(entry: LedgerEntry) -> Answer:
         "cost": _tokens(entry.cost_micros),
         "input_token": entry.input_tokens,
         "output_token": entry.output_tokens,
+        "cached_input_token": entry.cached_input_tokens,
+        "cache_write_token": entry.cache_write_tokens,
+        "reasoning_token": entry.reasoning_tokens,
+        "requests": entry.requests,
         "model": entry.model,
         "feature_endpoint_id": entry.feature_endpoint_id,
+        "price_id": entry.price_id,
+        "parts": _parts(entry, card),
         "profit_rule_id": entry.profit_rule_id,
         "balance_after": token_number(entry.balance_after_micros),
         "reference": entry.reference,
@@ -96,6 +111,23 @@ def transaction_answer(entry: LedgerEntry) -> Answer:
         "accepted_at": _moment_or_none(entry.accepted_at),
         "created_at": moment_text(entry.created_at),
     }
+
+
+def _parts(entry: LedgerEntry, card: RateCard | None) -> Answer | None:
+    """What each kind of a run's usage has cost, which follows from the usage and the price; None of other entries."""
+    if entry.kind != "usage" or entry.input_tokens is None or entry.output_tokens is None:
+        return None
+    usage = Usage(
+        entry.input_tokens,
+        entry.output_tokens,
+        entry.cached_input_tokens or 0,
+        entry.cache_write_tokens or 0,
+        entry.reasoning_tokens or 0,
+        1 if entry.requests is None else entry.requests,
+    )
+    parts = parts_micros(usage, card)
+    # A base cost that somebody changed by hand has no parts that would explain it.
+    return parts_answer(parts) if sum(parts.values()) == entry.base_cost_micros else None
 
 
 def failed_end_answer(end: FailedEndRow) -> Answer:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, ValidationError
 
-from app.domain.catalog import FeatureEndpoint
+from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
 from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
@@ -74,7 +74,7 @@ def _register_converters(state: BlueprintSetupState) -> None:
 @blueprint.post("/feature-endpoints")
 def create_feature() -> Response:
     body = _feature.load(read_object())
-    feature = FeatureEndpoint(body["id"], body["name"], body["min_micros"])
+    feature = FeatureEndpoint(body["id"], body["name"], body["min_micros"], Unpriced(body["unpriced"]))
     created = container().catalog_admin.create_feature(feature)
     return success("Feature endpoint created", feature_answer(created), 201)
 
@@ -166,7 +166,10 @@ def list_transactions(user_id: str) -> Response:
     wallets = container().wallet_admin
     return success(
         "Transactions",
-        newest_first(lambda limit, before_id: wallets.transactions(user_id, limit, before_id), transaction_answer),
+        newest_first(
+            lambda limit, before_id: wallets.transactions(user_id, limit, before_id),
+            lambda priced: transaction_answer(priced.entry, priced.card),
+        ),
     )
 
 

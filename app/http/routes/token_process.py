@@ -1,4 +1,4 @@
-"""What service servers call: start, end, end/batch, cancel and hold/extend."""
+"""What service servers call: start, end, end/batch, estimate, cancel and hold/extend."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from app.http import calls
 from app.http.headers import ACTOR_HEADER, IDEMPOTENCY_HEADER, REPLAYED_HEADER, header_text
 from app.http.json import read_object, respond
 from app.http.routes import container, success
-from app.http.schemas.token_process import CancelSchema, ExtendSchema
+from app.http.schemas.token_process import CancelSchema, EstimateSchema, ExtendSchema
+from app.wire.prices import estimate_answer
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 
+_estimate = EstimateSchema()
 _cancel = CancelSchema()
 _extend = ExtendSchema()
 
@@ -36,6 +38,13 @@ def end() -> Response:
 def end_batch() -> Response:
     request.max_content_length = calls.BATCH_BYTES_MAX
     return _answered(calls.end_batch(container(), _call()))
+
+
+@blueprint.post("/estimate")
+def estimate() -> Response:
+    """What an end would answer now. Nothing is recorded and no hold given back."""
+    estimated = container().estimate.estimate(_estimate.load(read_object()))
+    return success("Token process estimated", estimate_answer(estimated))
 
 
 @blueprint.post("/cancel")

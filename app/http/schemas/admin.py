@@ -9,6 +9,7 @@ from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
 
 from app.domain.amounts import MICROS_PER_TOKEN
+from app.domain.catalog import Unpriced
 from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, new_user_id
 from app.domain.wallets import WalletStatus
 from app.http.schemas import RequestSchema
@@ -36,6 +37,10 @@ class FeatureSchema(RequestSchema):
     id = NewId(required=True)
     name = FreeText(length_max=NAME_LENGTH_MAX, required=True)
     min_micros = TokenAmount(allow_zero=True, data_key="min_token", load_default=MICROS_PER_TOKEN)
+    unpriced = Text(
+        load_default=Unpriced.DEFAULT,
+        validate=OneOf([choice.value for choice in Unpriced], error="Must be default or refuse."),
+    )
 
 
 class PackageSchema(RequestSchema):

@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields
 
 from app.domain import inputs
 from app.domain.inputs import ID_LENGTH_MAX
+from app.domain.price_limits import RATE_MICROS_MAX
 from app.domain.usage import USAGE_TOKENS_MAX
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
@@ -110,6 +111,24 @@ class TokenAmount(fields.Field[int]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return _checked(inputs.amount_micros, value, allow_negative=self._allow_negative, allow_zero=self._allow_zero)
+
+
+class Rate(fields.Field[int]):
+    """What a million tokens or a request cost, as a JSON number of tokens; loads as micro-tokens."""
+
+    def __init__(self, *, micros_max: int = RATE_MICROS_MAX, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._micros_max = micros_max
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        return _checked(inputs.rate_micros, value, self._micros_max)
+
+
+class ModelOrPattern(fields.Field[str]):
+    """A model's id, or how ids begin and a star."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        return _checked(inputs.model_or_pattern, value)
 
 
 class Percentage(fields.Field[int]):

@@ -6,6 +6,7 @@ from typing import Any
 
 from marshmallow import ValidationError, post_load
 
+from app.billing.estimate import EstimateRequest
 from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
 from app.domain.ends import EndRequest
@@ -20,14 +21,22 @@ class StartSchema(RequestSchema):
     feature_endpoint_id = Text(required=True)
     hold_token = TokenAmount(allow_none=True, load_default=None)
     hold_seconds = WholeNumber(least=1, most=HOLD_SECONDS_MAX, allow_none=True, load_default=None)
+    model = Text(allow_none=True, load_default=None)
 
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> StartRequest:
-        return StartRequest(data["user_id"], data["feature_endpoint_id"], data["hold_token"] or 0, data["hold_seconds"])
+        return StartRequest(
+            data["user_id"],
+            data["feature_endpoint_id"],
+            data["hold_token"] or 0,
+            data["hold_seconds"],
+            model=data["model"],
+        )
 
 
-class EndSchema(RequestSchema):
-    user_id = Text(required=True)
+class _UsageSchema(RequestSchema):
+    """A run's usage, of which kind it was, and by which model."""
+
     feature_endpoint_id = Text(required=True)
     input_token = WholeNumber(required=True)
     output_token = WholeNumber(required=True)
@@ -38,26 +47,55 @@ class EndSchema(RequestSchema):
     model = Text(allow_none=True, load_default=None)
     process_id = Text(allow_none=True, load_default=None)
 
+
+class EndSchema(_UsageSchema):
+    user_id = Text(required=True)
+
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> EndRequest:
-        usage = Usage(
-            data["input_token"],
-            data["output_token"],
-            data["cached_input_token"] or 0,
-            data["cache_write_token"] or 0,
-            data["reasoning_token"] or 0,
-            # Who doesn't count requests has made one, if anything was used.
-            data["requests"] or int(data["input_token"] + data["output_token"] > 0),
-        )
-        if errors := usage.errors():
-            raise ValidationError(errors)
         return EndRequest(
             user_id=data["user_id"],
             feature_endpoint_id=data["feature_endpoint_id"],
-            usage=usage,
+            usage=_usage(data),
             model=data["model"],
             process_id=data["process_id"],
         )
+
+
+class QuoteSchema(_UsageSchema):
+    """An end's body, whoever is to pay for it or nobody yet."""
+
+    user_id = Text(allow_none=True, load_default=None)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> EstimateRequest:
+        return EstimateRequest(
+            feature_endpoint_id=data["feature_endpoint_id"],
+            usage=_usage(data),
+            model=data["model"],
+            user_id=data["user_id"],
+            process_id=data["process_id"],
+        )
+
+
+class EstimateSchema(QuoteSchema):
+    user_id = Text(required=True)
+
+
+def _usage(data: dict[str, Any]) -> Usage:
+    """Raises ValidationError for parts that can't be those of their wholes."""
+    usage = Usage(
+        data["input_token"],
+        data["output_token"],
+        data["cached_input_token"] or 0,
+        data["cache_write_token"] or 0,
+        data["reasoning_token"] or 0,
+        # Who doesn't count requests has made one, if anything was used.
+        data["requests"] or int(data["input_token"] + data["output_token"] > 0),
+    )
+    if errors := usage.errors():
+        raise ValidationError(errors)
+    return usage
 
 
 class CancelSchema(RequestSchema):

@@ -42,7 +42,7 @@ def load(connection: sa.Connection) -> Catalog:
             row.id: Package(row.id, row.name, tuple(included.get(row.id, ())))
             for row in connection.execute(sa.select(packages))
         },
-        profit_rules=ProfitRules(_rule(row) for row in connection.execute(sa.select(profit_rules))),
+        profit_rules=ProfitRules(all_rules(connection)),
         rate_cards=RateCards(prices.all_cards(connection)),
     )
 
@@ -163,6 +163,10 @@ def insert_rule(
     if effective_from is not None:
         values["effective_from"] = effective_from
     return _rule(connection.execute(sa.insert(profit_rules).values(values).returning(profit_rules)).one())
+
+
+def all_rules(connection: sa.Connection) -> list[ProfitRule]:
+    return [_rule(row) for row in connection.execute(sa.select(profit_rules))]
 
 
 def list_rules(connection: sa.Connection, before_id: int, limit: int) -> list[ProfitRule]:

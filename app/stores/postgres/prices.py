@@ -45,7 +45,7 @@ def all_cards(connection: sa.Connection) -> list[RateCard]:
     return [_card(row) for row in connection.execute(sa.select(prices))]
 
 
-def by_ids(connection: sa.Connection, ids: Collection[int]) -> Mapping[int, RateCard]:
+def by_ids(connection: sa.Connection, ids: Collection[int]) -> Mapping[int | None, RateCard]:
     """What runs were priced by."""
     if not ids:
         return {}

@@ -1,0 +1,99 @@
+"""estimate: what would an end answer now? It is priced and decided as an end is, and nothing is recorded or marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis import RedisError
+
+from app.access.gate import Gate
+from app.access.intake import Balances
+from app.access.loader import WalletLoader
+from app.billing.pricer import Pricer, Quote
+from app.catalog.prices import NewPrice
+from app.catalog.snapshot import CatalogSnapshot
+from app.domain.errors import WalletNotFound
+from app.domain.processes import check_owner
+from app.domain.usage import Usage
+from app.domain.wallets import Balance, Deduction, WalletId, deduction, wallet_of
+from app.stores.redis.wallet_look import WalletLook, WalletLooks
+
+# A wallet may be flushed between its load and the look that wanted it.
+LOOK_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRequest:
+    feature_endpoint_id: str
+    usage: Usage
+    model: str | None = None
+    user_id: str | None = None
+    """Whose wallet is to be looked at; None: no one's."""
+    process_id: str | None = None
+    """The run whose hold would be drawn on first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    quote: Quote
+    usage: Usage
+    spendable_micros: int | None = None
+    deduction: Deduction | None = None
+
+
+class EstimateService:
+    def __init__(
+        self,
+        *,
+        pricer: Pricer,
+        catalog: CatalogSnapshot,
+        looks: WalletLooks,
+        loader: WalletLoader,
+        balances: Balances,
+        redis: Gate,
+    ) -> None:
+        self._pricer = pricer
+        self._catalog = catalog
+        self._looks = looks
+        self._loader = loader
+        self._balances = balances
+        self._redis = redis
+
+    def estimate(self, request: EstimateRequest, draft: NewPrice | None = None) -> Estimate:
+        """What this run costs, and whether its wallet covers it. A key that was used before isn't looked up.
+
+        Raises FeatureNotAvailable, Invalid (the draft), ProcessOfAnotherUser, WalletNotFound or Unavailable.
+        """
+        if request.user_id is not None:
+            check_owner(request.process_id, request.user_id)
+        quote = self._pricer.quote(request.feature_endpoint_id, request.model, request.usage, draft)
+        if request.user_id is None:
+            return Estimate(quote, request.usage)
+        found = self._look(wallet_of(request.user_id), request.process_id)
+        cost_micros = quote.price.cost_micros
+        verdict = deduction(found.balance, cost_micros, found.own_hold_micros)
+        return Estimate(quote, request.usage, found.balance.spendable_micros - cost_micros, verdict)
+
+    def _look(self, wallet_id: WalletId, process_id: str | None) -> WalletLook:
+        """The wallet as Redis has it, or as Postgres knows it while Redis is away or can't hold it."""
+        try:
+            for _ in range(LOOK_ATTEMPTS):
+                if not self._redis.is_open:
+                    break
+                if found := self._looks.look(wallet_id, process_id, self._catalog.epoch):
+                    return found
+                if wallet_id in self._loader.load([wallet_id], self._catalog.epoch):
+                    raise WalletNotFound
+        except RedisError as error:
+            self._redis.close(error)
+        wallet = self._balances.of([wallet_id]).get(wallet_id)
+        if wallet is None:
+            raise WalletNotFound
+        return WalletLook(
+            Balance(
+                wallet.posted_micros,
+                wallet.pending_micros,
+                wallet.debt_micros,
+                overdraft_limit_micros=wallet.overdraft_limit_micros,
+            )
+        )
