@@ -15,7 +15,7 @@ from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import WalletNotFound
 from app.domain.processes import check_owner
 from app.domain.usage import Usage
-from app.domain.wallets import Balance, Deduction, WalletId, deduction, wallet_of
+from app.domain.wallets import Deduction, WalletId, deduction, wallet_of
 from app.stores.redis.wallet_look import WalletLook, WalletLooks
 
 # A wallet may be flushed between its load and the look that wanted it.
@@ -89,11 +89,4 @@ class EstimateService:
         wallet = self._balances.of([wallet_id]).get(wallet_id)
         if wallet is None:
             raise WalletNotFound
-        return WalletLook(
-            Balance(
-                wallet.posted_micros,
-                wallet.pending_micros,
-                wallet.debt_micros,
-                overdraft_limit_micros=wallet.overdraft_limit_micros,
-            )
-        )
+        return WalletLook(wallet.balance)

@@ -172,8 +172,6 @@ def estimate(
 
     \b
     flask prices estimate --feature chat --model gpt-4.1 --input-token 1000 --output-token 500
-    flask prices estimate --feature chat --input-token 1000 --output-token 500 \\
-        --input-per-million 2 --output-per-million 8
     """
     usage = Usage(input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests)
     for field, reasons in usage.errors().items():

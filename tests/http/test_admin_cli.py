@@ -56,6 +56,7 @@ def test_from_nothing_to_a_wallet_with_tokens(run: Run, show: Callable[..., Any]
         "id": "chat",
         "name": "Chat",
         "min_token": Decimal("2.5"),
+        "unpriced": "default",
     }
     show("features", "create", "images", "--name", "Images")
     assert show("packages", "create", "basic", "--name", "Basic", "--feature", "chat")["feature_endpoint_ids"] == [
@@ -83,7 +84,8 @@ def test_updates(show: Callable[..., Any]) -> None:
     show("packages", "create", "basic", "--name", "Basic")
     show("wallets", "create", "alice")
     assert show("features", "update", "chat", "--min-token", "0")["min_token"] == 0
-    assert show("features", "update", "chat", "--name", "Talk") == {"id": "chat", "name": "Talk", "min_token": 0}
+    changed = show("features", "update", "chat", "--name", "Talk", "--unpriced", "refuse")
+    assert changed == {"id": "chat", "name": "Talk", "min_token": 0, "unpriced": "refuse"}
     assert show("packages", "update", "basic", "--feature", "chat")["feature_endpoint_ids"] == ["chat"]
     assert show("packages", "update", "basic", "--name", "Plus")["feature_endpoint_ids"] == ["chat"]
     assert show("packages", "update", "basic", "--no-features")["feature_endpoint_ids"] == []
@@ -96,9 +98,9 @@ def test_what_people_read(run: Run, show: Callable[..., Any]) -> None:
     show("features", "create", "chat", "--name", "Chat")
     show("features", "create", "images", "--name", "Images", "--min-token", "0.000001")
     assert run("features", "list").stdout == (
-        "id      name    min_token\n"
-        "chat    Chat    1\n"
-        "images  Images  0.000001\n"
+        "id      name    min_token  unpriced\n"
+        "chat    Chat    1          default\n"
+        "images  Images  0.000001   default\n"
     )  # fmt: skip
     first = run("features", "list", "--limit", "1")
     assert first.stderr == "There are more: --after chat\n"
@@ -185,7 +187,8 @@ def test_demo_seed_changes_nothing_the_second_time(run: Run, show: Callable[...,
 
     assert "1000" in run("demo", "seed").stdout
     features, packages, rules, wallets, transactions = seeded = everything()
-    assert features["items"] == [{"id": "demo-feature", "name": "Demo feature", "min_token": 1}]
+    [feature] = features["items"]
+    assert (feature["id"], feature["name"], feature["min_token"]) == ("demo-feature", "Demo feature", 1)
     assert packages["items"][0]["feature_endpoint_ids"] == ["demo-feature"]
     assert [rule["percentage"] for rule in rules["items"]] == [10]
     assert wallets["items"][0]["token"] == 1_000
@@ -234,6 +237,7 @@ def test_all_commands() -> None:
         *(f"features {name}" for name in ("create", "list", "update")),
         *(f"packages {name}" for name in ("create", "list", "update")),
         *(f"profit-rules {name}" for name in ("create", "list")),
+        *(f"prices {name}" for name in ("add", "list", "estimate")),
         *(f"wallets {name}" for name in ("create", "show", "list", "update", "top-up", "refund", "adjust")),
         *(f"wallets {name}" for name in ("transactions", "holds", "release-hold")),
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
