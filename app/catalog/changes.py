@@ -36,9 +36,13 @@ class CatalogChanges:
             return work(connection)
 
         result = self._postgres.transaction(announced)
+        self.show()
+        return result
+
+    def show(self) -> None:
+        """Load what was changed at once."""
         try:
             self._snapshot.refresh()
         except sa.exc.SQLAlchemyError as error:
             # It is committed; this process learns of it with its next look, as the others do.
             log.warning("catalog_refresh_postponed", error=type(error).__name__)
-        return result

@@ -52,6 +52,12 @@ class _ByScope(Generic[D]):
         place = bisect_right(moments, at)
         return line[place - 1] if place else None
 
+    def of_feature(self, feature_endpoint_id: str | None, at: datetime) -> Iterator[D]:
+        """What is in force for each scope of a feature, or of no feature (None)."""
+        for feature, model in self._lines:
+            if feature == feature_endpoint_id and (found := self.latest(feature, model, at)):
+                yield found
+
     def not_yet_followed(self, at: datetime) -> Iterator[D]:
         """What is in force then, and what will be: all that runs may still be priced by."""
         for moments, line in self._lines.values():
@@ -86,8 +92,8 @@ class RateCards(_ByScope[RateCard]):
         # Of each feature, and of all (None), how long the beginnings of its patterns are, the longest first.
         self._lengths = {feature: tuple(sorted(found, reverse=True)) for feature, found in lengths.items()}
 
-    def in_force(self, feature_endpoint_id: str, model: str | None, at: datetime) -> RateCard | None:
-        """None: no price covers such a run."""
+    def in_force(self, feature_endpoint_id: str | None, model: str | None, at: datetime) -> RateCard | None:
+        """None: no price covers such a run. Of no feature: what covers it where a feature has no price of its own."""
         if model is not None:
             for feature in (feature_endpoint_id, None):
                 if found := self._of_model(feature, model, at):

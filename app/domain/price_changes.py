@@ -43,11 +43,8 @@ class PriceChange:
     rates: Rates
     today: RateCard | None
     changes: tuple[RateChange, ...]
-
-    @property
-    def is_new(self) -> bool:
-        """It has no price of its own yet."""
-        return self.today is None or self.today.model != self.model
+    # It has no price of its own yet.
+    is_new: bool
 
     @property
     def is_jump(self) -> bool:
@@ -78,16 +75,18 @@ def difference(
     own: Iterable[RateCard],
     today: Callable[[str], RateCard | None],
 ) -> Difference:
-    """Compare a list with the cards in force: `own` those of its scope, `today` which one prices a model now."""
+    """Compare a list with the cards in force: `own` those of its scope, `today` which one prices a model, or
+    a pattern's models, now.
+    """
     own_by_model = {card.model: card for card in own}
     changed, new = [], []
     unchanged = 0
     names = set()
     for model, rates in listed:
         names.add(model)
-        # Of a pattern's models, one that has no price of its own.
-        card = own_by_model.get(model) or today(model.removesuffix("*"))
-        change = PriceChange(model, rates, card, () if card is None else rate_changes(card.rates, rates))
+        card = own_by_model.get(model) or today(model)
+        changes = () if card is None else rate_changes(card.rates, rates)
+        change = PriceChange(model, rates, card, changes, is_new=model not in own_by_model)
         if change.is_new:
             new.append(change)
         elif change.changes:

@@ -60,8 +60,12 @@ class Rates:
 
     def cost_micros(self, usage: Usage) -> int:
         """Of a run: exact, and rounded up once."""
-        micro_millionths = sum(amount for _, amount in self._charges(usage))
+        micro_millionths = sum(amount for _, amount in self._charges(usage, usage.input_tokens))
         return -(-micro_millionths // MILLION)
+
+    def cost_micros_of_many(self, total: Usage, input_tokens: int) -> int:
+        """Of many runs that have about so much input each, added up: exact, and rounded up once for all of them."""
+        return -(-sum(amount for _, amount in self._charges(total, input_tokens)) // MILLION)
 
     def parts_micros(self, usage: Usage) -> dict[Kind, int]:
         """What each kind has cost of it. Each part is the exact one to less than a micro-token, and their sum the cost:
@@ -69,7 +73,7 @@ class Rates:
         """
         parts: dict[Kind, int] = {}
         exact = charged = 0
-        for kind, amount in self._charges(usage):
+        for kind, amount in self._charges(usage, usage.input_tokens):
             exact += amount
             parts[kind] = -(-exact // MILLION) - charged
             charged += parts[kind]
@@ -87,9 +91,9 @@ class Rates:
         """What each kind costs in a run with so much input: micro-tokens for a million, and for a request."""
         return dict(zip(Kind, self._in_tier(self._tier_of(input_tokens)), strict=True))
 
-    def _charges(self, usage: Usage) -> Iterator[tuple[Kind, int]]:
-        """Millionths of micro-tokens."""
-        plain, cached, written, output, reasoning, request = self._in_tier(self._tier_of(usage.input_tokens))
+    def _charges(self, usage: Usage, input_tokens: int) -> Iterator[tuple[Kind, int]]:
+        """Millionths of micro-tokens, in the tier of so much input."""
+        plain, cached, written, output, reasoning, request = self._in_tier(self._tier_of(input_tokens))
         yield Kind.INPUT, usage.plain_input_tokens * plain
         yield Kind.CACHED_INPUT, usage.cached_input_tokens * cached
         yield Kind.CACHE_WRITE, usage.cache_write_tokens * written

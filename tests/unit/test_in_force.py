@@ -136,3 +136,18 @@ def test_a_look_does_not_walk_over_what_there_is() -> None:
     # Walking over 5,000 takes more than half a millisecond; a hundredth of that is the rule here.
     assert min(seconds(lambda: cards.in_force("g", "maker-4999/model", NOON)) for _ in range(5)) < 0.0001
     assert min(seconds(lambda: rules.in_force("g", "maker-4999/model", NOON)) for _ in range(5)) < 0.0001
+
+
+def test_what_is_in_force_for_the_scopes_of_a_feature() -> None:
+    later = card(9, None, "gpt-4.1", hours=1)
+    cards = RateCards([*ALL, later])
+    assert {found.id for found in cards.of_feature("f", NOON)} == {2, 6, 7, 8}
+    assert {found.id for found in cards.of_feature(None, NOON)} == {1, 3, 4, 5}
+    assert {found.id for found in cards.of_feature(None, NOON + timedelta(hours=2))} == {1, 3, 4, 9}
+    assert list(cards.of_feature("g", NOON)) == []
+
+
+def test_of_no_feature_counts_what_is_for_all_of_them() -> None:
+    cards = RateCards(ALL)
+    found = [cards.in_force(None, model, NOON) for model in ("gpt-4.1", "gpt-4.1-mini", "claude")]
+    assert [each.id for each in found if each] == [5, 4, 1]

@@ -178,3 +178,28 @@ def test_fractions_of_kinds_are_added_up_before_they_are_rounded() -> None:
     assert rates.cost_micros(Usage(3, 1, 1, 1, 0)) == 1
     assert rates.cost_micros(Usage(3, 2, 1, 1, 1)) == 2
     assert list(rates.parts_micros(Usage(3, 2, 1, 1, 1)).values()) == [1, 0, 0, 0, 1, 0]
+
+
+@given(RATES, usages(10_000), st.integers(1, 50))
+def test_runs_added_up_cost_what_they_cost_one_by_one_but_for_their_roundings(
+    rates: Rates, usage: Usage, runs: int
+) -> None:
+    total = Usage(*(runs * part for part in asdict(usage).values()))
+    one_by_one = runs * rates.cost_micros(usage)
+    together = rates.cost_micros_of_many(total, usage.input_tokens)
+    assert one_by_one - runs < together <= one_by_one
+
+
+@given(RATES, st.integers(0, USAGE_TOKENS_MAX))
+def test_a_million_tokens_of_a_kind_cost_its_rate(rates: Rates, input_tokens: int) -> None:
+    million = 10**6
+    by_kind = rates.by_kind(input_tokens)
+    alone = {
+        Kind.INPUT: Usage(million, 0, requests=0),
+        Kind.CACHED_INPUT: Usage(million, 0, cached_input_tokens=million, requests=0),
+        Kind.CACHE_WRITE: Usage(million, 0, cache_write_tokens=million, requests=0),
+        Kind.OUTPUT: Usage(0, million, requests=0),
+        Kind.REASONING: Usage(0, million, reasoning_tokens=million, requests=0),
+        Kind.REQUESTS: Usage(0, 0, requests=1),
+    }
+    assert by_kind == {kind: rates.cost_micros_of_many(usage, input_tokens) for kind, usage in alone.items()}
