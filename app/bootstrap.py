@@ -32,6 +32,7 @@ from app.billing.settle import SettleService
 from app.billing.start import StartService
 from app.catalog.admin import CatalogAdmin
 from app.catalog.changes import CatalogChanges
+from app.catalog.price_imports import PriceImports
 from app.catalog.prices import PriceAdmin
 from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
@@ -252,6 +253,10 @@ class Container:
     @cached_property
     def catalog_changes(self) -> CatalogChanges:
         return CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
+
+    @cached_property
+    def price_imports(self) -> PriceImports:
+        return PriceImports(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
 
     @cached_property
     def price_admin(self) -> PriceAdmin:

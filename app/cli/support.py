@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial, wraps
@@ -140,12 +140,17 @@ def echo_page(
     if as_json:
         _echo_json({"items": items, "next": page.next_key})
         return
-    rows = [list(columns), *([_cell(item[column]) for column in columns] for item in items)]
+    echo_table(columns, items)
+    if page.next_key is not None:
+        click.echo(f"There are more: {more} {page.next_key}", err=True)
+
+
+def echo_table(columns: Sequence[str], items: Iterable[Mapping[str, Any]]) -> None:
+    """Print some columns of what is in a list."""
+    rows = [list(columns), *([_cell(item.get(column)) for column in columns] for item in items)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    if page.next_key is not None:
-        click.echo(f"There are more: {more} {page.next_key}", err=True)
 
 
 def _echo_json(value: Any) -> None:

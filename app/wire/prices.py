@@ -30,10 +30,14 @@ def price_answer(card: RateCard) -> Answer:
         "feature_endpoint_id": card.feature_endpoint_id,
         "model": card.model,
         "effective_from": moment_text(card.effective_from),
-        **_rates_answer(card.rates),
-        "tiers": [
-            {"above_input_token": tier.above_input_tokens, **_named_rates_answer(tier)} for tier in card.rates.tiers
-        ],
+        **rates_answer(card.rates),
+    }
+
+
+def rates_answer(rates: Rates) -> Answer:
+    return {
+        **_rates_answer(rates),
+        "tiers": [{"above_input_token": tier.above_input_tokens, **_named_rates_answer(tier)} for tier in rates.tiers],
     }
 
 

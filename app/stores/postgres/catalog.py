@@ -27,6 +27,17 @@ def announce_change(connection: sa.Connection) -> None:
     connection.execute(sa.update(system_state).values(catalog_version=system_state.c.catalog_version + 1))
 
 
+def announce_change_since(connection: sa.Connection, version: int) -> bool:
+    """The same, if nobody has changed the catalog since it had this version. False: somebody has."""
+    announced = connection.execute(
+        sa.update(system_state)
+        .where(system_state.c.catalog_version == version)
+        .values(catalog_version=version + 1)
+        .returning(system_state.c.catalog_version)
+    )
+    return announced.one_or_none() is not None
+
+
 def load(connection: sa.Connection) -> Catalog:
     """The whole catalog as of one moment no older than the version it carries."""
     # The version is read first: a change that lands in between makes the copy newer than its number, and the

@@ -41,6 +41,30 @@ def insert(
     return None if row is None else _card(row)
 
 
+def insert_all(
+    connection: sa.Connection,
+    listed: Sequence[tuple[str, Rates]],
+    *,
+    feature_endpoint_id: str | None,
+    effective_from: datetime,
+) -> list[int]:
+    """Rate cards of many models, all from one moment on; their numbers. Fails where there is one for the same."""
+    if not listed:
+        return []
+    rows = [
+        {
+            "feature_endpoint_id": feature_endpoint_id,
+            "model": model,
+            "effective_from": effective_from,
+            "tiers": [_named(tier) for tier in rates.tiers],
+            **{name: getattr(rates, name) for name in _RATE_COLUMNS},
+        }
+        for model, rates in listed
+    ]
+    statement = sa.insert(prices).returning(prices.c.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
 def all_cards(connection: sa.Connection) -> list[RateCard]:
     return [_card(row) for row in connection.execute(sa.select(prices))]
 

@@ -93,6 +93,28 @@ prices = sa.Table(
     ),
 )
 
+# Price lists as imported. `proposed` are the prices that an approval makes, `report` what the dry run found.
+price_imports = sa.Table(
+    "price_imports",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("state", sa.Text, nullable=False, server_default="draft"),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("micros_per_dollar", sa.BigInteger, nullable=False),
+    sa.Column("feature_endpoint_id", sa.Text, sa.ForeignKey("feature_endpoints.id")),
+    # Null: from the approval on.
+    sa.Column("effective_from", sa.TIMESTAMP(timezone=True)),
+    sa.Column("counts", pg.JSONB, nullable=False),
+    sa.Column("proposed", pg.JSONB, nullable=False),
+    sa.Column("report", pg.JSONB, nullable=False),
+    sa.Column("actor", sa.Text),
+    _created_at(),
+    sa.Column("approved_by", sa.Text),
+    sa.Column("approved_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("price_ids", pg.JSONB),
+    sa.CheckConstraint("state IN ('draft', 'approved')", name="price_imports_state_known"),
+)
+
 wallets = sa.Table(
     "wallets",
     metadata,

@@ -1,0 +1,296 @@
+"""Importing a price list: a dry run that is kept as a draft, and its approval, which makes a dated version of prices.
+
+A draft is compared with the prices in force when it takes effect. Whoever approves it approves that comparison: once
+any of those prices is another one, the draft is outdated. Approving again answers as the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from app.access.postgres import PostgresAccess
+from app.catalog.admin import check_features
+from app.catalog.changes import CatalogChanges
+from app.catalog.price_lists import Format, PriceList, Selection, read_price_list
+from app.catalog.usage_impact import Effect, Impact, usage_impact
+from app.domain.catalog import Catalog
+from app.domain.errors import Invalid, NotFound, PriceImportOutdated, PriceListRefused, PricesJump, Unavailable
+from app.domain.in_force import ProfitRules, RateCards
+from app.domain.moments import moment_text
+from app.domain.pages import NEWEST, Page, page
+from app.domain.price_changes import Difference, PriceChange, difference
+from app.domain.price_limits import errors_of_card
+from app.domain.pricing import COST_MICROS_MAX
+from app.domain.rates import RateCard, Rates
+from app.stores.postgres import catalog as catalog_store
+from app.stores.postgres import price_imports as store
+from app.stores.postgres import prices, system
+from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stored_rates
+
+USAGE_DAYS = 30
+# As many models and users as somebody reads; the totals count all.
+EFFECTS_MAX = 200
+NAMED_MAX = 20
+ATTEMPTS = 3
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    document: Any
+    list_format: Format
+    micros_per_dollar: int
+    selection: Selection
+    feature_endpoint_id: str | None = None
+    # None: from the approval on.
+    effective_from: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    price_import: PriceImport
+    replayed: bool
+
+
+class PriceImports:
+    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
+        self._postgres = postgres
+        self._changes = changes
+        self._now = now
+
+    def draft(self, request: ImportRequest, actor: str | None = None) -> PriceImport:
+        """Read a list, tell what it would change, and keep that as a draft. No price changes.
+
+        Raises PriceListRefused, Invalid, NotFound (the feature endpoint) or Unavailable.
+        """
+        listed = read_price_list(
+            request.document,
+            list_format=request.list_format,
+            selection=request.selection,
+            micros_per_dollar=request.micros_per_dollar,
+        )
+        now = self._now()
+        if request.effective_from is not None and request.effective_from <= now:
+            reason = "Must be in the future. Without it prices hold from the approval on."
+            raise Invalid(errors={"effective_from": [reason]})
+        feature = request.feature_endpoint_id
+
+        def load(connection: sa.Connection) -> Catalog:
+            if feature is not None:
+                check_features(connection, "feature_endpoint_id", [feature])
+            return catalog_store.load(connection)
+
+        today = self._postgres.run(load)
+        at = request.effective_from or now
+        found = _difference(listed, today, feature, request.selection, at)
+        proposed = [_card(change.model, change.rates, feature, at) for change in found.proposed]
+        _check_limits(proposed, today.profit_rules, now)
+        impact = usage_impact(
+            self._postgres,
+            today=today,
+            proposed=RateCards([*today.rate_cards, *proposed]),
+            since=now - timedelta(days=USAGE_DAYS),
+            until=now,
+            at=at,
+        )
+        return self._postgres.transaction(
+            lambda connection: store.insert(
+                connection,
+                format=request.list_format,
+                micros_per_dollar=request.micros_per_dollar,
+                feature_endpoint_id=feature,
+                effective_from=request.effective_from,
+                counts=_counts(listed, found),
+                proposed=[_proposed_row(change) for change in found.proposed],
+                report=_report(listed, found, impact),
+                actor=actor,
+            )
+        )
+
+    def get(self, import_id: int) -> PriceImport:
+        """Raises NotFound or Unavailable."""
+        return self._postgres.run(lambda connection: _found(store.find(connection, import_id)))
+
+    def list(self, limit: int, before_id: int = NEWEST) -> Page[PriceImportHead, int]:
+        """Newest first. Raises Unavailable."""
+        return self._postgres.run(
+            lambda connection: page(
+                lambda count: store.list_imports(connection, before_id, count), lambda each: each.id, limit
+            )
+        )
+
+    def approve(self, import_id: int, *, allow_jumps: bool = False, actor: str | None = None) -> Approved:
+        """Make a draft's prices, all or none, from its moment or from now on. Once more: the same answer.
+
+        Raises NotFound, PricesJump (unless they are allowed), PriceImportOutdated or Unavailable.
+        """
+        draft = self.get(import_id)
+        if draft.is_approved:
+            return Approved(draft, replayed=True)
+        jumps = [row["model"] for row in draft.proposed if row["is_jump"]]
+        if jumps and not allow_jumps:
+            raise PricesJump(errors={"allow_jumps": [f"Not allowed, and these jump: {_named(jumps)}."]})
+
+        for _ in range(ATTEMPTS):
+            try:
+                approved = self._postgres.transaction(lambda connection: _approve(connection, import_id, actor))
+            except _CatalogChanged:
+                continue
+            self._changes.show()
+            return approved
+        raise Unavailable
+
+
+class _CatalogChanged(Exception):
+    """Somebody has changed the catalog between our look and our change: roll back and look again."""
+
+
+def _approve(connection: sa.Connection, import_id: int, actor: str | None) -> Approved:
+    """Raises _CatalogChanged, besides what `approve` does.
+
+    The change is announced last, so that the many rows of an import keep nobody waiting for the row that every process
+    watches.
+    """
+    state = system.read(connection)
+    draft = _found(store.find(connection, import_id, for_update=True))
+    if draft.is_approved:
+        return Approved(draft, replayed=True)
+    if draft.effective_from is not None and draft.effective_from <= state.now:
+        raise PriceImportOutdated("The moment from which these prices should hold has passed: import the list again")
+    feature, effective_from = draft.feature_endpoint_id, draft.effective_from or state.now
+    proposed = [(row["model"], stored_rates(row["rates"])) for row in draft.proposed]
+    _check_base(RateCards(prices.all_cards(connection)), draft, effective_from)
+    _check_limits(
+        [_card(model, rates, feature, effective_from) for model, rates in proposed],
+        ProfitRules(catalog_store.all_rules(connection)),
+        state.now,
+    )
+    made = prices.insert_all(connection, proposed, feature_endpoint_id=feature, effective_from=effective_from)
+    approved = store.mark_approved(connection, import_id, approved_by=actor, price_ids=made)
+    if not catalog_store.announce_change_since(connection, state.counters.catalog_version):
+        raise _CatalogChanged
+    return Approved(approved, replayed=False)
+
+
+def _check_base(cards: RateCards, draft: PriceImport, at: datetime) -> None:
+    """Raises PriceImportOutdated unless each model's price is the one that the draft was compared with."""
+    outdated = [
+        row["model"]
+        for row in draft.proposed
+        if _id(_today(cards, draft.feature_endpoint_id, row["model"], at)) != row["today_id"]
+    ]
+    if outdated:
+        raise PriceImportOutdated(errors={"model": [f"Priced anew meanwhile: {_named(outdated)}."]})
+
+
+def _today(cards: RateCards, feature: str | None, model: str, at: datetime) -> RateCard | None:
+    """What prices a model now: its own price in this scope, or for a pattern's models what covers them."""
+    return cards.latest(feature, model, at) or cards.in_force(feature, model.removesuffix("*"), at)
+
+
+def _difference(
+    listed: PriceList, today: Catalog, feature: str | None, selection: Selection, at: datetime
+) -> Difference:
+    cards = today.rate_cards
+    return difference(
+        [(price.model, price.rates) for price in listed.prices],
+        own=[
+            card
+            for card in cards.of_feature(feature, at)
+            if card.model is not None and selection.has_model(card.model.removesuffix("*"))
+        ],
+        today=lambda model: _today(cards, feature, model, at),
+    )
+
+
+def _check_limits(proposed: Sequence[RateCard], rules: ProfitRules, now: datetime) -> None:
+    """Raises PriceListRefused when a run could cost more than can be counted, under any rule that it could meet."""
+    in_force = list(rules.not_yet_followed(now))
+    highest = max((rule.basis_points for rule in in_force), default=0)
+    errors: dict[str, list[str]] = {}
+    for card in proposed:
+        if card.rates.cost_micros_max * (10_000 + highest) <= COST_MICROS_MAX * 10_000 or len(errors) == NAMED_MAX:
+            continue
+        if found := errors_of_card(card, in_force):
+            errors[str(card.model)] = [reason for reasons in found.values() for reason in reasons]
+    if errors:
+        raise PriceListRefused(errors=errors)
+
+
+def _card(model: str, rates: Rates, feature: str | None, at: datetime) -> RateCard:
+    """The card that it would be."""
+    return RateCard(NEWEST, rates, feature, model, at)
+
+
+def _proposed_row(change: PriceChange) -> dict[str, Any]:
+    return {
+        "model": change.model,
+        "is_new": change.is_new,
+        "is_jump": change.is_jump,
+        "today_id": _id(change.today),
+        "rates": asdict(change.rates),
+        "changes": [asdict(each) for each in change.changes],
+    }
+
+
+def _counts(listed: PriceList, found: Difference) -> dict[str, int]:
+    return {
+        "changed": len(found.changed),
+        "new": len(found.new),
+        "unchanged": found.unchanged_count,
+        "kept": len(found.kept),
+        "skipped": len(listed.skipped),
+        "jumps": len(found.jumps),
+        "rounded": sum(bool(price.rounded) for price in listed.prices),
+        "free": sum(price.rates.cost_micros_max == 0 for price in listed.prices),
+    }
+
+
+def _report(listed: PriceList, found: Difference, impact: Impact) -> dict[str, Any]:
+    return {
+        "kept": [{"model": card.model, "price_id": card.id} for card in found.kept],
+        "skipped": dict(listed.skipped),
+        "passed_over": dict(listed.passed_over),
+        "rounded": [{"model": price.model, "fields": list(price.rounded)} for price in listed.prices if price.rounded],
+        "free": [price.model for price in listed.prices if price.rates.cost_micros_max == 0],
+        "usage": {
+            "since": moment_text(impact.since),
+            "until": moment_text(impact.until),
+            **asdict(impact.total),
+            "by_model": [
+                {"feature_endpoint_id": feature, "model": model, **asdict(effect)}
+                for (feature, model), effect in _largest(impact.by_model)
+            ],
+            "by_user": [{"user_id": user, **asdict(effect)} for user, effect in _largest(impact.by_user)],
+            "models": len(impact.by_model),
+            "users": len(impact.by_user),
+        },
+    }
+
+
+def _largest(effects: Mapping[Key, Effect]) -> Sequence[tuple[Key, Effect]]:
+    """Those that change most, up or down."""
+    return sorted(effects.items(), key=lambda item: -abs(item[1].new_cost_micros - item[1].old_cost_micros))[
+        :EFFECTS_MAX
+    ]
+
+
+def _found(price_import: PriceImport | None) -> PriceImport:
+    if price_import is None:
+        raise NotFound("Price import not found")
+    return price_import
+
+
+def _id(card: RateCard | None) -> int | None:
+    return None if card is None else card.id
+
+
+def _named(models: Sequence[str]) -> str:
+    more = len(models) - NAMED_MAX
+    return ", ".join(models[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,129 @@
+"""What other prices would have made of the runs of the last days: old cost and new cost, by model and by user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from app.access.postgres import PostgresAccess
+from app.domain.catalog import Catalog
+from app.domain.in_force import RateCards
+from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, ProfitRule, profit_micros
+from app.domain.rates import RateCard
+from app.domain.usage import Usage
+from app.stores.postgres.price_imports import UsageSum, entries_since, usage_sums
+
+# Each statement reads so many entries, and is done in tens of milliseconds: nothing else waits for it.
+ENTRIES_PER_STATEMENT = 50_000
+# An entry's number and time may be out of step by as long as a transaction takes.
+SPARE = timedelta(hours=1)
+
+
+@dataclass(slots=True)
+class Effect:
+    """Costs with profit, of all runs of a model or a user whose price would change."""
+
+    runs: int = 0
+    old_cost_micros: int = 0
+    new_cost_micros: int = 0
+
+    def add(self, runs: int, old_cost_micros: int, new_cost_micros: int) -> None:
+        self.runs += runs
+        self.old_cost_micros += old_cost_micros
+        self.new_cost_micros += new_cost_micros
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """Old costs are by the prices in force now, so that the difference is the new prices' alone.
+
+    Runs are priced in sums: a cost may be below that of its runs by less than a micro-token for each.
+    """
+
+    since: datetime
+    until: datetime
+    total: Effect = field(default_factory=Effect)
+    # (feature endpoint, model) -> effect
+    by_model: dict[tuple[str, str | None], Effect] = field(default_factory=dict)
+    by_user: dict[str, Effect] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cards:
+    old: RateCard | None
+    new: RateCard | None
+    rule: ProfitRule | None
+
+    @property
+    def is_change(self) -> bool:
+        return (self.old is None) != (self.new is None) or (
+            self.old is not None and self.new is not None and self.old.rates != self.new.rates
+        )
+
+
+def usage_impact(
+    postgres: PostgresAccess, *, today: Catalog, proposed: RateCards, since: datetime, until: datetime, at: datetime
+) -> Impact:
+    """Reprice the ledger's usage since a moment, as prices are `today` and would be `proposed`, both `at` a moment.
+
+    Raises Unavailable.
+    """
+    impact = Impact(since, until)
+    lengths = sorted(
+        {
+            tier.above_input_tokens
+            for cards in (today.rate_cards, proposed)
+            for card in cards
+            for tier in card.rates.tiers
+        }
+    )
+    cards: dict[tuple[str, str | None], _Cards] = {}
+    for sums in _slices(postgres, since, lengths):
+        for found in sums:
+            model = (found.feature_endpoint_id, found.model)
+            if model not in cards:
+                cards[model] = _Cards(
+                    today.rate_cards.in_force(*model, at),
+                    proposed.in_force(*model, at),
+                    today.profit_rules.in_force(*model, at),
+                )
+            if cards[model].is_change:
+                _add(impact, found, cards[model], lengths)
+    return impact
+
+
+def _slices(postgres: PostgresAccess, since: datetime, lengths: Sequence[int]) -> Iterator[Sequence[UsageSum]]:
+    first, last = postgres.run(lambda connection: entries_since(connection, since - SPARE))
+    for start in range(first, last + 1, ENTRIES_PER_STATEMENT):
+        end = min(start + ENTRIES_PER_STATEMENT - 1, last)
+        yield postgres.run(_reading(start, end, since, lengths))
+
+
+def _reading(
+    start: int, end: int, since: datetime, lengths: Sequence[int]
+) -> Callable[[sa.Connection], Sequence[UsageSum]]:
+    return lambda connection: usage_sums(connection, start, end, since, lengths)
+
+
+def _add(impact: Impact, found: UsageSum, cards: _Cards, lengths: Sequence[int]) -> None:
+    input_tokens = lengths[found.length_index - 1] + 1 if found.length_index else 0
+    old = _cost_micros(cards.old, cards.rule, found.usage, input_tokens)
+    new = _cost_micros(cards.new, cards.rule, found.usage, input_tokens)
+    model = (found.feature_endpoint_id, found.model)
+    for effect in (
+        impact.total,
+        impact.by_model.setdefault(model, Effect()),
+        impact.by_user.setdefault(found.user_id, Effect()),
+    ):
+        effect.add(found.runs, old, new)
+
+
+def _cost_micros(card: RateCard | None, rule: ProfitRule | None, usage: Usage, input_tokens: int) -> int:
+    if card is None:
+        base_micros = usage.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN
+    else:
+        base_micros = card.rates.cost_micros_of_many(usage, input_tokens)
+    return base_micros + (0 if rule is None else profit_micros(base_micros, rule.basis_points))

@@ -1,0 +1,74 @@
+"""What operators call to import a price list. Part of the admin API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, request, url_for
+
+from app.catalog.price_lists.document import NotReadable
+from app.catalog.price_lists.document import parse as parse_list
+from app.domain.errors import NotFound
+from app.domain.pages import NEWEST
+from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
+from app.http.json import BadBody, read_object
+from app.http.paging import newest_first
+from app.http.query import takes_page
+from app.http.routes import container, success
+from app.http.schemas.price_imports import ApprovalSchema, PriceImportSchema
+from app.wire.price_imports import price_import_answer, price_import_head_answer
+
+blueprint = Blueprint("price_imports", __name__, url_prefix="/api/admin/price-imports")
+
+# Several times LiteLLM's list, the largest there is.
+LIST_BYTES_MAX = 16 * 1024 * 1024
+
+_price_import = PriceImportSchema()
+_approval = ApprovalSchema()
+
+
+@blueprint.post("")
+def import_prices() -> Response:
+    """A dry run, kept as a draft."""
+    request.max_content_length = LIST_BYTES_MAX
+    draft = container().price_imports.draft(_price_import.load(read_object(_parsed)), actor_of_call(ADMIN_ACTOR))
+    response = success("Price import drafted", price_import_answer(draft), 201)
+    response.headers["Location"] = url_for("price_imports.show_price_import", number=draft.id)
+    return response
+
+
+@blueprint.get("")
+@takes_page
+def list_price_imports() -> Response:
+    return success("Price imports", newest_first(container().price_imports.list, price_import_head_answer))
+
+
+@blueprint.get("/<int:number>")
+def show_price_import(number: int) -> Response:
+    return success("Price import", price_import_answer(container().price_imports.get(_known(number))))
+
+
+@blueprint.post("/<int:number>/approve")
+def approve_price_import(number: int) -> Response:
+    body = _approval.load(read_object() if request.get_data() else {})
+    approved = container().price_imports.approve(_known(number), **body, actor=actor_of_call(ADMIN_ACTOR))
+    response = success(
+        "Price import approved", price_import_answer(approved.price_import), 200 if approved.replayed else 201
+    )
+    if approved.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
+
+
+def _known(number: int) -> int:
+    if number > NEWEST:
+        raise NotFound("Price import not found")
+    return number
+
+
+def _parsed(data: bytes) -> Any:
+    """A NaN or a name that stands twice is told by its row, which a list's own reader does."""
+    try:
+        return parse_list(data)
+    except NotReadable as error:
+        raise BadBody(str(error)) from None

@@ -1,0 +1,160 @@
+"""Imports of price lists as rows, and the usage by which their effect is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.domain.rates import Rates, Tier
+from app.domain.usage import Usage
+from app.stores.postgres.tables import price_imports, token_transactions
+
+DRAFT, APPROVED = "draft", "approved"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceImportHead:
+    """What there is to say of an import in a list of them."""
+
+    id: int
+    state: str
+    format: str
+    micros_per_dollar: int
+    feature_endpoint_id: str | None
+    effective_from: datetime | None
+    counts: dict[str, int]
+    actor: str | None
+    created_at: datetime
+    approved_by: str | None
+    approved_at: datetime | None
+
+    @property
+    def is_approved(self) -> bool:
+        return self.state == APPROVED
+
+
+@dataclass(frozen=True, slots=True)
+class PriceImport(PriceImportHead):
+    """`proposed` are the prices that an approval makes, `report` what else was found, both as the service writes them.
+    `price_ids` are the prices made, in the order of `proposed`.
+    """
+
+    proposed: list[dict[str, Any]]
+    report: dict[str, Any]
+    price_ids: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """Usage of one wallet's runs with one model of one feature, all with more input than one length, up to the next."""
+
+    user_id: str
+    feature_endpoint_id: str
+    model: str | None
+    # How many of the lengths their input exceeds.
+    length_index: int
+    runs: int
+    usage: Usage
+
+
+_HEAD = [price_imports.c[field.name] for field in fields(PriceImportHead)]
+_COLUMNS = [price_imports.c[field.name] for field in fields(PriceImport)]
+
+
+def insert(connection: sa.Connection, **values: Any) -> PriceImport:
+    row = connection.execute(sa.insert(price_imports).values(**values).returning(*_COLUMNS)).one()
+    return PriceImport(*row)
+
+
+def find(connection: sa.Connection, import_id: int, *, for_update: bool = False) -> PriceImport | None:
+    statement = sa.select(*_COLUMNS).where(price_imports.c.id == import_id)
+    row = connection.execute(statement.with_for_update() if for_update else statement).one_or_none()
+    return None if row is None else PriceImport(*row)
+
+
+def list_imports(connection: sa.Connection, before_id: int, limit: int) -> Sequence[PriceImportHead]:
+    """Newest first."""
+    rows = connection.execute(
+        sa.select(*_HEAD).where(price_imports.c.id < before_id).order_by(price_imports.c.id.desc()).limit(limit)
+    )
+    return [PriceImportHead(*row) for row in rows]
+
+
+def mark_approved(
+    connection: sa.Connection, import_id: int, *, approved_by: str | None, price_ids: Sequence[int]
+) -> PriceImport:
+    row = connection.execute(
+        sa.update(price_imports)
+        .where(price_imports.c.id == import_id)
+        .values(state=APPROVED, approved_by=approved_by, approved_at=sa.func.now(), price_ids=list(price_ids))
+        .returning(*_COLUMNS)
+    ).one()
+    return PriceImport(*row)
+
+
+def stored_rates(row: Mapping[str, Any]) -> Rates:
+    """The rates of a proposed price."""
+    return Rates(**{**row, "tiers": tuple(Tier(**tier) for tier in row["tiers"])})
+
+
+def entries_since(connection: sa.Connection, since: datetime) -> tuple[int, int]:
+    """First and last number of the ledger's entries since a moment, found by halving; (1, 0) when there are none.
+
+    Entries are numbered nearly in the order of their time: the first may be some entries early or late, so ask for a
+    moment with some time to spare, and look at each entry's own.
+    """
+    ids = token_transactions.c.id
+    first, last = connection.execute(sa.select(sa.func.min(ids), sa.func.max(ids))).one()
+    if first is None:
+        return 1, 0
+    end = last
+    while first <= last:
+        middle = (first + last) // 2
+        found = connection.execute(
+            sa.select(ids, token_transactions.c.created_at).where(ids >= middle).order_by(ids).limit(1)
+        ).one()
+        if found.created_at < since:
+            first = found.id + 1
+        else:
+            last = middle - 1
+    return first, end
+
+
+def usage_sums(
+    connection: sa.Connection, first_id: int, last_id: int, since: datetime, lengths: Sequence[int]
+) -> Sequence[UsageSum]:
+    """What runs used that were billed in these entries, since a moment."""
+    entries = token_transactions.c
+    length_index: sa.ColumnElement[int] = sa.literal(0)
+    if lengths:
+        # From one token more on.
+        bounds = sa.cast([length + 1 for length in lengths], sa.ARRAY(sa.BigInteger))
+        length_index = sa.func.width_bucket(entries.input_tokens, bounds)
+    groups = (entries.user_id, entries.feature_endpoint_id, entries.model, length_index.label("length_index"))
+
+    def total(column: sa.ColumnElement[Any], otherwise: int = 0) -> sa.ColumnElement[int]:
+        # Entries from before usage was told by kind have no parts, and each was one request.
+        return sa.cast(sa.func.sum(sa.func.coalesce(column, otherwise)), sa.BigInteger)
+
+    rows = connection.execute(
+        sa.select(
+            *groups,
+            sa.func.count().label("runs"),
+            total(entries.input_tokens),
+            total(entries.output_tokens),
+            total(entries.cached_input_tokens),
+            total(entries.cache_write_tokens),
+            total(entries.reasoning_tokens),
+            total(entries.requests, 1),
+        )
+        .where(entries.id.between(first_id, last_id), entries.kind == "usage", entries.created_at >= since)
+        .group_by(*groups)
+    )
+    return [
+        UsageSum(row.user_id, row.feature_endpoint_id, row.model, row.length_index, row.runs, Usage(*row[5:]))
+        for row in rows
+    ]
