@@ -7,7 +7,8 @@
 --      or {'seen', end id, payload hash, available, held, deduction, price}, as the first call was answered.
 local epoch, end_id, cost, process_id, hash, record_ms, keyed, price, free = unpack(ARGV)
 
-if is_missing(epoch) then return {'miss'} end
+local missing, wallet = is_missing(epoch)
+if missing then return {'miss'} end
 
 if free == '1' then
   if process_id ~= '' then release_hold(process_id) end
@@ -24,17 +25,15 @@ for _, record in ipairs(records) do
 end
 
 local own_hold = process_id ~= '' and release_hold(process_id) or '0'
-local held = expire_holds()
+local held = wallet.held == '0' and '0' or expire_holds()
 
 -- Within its own hold a run is covered as long as the balance is there: debt doesn't take away what it reserved.
-local wallet = redis.call('HMGET', WALLET, 'available', 'overdraft', 'debt')
-local after = tonumber(wallet[1]) - tonumber(cost)
-if tonumber(cost) <= tonumber(own_hold) then after = after + tonumber(wallet[3]) end
+local after = tonumber(wallet.available) - tonumber(cost)
+if tonumber(cost) <= tonumber(own_hold) then after = after + tonumber(wallet.debt) end
 local deduction = 'return-able'
-if cost ~= '0' and after < -tonumber(wallet[2]) then deduction = 'not-return-able' end
-set_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
+if cost ~= '0' and after < -tonumber(wallet.overdraft) then deduction = 'not-return-able' end
+local available = set_new_mark(end_id, (deduction == 'return-able' and 'p' or 'd') .. cost)
 
-local available = redis.call('HGET', WALLET, 'available')
 for _, record in ipairs(records) do
   redis.call('HSET', record, 'end', end_id, 'hash', hash, 'available', available, 'held', held,
     'deduction', deduction, 'price', price)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote
 from uuid import UUID
 
@@ -59,5 +60,11 @@ def from_in_flight(member: str) -> tuple[UUID, WalletId]:
 
 
 def _key(wallet_id: WalletId, name: str) -> str:
+    return f"{_prefix(wallet_id)}{name}"
+
+
+# An end names five keys of its wallet.
+@lru_cache(maxsize=10_000)
+def _prefix(wallet_id: WalletId) -> str:
     # Quoted, because a brace in the id would end the hash tag early.
-    return f"{KEY_PREFIX}:{{{quote(wallet_id, safe='')}}}:{name}"
+    return f"{KEY_PREFIX}:{{{quote(wallet_id, safe='')}}}:"

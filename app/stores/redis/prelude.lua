@@ -19,6 +19,7 @@ local function add(field, amount)
   return redis.call('HINCRBY', WALLET, field, amount)
 end
 
+-- The number named and the row: posted, told, overdraft, available, debt and held, as text.
 -- A copy without each of its numbers is worked on by nobody: what is added to nothing would look like a balance.
 local function numbers(first)
   local fields = redis.call('HMGET', WALLET, first, 'posted', 'told', 'overdraft', 'available', 'debt', 'held')
@@ -27,17 +28,18 @@ local function numbers(first)
     local number = fields[i] and string.match(fields[i], '^-?%d+$') and tonumber(fields[i])
     if not number or math.abs(number) >= 2 ^ 63 then return error('a number of the copy is missing') end
   end
-  return tonumber(fields[1])
+  return tonumber(fields[1]), fields
 end
 
 local function cached_version()
-  return numbers('version')
+  return (numbers('version'))
 end
 
--- A wallet of an older epoch may lack what was written while Redis was away.
+-- A wallet of an older epoch may lack what was written while Redis was away. Beside it: what is cached of the others.
 local function is_missing(epoch)
-  local cached = numbers('epoch')
-  return not cached or cached < tonumber(epoch)
+  local cached, row = numbers('epoch')
+  if not cached or cached < tonumber(epoch) then return true end
+  return false, {overdraft = row[4], available = row[5], debt = row[6], held = row[7]}
 end
 
 local function now_ms()
@@ -119,6 +121,19 @@ local function set_mark(end_id, entry)
   elseif old then
     redis.call('HDEL', WALLET, field)
   end
+end
+
+-- The mark of an end that most likely has none yet. Returns what is available after it.
+local function set_new_mark(end_id, entry)
+  if redis.call('HSETNX', WALLET, 'p:' .. end_id, entry) == 0 then
+    set_mark(end_id, entry)
+    return redis.call('HGET', WALLET, 'available')
+  end
+  local cost = string.sub(entry, 2)
+  if string.sub(entry, 1, 1) == 'd' then add('debt', cost) end
+  local available = add('available', negative(cost))
+  -- A reply that is a number comes as a double.
+  return math.abs(available) < 2 ^ 53 and string.format('%.0f', available) or redis.call('HGET', WALLET, 'available')
 end
 
 -- What the wallet's row says. Where nothing was said yet, there may be marks already.

@@ -9,8 +9,9 @@ cached.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -58,6 +59,8 @@ IDLE_SECONDS = 48 * 3_600
 LEASE_SECONDS = 5
 # So many marks a script sets, and so many fields are read at once: a few milliseconds in which nobody else is served.
 MARKS_PER_CALL = 500
+
+_PRICE_FIELDS = tuple(field.name for field in fields(Price))
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -121,7 +124,7 @@ class WalletCache:
                         mark.payload_hash,
                         milliseconds(self._record_seconds),
                         "0" if mark.idempotency_key is None else "1",
-                        json.dumps(asdict(mark.price)),
+                        _price_text(mark.price),
                         "1" if mark.is_free else "0",
                     ],
                 )
@@ -143,18 +146,30 @@ class WalletCache:
         """Take recorded ends (id, wallet id) out of flight. The wallets of those whose mark may have been lost
         meanwhile: by a flush, by who took it for abandoned, or with a copy that was dropped.
         """
-        pipeline = self._client.pipeline(transaction=False)
+        if not ends:
+            return set()
+        members = [in_flight_member(end_id, wallet_id) for end_id, wallet_id in ends]
+        marks: dict[WalletId, list[str]] = defaultdict(list)
         for end_id, wallet_id in ends:
-            pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, wallet_id))
-            pipeline.hexists(wallet_key(wallet_id), f"p:{end_id}")
-        replies = pipeline.execute(raise_on_error=False)
-        for reply in replies:
+            marks[wallet_id].append(f"p:{end_id}")
+        looks = [(wallet_id, part) for wallet_id, fields in marks.items() for part in slices(fields)]
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.smismember(IN_FLIGHT_KEY, members)
+        pipeline.srem(IN_FLIGHT_KEY, *members)
+        for wallet_id, fields in looks:
+            pipeline.hmget(wallet_key(wallet_id), fields)
+        flying, removed, *found = pipeline.execute(raise_on_error=False)
+        for reply in (flying, removed, *found):
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                 raise reply
-        return {
+        if isinstance(flying, Exception) or removed != sum(flying):
+            # Not a set; or somebody else has taken some of them out of flight between our look and now.
+            return set(marks)
+        lost = {wallet_id for (_, wallet_id), was_in_flight in zip(ends, flying, strict=True) if not was_in_flight}
+        return lost | {
             wallet_id
-            for (_, wallet_id), was_in_flight, is_marked in zip(ends, replies[::2], replies[1::2], strict=True)
-            if was_in_flight != 1 or is_marked is not True
+            for (wallet_id, _), entries in zip(looks, found, strict=True)
+            if isinstance(entries, Exception) or None in entries
         }
 
     def give_up(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]:
@@ -316,6 +331,10 @@ def _start_record(call: StartCall) -> list[str]:
 
 def _in_flight(mark: EndMark) -> str:
     return in_flight_member(mark.end_id, mark.wallet_id)
+
+
+def _price_text(price: Price) -> str:
+    return json.dumps({name: getattr(price, name) for name in _PRICE_FIELDS})
 
 
 def _readable(read: Callable[[C, Any], T | None], call: C, reply: Any) -> T | None:
