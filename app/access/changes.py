@@ -34,7 +34,7 @@ class WalletChanges:
         self.apply([WalletChange(wallet, told)])
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
-        """Best effort; never raises because a store is away."""
+        """All that one transaction changed; best effort, never raises because a store is away."""
         if not self._redis.is_open:
             self._redis.bypass()
             return
@@ -46,8 +46,7 @@ class WalletChanges:
                 self._redis.bypass()
             log.warning("cache_update_postponed", wallets=len(changes), error=type(error).__name__)
             return
-        versions = {change.wallet.id: change.wallet.version for change in changes}
         try:
-            self._postgres.run(lambda connection: stale.clear(connection, versions))
+            self._postgres.run(lambda connection: stale.clear(connection, [change.wallet for change in changes]))
         except Unavailable as error:
-            log.warning("stale_marks_kept", wallets=len(changes), error=type(error).__name__)
+            log.warning("stale_note_kept", wallets=len(changes), error=type(error).__name__)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -21,10 +21,10 @@ import structlog
 from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
 from app.billing.settlements import SettleReport, announce, refusal_reason
-from app.domain.errors import TooSlow, WalletBusy
+from app.domain.errors import TooSlow
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
-from app.stores.postgres import inbox, settlement, stale
+from app.stores.postgres import inbox, settlement
 from app.stores.postgres.settlement import Claim, ClaimedWallet, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -105,33 +105,25 @@ class SettleService:
                 return
             time.sleep(pause_seconds)
             run.busy = []
-            self._settle_all(again, run, is_wary=True)
+            self._settle_all(again, run)
         stuck = {wallet.wallet_id for wallet in run.busy}
         if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
             self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)
             log.info("wallets_busy", ends=sum(len(wallet.ids) for wallet in run.busy), wallets=len(stuck))
 
-    def _settle_all(self, ids: Sequence[UUID], run: _Run, *, is_wary: bool = False) -> None:
+    def _settle_all(self, ids: Sequence[UUID], run: _Run) -> None:
         for start in range(0, len(ids), self._batch_size):
-            self._settle(ids[start : start + self._batch_size], run, is_wary=is_wary)
+            self._settle(ids[start : start + self._batch_size], run)
 
-    def _settle(self, ids: Sequence[UUID], run: _Run, *, is_wary: bool) -> None:
-        """One batch in one transaction. What the database refuses is found by halving; the rest settles.
-
-        A wary one looks whether somebody keeps the notes of stale copies too: rarely needed, and a statement more.
-        """
+    def _settle(self, ids: Sequence[UUID], run: _Run) -> None:
+        """One batch in one transaction. What the database refuses is found by halving; the rest settles."""
         try:
-            batch = self._postgres.transaction(self._work(ids, is_wary=is_wary))
-        except WalletBusy:
-            if is_wary:
-                raise
-            self._settle(ids, run, is_wary=True)
-            return
+            batch = self._postgres.transaction(self._work(ids))
         except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
             if len(ids) > 1:
                 middle = len(ids) // 2
-                self._settle(ids[:middle], run, is_wary=is_wary)
-                self._settle(ids[middle:], run, is_wary=is_wary)
+                self._settle(ids[:middle], run)
+                self._settle(ids[middle:], run)
             elif isinstance(error, TooSlow):
                 # One end alone isn't to blame for that.
                 raise
@@ -141,12 +133,9 @@ class SettleService:
         run.report += announce(self._changes, batch.wallets, batch.request_ids)
         run.busy += batch.busy
 
-    def _work(self, ids: Sequence[UUID], *, is_wary: bool) -> Callable[[sa.Connection], _Batch]:
+    def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], _Batch]:
         def work(connection: sa.Connection) -> _Batch:
             claimed = settlement.claim(connection, ids)
-            if is_wary:
-                kept = stale.kept_by_others(connection, {wallet.wallet_id for wallet in claimed})
-                claimed = [replace(w, claim=Claim.BUSY) if w.wallet_id in kept else w for w in claimed]
             orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
             if orphans:
                 settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)

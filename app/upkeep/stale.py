@@ -7,6 +7,8 @@ from app.access.postgres import PostgresAccess
 from app.stores.postgres import stale
 
 WALLETS_PER_REFRESH = 200
+# A note names up to as many wallets as a batch settles ends.
+NOTES_PER_LOOK = 50
 
 
 class StaleCopies:
@@ -15,11 +17,14 @@ class StaleCopies:
         self._loader = loader
 
     def refresh(self, older_than_seconds: float) -> int:
-        """Correct the cached copies of wallets whose last change didn't reach Redis; how many there were."""
-        found = self._postgres.run(
-            lambda connection: stale.older_than(connection, older_than_seconds, WALLETS_PER_REFRESH)
-        )
-        if found:
-            self._loader.refresh([wallet.wallet_id for wallet in found])
-            self._postgres.run(lambda connection: stale.clear_refreshed(connection, found))
-        return len(found)
+        """Correct the cached copies of wallets whose last change didn't reach Redis; how many there were.
+
+        Raises Unavailable or RedisError.
+        """
+        notes = self._postgres.run(lambda connection: stale.older_than(connection, older_than_seconds, NOTES_PER_LOOK))
+        wallet_ids = sorted({wallet_id for note in notes for wallet_id in note.wallet_ids})
+        for i in range(0, len(wallet_ids), WALLETS_PER_REFRESH):
+            self._loader.refresh(wallet_ids[i : i + WALLETS_PER_REFRESH])
+        if notes:
+            self._postgres.run(lambda connection: stale.clear_refreshed(connection, notes))
+        return len(wallet_ids)

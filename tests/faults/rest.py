@@ -72,7 +72,7 @@ def _settle_questions(book: Book, caller: Caller) -> None:
 def _is_at_rest(connection: psycopg.Connection[Any]) -> bool:
     row = connection.execute("""
         SELECT NOT EXISTS (SELECT 1 FROM end_inbox WHERE state = 'accepted')
-            AND NOT EXISTS (SELECT 1 FROM stale_wallets WHERE changed_at < now() - interval '0.2 s')
+            AND NOT EXISTS (SELECT 1 FROM stale_notes WHERE noted_at < now() - interval '0.2 s')
             AND NOT EXISTS (
                 SELECT 1 FROM wallets AS w JOIN LATERAL (
                     SELECT cost_micros FROM end_inbox AS i

@@ -260,4 +260,4 @@ def test_many_at_once_post_each_reference_once(wallet: Billing, container: Conta
 
 def stale_wallets(container: Container) -> list[str]:
     with container.engine.connect() as connection:
-        return list(connection.execute(sa.text("SELECT wallet_id FROM stale_wallets")).scalars())
+        return list(connection.execute(sa.text("SELECT unnest(wallet_ids) FROM stale_notes")).scalars())

@@ -146,4 +146,4 @@ def test_unknown_end(admin: Admin, call: str, end_id: str) -> None:
 
 def stale_wallets(container: Container) -> list[str]:
     with container.engine.connect() as connection:
-        return list(connection.execute(sa.text("SELECT wallet_id FROM stale_wallets")).scalars())
+        return list(connection.execute(sa.text("SELECT unnest(wallet_ids) FROM stale_notes")).scalars())

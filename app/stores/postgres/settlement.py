@@ -160,10 +160,9 @@ _SETTLE = sa.text("""
         RETURNING w.wallet_id, w.posted_micros, w.debt_micros, w.overdraft_limit_micros, w.status, w.package_id,
             w.version, o.settled_ids, o.kept_ids, o.untold_ids, o.repeated
     ), stale AS (
-        INSERT INTO stale_wallets AS s (wallet_id, version)
-        SELECT wallet_id, version FROM changed ORDER BY wallet_id
-        -- See stale.ANY_VERSION.
-        ON CONFLICT (wallet_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
+        INSERT INTO stale_notes (wallet_id, version, wallet_ids)
+        SELECT wallet_id, version, ARRAY(SELECT wallet_id FROM changed)
+        FROM changed ORDER BY wallet_id COLLATE "C" LIMIT 1
         RETURNING 1
     )
     SELECT c.*,

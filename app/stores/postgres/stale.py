@@ -1,103 +1,82 @@
-"""Wallets whose cached copy may be old: noted with the change, struck off once Redis has it."""
+"""Notes of cached wallets that may be old: one for each transaction that changed some, struck off once Redis has it.
+
+A note is of its own transaction only: nobody waits for another's, and what one change has left behind, as its process
+died on the way to Redis, isn't taken for done when the next one arrives. What stays the sweep repairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 
-from app.domain.wallets import WalletId
+from app.domain.wallets import Wallet, WalletId
+from app.stores.postgres.arrays import text_array
 
-# Newer than any version: what is noted so only a refresh strikes off. A wallet that is noted already becomes such a
-# one, as the change before may have died on its way to Redis, and the next one's arrival wouldn't tell.
-ANY_VERSION = 2**63 - 1
-
-# Rows are written and struck off in wallet_id order, and a row in use is left for the next time: no deadlocks.
+# A change of several wallets is named by the first of them and its version, which no other change gave it. In the order
+# of bytes, as Python has it.
 _MARK = sa.text("""
-    INSERT INTO stale_wallets AS s (wallet_id, version)
-    SELECT wallet_id, coalesce(CAST(:version AS bigint), version) FROM wallets
-    WHERE wallet_id = ANY(CAST(:wallet_ids AS text[])) ORDER BY wallet_id
-    ON CONFLICT (wallet_id) DO UPDATE SET version = 9223372036854775807, changed_at = clock_timestamp()
+    INSERT INTO stale_notes (wallet_id, version, wallet_ids)
+    SELECT wallet_id, version, ARRAY[wallet_id] FROM wallets WHERE wallet_id = :wallet_id
 """)
 
-_KEPT_BY_OTHERS = sa.text("""
-    WITH free AS MATERIALIZED (
-        SELECT wallet_id FROM stale_wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
-        ORDER BY wallet_id FOR UPDATE SKIP LOCKED
-    )
-    SELECT wallet_id FROM stale_wallets
-    WHERE wallet_id = ANY(CAST(:wallet_ids AS text[])) AND wallet_id NOT IN (SELECT wallet_id FROM free)
+_DEMAND_REFRESH = sa.text("""
+    INSERT INTO stale_notes (wallet_ids)
+    SELECT array_agg(wallet_id) FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
+    HAVING count(*) > 0
 """)
 
+# A note that comes back after a crash is worked off once more: nobody needs to wait for the disk.
 _CLEAR = sa.text("""
-    DELETE FROM stale_wallets AS s USING (
-        SELECT wallet_id FROM stale_wallets
-        JOIN unnest(CAST(:wallet_ids AS text[]), CAST(:versions AS bigint[])) AS done (wallet_id, version)
-            USING (wallet_id)
-        WHERE stale_wallets.version <= done.version
-        ORDER BY wallet_id FOR UPDATE OF stale_wallets SKIP LOCKED
-    ) AS fresh
-    WHERE s.wallet_id = fresh.wallet_id
+    WITH unhurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    DELETE FROM stale_notes WHERE id = ANY(ARRAY(
+        SELECT id FROM stale_notes, unhurried WHERE wallet_id = :wallet_id AND version = :version
+        FOR UPDATE OF stale_notes SKIP LOCKED
+    ))
 """)
 
 _CLEAR_REFRESHED = sa.text("""
-    DELETE FROM stale_wallets AS s USING (
-        SELECT wallet_id FROM stale_wallets
-        JOIN unnest(CAST(:wallet_ids AS text[]), CAST(:moments AS timestamptz[])) AS done (wallet_id, changed_at)
-            USING (wallet_id, changed_at)
-        ORDER BY wallet_id FOR UPDATE OF stale_wallets SKIP LOCKED
-    ) AS fresh
-    WHERE s.wallet_id = fresh.wallet_id
+    DELETE FROM stale_notes WHERE id = ANY(ARRAY(
+        SELECT id FROM stale_notes WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE SKIP LOCKED
+    ))
+""")
+
+_OLDER_THAN = sa.text("""
+    SELECT id, wallet_ids FROM stale_notes
+    WHERE version IS NULL OR noted_at <= now() - make_interval(secs => :seconds)
+    ORDER BY id LIMIT :limit
 """)
 
 
 @dataclass(frozen=True, slots=True)
-class StaleWallet:
-    wallet_id: WalletId
-    changed_at: datetime
+class StaleNote:
+    id: int
+    wallet_ids: Sequence[WalletId]
 
 
-def mark(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> None:
-    """Note wallets whose version was raised: bringing that version to Redis is enough."""
-    connection.execute(_MARK, {"wallet_ids": list(wallet_ids), "version": None})
+def mark(connection: sa.Connection, wallet_id: WalletId) -> None:
+    """Note a wallet whose version was raised: bringing that version to Redis is enough."""
+    connection.execute(_MARK, {"wallet_id": wallet_id})
 
 
 def demand_refresh(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> None:
     """Note wallets of which something changed that their version doesn't tell, such as the state of an end."""
-    connection.execute(_MARK, {"wallet_ids": list(wallet_ids), "version": ANY_VERSION})
+    connection.execute(_DEMAND_REFRESH, {"wallet_ids": text_array(wallet_ids)})
 
 
-def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> set[WalletId]:
-    """Those of these wallets whose note somebody else has locked: noting them again would have to wait for that."""
-    return set(connection.execute(_KEPT_BY_OTHERS, {"wallet_ids": list(wallet_ids)}).scalars())
+def clear(connection: sa.Connection, changed: Collection[Wallet]) -> None:
+    """Strike off the note of the change that made these wallets what they are: Redis has it."""
+    first = min(changed, key=lambda wallet: wallet.id)
+    connection.execute(_CLEAR, {"wallet_id": first.id, "version": first.version})
 
 
-def clear(connection: sa.Connection, versions: Mapping[WalletId, int]) -> None:
-    """Strike off wallets that Redis has in at least these versions."""
-    connection.execute(_CLEAR, {"wallet_ids": list(versions), "versions": list(versions.values())})
+def clear_refreshed(connection: sa.Connection, notes: Sequence[StaleNote]) -> None:
+    """Strike off notes whose wallets were refreshed."""
+    connection.execute(_CLEAR_REFRESHED, {"ids": [note.id for note in notes]})
 
 
-def clear_refreshed(connection: sa.Connection, refreshed: Sequence[StaleWallet]) -> None:
-    """Strike off wallets that were refreshed, unless they were noted again since."""
-    connection.execute(
-        _CLEAR_REFRESHED,
-        {
-            "wallet_ids": [wallet.wallet_id for wallet in refreshed],
-            "moments": [wallet.changed_at for wallet in refreshed],
-        },
-    )
-
-
-def older_than(connection: sa.Connection, seconds: float, limit: int) -> list[StaleWallet]:
-    """Wallets that have been stale for longer than `seconds`, or of which only a refresh tells."""
-    rows = connection.execute(
-        sa.text("""
-            SELECT wallet_id, changed_at FROM stale_wallets
-            WHERE version = :any_version OR changed_at <= now() - make_interval(secs => :seconds)
-            ORDER BY changed_at LIMIT :limit
-        """),
-        {"seconds": seconds, "limit": limit, "any_version": ANY_VERSION},
-    )
-    return [StaleWallet(row.wallet_id, row.changed_at) for row in rows]
+def older_than(connection: sa.Connection, seconds: float, limit: int) -> list[StaleNote]:
+    """The oldest of the notes that have stood for longer than `seconds`, or that only a refresh strikes off."""
+    rows = connection.execute(_OLDER_THAN, {"seconds": seconds, "limit": limit})
+    return [StaleNote(row.id, row.wallet_ids) for row in rows]

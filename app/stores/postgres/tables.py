@@ -144,7 +144,7 @@ wallets = sa.Table(
 end_keys = sa.Table(
     "end_keys",
     metadata,
-    sa.Column("end_id", pg.UUID, primary_key=True),
+    sa.Column("end_id", pg.UUID, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("idempotency_key", sa.Text),
     sa.Column("process_id", sa.Text),
@@ -154,8 +154,14 @@ end_keys = sa.Table(
     sa.Column("spendable_micros", sa.BigInteger, nullable=False),
     sa.Column("deduction", sa.Text, nullable=False),
     _created_at(),
-    sa.Index("end_keys_idempotency_key", "idempotency_key", unique=True),
-    sa.Index("end_keys_process_id", "process_id", unique=True),
+    # No primary key: an end is only ever found by its keys.
+    sa.Index(
+        "end_keys_idempotency_key",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+    ),
+    sa.Index("end_keys_process_id", "process_id", unique=True, postgresql_where=sa.text("process_id IS NOT NULL")),
 )
 
 # `wallet_id` pays for what `user_id` ran, whatever becomes of the two before it is settled.
@@ -212,7 +218,8 @@ token_transactions = sa.Table(
     "token_transactions",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column("wallet_id", sa.Text, sa.ForeignKey("wallets.wallet_id"), nullable=False),
+    # A trigger for each statement keeps that there is such a wallet: a foreign key would ask for each entry.
+    sa.Column("wallet_id", sa.Text, nullable=False),
     # Of a usage entry: who ran it. Of the others: whose wallet it was meant for.
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
@@ -268,14 +275,18 @@ token_transactions = sa.Table(
     ),
 )
 
-# Wallets whose cached copy may be older than the row: written in the transaction that changed the wallet, removed
+# Wallets whose cached copy may be older than the row: a note is written in the transaction that changed them, removed
 # once Redis has the change. What stays here the sweep repairs.
-stale_wallets = sa.Table(
-    "stale_wallets",
+stale_notes = sa.Table(
+    "stale_notes",
     metadata,
-    sa.Column("wallet_id", sa.Text, primary_key=True),
-    sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("wallet_ids", pg.ARRAY(sa.Text), nullable=False),
+    # The first of the wallets and its version after it, by which the change is known. Without: only a refresh will do.
+    sa.Column("wallet_id", sa.Text),
+    sa.Column("version", sa.BigInteger),
+    sa.Column("noted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Index("stale_notes_change", "wallet_id", "version"),
 )
 
 # What each reconciliation found. `drifted` is a list of drifts, cut off at a bound; `drifted_count` has them all.

@@ -56,7 +56,7 @@ def insert(
     row = connection.execute(statement.on_conflict_do_nothing().returning(*_COLUMNS)).one_or_none()
     if row is None:
         return None
-    stale.mark(connection, [wallet_id])
+    stale.mark(connection, wallet_id)
     return from_row(row)
 
 
@@ -71,7 +71,7 @@ def update(connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str,
     """Change columns of a wallet that is locked; the wallet after it."""
     statement = sa.update(wallets).where(wallets.c.wallet_id == wallet_id)
     row = connection.execute(statement.values({**changes, "version": wallets.c.version + 1}).returning(*_COLUMNS)).one()
-    stale.mark(connection, [wallet_id])
+    stale.mark(connection, wallet_id)
     return from_row(row)
 
 

@@ -152,12 +152,12 @@ class WalletCache:
         marks: dict[WalletId, list[str]] = defaultdict(list)
         for end_id, wallet_id in ends:
             marks[wallet_id].append(f"p:{end_id}")
-        looks = [(wallet_id, part) for wallet_id, fields in marks.items() for part in slices(fields)]
+        looks = [(wallet_id, part) for wallet_id, named in marks.items() for part in slices(named)]
         pipeline = self._client.pipeline(transaction=False)
         pipeline.smismember(IN_FLIGHT_KEY, members)
         pipeline.srem(IN_FLIGHT_KEY, *members)
-        for wallet_id, fields in looks:
-            pipeline.hmget(wallet_key(wallet_id), fields)
+        for wallet_id, part in looks:
+            pipeline.hmget(wallet_key(wallet_id), part)
         flying, removed, *found = pipeline.execute(raise_on_error=False)
         for reply in (flying, removed, *found):
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
