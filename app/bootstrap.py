@@ -46,8 +46,12 @@ from app.stores.postgres.settlement import RetryPolicy
 from app.stores.queue import CeleryDoorbell, create_celery
 from app.stores.redis.client import create_client
 from app.stores.redis.failures import failure_of as redis_failure
+from app.stores.redis.in_flight import InFlight
+from app.stores.redis.leases import WalletLeases
 from app.stores.redis.lost_wallets import LostWallets
 from app.stores.redis.probe import Probe
+from app.stores.redis.records import Records
+from app.stores.redis.scripts import WalletScripts
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import WalletHolds
@@ -102,7 +106,27 @@ class Container:
 
     @cached_property
     def cache(self) -> WalletCache:
-        return WalletCache(self.redis_client, record_seconds=self.config.idempotency_cache_seconds)
+        return WalletCache(self.redis_client, self.scripts, self.records)
+
+    @cached_property
+    def scripts(self) -> WalletScripts:
+        return WalletScripts(self.redis_client)
+
+    @cached_property
+    def records(self) -> Records:
+        return Records(self.redis_client, seconds=self.config.idempotency_cache_seconds)
+
+    @cached_property
+    def in_flight(self) -> InFlight:
+        return InFlight(self.redis_client)
+
+    @cached_property
+    def leases(self) -> WalletLeases:
+        return WalletLeases(self.redis_client, self.scripts, self.records)
+
+    @cached_property
+    def wallet_holds(self) -> WalletHolds:
+        return WalletHolds(self.scripts)
 
     @cached_property
     def spool(self) -> Spool:
@@ -110,11 +134,17 @@ class Container:
 
     @cached_property
     def spool_drain(self) -> SpoolDrain:
-        return SpoolDrain(postgres=self.postgres, cache=self.cache, spool=self.spool, settlement=self.settlement)
+        return SpoolDrain(
+            postgres=self.postgres,
+            cache=self.cache,
+            records=self.records,
+            spool=self.spool,
+            settlement=self.settlement,
+        )
 
     @cached_property
     def stranded_marks(self) -> StrandedMarks:
-        return StrandedMarks(postgres=self.postgres, cache=self.cache, spool=self.spool, loader=self.loader)
+        return StrandedMarks(postgres=self.postgres, in_flight=self.in_flight, spool=self.spool, loader=self.loader)
 
     @cached_property
     def stale_copies(self) -> StaleCopies:
@@ -135,7 +165,13 @@ class Container:
 
     @cached_property
     def loader(self) -> WalletLoader:
-        return WalletLoader(self.postgres, self.cache, LostWallets(self.redis_client), self.spool)
+        return WalletLoader(
+            postgres=self.postgres,
+            leases=self.leases,
+            lost=LostWallets(self.redis_client),
+            in_flight=self.in_flight,
+            spool=self.spool,
+        )
 
     @cached_property
     def doorbell(self) -> Doorbell:
@@ -163,8 +199,8 @@ class Container:
         return HoldService(
             postgres=self.postgres,
             catalog=self.catalog,
-            cache=self.cache,
-            holds=WalletHolds(self.redis_client, self.cache),
+            holds=self.wallet_holds,
+            records=self.records,
             loader=self.loader,
             redis=self.redis_gate,
         )
@@ -192,7 +228,7 @@ class Container:
         return EstimateService(
             pricer=self.pricer,
             catalog=self.catalog,
-            looks=WalletLooks(self.cache),
+            looks=WalletLooks(self.scripts),
             loader=self.loader,
             balances=Balances(self.postgres),
             redis=self.redis_gate,
@@ -209,6 +245,7 @@ class Container:
             recorder=EndRecorder(
                 intake=Intake(self.postgres),
                 cache=self.cache,
+                in_flight=self.in_flight,
                 loader=self.loader,
                 spool=self.spool,
                 redis=self.redis_gate,
@@ -270,7 +307,7 @@ class Container:
     def wallet_admin(self) -> WalletAdmin:
         return WalletAdmin(
             postgres=self.postgres,
-            cache=self.cache,
+            holds=self.wallet_holds,
             redis=self.redis_gate,
             changes=self.wallet_changes,
             doorbell=self.doorbell,
@@ -293,6 +330,7 @@ class Container:
         return CacheAudit(
             postgres=self.postgres,
             snapshots=WalletSnapshots(self.redis_client),
+            in_flight=self.in_flight,
             spool=self.spool,
             loader=self.loader,
         )

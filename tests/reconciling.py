@@ -24,6 +24,7 @@ def quick(container: Container) -> ReconcileService:
     audit = CacheAudit(
         postgres=container.postgres,
         snapshots=WalletSnapshots(container.redis_client),
+        in_flight=container.in_flight,
         spool=container.spool,
         loader=container.loader,
         pauses_seconds=(0.01, 0.01),

@@ -101,7 +101,8 @@ class Billing:
 
     def cached_spendable_micros(self, user_id: str = "user-1") -> int | None:
         """What Redis knows of a wallet, None when it isn't cached."""
-        return self.container.cache.release(wallet_of(user_id), None, 0)
+        found = self.container.wallet_holds.release(wallet_of(user_id), "", 0)
+        return None if found is None else found.spendable_micros
 
     def ledger(self, user_id: str = "user-1") -> list[Any]:
         """A wallet's entries, oldest first."""

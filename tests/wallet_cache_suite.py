@@ -11,12 +11,15 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis import RedisError
+from redis import Redis, RedisError
 from uuid_utils.compat import uuid7
 
 from app.domain.pricing import Price
 from app.domain.wallets import Access, Balance, Deduction, UntoldEnd, Wallet, WalletId, WalletStatus, access, deduction
-from app.stores.redis.scripts import WalletScript
+from app.stores.redis.in_flight import InFlight
+from app.stores.redis.leases import WalletLeases
+from app.stores.redis.records import Records
+from app.stores.redis.scripts import WalletScript, WalletScripts
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import (
     EndMark,
@@ -26,8 +29,22 @@ from app.stores.redis.wallet_calls import (
     StartReply,
     WalletChange,
 )
+from app.stores.redis.wallet_holds import WalletHolds
 
 PACKAGES = ("basic",)
+
+
+class Cached(WalletCache):
+    """The cached wallets, with all that works on them."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self.scripts = WalletScripts(client)
+        self.records = Records(client, seconds=60)
+        self.leases = WalletLeases(client, self.scripts, self.records)
+        self.in_flight = InFlight(client)
+        self.holds = WalletHolds(self.scripts)
+        super().__init__(client, self.scripts, self.records)
 
 
 def row(
@@ -37,7 +54,7 @@ def row(
 
 
 def load(
-    cache: WalletCache,
+    cache: Cached,
     user_id: str,
     *,
     version: int = 1,
@@ -48,13 +65,15 @@ def load(
     epoch: int = 1,
     debt: int = 0,
 ) -> bool:
-    [lease] = cache.lease([user_id])
-    [filled] = cache.fill([Fill(lease, epoch, row(version, posted, overdraft, status, debt), marks or {})])
+    [lease] = cache.leases.take([user_id])
+    [filled] = cache.leases.fill(
+        [Fill(lease, epoch, row(version, posted, overdraft, status, debt, user_id), marks or {})]
+    )
     return filled
 
 
 def start(
-    cache: WalletCache,
+    cache: Cached,
     user_id: str = "u",
     *,
     least: int = 0,
@@ -68,7 +87,7 @@ def start(
 
 
 def end(
-    cache: WalletCache,
+    cache: Cached,
     user_id: str = "u",
     *,
     cost: int,
@@ -83,8 +102,9 @@ def end(
     return reply
 
 
-def spendable(cache: WalletCache, user_id: str = "u") -> int | None:
-    return cache.release(user_id, None, 0)
+def spendable(cache: Cached, user_id: str = "u") -> int | None:
+    found = cache.holds.release(WalletId(user_id), "", 0)
+    return None if found is None else found.spendable_micros
 
 
 def settled(version: int, posted: int, *ids: UUID, debt: int = 0) -> WalletChange:
@@ -109,7 +129,7 @@ class TestDecisions:
     )
     def test_lua_decides_as_the_domain_does(
         self,
-        cache: WalletCache,
+        cache: Cached,
         posted: int,
         ends: list[int],
         holds: list[int],
@@ -146,7 +166,7 @@ class TestDecisions:
         assert last.deduction is deduction(balance, cost, own_hold)
         assert last.spendable_micros == balance.spendable_micros + own_hold - cost
 
-    def test_large_amounts_stay_exact(self, cache: WalletCache) -> None:
+    def test_large_amounts_stay_exact(self, cache: Cached) -> None:
         load(cache, "u", posted=4 * 10**15)
         for _ in range(5):
             end(cache, cost=2_525_000_000_000_001)
@@ -157,7 +177,7 @@ class TestDecisions:
         [("suspended", ("basic",), "wallet"), ("active", ("other",), "feature"), ("active", (), "feature")],
     )
     def test_wallet_before_feature_before_balance(
-        self, cache: WalletCache, status: str, packages: tuple[str, ...], outcome: str
+        self, cache: Cached, status: str, packages: tuple[str, ...], outcome: str
     ) -> None:
         load(cache, "u", status=status)
         [reply] = cache.start([StartCall("u", "u", 1, packages, "p")], 1)
@@ -165,62 +185,62 @@ class TestDecisions:
         assert reply.outcome == outcome
 
     @pytest.mark.parametrize("user_id", ["{", "}", "{}", "a}b", "ключ", "a b", "%7B", "x" * 128])
-    def test_any_user_id_is_a_key_of_its_own(self, cache: WalletCache, user_id: str) -> None:
+    def test_any_user_id_is_a_key_of_its_own(self, cache: Cached, user_id: str) -> None:
         load(cache, user_id, posted=5)
         assert spendable(cache, user_id) == 5
         assert spendable(cache, "u") is None
 
 
 class TestFilling:
-    def test_nothing_is_known_before_it_is_loaded(self, cache: WalletCache) -> None:
+    def test_nothing_is_known_before_it_is_loaded(self, cache: Cached) -> None:
         assert cache.start([StartCall("u", "u", 0, PACKAGES, "p")], 1) == [None]
         assert cache.end([EndMark("u", uuid7(), Price(1, 0), "b")], 1) == [None]
         assert spendable(cache) is None
 
-    def test_a_change_committed_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
-        [lease] = cache.lease(["u"])
+    def test_a_change_committed_during_the_load_refuses_the_fill(self, cache: Cached) -> None:
+        [lease] = cache.leases.take(["u"])
         cache.apply([settled(2, 50)])
-        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
+        assert cache.leases.fill([Fill(lease, 1, row(1, 100))]) == [False]
         assert spendable(cache) is None
         assert load(cache, "u", version=2, posted=50)
 
-    def test_a_flush_during_the_load_refuses_the_fill(self, cache: WalletCache) -> None:
-        [lease] = cache.lease(["u"])
-        cache._client.flushall()
-        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
+    def test_a_flush_during_the_load_refuses_the_fill(self, cache: Cached) -> None:
+        [lease] = cache.leases.take(["u"])
+        cache.client.flushall()
+        assert cache.leases.fill([Fill(lease, 1, row(1, 100))]) == [False]
 
-    def test_a_fill_cannot_go_back(self, cache: WalletCache) -> None:
+    def test_a_fill_cannot_go_back(self, cache: Cached) -> None:
         load(cache, "u", version=5, posted=50)
         assert not load(cache, "u", version=4, posted=60)
         assert spendable(cache) == 50
 
-    def test_a_lease_fills_once(self, cache: WalletCache) -> None:
-        [lease] = cache.lease(["u"])
-        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [True]
-        assert cache.fill([Fill(lease, 1, row(1, 100))]) == [False]
+    def test_a_lease_fills_once(self, cache: Cached) -> None:
+        [lease] = cache.leases.take(["u"])
+        assert cache.leases.fill([Fill(lease, 1, row(1, 100))]) == [True]
+        assert cache.leases.fill([Fill(lease, 1, row(1, 100))]) == [False]
 
-    def test_an_older_epoch_is_loaded_anew_and_keeps_marks_and_holds(self, cache: WalletCache) -> None:
+    def test_an_older_epoch_is_loaded_anew_and_keeps_marks_and_holds(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         start(cache, hold=30)
         marked = end(cache, cost=10).end_id
         assert cache.start([StartCall("u", "u", 0, PACKAGES, "p")], 2) == [None]
-        [lease] = cache.lease(["u"])
+        [lease] = cache.leases.take(["u"])
         assert (lease.epoch, lease.marked) == (1, {marked})
         elsewhere = uuid7()
-        cache.fill([Fill(lease, 2, row(1, 100), {elsewhere: UntoldEnd(5, is_failed=False)})])
+        cache.leases.fill([Fill(lease, 2, row(1, 100), {elsewhere: UntoldEnd(5, is_failed=False)})])
         assert start(cache, epoch=2).spendable_micros == 100 - 30 - 10 - 5
 
-    def test_a_refresh_forgets_what_is_settled_and_learns_what_is_debt(self, cache: WalletCache) -> None:
+    def test_a_refresh_forgets_what_is_settled_and_learns_what_is_debt(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         gone, owed = end(cache, cost=10).end_id, end(cache, cost=20).end_id
-        [lease] = cache.lease(["u"])
-        cache.fill([Fill(lease, 1, row(2, 90), {owed: UntoldEnd(20, is_failed=True)}, [gone])])
+        [lease] = cache.leases.take(["u"])
+        cache.leases.fill([Fill(lease, 1, row(2, 90), {owed: UntoldEnd(20, is_failed=True)}, [gone])])
         assert spendable(cache) == 70
         assert start(cache).outcome == "denied"
 
 
 class TestApplying:
-    def test_settling_moves_pending_to_posted(self, cache: WalletCache) -> None:
+    def test_settling_moves_pending_to_posted(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         first, second = end(cache, cost=10).end_id, end(cache, cost=20).end_id
         cache.apply([settled(2, 90, first)])
@@ -228,7 +248,7 @@ class TestApplying:
         cache.apply([settled(3, 70, second)])
         assert spendable(cache) == 70
 
-    def test_any_order_and_any_number_of_times_ends_right(self, cache: WalletCache) -> None:
+    def test_any_order_and_any_number_of_times_ends_right(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         first, second = end(cache, cost=10).end_id, end(cache, cost=20).end_id
         changes = [settled(2, 90, first), settled(3, 70, second)]
@@ -236,7 +256,7 @@ class TestApplying:
             cache.apply([change])
         assert spendable(cache) == 70
 
-    def test_a_failed_end_becomes_debt_until_it_is_settled(self, cache: WalletCache) -> None:
+    def test_a_failed_end_becomes_debt_until_it_is_settled(self, cache: Cached) -> None:
         load(cache, "u", posted=5)
         owed = end(cache, cost=4).end_id
         cache.apply([settled(2, 5, owed, debt=4)])
@@ -246,7 +266,7 @@ class TestApplying:
         assert start(cache).outcome == "granted"
         assert spendable(cache) == 1
 
-    def test_a_debt_that_was_recorded_past_the_cache_is_learned_once(self, cache: WalletCache) -> None:
+    def test_a_debt_that_was_recorded_past_the_cache_is_learned_once(self, cache: Cached) -> None:
         load(cache, "u", posted=5)
         owed = uuid7()
         cache.apply([settled(2, 5, owed, debt=9)])
@@ -260,13 +280,13 @@ class TestSickWallets:
     """What is wrong with one copy is that wallet's trouble: its neighbours in the same call are answered."""
 
     @pytest.fixture(autouse=True)
-    def _wallets(self, cache: WalletCache) -> None:
+    def _wallets(self, cache: Cached) -> None:
         for user in ("before", "sick", "behind"):
             load(cache, user, posted=100)
 
     @pytest.fixture(params=["not a number", "overflow", "another type", "no such field"])
-    def sickness(self, request: pytest.FixtureRequest, cache: WalletCache) -> str:
-        client, key = cache._client, "tokentill:{sick}:wallet"
+    def sickness(self, request: pytest.FixtureRequest, cache: Cached) -> str:
+        client, key = cache.client, "tokentill:{sick}:wallet"
         match request.param:
             case "not a number":
                 client.hset(key, mapping={"available": "many", "debt": "x", "held": "y", "posted": "z"})
@@ -279,40 +299,40 @@ class TestSickWallets:
                 client.hdel(key, "available", "overdraft", "held", "posted")
         return str(request.param)
 
-    def test_starts(self, cache: WalletCache, sickness: str) -> None:
+    def test_starts(self, cache: Cached, sickness: str) -> None:
         calls = [StartCall(user, user, 1, PACKAGES, user, hold_micros=1) for user in ("before", "sick", "behind")]
         before, sick, behind = cache.start(calls, 1)
         assert sick is None
         assert [reply.outcome for reply in (before, behind) if reply is not None] == ["granted", "granted"]
         self.heals(cache)
 
-    def test_ends(self, cache: WalletCache, sickness: str) -> None:
+    def test_ends(self, cache: Cached, sickness: str) -> None:
         marks = [EndMark(user, uuid7(), Price(10, 0), "b", user) for user in ("before", "sick", "behind")]
         before, sick, behind = cache.end(marks, 1)
         assert sick is None
         assert [reply.spendable_micros for reply in (before, behind) if reply is not None] == [90, 90]
-        assert cache.land([(mark.end_id, mark.wallet_id) for mark in marks]) == {"sick"}
+        assert cache.in_flight.land([(mark.end_id, mark.wallet_id) for mark in marks]) == {"sick"}
         self.heals(cache)
 
-    def test_everything_else(self, cache: WalletCache, sickness: str) -> None:
+    def test_everything_else(self, cache: Cached, sickness: str) -> None:
         cache.apply([WalletChange(row(2, 50, user_id=user), [uuid7()]) for user in ("before", "sick", "behind")])
-        leases = cache.lease(["before", "sick", "behind"])
+        leases = cache.leases.take(["before", "sick", "behind"])
         assert [lease.epoch for lease in leases] in ([1, None, 1], [1, 1, 1])
-        assert cache.fill([Fill(lease, 1, row(2, 50)) for lease in leases]) == [True, True, True]
-        assert cache.held(["before", "sick", "behind"]) == [0, 0, 0]
+        assert cache.leases.fill([Fill(lease, 1, row(2, 50)) for lease in leases]) == [True, True, True]
+        assert cache.holds.held(["before", "sick", "behind"]) == [0, 0, 0]
         assert spendable(cache, "behind") == 50
         self.heals(cache, version=2, posted=50)
 
     def test_a_load_that_began_before_the_copy_was_dropped_cannot_bring_an_old_one_back(
-        self, cache: WalletCache, sickness: str
+        self, cache: Cached, sickness: str
     ) -> None:
-        leases = cache.lease(["sick"])
+        leases = cache.leases.take(["sick"])
         cache.apply([WalletChange(row(2, 50, user_id="sick"), [uuid7()])])
-        assert cache.fill([Fill(leases[0], 1, row(1, 100))]) in ([False], [True])
+        assert cache.leases.fill([Fill(leases[0], 1, row(1, 100))]) in ([False], [True])
         assert spendable(cache, "sick") in (None, 50)
 
     @staticmethod
-    def heals(cache: WalletCache, *, version: int = 1, posted: int = 100) -> None:
+    def heals(cache: Cached, *, version: int = 1, posted: int = 100) -> None:
         for _ in range(2):
             load(cache, "sick", version=version, posted=posted)
         assert spendable(cache, "sick") == posted
@@ -321,25 +341,25 @@ class TestSickWallets:
 class TestLargeWallets:
     """However many ends of a wallet wait, no script works on more than a slice of them."""
 
-    def test_many_marks_are_loaded_and_forgotten_in_slices(self, cache: WalletCache) -> None:
+    def test_many_marks_are_loaded_and_forgotten_in_slices(self, cache: Cached) -> None:
         ends = {uuid7(): UntoldEnd(1, is_failed=False) for _ in range(1_700)}
         assert load(cache, "u", posted=2_000, marks=ends)
         assert spendable(cache) == 300
-        [lease] = cache.lease(["u"])
+        [lease] = cache.leases.take(["u"])
         assert lease.marked == ends.keys()
         gone = list(ends)[:1_650]
         left = {end_id: ends[end_id] for end_id in list(ends)[1_650:]}
-        assert cache.fill([Fill(lease, 1, row(2, 350), left, gone)]) == [True]
+        assert cache.leases.fill([Fill(lease, 1, row(2, 350), left, gone)]) == [True]
         assert spendable(cache) == 300
         cache.apply([settled(3, 300, *left)])
         assert spendable(cache) == 300
-        assert cache._client.hlen("tokentill:{u}:wallet") < 12
+        assert cache.client.hlen("tokentill:{u}:wallet") < 12
 
-    def test_a_load_broken_off_half_way_promises_nothing(self, cache: WalletCache) -> None:
+    def test_a_load_broken_off_half_way_promises_nothing(self, cache: Cached) -> None:
         ends = {uuid7(): UntoldEnd(1, is_failed=False) for _ in range(1_200)}
         load(cache, "taught", posted=2_000, marks=ends)
         load(cache, "u", posted=2_000)
-        [lease] = cache.lease(["u"])
+        [lease] = cache.leases.take(["u"])
         send = cache.scripts.send
 
         def die(script: WalletScript, calls: Any, before: Any = None) -> list[Any]:
@@ -348,7 +368,7 @@ class TestLargeWallets:
 
         cache.scripts.send = die  # type: ignore[method-assign]
         with pytest.raises(RedisError):
-            cache.fill([Fill(lease, 1, row(1, 2_000), ends)])
+            cache.leases.fill([Fill(lease, 1, row(1, 2_000), ends)])
         cache.scripts.send = send  # type: ignore[method-assign]
         assert spendable(cache) is None
         assert load(cache, "u", posted=2_000, marks=ends)
@@ -357,7 +377,7 @@ class TestLargeWallets:
 
 class TestKeys:
     @pytest.mark.parametrize("by", ["key", "process_id"])
-    def test_a_key_is_marked_once(self, cache: WalletCache, by: str) -> None:
+    def test_a_key_is_marked_once(self, cache: Cached, by: str) -> None:
         load(cache, "u", posted=100)
         first = end(cache, cost=10, **{by: "k"})  # type: ignore[arg-type]
         again = end(cache, cost=99, body="other", **{by: "k"})  # type: ignore[arg-type]
@@ -371,15 +391,15 @@ class TestKeys:
         assert spendable(cache) == 90
 
     @pytest.mark.parametrize("is_given_back", [False, True])
-    def test_a_key_is_free_again_only_if_nobody_records_its_end(self, cache: WalletCache, is_given_back: bool) -> None:
+    def test_a_key_is_free_again_only_if_nobody_records_its_end(self, cache: Cached, is_given_back: bool) -> None:
         load(cache, "u", posted=100)
         first = end(cache, cost=10, key="k").end_id
-        [lease] = cache.lease(["u"])
+        [lease] = cache.leases.take(["u"])
         given_back = [first] if is_given_back else []
-        assert cache.fill([Fill(lease, 1, row(2, 90), {}, [first], given_back)]) == [True]
+        assert cache.leases.fill([Fill(lease, 1, row(2, 90), {}, [first], given_back)]) == [True]
         assert end(cache, cost=10, key="k").seen is not is_given_back
 
-    def test_an_unmarked_key_is_free_again(self, cache: WalletCache) -> None:
+    def test_an_unmarked_key_is_free_again(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         mark = EndMark("u", uuid7(), Price(10, 0), "body", "k", "p")
         cache.end([mark], 1)
@@ -389,26 +409,28 @@ class TestKeys:
 
 
 class TestHolds:
-    def test_holds_never_exceed_what_there_is(self, cache: WalletCache) -> None:
+    def test_holds_never_exceed_what_there_is(self, cache: Cached) -> None:
         load(cache, "u", posted=1_000)
         outcomes = [start(cache, hold=10).outcome for _ in range(200)]
         assert outcomes.count("granted") == 100
 
-    def test_a_hold_expires_by_itself(self, cache: WalletCache) -> None:
+    def test_a_hold_expires_by_itself(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         assert start(cache, hold=100, hold_seconds=0.03).spendable_micros == 0
         time.sleep(0.05)
         assert spendable(cache) == 100
-        assert cache.held(["u", "unknown"]) == [0, 0]
+        assert cache.holds.held(["u", "unknown"]) == [0, 0]
 
-    def test_an_end_releases_its_hold_and_a_second_release_does_nothing(self, cache: WalletCache) -> None:
+    def test_an_end_releases_its_hold_and_a_second_release_does_nothing(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         cache.start([StartCall("u", "u", 0, PACKAGES, "run", 60, 60_000)], 1)
-        assert cache.held(["u"]) == [60]
+        assert cache.holds.held(["u"]) == [60]
         assert end(cache, cost=10, process_id="run").spendable_micros == 90
-        assert cache.release("u", "run", 1) == 90
+        released = cache.holds.release(WalletId("u"), "run", 1)
+        assert released is not None
+        assert released.spendable_micros == 90
 
-    def test_an_end_is_covered_by_money_that_others_hold(self, cache: WalletCache) -> None:
+    def test_an_end_is_covered_by_money_that_others_hold(self, cache: Cached) -> None:
         load(cache, "u", posted=100)
         start(cache, hold=90)
         reply = end(cache, cost=50)

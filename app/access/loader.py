@@ -22,9 +22,10 @@ from app.domain.errors import Unavailable
 from app.domain.wallets import WalletId
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.system import OVERTAKE
+from app.stores.redis.in_flight import InFlight
+from app.stores.redis.leases import WalletLeases
 from app.stores.redis.lost_wallets import LostWallets, Versions
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import Fill, Lease
 
 log = structlog.get_logger(__name__)
@@ -33,9 +34,18 @@ FILL_ATTEMPTS = 8
 
 
 class WalletLoader:
-    def __init__(self, postgres: PostgresAccess, cache: WalletCache, lost: LostWallets, spool: Spool) -> None:
+    def __init__(
+        self,
+        *,
+        postgres: PostgresAccess,
+        leases: WalletLeases,
+        lost: LostWallets,
+        in_flight: InFlight,
+        spool: Spool,
+    ) -> None:
         self._postgres = postgres
-        self._cache = cache
+        self._leases = leases
+        self._in_flight = in_flight
         self._lost = lost
         self._spool = spool
         self._lock = threading.Lock()
@@ -68,13 +78,13 @@ class WalletLoader:
         forgotten. Any other unknown mark may be recorded the next moment and stays.
         Raises Unavailable when Postgres is away, RedisError when Redis is.
         """
-        _, refused = self._fill(self._cache.lease(list(wallet_ids)), frozenset(abandoned))
+        _, refused = self._fill(self._leases.take(list(wallet_ids)), frozenset(abandoned))
         if refused:
             raise Unavailable
 
     def _fly(self, flights: dict[WalletId, Future[bool]], epoch: int) -> None:
         try:
-            leases = self._cache.lease(list(flights))
+            leases = self._leases.take(list(flights))
             # Somebody may have filled it between our caller's look and now.
             missing, _ = self._fill([lease for lease in leases if lease.epoch is None or lease.epoch < epoch])
             error: BaseException | None = None
@@ -98,7 +108,8 @@ class WalletLoader:
         for attempt in range(FILL_ATTEMPTS):
             if not leases:
                 break
-            # Looked at before Postgres is, once something newer has come in between.
+            # Before Postgres is read, and only once a fill was refused: a version that it was refused for, and that
+            # Postgres still doesn't have, is lost there.
             seen = self._lost.versions([lease.wallet_id for lease in leases]) if attempt else {}
             loaded = self._load(leases)
             abandoned |= self._correct_lost(leases, loaded, seen)
@@ -106,9 +117,9 @@ class WalletLoader:
             fills = [
                 _as_fill(lease, loaded[lease.wallet_id], abandoned) for lease in leases if lease.wallet_id in loaded
             ]
-            filled = self._cache.fill(fills)
+            filled = self._leases.fill(fills)
             refused = [fill.lease.wallet_id for fill, done in zip(fills, filled, strict=True) if not done]
-            leases = self._cache.lease(refused) if refused else []
+            leases = self._leases.take(refused) if refused else []
         return missing, refused
 
     def _correct_lost(
@@ -117,7 +128,10 @@ class WalletLoader:
         loaded: Mapping[WalletId, balances.LoadedWallet],
         seen: Mapping[WalletId, Versions],
     ) -> Set[UUID]:
-        """Let copies of a state that Postgres has lost be filled from an older one; the marks nobody stands for."""
+        """Where Redis knows a newer version than Postgres, Postgres has lost it: have the copy filled all the same.
+
+        Returns those marked ends that are nowhere any more.
+        """
         newer = {
             wallet_id: versions
             for wallet_id, versions in seen.items()
@@ -135,8 +149,9 @@ class WalletLoader:
         if not marks:
             return frozenset()
         end_ids = [end_id for end_id, _ in marks]
-        # In this order: an end is in the spool before it is taken out of flight, and put aside before it leaves that.
-        kept = self._lost.in_flight(marks) | self._spool.holding(end_ids)
+        # In this order none is missed on its way: it is in the spool before it leaves flight, and put aside before it
+        # leaves the spool.
+        kept = self._in_flight.holding(marks) | self._spool.holding(end_ids)
         return set(end_ids) - kept - self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
 
     def _load(self, leases: Sequence[Lease]) -> dict[WalletId, balances.LoadedWallet]:
@@ -146,7 +161,7 @@ class WalletLoader:
 
 
 def _has_leapt(lease: Lease, loaded: balances.LoadedWallet) -> bool:
-    # Nobody begins so many epochs in the life of a copy, but who finds Postgres older than it was leaps over them.
+    # Epochs begin one by one. Only who finds that Postgres was set back leaps over all that may have begun since.
     return lease.epoch is not None and loaded.cache_epoch - lease.epoch >= OVERTAKE
 
 

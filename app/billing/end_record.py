@@ -31,9 +31,11 @@ class Intake(Protocol):
     def known(self, requests: Sequence[EndRequest]) -> Sequence[KnownEnd]: ...
 
 
-class Marks(Protocol):
+class InFlight(Protocol):
     def land(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]: ...
 
+
+class Marks(Protocol):
     def unmark(self, marks: Sequence[EndMark]) -> None: ...
 
 
@@ -46,9 +48,12 @@ class Spool(Protocol):
 
 
 class EndRecorder:
-    def __init__(self, *, intake: Intake, cache: Marks, loader: Copies, spool: Spool, redis: Gate) -> None:
+    def __init__(
+        self, *, intake: Intake, cache: Marks, in_flight: InFlight, loader: Copies, spool: Spool, redis: Gate
+    ) -> None:
         self._intake = intake
         self._cache = cache
+        self._in_flight = in_flight
         self._loader = loader
         self._spool = spool
         self._redis = redis
@@ -142,7 +147,7 @@ class EndRecorder:
         if not marks and not doubtful:
             return
         try:
-            lost = doubtful | self._cache.land([(mark.end_id, mark.wallet_id) for mark in marks])
+            lost = doubtful | self._in_flight.land([(mark.end_id, mark.wallet_id) for mark in marks])
             if lost:
                 self._loader.refresh(lost)
         except RedisError as error:

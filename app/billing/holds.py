@@ -26,8 +26,9 @@ from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, WalletId, wallet_of
 from app.stores.postgres import balances, inbox
-from app.stores.redis.wallet_cache import WalletCache
-from app.stores.redis.wallet_holds import ExtendCall, ExtendReply, NoOpenHold, OpenHold, ReleaseReply, WalletHolds
+from app.stores.redis.records import Records
+from app.stores.redis.wallet_calls import ExtendCall, ExtendReply, OpenHold, ReleaseReply
+from app.stores.redis.wallet_holds import NoOpenHold, WalletHolds
 
 log = structlog.get_logger(__name__)
 
@@ -81,32 +82,31 @@ class HoldService:
         *,
         postgres: PostgresAccess,
         catalog: CatalogSnapshot,
-        cache: WalletCache,
         holds: WalletHolds,
+        records: Records,
         loader: WalletLoader,
         redis: Gate,
     ) -> None:
         self._postgres = postgres
         self._catalog = catalog
-        self._cache = cache
         self._holds = holds
+        self._records = records
         self._loader = loader
         self._redis = redis
         self._owed: deque[tuple[WalletId, str]] = deque(maxlen=OWED_MAX)
 
-    def release(self, wallet_id: WalletId, process_id: str | None) -> int:
+    def _release(self, wallet_id: WalletId, process_id: str) -> int:
         """Give a run's hold back, if it has one; the wallet's spendable micro-tokens after it.
 
         Raises WalletNotFound or Unavailable. With Redis away there are no holds, and Postgres tells the balance.
         """
-        spendable_micros = self._ask_redis(wallet_id, lambda epoch: self._cache.release(wallet_id, process_id, epoch))
-        if spendable_micros is not None:
-            return spendable_micros
+        released = self._ask_redis(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
+        if released is not None:
+            return released.spendable_micros
         found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]).get(wallet_id))
         if found is None:
             raise WalletNotFound
-        if process_id is not None:
-            self.release_later(wallet_id, process_id)
+        self.release_later(wallet_id, process_id)
         return found.balance.spendable_micros
 
     def cancel(self, user_id: str, process_id: str) -> int:
@@ -115,7 +115,7 @@ class HoldService:
         Raises AlreadyEnded for a run that was billed, ProcessOfAnotherUser, WalletNotFound or Unavailable.
         """
         check_owner(process_id, user_id)
-        spendable_micros = self.release(wallet_of(user_id), process_id)
+        spendable_micros = self._release(wallet_of(user_id), process_id)
         if self._has_ended(user_id, process_id):
             raise AlreadyEnded
         return spendable_micros
@@ -185,7 +185,7 @@ class HoldService:
     def _has_ended(self, user_id: str, process_id: str) -> bool:
         if self._redis.is_open:
             try:
-                if self._holds.has_ended(wallet_of(user_id), process_id):
+                if self._records.has_ended(wallet_of(user_id), process_id):
                     return True
             except RedisError as error:
                 self._redis.close(error)

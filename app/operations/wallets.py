@@ -20,7 +20,7 @@ from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wa
 from app.stores.postgres import balances, catalog, debts, ledger, prices, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.wallet_holds import WalletHolds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class WalletAdmin:
         self,
         *,
         postgres: PostgresAccess,
-        cache: WalletCache,
+        holds: WalletHolds,
         redis: Gate,
         changes: WalletChanges,
         doorbell: Doorbell,
     ) -> None:
         self._postgres = postgres
-        self._cache = cache
+        self._holds = holds
         self._redis = redis
         self._changes = changes
         self._doorbell = doorbell
@@ -136,7 +136,7 @@ class WalletAdmin:
     def _held(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
         if self._redis.is_open:
             try:
-                return self._cache.held(wallet_ids)
+                return self._holds.held(wallet_ids)
             except RedisError as error:
                 self._redis.close(error)
         # Holds live in Redis: without it there are none.

@@ -24,6 +24,7 @@ from app.domain.wallets import UntoldEnd, Wallet, WalletId
 from app.stores.postgres import balances, spool_aside
 from app.stores.postgres.balances import LoadedWallet
 from app.stores.postgres.reconciliation import Drift
+from app.stores.redis.in_flight import InFlight
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSnapshots
 
@@ -63,6 +64,7 @@ class CacheAudit:
         *,
         postgres: PostgresAccess,
         snapshots: WalletSnapshots,
+        in_flight: InFlight,
         spool: Spool,
         loader: WalletLoader,
         pauses_seconds: Sequence[float] = PAUSES_SECONDS,
@@ -70,6 +72,7 @@ class CacheAudit:
     ) -> None:
         self._postgres = postgres
         self._snapshots = snapshots
+        self._in_flight = in_flight
         self._spool = spool
         self._loader = loader
         self._pauses_seconds = pauses_seconds
@@ -87,7 +90,7 @@ class CacheAudit:
             for end_id in wallet.marks
         ]
         # An end goes from here into the inbox, so whoever isn't in flight any more by now stands there.
-        in_flight = self._snapshots.in_flight(marks)
+        in_flight = self._in_flight.holding(marks)
         end_ids = [end_id for end_id, _ in marks]
         in_flight |= self._spool.holding(end_ids)
         in_flight |= self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))

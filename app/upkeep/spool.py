@@ -21,6 +21,7 @@ from app.domain.wallets import WalletId
 from app.stores.postgres import inbox, spool_aside
 from app.stores.postgres.inbox import KnownEnd
 from app.stores.postgres.spool_aside import Aside
+from app.stores.redis.records import Records
 from app.stores.redis.spool import Spool
 from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import mark_of
@@ -51,11 +52,13 @@ class SpoolDrain:
         *,
         postgres: PostgresAccess,
         cache: WalletCache,
+        records: Records,
         spool: Spool,
         settlement: SettleService,
     ) -> None:
         self._postgres = postgres
         self._cache = cache
+        self._records = records
         self._spool = spool
         self._settlement = settlement
 
@@ -91,7 +94,7 @@ class SpoolDrain:
         reused: dict[WalletId, list[UUID]] = defaultdict(list)
         for end in moved.reused:
             reused[end.wallet_id].append(end.id)
-        self._cache.void_records(reused)
+        self._records.void(reused)
         self._spool.remove(entries)
         self._settlement.settle(moved.end_ids)
         if moved.end_ids:

@@ -7,8 +7,8 @@ import structlog
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.stores.postgres import spool_aside
+from app.stores.redis.in_flight import InFlight
 from app.stores.redis.spool import Spool
-from app.stores.redis.wallet_cache import WalletCache
 
 log = structlog.get_logger(__name__)
 
@@ -17,9 +17,9 @@ STRANDED_AFTER_SECONDS = 30
 
 
 class StrandedMarks:
-    def __init__(self, *, postgres: PostgresAccess, cache: WalletCache, spool: Spool, loader: WalletLoader) -> None:
+    def __init__(self, *, postgres: PostgresAccess, in_flight: InFlight, spool: Spool, loader: WalletLoader) -> None:
         self._postgres = postgres
-        self._cache = cache
+        self._in_flight = in_flight
         self._spool = spool
         self._loader = loader
 
@@ -28,7 +28,7 @@ class StrandedMarks:
 
         Nobody was told yes for them. Raises Unavailable or RedisError.
         """
-        stranded = self._cache.stranded(after_seconds)
+        stranded = self._in_flight.stranded(after_seconds)
         if not stranded:
             return 0
         # Looked at before Postgres is: what is neither here nor there is nowhere.
@@ -36,7 +36,7 @@ class StrandedMarks:
         kept |= self._postgres.run(lambda connection: spool_aside.holding(connection, list(stranded)))
         wallet_ids = set(stranded.values())
         self._loader.refresh(wallet_ids, abandoned=stranded.keys() - kept)
-        landed = self._cache.give_up(list(stranded.items()))
+        landed = self._in_flight.give_up(list(stranded.items()))
         if landed:
             # Their process lived after all, and recorded the end while its mark was being forgotten.
             self._loader.refresh(landed)

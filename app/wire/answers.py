@@ -16,7 +16,7 @@ from app.domain.wallets import WalletBalance
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation
-from app.stores.redis.wallet_holds import ReleaseReply
+from app.stores.redis.wallet_calls import ReleaseReply
 from app.wire.prices import parts_answer
 
 Answer = dict[str, Any]

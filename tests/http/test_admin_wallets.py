@@ -145,7 +145,7 @@ class TestShow:
         def away(*_: object) -> None:
             raise RedisError
 
-        monkeypatch.setattr(container.cache, "held", away)
+        monkeypatch.setattr(container.wallet_holds, "held", away)
         assert data(admin.get("/wallets/u"))["held_token"] == 0
         assert not container.redis_gate.is_open
         assert data(admin.get("/wallets"))["items"][0]["token"] == 1_000

@@ -330,7 +330,7 @@ class TestLostAnswer:
                 monkeypatch.setattr(cache, "start", real)
                 raise RedisConnectionError
 
-            till.container.cache.lease(["u"])
+            till.container.leases.take(["u"])
             monkeypatch.setattr(cache, "start", start_and_lose)
 
         return lose
@@ -351,7 +351,7 @@ class TestLostAnswer:
         start(call)
         lose_one()
         failure(call("start", feature_endpoint_id=FEATURE, hold_token=15), 503, "temporarily_unavailable")
-        assert till.container.cache.held(["u"]) == [15_000_000]
+        assert till.container.wallet_holds.held(["u"]) == [15_000_000]
         till.container.redis_gate.open()
         assert start(call, hold_token=20)["status"] == "access-able"
 

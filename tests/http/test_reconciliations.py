@@ -35,6 +35,7 @@ def shop(container: Container, billing: Billing) -> Billing:
     container.cache_audit = CacheAudit(
         postgres=container.postgres,
         snapshots=WalletSnapshots(container.redis_client),
+        in_flight=container.in_flight,
         spool=container.spool,
         loader=container.loader,
         pauses_seconds=(0.01,),

@@ -31,7 +31,7 @@ class TestCache:
         assert done.adds_up
         assert run().drifted_count == 0
         balance = shop.balance(user_id)
-        [held_micros] = shop.container.cache.held([user_id])
+        [held_micros] = shop.container.wallet_holds.held([user_id])
         assert shop.cached_spendable_micros(user_id) == balance.spendable_micros - held_micros
         assert int(cached(shop, user_id)["debt"]) == balance.debt_micros
         assert_conserved(shop, user_id)

@@ -25,11 +25,11 @@ from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import Filter
 from app.stores.redis.scripts import WalletScript
-from app.stores.redis.wallet_cache import MARKS_PER_CALL
+from app.stores.redis.slices import ITEMS_PER_CALL
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 # Of a slice: two for each mark, and some about the wallet.
-ARGUMENTS_MAX = 2 * MARKS_PER_CALL + 20
+ARGUMENTS_MAX = 2 * ITEMS_PER_CALL + 20
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def top_up(shop: Billing, user_id: str, tokens: int) -> None:
 def most_arguments(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many arguments a script has had at most: what it works on, as no script looks at more of a wallet itself."""
     sizes = [0]
-    send = shop.container.cache.scripts.send
+    send = shop.container.scripts.send
 
     def counted(script: WalletScript, calls: Sequence[tuple[list[str], list[Any]]], *rest: Any) -> list[Any]:
         sizes.extend(len(arguments) for _, arguments in calls)
         return send(script, calls, *rest)
 
-    monkeypatch.setattr(shop.container.cache.scripts, "send", counted)
+    monkeypatch.setattr(shop.container.scripts, "send", counted)
     return lambda: max(sizes)
 
 
@@ -257,7 +257,7 @@ class TestManyDebts:
 
     def test_marks_are_looked_up_and_forgotten_in_slices(self, shop: Billing) -> None:
         """As after Redis missed the settlement, and as after Postgres lost it."""
-        services, ends = shop.container, 2 * MARKS_PER_CALL + 1
+        services, ends = shop.container, 2 * ITEMS_PER_CALL + 1
         shop.wallet("deep", tokens=0)
         owe(shop, "deep", ends, told=False)
         services.loader.load(["deep"], services.catalog.epoch)
@@ -267,7 +267,7 @@ class TestManyDebts:
         shop.execute_in_postgres(f"UPDATE wallets SET debt_micros = {ends}000000, version = 2 WHERE user_id = 'deep'")
         services.loader.refresh(["deep"])
         assert shop.cached_spendable_micros("deep") == -ends * 1_000_000
-        services.cache.void_records({"deep": [end.id for end in shop.inbox("deep")]})
+        services.records.void({"deep": [end.id for end in shop.inbox("deep")]})
         calls: Any = services.redis_client.info("commandstats")
         assert [calls[f"cmdstat_{name}"]["calls"] for name in ("smismember", "sadd")] == [3, 3]
 

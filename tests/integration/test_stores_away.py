@@ -71,7 +71,7 @@ class TestRedisAway:
         assert services.stale_copies.refresh(older_than_seconds=0) == 1
         assert services.stale_copies.refresh(older_than_seconds=0) == 0
         assert shop.cached_spendable_micros() == 89_000_000
-        [lease] = services.cache.lease(["user-1"])
+        [lease] = services.leases.take(["user-1"])
         assert lease.marked == frozenset()
 
     def test_a_serving_process_settles_while_no_message_reaches_a_worker(
@@ -254,10 +254,10 @@ class TestStranded:
         billing.wallet(tokens=100)
         services = billing.container
         services.start.start(StartRequest("user-1", FEATURE))
-        land = services.cache.land
-        services.cache.land = lambda ends: set()  # type: ignore[method-assign]
+        land = services.in_flight.land
+        services.in_flight.land = lambda ends: set()  # type: ignore[method-assign]
         services.end.end(billing.usage())
-        services.cache.land = land  # type: ignore[method-assign]
+        services.in_flight.land = land  # type: ignore[method-assign]
         assert services.stranded_marks.release(after_seconds=0) == 1
         assert billing.cached_spendable_micros() == 89_000_000
         assert services.stranded_marks.release(after_seconds=0) == 0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
-from app.stores.redis.wallet_cache import WalletCache
 from tests.wallet_cache_suite import *  # noqa: F403
+from tests.wallet_cache_suite import Cached
 
 
 @pytest.fixture
-def cache() -> Iterator[WalletCache]:
+def cache() -> Iterator[Cached]:
     with fakeredis.FakeRedis(decode_responses=True) as client:
-        yield WalletCache(client, record_seconds=60)
+        yield Cached(client)

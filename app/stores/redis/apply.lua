@@ -13,6 +13,6 @@ if not cached then
   end
 end
 if cached and tonumber(version) > cached then set_row(version, posted, debt, overdraft, status, package) end
--- Of a wallet that isn't cached these are the marks of one that is being loaded in slices.
+-- Also where nothing is cached yet: a load in slices may have set some of these marks already.
 for i = 7, #ARGV do set_mark(ARGV[i], false) end
 return 1

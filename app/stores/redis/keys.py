@@ -46,11 +46,6 @@ def record_key(wallet_id: WalletId, kind: str, key: str) -> str:
     return _key(wallet_id, f"{kind}:{key}")
 
 
-def record_keys(wallet_id: WalletId, kind: str, key: str | None) -> list[str]:
-    """The same, none without an idempotency key."""
-    return [] if key is None else [record_key(wallet_id, kind, key)]
-
-
 def in_flight_member(end_id: UUID, wallet_id: WalletId) -> str:
     return f"{end_id}{wallet_id}"
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from redis import Redis
 
 from app.domain.wallets import WalletId
-from app.stores.redis.in_flight import in_flight
 from app.stores.redis.keys import fence_key, wallet_keys
 from app.stores.redis.scripts import PRELUDE
 
@@ -49,10 +47,6 @@ class LostWallets:
         """Let older versions be filled in, where nothing has changed since these were seen."""
         for wallet_id, versions in seen.items():
             self._script([*wallet_keys(wallet_id), fence_key(wallet_id)], [versions.cached, versions.fence])
-
-    def in_flight(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[UUID]:
-        """Which of these ends (id, wallet id) are marked and not recorded yet."""
-        return in_flight(self._client, ends)
 
 
 def _number(text: str) -> int:

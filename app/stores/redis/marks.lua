@@ -5,7 +5,7 @@
 local lease_ms, idle_ms, forgotten = unpack(ARGV, 1, 3)
 
 if redis.call('PEXPIRE', KEYS[3], lease_ms) == 0 then return 0 end
--- Half of the marks would promise what isn't there, should nobody come to the end of it: the copy is void until then.
+-- With a part of its marks the wallet would show tokens that it doesn't have. It is void until `fill` sets the epoch.
 redis.call('HDEL', WALLET, 'epoch')
 local last_forgotten = 3 + tonumber(forgotten)
 for i = 4, last_forgotten do set_mark(ARGV[i], false) end

@@ -20,7 +20,7 @@ local function add(field, amount)
 end
 
 -- The number named and the row: posted, told, overdraft, available, debt and held, as text.
--- A copy without each of its numbers is worked on by nobody: what is added to nothing would look like a balance.
+-- Every script fails on a copy that lacks a number, which drops the copy: HINCRBY would take the number for 0.
 local function numbers(first)
   local fields = redis.call('HMGET', WALLET, first, 'posted', 'told', 'overdraft', 'available', 'debt', 'held')
   if not fields[1] then return nil end
@@ -75,8 +75,8 @@ local function release_hold(process_id)
 end
 
 -- Holds expire by the server's clock when their wallet is looked at: nothing scans all wallets.
--- Returns what the open holds reserve, which is less than the field `held` as long as there are more due ones than
--- one script takes out. (Only a wallet with more open holds than are granted shows `held` until they are gone.)
+-- Returns what the open holds reserve. With more due ones than one script takes out that is less than the field `held`,
+-- and added up from the open ones; `held` itself is returned where there are more of those than starts are granted.
 local function expire_holds()
   local held = redis.call('HGET', WALLET, 'held')
   if held == '0' then return held end
@@ -136,7 +136,7 @@ local function set_new_mark(end_id, entry)
   return math.abs(available) < 2 ^ 53 and string.format('%.0f', available) or redis.call('HGET', WALLET, 'available')
 end
 
--- What the wallet's row says. Where nothing was said yet, there may be marks already.
+-- Set what the wallet's row says. A wallet that is being loaded has no row yet, and may have marks already.
 local function set_row(version, posted, told, overdraft, status, package)
   local old = redis.call('HMGET', WALLET, 'posted', 'told')
   add('available', negative(old[1] or '0'))

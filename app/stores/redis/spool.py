@@ -15,7 +15,7 @@ from redis.client import NEVER_DECODE
 
 from app.domain.ends import AcceptedEnd
 from app.stores.redis.keys import KEY_PREFIX
-from app.stores.redis.wallet_cache import slices
+from app.stores.redis.slices import slices
 from app.stores.spool_entry import SpoolEntry
 
 SPOOL_KEY = f"{KEY_PREFIX}:spool"

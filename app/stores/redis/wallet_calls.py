@@ -1,4 +1,4 @@
-"""What is asked of cached wallets, and answered: the values around `WalletCache`."""
+"""What is asked of cached wallets and what they answer, as values, and as the scripts take them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from app.domain.ends import EndRequest
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Deduction, UntoldEnd, Wallet, WalletId
+
+# A wallet that nobody has touched for this long is forgotten; longer than any hold lives.
+IDLE_SECONDS = 48 * 3_600
 
 
 def milliseconds(seconds: float) -> int:
@@ -50,6 +53,49 @@ class StartReply:
     @property
     def spendable_micros(self) -> int:
         return self.available_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendCall:
+    wallet_id: WalletId
+    process_id: str
+    more_micros: int
+    more_seconds: float
+    idempotency_key: str | None
+    payload_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendReply:
+    """As `extend.lua` decided; the hold as it is after the call."""
+
+    outcome: CacheVerdict
+    available_micros: int
+    held_micros: int
+    hold_micros: int
+    hold_ends_at: datetime
+    payload_hash: str
+
+    @property
+    def spendable_micros(self) -> int:
+        return self.available_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseReply:
+    """What can be spent after it, and what the hold reserved: 0 if there was none."""
+
+    spendable_micros: int
+    released_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    process_id: str
+    amount_micros: int
+    ends_at: datetime
+    position: str
+    """Where a list goes on after it: its end in milliseconds, a colon, its process id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +162,15 @@ class Fill:
     forgotten: Sequence[UUID] = ()
     given_back: Sequence[UUID] = ()
     """Those of the forgotten that nobody is going to record: what their keys were answered is void."""
+
+
+def row_arguments(wallet: Wallet) -> list[str | int]:
+    """What a wallet's row says, as `set_row` of `prelude.lua` takes it."""
+    return [
+        wallet.version,
+        wallet.posted_micros,
+        wallet.debt_micros,
+        wallet.overdraft_limit_micros,
+        wallet.status.value,
+        wallet.package_id or "",
+    ]

@@ -8,8 +8,7 @@ from redis.exceptions import ResponseError
 
 from app.domain.wallets import Balance, WalletId
 from app.stores.redis.keys import wallet_keys
-from app.stores.redis.scripts import WalletScript
-from app.stores.redis.wallet_cache import WalletCache
+from app.stores.redis.scripts import WalletScript, WalletScripts
 
 _LOOK = WalletScript("look")
 
@@ -25,12 +24,12 @@ class WalletLook:
 class WalletLooks:
     """Errors are redis-py's own, as in `wallet_cache`."""
 
-    def __init__(self, cache: WalletCache) -> None:
-        self._cache = cache
+    def __init__(self, scripts: WalletScripts) -> None:
+        self._scripts = scripts
 
     def look(self, wallet_id: WalletId, process_id: str | None, epoch: int) -> WalletLook | None:
         """None where the wallet isn't cached."""
-        reply = self._cache.scripts.run(_LOOK, wallet_keys(wallet_id), [epoch, process_id or ""])
+        reply = self._scripts.run(_LOOK, wallet_keys(wallet_id), [epoch, process_id or ""])
         match reply:
             case None | ["miss"]:
                 return None

@@ -13,11 +13,10 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.wallets import UntoldEnd, Wallet, WalletId, WalletStatus
-from app.stores.redis.in_flight import in_flight
 from app.stores.redis.keys import wallet_keys
 from app.stores.redis.marks import from_entry
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
-from app.stores.redis.wallet_cache import MARKS_PER_CALL
+from app.stores.redis.slices import ITEMS_PER_CALL
 
 # A wallet of more fields is read in slices: Redis serves nobody else while it copies a large one.
 FIELDS_MAX = 5_000
@@ -62,7 +61,7 @@ class WalletSnapshots:
         pipeline = self._client.pipeline(transaction=False)
         for wallet_id in small:
             wallet, holds = wallet_keys(wallet_id)
-            # The holds last: one that is granted in between has its end in time by then.
+            # The holds after the hash: each hold that is seen there was given its end before.
             pipeline.hgetall(wallet)
             pipeline.zrange(holds, 0, -1)
         replies = pipeline.execute(raise_on_error=False)
@@ -75,15 +74,11 @@ class WalletSnapshots:
                 found[wallet_id] = _read(wallet_id, fields, expiring)
         for wallet_id in lengths.keys() - set(small):
             wallet, holds = wallet_keys(wallet_id)
-            fields = dict(self._client.hscan_iter(wallet, count=MARKS_PER_CALL))
+            fields = dict(self._client.hscan_iter(wallet, count=ITEMS_PER_CALL))
             found[wallet_id] = _read(
-                wallet_id, fields, [name for name, _ in self._client.zscan_iter(holds, count=MARKS_PER_CALL)]
+                wallet_id, fields, [name for name, _ in self._client.zscan_iter(holds, count=ITEMS_PER_CALL)]
             )
         return found
-
-    def in_flight(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[UUID]:
-        """Which of these ends (id, wallet id) are marked and on their way into the inbox."""
-        return in_flight(self._client, ends)
 
     def recount(self, wallet_ids: Collection[WalletId]) -> None:
         """Correct the totals of wallets that don't add up in themselves."""
