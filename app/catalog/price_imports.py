@@ -19,7 +19,15 @@ from app.catalog.changes import CatalogChanges
 from app.catalog.price_lists import Format, PriceList, Selection, read_price_list
 from app.catalog.usage_impact import Effect, Impact, usage_impact
 from app.domain.catalog import Catalog
-from app.domain.errors import Invalid, NotFound, PriceImportOutdated, PriceListRefused, PricesJump, Unavailable
+from app.domain.errors import (
+    AlreadyExists,
+    Invalid,
+    NotFound,
+    PriceImportOutdated,
+    PriceListRefused,
+    PricesJump,
+    Unavailable,
+)
 from app.domain.in_force import ProfitRules, RateCards
 from app.domain.moments import moment_text
 from app.domain.pages import NEWEST, Page, page
@@ -67,7 +75,8 @@ class PriceImports:
     def draft(self, request: ImportRequest, actor: str | None = None) -> PriceImport:
         """Read a list, tell what it would change, and keep that as a draft. No price changes.
 
-        Raises PriceListRefused, Invalid, NotFound (the feature endpoint) or Unavailable.
+        Raises PriceListRefused, Invalid, NotFound (the feature endpoint), AlreadyExists (prices from the same moment
+        on) or Unavailable.
         """
         listed = read_price_list(
             request.document,
@@ -90,6 +99,7 @@ class PriceImports:
         at = request.effective_from or now
         found = _difference(listed, today, feature, request.selection, at)
         proposed = [_card(change.model, change.rates, feature, at) for change in found.proposed]
+        _check_moment(proposed, today.rate_cards)
         _check_limits(proposed, today.profit_rules, now)
         impact = usage_impact(
             self._postgres,
@@ -128,7 +138,8 @@ class PriceImports:
     def approve(self, import_id: int, *, allow_jumps: bool = False, actor: str | None = None) -> Approved:
         """Make a draft's prices, all or none, from its moment or from now on. Once more: the same answer.
 
-        Raises NotFound, PricesJump (unless they are allowed), PriceImportOutdated or Unavailable.
+        Raises NotFound, PricesJump (unless they are allowed), PriceImportOutdated, AlreadyExists, PriceListRefused
+        (profit rules made meanwhile would make a run cost too much) or Unavailable.
         """
         draft = self.get(import_id)
         if draft.is_approved:
@@ -165,12 +176,11 @@ def _approve(connection: sa.Connection, import_id: int, actor: str | None) -> Ap
         raise PriceImportOutdated("The moment from which these prices should hold has passed: import the list again")
     feature, effective_from = draft.feature_endpoint_id, draft.effective_from or state.now
     proposed = [(row["model"], stored_rates(row["rates"])) for row in draft.proposed]
-    _check_base(RateCards(prices.all_cards(connection)), draft, effective_from)
-    _check_limits(
-        [_card(model, rates, feature, effective_from) for model, rates in proposed],
-        ProfitRules(catalog_store.all_rules(connection)),
-        state.now,
-    )
+    cards = RateCards(prices.all_cards(connection))
+    made_of = [_card(model, rates, feature, effective_from) for model, rates in proposed]
+    _check_base(cards, draft, effective_from)
+    _check_moment(made_of, cards)
+    _check_limits(made_of, ProfitRules(catalog_store.all_rules(connection)), state.now)
     made = prices.insert_all(connection, proposed, feature_endpoint_id=feature, effective_from=effective_from)
     approved = store.mark_approved(connection, import_id, approved_by=actor, price_ids=made)
     if not catalog_store.announce_change_since(connection, state.counters.catalog_version):
@@ -207,6 +217,19 @@ def _difference(
         ],
         today=lambda model: _today(cards, feature, model, at),
     )
+
+
+def _check_moment(proposed: Sequence[RateCard], cards: RateCards) -> None:
+    """Raises AlreadyExists where a model has a price from the very same moment on: nobody could say which is meant."""
+    taken = [
+        str(card.model)
+        for card in proposed
+        if (found := cards.latest(card.feature_endpoint_id, card.model, card.effective_from))
+        and found.effective_from == card.effective_from
+    ]
+    if taken:
+        reason = f"There are other prices from this moment on: {_named(taken)}."
+        raise AlreadyExists("Price exists already", errors={"effective_from": [reason]})
 
 
 def _check_limits(proposed: Sequence[RateCard], rules: ProfitRules, now: datetime) -> None:

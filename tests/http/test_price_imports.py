@@ -14,6 +14,9 @@ from flask.testing import FlaskClient
 
 from app.catalog import usage_impact
 from app.http.routes.price_imports import LIST_BYTES_MAX
+from app.stores.postgres import catalog as catalog_store
+from app.stores.postgres import price_imports as store
+from app.stores.postgres.catalog import announce_change_since
 from tests.conftest import ADMIN_KEY, SERVER_KEY
 from tests.http.admin import Admin, data, failure
 from tests.support import FEATURE, Billing
@@ -179,6 +182,47 @@ def test_prices_of_a_later_moment_wait_for_it(till: Billing, admin: Admin, clien
     approved(admin, drafted(admin, {"gpt-5": GPT}, effective_from="2100-01-01T00:00:00Z"))
     assert run(client, model="gpt-5", output_token=40)["cost"] == 11
     assert prices(till)[0].effective_from.year == 2100
+
+
+def test_two_prices_from_one_moment_on_are_refused(till: Billing, admin: Admin) -> None:
+    moment = {"effective_from": "2100-01-01T00:00:00Z"}
+    approved(admin, drafted(admin, {"gpt-5": GPT}, **moment))
+    dearer = {"gpt-5": {**GPT, "input_cost_per_token": 1.1e-06}}
+    refused = failure(admin.post("/price-imports", body(dearer, **moment)), 409, "already_exists")
+    assert refused["errors"] == {"effective_from": ["There are other prices from this moment on: gpt-5."]}
+    assert drafted(admin, {"gpt-5": GPT}, **moment)["counts"]["unchanged"] == 1
+    # One that was drafted before the other was made is outdated by it.
+    later = {"effective_from": "2100-01-02T00:00:00Z"}
+    draft = drafted(admin, dearer, **later)
+    data(admin.post("/prices", {"model": "gpt-5", "input_per_million": 1, "output_per_million": 1, **later}), 201)
+    failure(admin.post(f"/price-imports/{draft['id']}/approve", {}), 409, "price_import_outdated")
+    assert len(prices(till)) == 2
+
+
+def test_an_approval_makes_all_prices_or_none(till: Billing, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes between: whoever changes the catalog meanwhile has it looked at anew, a failure takes all back."""
+    draft = drafted(admin, {"gpt-5": GPT, "gpt-6": GPT})
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert len(prices(till)) == 0
+        raise RuntimeError("the process dies here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "mark_approved", fail)
+        assert admin.post(f"/price-imports/{draft['id']}/approve", {}).status_code == 500
+    assert prices(till) == []
+
+    interfere = iter([True, False])
+
+    def announce(connection: sa.Connection, version: int) -> bool:
+        if next(interfere):
+            till.execute_in_postgres("UPDATE system_state SET catalog_version = catalog_version + 1")
+        return announce_change_since(connection, version)
+
+    monkeypatch.setattr(catalog_store, "announce_change_since", announce)
+    approved(admin, draft)
+    assert len(prices(till)) == 2
+    assert list(interfere) == []
 
 
 def test_prices_of_one_feature_alone(till: Billing, admin: Admin) -> None:
