@@ -39,6 +39,8 @@ import type {
   TTokenProcessEndResponse,
   TTokenProcessHoldExtendPayload,
   TTokenProcessHoldExtendResponse,
+  TTokenProcessReversePayload,
+  TTokenProcessReverseResponse,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,
 } from './wire';
@@ -169,6 +171,23 @@ export class TokenProcess {
     );
   }
 
+  /**
+   * Takes back a run that was billed, at most once under its reference. ReversalRefusedError: its feature endpoint allows
+   * that for so long only, if at all, or nothing is left to give back. An end that still waits in the outbox has to be sent
+   * first: until then the answer is a 404.
+   */
+  async reverse(payload: TTokenProcessReversePayload): Promise<TTokenProcessReverseResponse> {
+    const { user_id, process_id, idempotency_key, reference, reason } = payload;
+    const body = { user_id, process_id, idempotency_key, reference, reason };
+    return this.repeatable({ call: 'reverse', payload: body }, () =>
+      this.transport.send({
+        operation: 'reverse',
+        body: JSON.stringify(body),
+        limitSeconds: this.settings.endTimeoutSeconds,
+      }),
+    );
+  }
+
   /** Adds to an open hold, to its life, or to both. `data.status` not-access-able: the hold is as it was. */
   async extendHold(payload: TTokenProcessHoldExtendPayload): Promise<TTokenProcessHoldExtendResponse> {
     const { user_id, process_id, hold_token, hold_seconds } = payload;
@@ -193,6 +212,8 @@ export class TokenProcess {
         return this.end(call.payload);
       case 'endBatch':
         return this.endBatch(call.payload);
+      case 'reverse':
+        return this.reverse(call.payload);
       case 'cancel':
         return this.cancel(call.payload);
       case 'extendHold':

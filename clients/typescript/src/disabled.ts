@@ -16,13 +16,14 @@ export const disabledFetch: Fetch = async (url, init) => {
   return new Response(JSON.stringify(success(data)), { headers: { 'content-type': 'application/json' } });
 };
 
-function dataFor(url: string, body: { user_id?: unknown; process_id?: unknown; hold_token?: unknown }): object {
-  const { user_id, process_id, hold_token } = body;
+function dataFor(url: string, body: { user_id?: unknown; process_id?: unknown; hold_token?: unknown; reference?: unknown }): object {
+  const { user_id, process_id, hold_token, reference } = body;
   const data = { user_id, token: 0 };
   if (url.endsWith('/start')) return { ...data, status: 'access-able', process_id: randomUuid(), hold_token };
   if (url.endsWith('/hold/extend')) {
     return { ...data, status: 'access-able', process_id, hold_token, expires_at: '9999-12-31T23:59:59.999Z' };
   }
+  if (url.endsWith('/end/reverse')) return { ...data, posted_token: 0, debt_token: 0, reference };
   return url.endsWith('/cancel') ? { ...data, process_id } : { ...data, cost: 0, status: 'return-able' };
 }
 

@@ -9,6 +9,7 @@
  *  ├─ InsufficientTokensError        start answered not-access-able: `token` is the balance
  *  │   └─ HoldRefusedError           a hold was not extended; it is as it was
  *  ├─ HoldNotFoundError         404  there is no open hold to extend: it has expired, or there never was one
+ *  ├─ ReversalRefusedError      403, 409  this run can't be taken back (any more)
  *  ├─ ValidationError           400, 405, 413, 415, 422  `errors` names the fields; also a key no header can carry
  *  ├─ ConflictError             409  this idempotency key was used with another body
  *  ├─ UnavailableError          5xx, no connection, time-out: retried until the time limit
@@ -28,6 +29,7 @@ import type {
   TTokenProcessCancelPayload,
   TTokenProcessEndPayload,
   TTokenProcessHoldExtendPayload,
+  TTokenProcessReversePayload,
   TTokenProcessStartPayload,
 } from './wire';
 
@@ -45,6 +47,7 @@ export type RepeatableCall =
   | { call: 'start'; payload: TTokenProcessStartPayload }
   | { call: 'end'; payload: TTokenProcessEndPayload }
   | { call: 'endBatch'; payload: TTokenProcessEndPayload[] }
+  | { call: 'reverse'; payload: TTokenProcessReversePayload }
   | { call: 'cancel'; payload: TTokenProcessCancelPayload }
   | { call: 'extendHold'; payload: TTokenProcessHoldExtendPayload };
 
@@ -145,6 +148,9 @@ export class HoldNotFoundError extends TokenProcessError {
   }
 }
 
+/** `code`: reversal_not_allowed (too late, or the feature allows none), exceeds_original (nothing is left), written_off. */
+export class ReversalRefusedError extends TokenProcessError {}
+
 export class ValidationError extends TokenProcessError {
   /** Field to reasons, as the server names them. */
   readonly errors: Record<string, string[]>;
@@ -240,6 +246,7 @@ const KINDS: { name: string; prototype: unknown }[] = [
   InsufficientTokensError,
   HoldRefusedError,
   HoldNotFoundError,
+  ReversalRefusedError,
   ValidationError,
   ConflictError,
   UnavailableError,
@@ -251,6 +258,8 @@ const KINDS: { name: string; prototype: unknown }[] = [
   OutboxUnsupportedError,
 ];
 
+const REFUSALS_OF_REVERSALS = ['reversal_not_allowed', 'exceeds_original', 'written_off'];
+
 /** The error of an answer that is not a success. The status decides: a code may be newer than this client. */
 export function errorFromResponse(response: TokenProcessErrorResponse, retryAfterSeconds?: number): TokenProcessError {
   const { status } = response;
@@ -260,13 +269,14 @@ export function errorFromResponse(response: TokenProcessErrorResponse, retryAfte
   const options = { response };
   if (status >= 500) return new UnavailableError(message, { response, retryAfterSeconds });
   if (status === 401) return new AuthenticationError(message, { ...options, code: 'unauthorized' });
+  const code = isRecord(body) ? body['code'] : undefined;
+  if (enveloped && REFUSALS_OF_REVERSALS.includes(String(code))) return new ReversalRefusedError(message, options);
   if (status === 409) return new ConflictError(message, { ...options, code: 'idempotency_conflict' });
   if ([400, 405, 413, 415, 422].includes(status)) {
     return new ValidationError(message, { ...options, code: 'validation_failed' });
   }
   // A proxy, another server or a wrong path at this address is answered 403 and 404 too, which says nothing about a
   // wallet or a feature.
-  const code = isRecord(body) ? body['code'] : undefined;
   if (enveloped && code === 'hold_not_found') return new HoldNotFoundError(message, options);
   const missing = code === 'not_found';
   if (enveloped && status === 404 && !missing) return new WalletNotFoundError(message, { ...options, code: 'wallet_not_found' });

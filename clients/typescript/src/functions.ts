@@ -15,6 +15,8 @@ import type {
   TTokenProcessEndResponse,
   TTokenProcessHoldExtendPayload,
   TTokenProcessHoldExtendResponse,
+  TTokenProcessReversePayload,
+  TTokenProcessReverseResponse,
   TTokenProcessStartPayload,
   TTokenProcessStartResponse,
 } from './wire';
@@ -41,6 +43,11 @@ export function tokenProcessEnd(payload: TTokenProcessEndPayload): Promise<TToke
 /** Gives a hold back when the feature failed. */
 export function tokenProcessCancel(payload: TTokenProcessCancelPayload): Promise<TTokenProcessCancelResponse> {
   return withShared((client) => client.cancel(payload));
+}
+
+/** Takes back a run that was billed, as long as its feature endpoint allows that. */
+export function tokenProcessReverse(payload: TTokenProcessReversePayload): Promise<TTokenProcessReverseResponse> {
+  return withShared((client) => client.reverse(payload));
 }
 
 /** Adds to an open hold, to its life, or to both. */

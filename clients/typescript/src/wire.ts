@@ -108,6 +108,35 @@ export interface TTokenProcessHoldExtendResponse {
   data: TTokenProcessHoldExtendData;
 }
 
+export interface TTokenProcessReversePayload {
+  user_id: string;
+  /** The run, by one of the keys that its end came with, or both. */
+  process_id?: string | undefined;
+  idempotency_key?: string | undefined;
+  /** Your own: the same reversal again under it takes nothing back twice. */
+  reference: string;
+  reason: string;
+}
+
+export interface TTokenProcessReverseData {
+  user_id: string;
+  /** What the run had cost, and costs no more. */
+  token: number;
+  /** How much of it went back to the balance. */
+  posted_token: number;
+  /** By how much the wallet's debt changed. */
+  debt_token: number;
+  reference: string;
+}
+
+export interface TTokenProcessReverseResponse {
+  success: boolean;
+  message: string;
+  data: TTokenProcessReverseData;
+  /** Reversed before, under the same reference: this is the first answer again. */
+  replayed?: boolean;
+}
+
 /** Every refusal of the server, and one refused end in the results of a batch. */
 export interface TTokenProcessFailure {
   success: false;

@@ -19,6 +19,7 @@ from tokentill.errors import (
     InsufficientTokensError,
     OutboxError,
     OutboxFullError,
+    ReversalRefusedError,
     TokenProcessError,
     UnavailableError,
     UsageError,
@@ -35,6 +36,8 @@ from tokentill.functions import (
     token_process_end_async,
     token_process_hold_extend,
     token_process_hold_extend_async,
+    token_process_reverse,
+    token_process_reverse_async,
     token_process_start,
     token_process_start_async,
 )
@@ -43,7 +46,7 @@ from tokentill.outbox import Outbox, OutboxStatus
 from tokentill.run import AsyncRun, Run
 from tokentill.usage import Usage, count_deltas, read_usage
 from tokentill.version import __version__
-from tokentill.wire import Amount, End, Hold, Start
+from tokentill.wire import Amount, End, Hold, Reversal, Start
 from tokentill.wrapper import with_token_process
 
 __all__ = [
@@ -70,6 +73,8 @@ __all__ = [
     "OutboxFullError",
     "OutboxStatus",
     "RetryEvent",
+    "Reversal",
+    "ReversalRefusedError",
     "Run",
     "Start",
     "TokenProcess",
@@ -92,6 +97,8 @@ __all__ = [
     "token_process_end_async",
     "token_process_hold_extend",
     "token_process_hold_extend_async",
+    "token_process_reverse",
+    "token_process_reverse_async",
     "token_process_start",
     "token_process_start_async",
     "with_token_process",

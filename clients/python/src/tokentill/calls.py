@@ -137,7 +137,7 @@ def _read(answer: httpx.Response | httpx.RequestError, parse: Callable[..., T]) 
     except UnavailableError as error:
         error.retry_after_seconds = _retry_after_seconds(answer)
         raise
-    if parse is wire.parse_end:
+    if parse in (wire.parse_end, wire.parse_reversal):
         return parse(envelope, replayed=answer.headers.get("Idempotent-Replayed") == "true")
     return parse(envelope)
 

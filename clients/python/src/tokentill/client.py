@@ -44,7 +44,7 @@ from tokentill.sender import Sender
 from tokentill.settings import Settings, WhenAway, outbox_path_from_environment
 from tokentill.steps import Steps
 from tokentill.usage import Extractor
-from tokentill.wire import Amount, End, Hold, Start, end_body
+from tokentill.wire import Amount, End, Hold, Reversal, Start, end_body
 
 logger = logging.getLogger("tokentill")
 
@@ -230,6 +230,22 @@ class TokenProcess(_Client):
         """Give back the hold of a run that used nothing. May be repeated. Raises TokenProcessError."""
         self._driver.run(self._core.cancel(user_id, process_id))
 
+    def reverse(
+        self,
+        user_id: str,
+        *,
+        reference: str,
+        reason: str,
+        process_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Reversal:
+        """Take back a run that was billed, named by a key that its end came with; once per `reference`.
+
+        ReversalRefusedError: the feature endpoint allows none (any more), or nothing is left to give back.
+        An end that still waits in the outbox has to be sent first: until then the answer is a 404.
+        """
+        return self._driver.run(self._core.reverse(user_id, reference, reason, process_id, idempotency_key))
+
     def extend_hold(
         self,
         user_id: str,
@@ -400,6 +416,20 @@ class AsyncTokenProcess(_Client):
     async def cancel(self, user_id: str, process_id: str) -> None:
         """See `TokenProcess.cancel`."""
         await self._driver.run(self._core.cancel(user_id, process_id))
+
+    async def reverse(
+        self,
+        user_id: str,
+        *,
+        reference: str,
+        reason: str,
+        process_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Reversal:
+        """See `TokenProcess.reverse`."""
+        return await self._driver.run(
+            self._core.reverse(user_id, reference, reason, process_id, idempotency_key)
+        )
 
     async def extend_hold(
         self,

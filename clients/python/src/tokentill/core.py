@@ -33,6 +33,7 @@ START_PATH = "/api/token-process/start"
 END_PATH = "/api/token-process/end"
 BATCH_PATH = "/api/token-process/end/batch"
 CANCEL_PATH = "/api/token-process/cancel"
+REVERSE_PATH = "/api/token-process/end/reverse"
 EXTEND_PATH = "/api/token-process/hold/extend"
 
 # Half of what the server takes in one call: a batch that has to be sent again is not lost time for long.
@@ -148,6 +149,29 @@ class Core(Caller):
                 json.dumps(arguments),
                 limit_seconds=self.settings.cancel_limit_seconds,
                 parse=lambda _envelope: None,
+            )
+
+    def reverse(
+        self, user_id: str, reference: str, reason: str, process_id: str | None, idempotency_key: str | None
+    ) -> Steps[wire.Reversal]:
+        arguments = {
+            "user_id": user_id,
+            "reference": reference,
+            "reason": reason,
+            "process_id": process_id,
+            "idempotency_key": idempotency_key,
+        }
+        with repeatable("reverse", None, arguments):
+            body = wire.reverse_body(user_id, reference, reason, process_id, idempotency_key)
+            self.ask_breaker()
+            return (
+                yield from self.call(
+                    "reverse",
+                    REVERSE_PATH,
+                    body,
+                    limit_seconds=self.settings.end_limit_seconds,
+                    parse=wire.parse_reversal,
+                )
             )
 
     def extend_hold(

@@ -27,6 +27,8 @@ class DisabledTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if path == "end/batch":
             results = [{"success": True, "data": _nothing(end)} for end in body["ends"]]
             data: dict[str, Any] = {"results": results}
+        elif path == "end/reverse":
+            data = {**_nothing(body), "posted_token": 0, "debt_token": 0, "reference": body["reference"]}
         else:
             data = _nothing(body)
         return httpx.Response(

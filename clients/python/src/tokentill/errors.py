@@ -8,6 +8,7 @@ TokenProcessError
  ├─ InsufficientTokensError   start said not-access-able; `token` is the balance
  │   └─ HoldRefusedError      a hold could not be extended by that much; it is as it was
  ├─ HoldNotFoundError         404: there is no open hold with this process id
+ ├─ ReversalRefusedError      403, 409: this run can't be taken back (any more)
  ├─ ValidationError           400, 413, 415: `errors` names each field; also raised before anything is sent
  ├─ ConflictError             409: the idempotency key was used with another body
  ├─ UnavailableError          no usable answer in time, or 5xx: the same call may be repeated
@@ -128,6 +129,12 @@ class HoldRefusedError(InsufficientTokensError):
 
 class HoldNotFoundError(TokenProcessError):
     pass
+
+
+class ReversalRefusedError(TokenProcessError):
+    """`code`: reversal_not_allowed (too late, or the feature allows none), exceeds_original (nothing is left
+    to give back), or written_off.
+    """
 
 
 class ValidationError(TokenProcessError):

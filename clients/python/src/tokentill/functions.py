@@ -7,7 +7,7 @@ from typing import Any
 
 from tokentill import forks
 from tokentill.client import AsyncTokenProcess, TokenProcess
-from tokentill.wire import Amount, End, Hold, Start
+from tokentill.wire import Amount, End, Hold, Reversal, Start
 
 
 class _Lock:
@@ -126,6 +126,34 @@ def token_process_cancel(*, user_id: str, process_id: str) -> None:
 async def token_process_cancel_async(*, user_id: str, process_id: str) -> None:
     """See `AsyncTokenProcess.cancel`."""
     await default_async_client().cancel(user_id, process_id)
+
+
+def token_process_reverse(
+    *,
+    user_id: str,
+    reference: str,
+    reason: str,
+    process_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> Reversal:
+    """See `TokenProcess.reverse`."""
+    return default_client().reverse(
+        user_id, reference=reference, reason=reason, process_id=process_id, idempotency_key=idempotency_key
+    )
+
+
+async def token_process_reverse_async(
+    *,
+    user_id: str,
+    reference: str,
+    reason: str,
+    process_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> Reversal:
+    """See `AsyncTokenProcess.reverse`."""
+    return await default_async_client().reverse(
+        user_id, reference=reference, reason=reason, process_id=process_id, idempotency_key=idempotency_key
+    )
 
 
 async def token_process_start_async(

@@ -17,6 +17,7 @@ from tokentill.errors import (
     ConflictError,
     FeatureNotAvailableError,
     HoldNotFoundError,
+    ReversalRefusedError,
     TokenProcessError,
     UnavailableError,
     ValidationError,
@@ -74,6 +75,20 @@ class End:
         return self.status == RETURN_ABLE
 
 
+@dataclass(frozen=True)
+class Reversal:
+    """The server's answer to a reversal. `token` is what the run had cost and costs no more: `posted_token`
+    of it went back to the balance, and the debt changed by `debt_token`. `replayed`: it was reversed before.
+    """
+
+    user_id: str
+    token: Amount
+    posted_token: Amount
+    debt_token: Amount
+    reference: str
+    replayed: bool = False
+
+
 def start_body(
     user_id: str, feature_endpoint_id: str, hold_token: Amount | None, hold_seconds: int | None
 ) -> str:
@@ -86,6 +101,19 @@ def extend_body(user_id: str, process_id: str, hold_token: Amount | None, hold_s
     if hold_token is None and hold_seconds is None:
         raise ValidationError("Name hold_token or hold_seconds", errors={"hold_token": ["Missing."]})
     return _with_hold(body, hold_token, hold_seconds)
+
+
+def reverse_body(
+    user_id: str, reference: str, reason: str, process_id: str | None, idempotency_key: str | None
+) -> str:
+    body = _ids(user_id=user_id, reference=reference, reason=reason)
+    keys = {"process_id": process_id, "idempotency_key": idempotency_key}
+    given = {name: value for name, value in keys.items() if value is not None}
+    if not given:
+        raise ValidationError(
+            "Name process_id or idempotency_key", errors={name: ["Missing."] for name in keys}
+        )
+    return json.dumps({**body, **_ids(**given)})
 
 
 def _with_hold(body: dict[str, Any], hold_token: Amount | None, hold_seconds: int | None) -> str:
@@ -214,6 +242,21 @@ def parse_end(envelope: Mapping[str, Any], *, replayed: bool = False) -> End:
         raise UnavailableError("The answer to end is incomplete") from None
 
 
+def parse_reversal(envelope: Mapping[str, Any], *, replayed: bool = False) -> Reversal:
+    data = envelope.get("data") or {}
+    try:
+        return Reversal(
+            user_id=data["user_id"],
+            token=data["token"],
+            posted_token=data["posted_token"],
+            debt_token=data["debt_token"],
+            reference=data["reference"],
+            replayed=replayed,
+        )
+    except (KeyError, TypeError):
+        raise UnavailableError("The answer to end/reverse is incomplete") from None
+
+
 _ERRORS: dict[int, type[TokenProcessError]] = {
     400: ValidationError,
     401: AuthenticationError,
@@ -223,7 +266,13 @@ _ERRORS: dict[int, type[TokenProcessError]] = {
     413: ValidationError,
     415: ValidationError,
 }
-_ERRORS_BY_CODE = {"not_found": TokenProcessError, "hold_not_found": HoldNotFoundError}
+_ERRORS_BY_CODE = {
+    "not_found": TokenProcessError,
+    "hold_not_found": HoldNotFoundError,
+    "reversal_not_allowed": ReversalRefusedError,
+    "exceeds_original": ReversalRefusedError,
+    "written_off": ReversalRefusedError,
+}
 # For servers that name no code, such as the one the guide was written for.
 _CODES = {
     400: "validation_failed",

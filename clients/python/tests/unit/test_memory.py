@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tokentill import (
     ConflictError,
     FeatureNotAvailableError,
     InsufficientTokensError,
+    ReversalRefusedError,
     TokenProcess,
     TokenProcessError,
     UnavailableError,
@@ -69,6 +71,62 @@ def test_who_has_too_little_or_no_wallet_or_no_feature_does_not_start() -> None:
     assert server.token("bob") == Decimal("3.9")
     with pytest.raises(InsufficientTokensError):
         with_token_process(lambda: None, feature_endpoint_id="chat", user_id="ann", client=client)()
+
+
+def test_a_run_can_be_reversed_for_as_long_as_its_feature_allows() -> None:
+    server = memory()
+    server.add_feature("chat", reversal_seconds=60)
+    client = server.client()
+    client.end("ann", "chat", 12, 40, process_id="run-1", idempotency_key="key-1")
+    client.end("ann", "chat", 12, 40, idempotency_key="key-2")
+    reversal = client.reverse("ann", process_id="run-1", reference="r", reason="Empty answer")
+    assert (reversal.token, reversal.posted_token, reversal.debt_token, reversal.replayed) == (
+        11,
+        11,
+        0,
+        False,
+    )
+    assert server.token("ann") == 989
+    again = client.reverse("ann", idempotency_key="key-1", reference="r", reason="Empty answer")
+    assert again == replace(reversal, replayed=True)
+    with pytest.raises(ConflictError):
+        client.reverse("ann", process_id="run-1", reference="r", reason="Something else")
+    with pytest.raises(ReversalRefusedError) as caught:
+        client.reverse("ann", process_id="run-1", reference="s", reason="Empty answer")
+    assert (caught.value.status, caught.value.code) == (409, "exceeds_original")
+    for keys in ({"process_id": "none"}, {"process_id": "run-1", "idempotency_key": "key-2"}):
+        with pytest.raises(TokenProcessError) as missing:
+            client.reverse("ann", reference="r", reason="Empty answer", **keys)
+        assert missing.value.status == 404
+    with pytest.raises(ValidationError):
+        client.reverse("ann", reference="r", reason="Empty answer")
+    server.advance(61)
+    with pytest.raises(ReversalRefusedError) as late:
+        client.reverse("ann", idempotency_key="key-2", reference="r", reason="Empty answer")
+    assert (late.value.status, late.value.code) == (403, "reversal_not_allowed")
+    assert late.value.operation == "reverse"
+    assert late.value.repeat == {
+        "user_id": "ann",
+        "idempotency_key": "key-2",
+        "reference": "r",
+        "reason": "Empty answer",
+    }
+    assert server.token("ann") == 989
+
+
+def test_a_reversed_debt_is_owed_no_more() -> None:
+    server = memory(token=5)
+    server.add_feature("chat", reversal_seconds=60)
+
+    async def reverse() -> Any:
+        async with server.async_client() as client:
+            await client.end("ann", "chat", 12, 40, process_id="run-1")
+            assert server.debt("ann") == 11
+            return await client.reverse("ann", process_id="run-1", reference="r", reason="Empty answer")
+
+    reversal = asyncio.run(reverse())
+    assert (reversal.token, reversal.posted_token, reversal.debt_token) == (11, 0, -11)
+    assert (server.debt("ann"), server.token("ann")) == (0, 5)
 
 
 def test_holds_reserve_expire_extend_and_go_with_their_end() -> None:

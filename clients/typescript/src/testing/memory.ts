@@ -5,7 +5,7 @@
  *     const client = memory.client();
  *
  * It takes the place of the network, so the client that is tested is the real one, with its retries, keys and outbox. What
- * it doesn't have: the admin API, corrections, and anything that survives it.
+ * it doesn't have: the admin API, and anything that survives it.
  */
 
 import { TokenProcess } from '../client';
@@ -61,6 +61,16 @@ export interface MemoryCall {
 interface Feature {
   minMicros: bigint;
   refusesUnpriced: boolean;
+  reversalSeconds: number;
+}
+
+/** What a run has cost, to be taken back. */
+interface Account {
+  end: MemoryEnd;
+  costMicros: bigint;
+  acceptedAtMs: number;
+  /** By reference. */
+  reversals: Map<string, Done>;
 }
 
 interface Answer {
@@ -88,6 +98,8 @@ export class MemoryTokentill {
   private readonly starts = new Map<string, Done>();
   private readonly extensions = new Map<string, Done>();
   private readonly ended = new Map<string, Done>();
+  /** By idempotency key and by process id. */
+  private readonly accounts = new Map<string, Account>();
   private readonly owners = new Map<string, string>();
   private readonly failures: number[] = [];
   private answersToLose = 0;
@@ -101,10 +113,14 @@ export class MemoryTokentill {
 
   // ── what there is ──────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** `unpriced: "refuse"`: no start with a model that no price covers. */
-  addFeature(feature_endpoint_id: string, options: { min_token?: number; unpriced?: 'default' | 'refuse' } = {}): void {
-    const { min_token = 1, unpriced } = options;
-    this.features.set(feature_endpoint_id, { minMicros: micros(min_token), refusesUnpriced: unpriced === 'refuse' });
+  /** `unpriced: "refuse"`: no start with a model that no price covers. For `reversal_seconds` its runs can be reversed. */
+  addFeature(
+    feature_endpoint_id: string,
+    options: { min_token?: number; unpriced?: 'default' | 'refuse'; reversal_seconds?: number } = {},
+  ): void {
+    const { min_token = 1, unpriced, reversal_seconds: reversalSeconds = 0 } = options;
+    const refusesUnpriced = unpriced === 'refuse';
+    this.features.set(feature_endpoint_id, { minMicros: micros(min_token), refusesUnpriced, reversalSeconds });
   }
 
   /** A package of these features only; the package `default` has them all. */
@@ -218,6 +234,8 @@ export class MemoryTokentill {
           return this.endBatch(body);
         case 'estimate':
           return this.estimate(checkedBody('end', body));
+        case 'end/reverse':
+          return this.reverse(checkedBody('reverse', body));
         case 'cancel':
           return this.cancel(checkedBody('cancel', body));
         case 'hold/extend':
@@ -279,7 +297,7 @@ export class MemoryTokentill {
     const status = isPaid ? 'return-able' : 'not-return-able';
     const answer = success('Token process ended', { user_id, token: tokens(wallet.spendableMicros), cost: tokens(costMicros), status });
     if (isFree) return answer;
-    this.ends.push({
+    const billed: MemoryEnd = {
       user_id,
       ...usage,
       ...(process_id === undefined ? {} : { process_id }),
@@ -288,7 +306,11 @@ export class MemoryTokentill {
       profit: tokens(cost.profitMicros),
       cost: tokens(costMicros),
       price_id: cost.priceId,
-    });
+    };
+    this.ends.push(billed);
+    const account = { end: billed, costMicros, acceptedAtMs: this.nowMs(), reversals: new Map<string, Done>() };
+    if (key !== undefined) this.accounts.set(`key ${key}`, account);
+    if (process_id !== undefined) this.accounts.set(`process ${process_id}`, account);
     return this.remembered(this.ended, names, key ?? process_id, body, answer);
   }
 
@@ -326,6 +348,30 @@ export class MemoryTokentill {
       token: tokens(wallet.spendableMicros - costMicros),
       status: wallet.covers(costMicros) ? 'return-able' : 'not-return-able',
     });
+  }
+
+  private reverse(body: Body): Answer {
+    const { user_id, process_id, idempotency_key, reference, reason } = body as Record<string, string | undefined>;
+    const named = [
+      ...(process_id === undefined ? [] : [this.accounts.get(`process ${process_id}`)]),
+      ...(idempotency_key === undefined ? [] : [this.accounts.get(`key ${idempotency_key}`)]),
+    ];
+    const [account] = named;
+    if (!account || account.end.user_id !== user_id || named.some((each) => each !== account)) {
+      throw new Refusal(404, 'not_found', 'End not found');
+    }
+    const before = account.reversals.get(String(reference));
+    if (before) return repeated(before, { reason });
+    const { reversalSeconds = 0 } = this.features.get(account.end.feature_endpoint_id) ?? {};
+    if (reversalSeconds === 0 || this.nowMs() - account.acceptedAtMs > reversalSeconds * 1000) {
+      throw new Refusal(403, 'reversal_not_allowed', "This run can't be reversed by its service any more");
+    }
+    if (account.reversals.size > 0) throw new Refusal(409, 'exceeds_original', 'This run has nothing left to give back');
+    const token = tokens(account.costMicros);
+    const wasOwed = this.walletOf(user_id).giveBack(account.costMicros);
+    const data = { user_id, token, posted_token: wasOwed ? 0 : token, debt_token: wasOwed ? -token : 0, reference };
+    const answer = success('Token process reversed', data);
+    return this.remembered(account.reversals, [String(reference)], reference, { reason }, answer);
   }
 
   private cancel(body: Body): Answer {

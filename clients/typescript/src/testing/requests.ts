@@ -57,18 +57,20 @@ const PARTS = { cached_input_token: amountOfTokens, cache_write_token: amountOfT
 const REQUIRED: Record<string, Record<string, Check>> = {
   start: RUN,
   end: { ...RUN, input_token: amountOfTokens, output_token: amountOfTokens },
+  reverse: { ...USER, reference: id, reason: id },
   cancel: { ...USER, process_id: id },
   extend: { ...USER, process_id: id },
 };
 const OPTIONAL: Record<string, Record<string, Check>> = {
   start: { ...HOLD, model: id },
   end: { ...PARTS, requests: amountOfTokens, model: id, process_id: id },
+  reverse: { process_id: id, idempotency_key: id },
   cancel: {},
   extend: HOLD,
 };
 
 /** The body, or a Refusal that names every wrong field. */
-export function checkedBody(call: 'start' | 'end' | 'cancel' | 'extend', body: unknown): Body {
+export function checkedBody(call: 'start' | 'end' | 'reverse' | 'cancel' | 'extend', body: unknown): Body {
   if (!isRecord(body)) throw invalid({ body: ['Must be a JSON object.'] });
   const errors: Record<string, string[]> = {};
   for (const [name, check] of Object.entries(REQUIRED[call] ?? {})) {
@@ -81,6 +83,9 @@ export function checkedBody(call: 'start' | 'end' | 'cancel' | 'extend', body: u
   }
   if (call === 'extend' && body['hold_token'] == null && body['hold_seconds'] == null) {
     errors['hold_token'] = errors['hold_seconds'] = ['Give hold_token, hold_seconds or both.'];
+  }
+  if (call === 'reverse' && body['process_id'] == null && body['idempotency_key'] == null) {
+    errors['process_id'] = errors['idempotency_key'] = ['Give process_id, idempotency_key or both.'];
   }
   if (call === 'end' && Object.keys(errors).length === 0) checkParts(body, errors);
   if (Object.keys(errors).length > 0) throw invalid(errors);

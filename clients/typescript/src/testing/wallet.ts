@@ -47,6 +47,14 @@ export class Wallet {
     return false;
   }
 
+  /** A run is taken back. True: a debt went by it; else the tokens are on the balance again. */
+  giveBack(costMicros: bigint): boolean {
+    const at = this.debts.indexOf(costMicros);
+    if (at >= 0) this.debts.splice(at, 1);
+    this.post(at >= 0 ? 0n : costMicros);
+    return at >= 0;
+  }
+
   post(amountMicros: bigint): void {
     this.postedMicros += amountMicros;
     for (let [debt] = this.debts; debt !== undefined && this.postedMicros + this.overdraftMicros >= debt; [debt] = this.debts) {

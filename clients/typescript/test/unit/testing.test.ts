@@ -8,10 +8,12 @@ import {
   ConflictError,
   FeatureNotAvailableError,
   InsufficientTokensError,
+  ReversalRefusedError,
   TokenProcess,
   tokenProcessEnd,
   tokenProcessStart,
   UnavailableError,
+  ValidationError,
   WalletNotFoundError,
   withTokenProcess,
 } from 'tokentill';
@@ -53,6 +55,34 @@ test('the shared client may have it as its transport', async () => {
   await tokenProcessEnd({ ...RUN, input_token: 0, output_token: 4, process_id: data.process_id });
   assert.equal(memory.token('user-1'), 998.9);
   configureTokenProcess();
+});
+
+test('a run can be reversed for as long as its feature allows', async () => {
+  const memory = memoryWith(15);
+  memory.addFeature('chat', { reversal_seconds: 60 });
+  const client = memory.client();
+  const usage = { ...RUN, input_token: 12, output_token: 40 };
+  await client.end({ ...usage, process_id: 'run-1', idempotency_key: 'key-1' });
+  await client.end({ ...usage, idempotency_key: 'key-2' });
+  const why = { ...USER, reference: 'r', reason: 'Empty answer' };
+  assert.equal(memory.debt('user-1'), 11);
+  const owed = await client.reverse({ ...why, idempotency_key: 'key-2' });
+  assert.deepEqual(owed.data, { ...USER, token: 11, posted_token: 0, debt_token: -11, reference: 'r' });
+  const first = await client.reverse({ ...why, process_id: 'run-1' });
+  assert.deepEqual(first.data, { ...USER, token: 11, posted_token: 11, debt_token: 0, reference: 'r' });
+  assert.equal(memory.token('user-1'), 15);
+  const again = await client.reverse({ ...why, process_id: 'run-1', idempotency_key: 'key-1' });
+  assert.deepEqual([again.data, again.replayed], [first.data, true]);
+  await assert.rejects(client.reverse({ ...why, process_id: 'run-1', reason: 'Else' }), ConflictError);
+  const refused = (code: string) => (error: unknown) => error instanceof ReversalRefusedError && error.code === code;
+  await assert.rejects(client.reverse({ ...why, process_id: 'run-1', reference: 's' }), refused('exceeds_original'));
+  await assert.rejects(client.reverse({ ...why, process_id: 'none' }), { status: 404 });
+  await assert.rejects(client.reverse({ ...why, process_id: 'run-1', idempotency_key: 'key-2' }), { status: 404 });
+  await assert.rejects(client.reverse(why), ValidationError);
+  await client.end({ ...usage, process_id: 'run-3' });
+  memory.advance(61);
+  await assert.rejects(client.reverse({ ...why, process_id: 'run-3' }), refused('reversal_not_allowed'));
+  assert.equal(memory.token('user-1'), 4);
 });
 
 test('wallets, packages and features that aren’t there', async () => {

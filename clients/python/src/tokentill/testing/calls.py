@@ -10,7 +10,7 @@ from typing import Any
 
 from tokentill.testing.bodies import HOLD_SECONDS_MAX, Body, Refused, invalid
 from tokentill.testing.prices import Cost, RunUsage, cost_of, tokens
-from tokentill.testing.state import Answered, Hold, MemoryEnd, State, Wallet
+from tokentill.testing.state import Account, Answered, Hold, MemoryEnd, State, Wallet
 from tokentill.wire import ACCESS_ABLE, RETURN_ABLE
 
 HOLD_SECONDS = 900
@@ -85,7 +85,10 @@ def end(state: State, fields: Any, key: str | None) -> Answer:
     covered = wallet.deduct(cost.cost_micros, own_hold.amount_micros if own_hold else 0)
     data = _deducted(ended.user_id, wallet, cost, covered=covered)
     if not ended.free:
-        state.ends.append(_memory_end(ended, key, cost))
+        billed = _memory_end(ended, key, cost)
+        state.ends.append(billed)
+        account = Account(billed, cost.cost_micros, state.now())
+        state.accounts.update(dict.fromkeys(keys, account))
         state.ended.update(dict.fromkeys(keys, Answered(fields, data)))
     return Answer(data)
 
@@ -123,6 +126,42 @@ def estimate(state: State, fields: Any, _key: str | None) -> Answer:
         "price_id": cost.price_id,
     }
     return Answer({**_deducted(ended.user_id, trial, cost, covered=covered), **parts})
+
+
+def reverse(state: State, fields: Any, _key: str | None) -> Answer:
+    body = Body(fields)
+    user_id, reference, reason = body.text("user_id"), body.text("reference"), body.text("reason")
+    keys = [("process", body.text("process_id", required=False))]
+    keys.append(("key", body.text("idempotency_key", required=False)))
+    body.check()
+    if not any(name for _, name in keys):
+        neither = "Give process_id, idempotency_key or both."
+        raise invalid(process_id=neither, idempotency_key=neither)
+    found = [state.accounts.get((kind, name)) for kind, name in keys if name]
+    account = found[0]
+    if account is None or account is not found[-1] or account.end.user_id != user_id:
+        raise Refused(404, "not_found", "End not found")
+    if (before := account.reversals.get(reference)) is not None:
+        if before.body != reason:
+            raise Refused(409, "idempotency_conflict", "This reference was used with another body")
+        return Answer(before.data, replayed=True)
+    seconds = state.features[account.end.feature_endpoint_id].reversal_seconds
+    if not seconds or state.now() - account.accepted_at > timedelta(seconds=seconds):
+        message = "This run can't be reversed by its service any more"
+        raise Refused(403, "reversal_not_allowed", message)
+    if account.reversed:
+        raise Refused(409, "exceeds_original", "This run has nothing left to give back")
+    account.reversed = True
+    cost, owed = tokens(account.cost_micros), state.wallet(user_id).give_back(account.cost_micros)
+    data = {
+        "user_id": user_id,
+        "token": cost,
+        "posted_token": 0 if owed else cost,
+        "debt_token": -cost if owed else 0,
+        "reference": reference,
+    }
+    account.reversals[reference] = Answered(reason, data)
+    return Answer(data)
 
 
 def cancel(state: State, fields: Any, _key: str | None) -> Answer:
@@ -172,6 +211,7 @@ def extend_hold(state: State, fields: Any, key: str | None) -> Answer:
 CALLS = {
     "start": ("Token process started", start),
     "end": ("Token process ended", end),
+    "end/reverse": ("Token process reversed", reverse),
     "end/batch": ("Token processes ended", end_batch),
     "estimate": ("Token process estimated", estimate),
     "cancel": ("Token process cancelled", cancel),

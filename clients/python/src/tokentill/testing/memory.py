@@ -4,7 +4,7 @@
     client = memory.client()
 
 It is a transport for httpx, so the client that is tested is the real one, with its retries, keys and outbox.
-It has the calls of service servers, without corrections; catalog and wallets are set by its methods.
+It has the calls of service servers; catalog and wallets are set by its methods.
 """
 
 from __future__ import annotations
@@ -73,10 +73,18 @@ class MemoryTokentill(httpx.BaseTransport, httpx.AsyncBaseTransport):
             self.add_profit(profit_percentage)
 
     def add_feature(
-        self, feature_endpoint_id: str, *, min_token: Amount = 1, unpriced: str = "default"
+        self,
+        feature_endpoint_id: str,
+        *,
+        min_token: Amount = 1,
+        unpriced: str = "default",
+        reversal_seconds: int = 0,
     ) -> None:
-        """A feature endpoint. `unpriced="refuse"`: no start with a model that no price covers."""
-        self._state.features[feature_endpoint_id] = Feature(micros(min_token), unpriced == "refuse")
+        """A feature endpoint. `unpriced="refuse"`: no start with a model that no price covers. For
+        `reversal_seconds` its runs can be reversed.
+        """
+        feature = Feature(micros(min_token), unpriced == "refuse", reversal_seconds)
+        self._state.features[feature_endpoint_id] = feature
 
     def add_package(self, package_id: str, features: Iterable[str]) -> None:
         """A package of these features only; the package `default` has them all."""

@@ -72,6 +72,16 @@ class Wallet:
             self.debts_micros.append(cost_micros)
         return covered
 
+    def give_back(self, cost_micros: int) -> bool:
+        """Whether a debt went by it; else the tokens are back on the balance."""
+        owed = cost_micros in self.debts_micros
+        if owed:
+            self.debts_micros.remove(cost_micros)
+        else:
+            self.posted_micros += cost_micros
+        self.collect()
+        return owed
+
     def collect(self) -> None:
         """Pay what there is enough for, in order."""
         while self.debts_micros and self.posted_micros + self.overdraft_micros >= self.debts_micros[0]:
@@ -82,6 +92,7 @@ class Wallet:
 class Feature:
     min_micros: int
     refuses_unpriced: bool
+    reversal_seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,18 @@ class Answered:
 
     body: Any
     data: dict[str, Any]
+
+
+@dataclass
+class Account:
+    """What a run has cost, to be taken back."""
+
+    end: MemoryEnd
+    cost_micros: int
+    accepted_at: datetime
+    # By reference.
+    reversals: dict[str, Answered] = field(default_factory=dict)
+    reversed: bool = False
 
 
 @dataclass
@@ -106,6 +129,7 @@ class State:
     extensions: dict[tuple[str, str], Answered] = field(default_factory=dict)
     # By idempotency key and by process id.
     ended: dict[tuple[str, str], Answered] = field(default_factory=dict)
+    accounts: dict[tuple[str, str], Account] = field(default_factory=dict)
     passed: timedelta = field(default_factory=timedelta)
 
     def now(self) -> datetime:
