@@ -21,6 +21,7 @@ from app.access.intake import Balances, Intake
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.billing.collect import CollectService
+from app.billing.corrections import CorrectionService
 from app.billing.end import EndService
 from app.billing.end_decide import EndDecider
 from app.billing.end_record import EndRecorder
@@ -316,6 +317,17 @@ class Container:
     @cached_property
     def postings(self) -> PostingService:
         return PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+
+    @cached_property
+    def corrections(self) -> CorrectionService:
+        return CorrectionService(
+            postgres=self.postgres,
+            changes=self.wallet_changes,
+            doorbell=self.doorbell,
+            policy=self.retry_policy,
+            spool=self.spool,
+            redis=self.redis_gate,
+        )
 
     @cached_property
     def failed_ends(self) -> FailedEndService:

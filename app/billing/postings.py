@@ -18,9 +18,11 @@ from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
 from app.domain.postings import Posting
 from app.domain.wallets import Wallet, WalletId, wallet_of
-from app.stores.postgres import debts, ledger, wallets
+from app.stores.postgres import corrections, debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.ledger import LedgerEntry, NewEntry
+
+ANOTHER_BODY = "This reference was used with another body"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,26 @@ def _post(connection: sa.Connection, wallet_id: WalletId, posting: Posting) -> _
             posting.amount_micros,
             posting.reason,
         ):
-            raise IdempotencyConflict("This reference was used with another body")
+            raise IdempotencyConflict(ANOTHER_BODY)
         return _Outcome(known)
+    if corrections.find_chargeback(connection, wallet_id, posting.reference) is not None:
+        raise IdempotencyConflict(ANOTHER_BODY)
     balance_after_micros = wallet.posted_micros + posting.amount_micros
     if not -wallet.overdraft_limit_micros <= balance_after_micros <= BALANCE_MICROS_MAX:
         raise BalanceOutOfRange
-    entry = ledger.insert_posting(connection, wallet_id, posting, balance_after_micros)
+    [entry] = ledger.enter(connection, wallet, [_entry(posting)])
     changed = wallets.update(connection, wallet_id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
     return _Outcome(entry, changed, debts.wake(connection, wallet_id) if is_credit else ())
+
+
+def _entry(posting: Posting) -> NewEntry:
+    return NewEntry(
+        user_id=posting.user_id,
+        kind=posting.kind,
+        amount_micros=posting.amount_micros,
+        reference=posting.reference,
+        reason=posting.reason,
+        actor=posting.actor,
+        request_id=posting.request_id,
+    )

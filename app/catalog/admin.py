@@ -37,7 +37,7 @@ class CatalogAdmin:
         return self._changes.make(work)
 
     def update_feature(self, feature_id: str, changes: Mapping[str, Any]) -> FeatureEndpoint:
-        """Change any of name, min_micros and unpriced. Raises NotFound or Unavailable."""
+        """Change any of name, min_micros, unpriced and reversal_seconds. Raises NotFound or Unavailable."""
 
         def work(connection: sa.Connection) -> FeatureEndpoint:
             feature = store.update_feature(connection, feature_id, dict(changes))

@@ -12,6 +12,7 @@ from flask.cli import ScriptInfo
 
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.demo import demo
+from app.cli.ends import ends
 from app.cli.failed_ends import failed_ends
 from app.cli.price_imports import COMMANDS as PRICE_IMPORT_COMMANDS
 from app.cli.prices import prices
@@ -21,7 +22,7 @@ from app.cli.wallets import wallets
 for _command in PRICE_IMPORT_COMMANDS:
     prices.add_command(_command)
 
-COMMANDS = (features, packages, profit_rules, prices, wallets, failed_ends, reconcile, demo)
+COMMANDS = (features, packages, profit_rules, prices, wallets, ends, failed_ends, reconcile, demo)
 
 
 def register_commands(app: Flask) -> None:

@@ -12,6 +12,7 @@ from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint, Unpriced
+from app.domain.corrections import REVERSAL_SECONDS_MAX
 from app.domain.pages import FIRST_ID, NEWEST
 from app.wire.answers import feature_answer, package_answer, rule_answer
 
@@ -27,15 +28,30 @@ def features() -> None:
     """Feature endpoints: what a service server runs for a user."""
 
 
+reversal_seconds = click.option(
+    "--reversal-seconds",
+    type=click.IntRange(0, REVERSAL_SECONDS_MAX),
+    help="For how long its service servers may reverse a run of theirs.  [0: not at all]",
+)
+
+
 @features.command("create")
 @click.argument("feature_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.  [1]")
 @unpriced_choice
+@reversal_seconds
 @as_json
 @with_services
 def create_feature(
-    services: Container, *, feature_id: str, name: str, min_micros: int | None, unpriced: str | None, as_json: bool
+    services: Container,
+    *,
+    feature_id: str,
+    name: str,
+    min_micros: int | None,
+    unpriced: str | None,
+    reversal_seconds: int | None,
+    as_json: bool,
 ) -> None:
     """Add a feature endpoint.
 
@@ -43,7 +59,8 @@ def create_feature(
     flask features create chat --name "Chat" --min-token 2.5
     """
     least_micros = MICROS_PER_TOKEN if min_micros is None else min_micros
-    feature = FeatureEndpoint(feature_id, name, least_micros, Unpriced(unpriced or Unpriced.DEFAULT))
+    policy = Unpriced(unpriced or Unpriced.DEFAULT)
+    feature = FeatureEndpoint(feature_id, name, least_micros, policy, reversal_seconds or 0)
     echo_object(feature_answer(services.catalog_admin.create_feature(feature)), as_json=as_json)
 
 
@@ -67,6 +84,7 @@ def list_features(services: Container, limit: int, after: str | None, as_json: b
 @click.option("--name", type=support.NAME)
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.")
 @unpriced_choice
+@reversal_seconds
 @as_json
 @with_services
 def update_feature(
@@ -76,6 +94,7 @@ def update_feature(
     name: str | None,
     min_micros: int | None,
     unpriced: str | None,
+    reversal_seconds: int | None,
     as_json: bool,
 ) -> None:
     """Change a feature endpoint.
@@ -83,7 +102,12 @@ def update_feature(
     \b
     flask features update chat --min-token 5
     """
-    given: dict[str, Any] = {"name": name, "min_micros": min_micros, "unpriced": unpriced}
+    given: dict[str, Any] = {
+        "name": name,
+        "min_micros": min_micros,
+        "unpriced": unpriced,
+        "reversal_seconds": reversal_seconds,
+    }
     changes = {column: value for column, value in given.items() if value is not None}
     echo_object(feature_answer(services.catalog_admin.update_feature(feature_id, changes)), as_json=as_json)
 

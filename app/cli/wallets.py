@@ -8,7 +8,9 @@ import click
 
 from app.bootstrap import Container
 from app.cli import support
+from app.cli.ends import echo_corrected
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.corrections import Chargeback
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import WalletStatus
@@ -22,6 +24,13 @@ overdraft_limit = click.option(
     "overdraft_limit_micros",
     type=support.LIMIT,
     help="How far below zero it may go.",
+)
+token_amount = click.option("--token", "amount_micros", type=support.CREDIT, required=True, help="At most 6 decimals.")
+reference = click.option(
+    "--reference",
+    type=support.REFERENCE,
+    required=True,
+    help="Yours, once per wallet: the same command again posts nothing more.",
 )
 
 POSITION = support.Checked("position", hold_position)
@@ -169,16 +178,38 @@ def release_hold(services: Container, user_id: str, process_id: str, as_json: bo
     echo_object(released_hold_answer(user_id, process_id, released), as_json=as_json)
 
 
+@wallets.command("charge-back")
+@user_id
+@token_amount
+@reference
+@click.option("--reason", type=support.REASON)
+@support.by
+@as_json
+@with_services
+def charge_back(
+    services: Container,
+    *,
+    user_id: str,
+    amount_micros: int,
+    reference: str,
+    reason: str | None,
+    actor: str | None,
+    as_json: bool,
+) -> None:
+    """Take back tokens whose payment was taken back. What the wallet doesn't have it owes.
+
+    \b
+    flask wallets charge-back alice --token 100 --reference dispute-9 --reason "Card disputed"
+    """
+    asked = Chargeback(user_id, amount_micros, reference, reason, actor=actor or support.operator())
+    echo_corrected(services.corrections.charge_back(asked), as_json=as_json)
+
+
 def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: str) -> None:
     @wallets.command(name, help=help)
     @user_id
     @click.option("--token", "amount_micros", type=amount, required=True, help="At most 6 decimals.")
-    @click.option(
-        "--reference",
-        type=support.REFERENCE,
-        required=True,
-        help="Yours, once per wallet: the same command again posts nothing more.",
-    )
+    @reference
     @click.option("--reason", type=support.REASON)
     @support.by
     @as_json

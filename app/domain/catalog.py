@@ -26,6 +26,8 @@ class FeatureEndpoint:
     name: str
     min_micros: int
     unpriced: Unpriced = Unpriced.DEFAULT
+    reversal_seconds: int = 0
+    """For how long a service server may take back a run of its own."""
 
 
 @dataclass(frozen=True, slots=True)

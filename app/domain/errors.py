@@ -11,6 +11,10 @@ DomainError
  ├─ AlreadyEnded             a run is cancelled that was billed
  ├─ TooManyHolds             the wallet has as many open holds as it may have
  ├─ IdempotencyConflict      the same key or reference came with another body
+ ├─ ExceedsOriginal          a reversal of a run that has nothing left to give back
+ ├─ CorrectionOfCorrection   a correction is to be corrected, and not the end that it is of
+ ├─ AlreadyWrittenOff        a run is corrected that was given up
+ ├─ ReversalNotAllowed       a service server reverses a run later than its feature endpoint allows
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
  ├─ PriceImportOutdated      prices have changed since an import was compared with them
@@ -93,6 +97,26 @@ class TooManyHolds(DomainError):
 class IdempotencyConflict(DomainError):
     code = "idempotency_conflict"
     message = "This key was used with another body"
+
+
+class ExceedsOriginal(DomainError):
+    code = "exceeds_original"
+    message = "This run has nothing left to give back"
+
+
+class CorrectionOfCorrection(DomainError):
+    code = "correction_of_correction"
+    message = "This is a correction: correct the end that it is of once more instead"
+
+
+class AlreadyWrittenOff(DomainError):
+    code = "written_off"
+    message = "This end was written off: nothing was taken for it"
+
+
+class ReversalNotAllowed(DomainError):
+    code = "reversal_not_allowed"
+    message = "This run can't be reversed by its service any more"
 
 
 class Invalid(DomainError):

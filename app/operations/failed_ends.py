@@ -25,7 +25,7 @@ from app.stores.postgres import debts, ledger, wallets
 from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
-from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
 log = structlog.get_logger(__name__)
 
@@ -174,9 +174,18 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str,
         raise NotFound("Failed end not found")
     if ledger.is_billed(connection, end_id):
         raise AlreadyExists("This end is billed already")
-    written_off = ledger.insert_write_off(
-        connection, end, posted_micros=wallet.posted_micros, reason=reason, actor=actor, request_id=request_id
+    # As written off and as billed: the balance ends where it was, and nothing can bill it again.
+    given_up = NewEntry(
+        user_id=end.user_id,
+        kind="write_off",
+        amount_micros=end.cost_micros,
+        end_id=end.id,
+        corrects=end.corrects,
+        reason=reason,
+        actor=actor,
+        request_id=request_id,
     )
+    written_off, _ = ledger.enter(connection, wallet, [given_up, ledger.billed(end)])
     store.delete(connection, end_id)
     debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros
     changed = wallets.update(connection, wallet.id, {"debt_micros": debt_micros})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
+from app.billing.corrections import Corrected
 from app.billing.holds import HoldView
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
@@ -28,6 +30,7 @@ def feature_answer(feature: FeatureEndpoint) -> Answer:
         "name": feature.name,
         "min_token": token_number(feature.min_micros),
         "unpriced": feature.unpriced,
+        "reversal_seconds": feature.reversal_seconds,
     }
 
 
@@ -105,7 +108,8 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Answ
         "reference": entry.reference,
         "reason": entry.reason,
         "process_id": entry.process_id,
-        "end_id": None if entry.end_id is None else str(entry.end_id),
+        "end_id": _id_or_none(entry.end_id),
+        "corrects": _id_or_none(entry.corrects),
         "request_id": entry.request_id,
         "actor": entry.actor,
         "accepted_at": _moment_or_none(entry.accepted_at),
@@ -130,10 +134,52 @@ def _parts(entry: LedgerEntry, card: RateCard | None) -> Answer | None:
     return parts_answer(parts) if sum(parts.values()) == entry.base_cost_micros else None
 
 
+def correction_answer(corrected: Corrected) -> Answer:
+    correction = corrected.correction
+    answer: Answer = {
+        "id": correction.id,
+        "kind": correction.kind,
+        "user_id": correction.user_id,
+        "corrects": _id_or_none(correction.end_id),
+        "token": token_number(correction.amount_micros),
+        "posted_token": token_number(correction.posted_change_micros),
+        "debt_token": token_number(correction.debt_change_micros),
+        "charge_id": _id_or_none(correction.charge_id),
+        "reference": correction.reference,
+        "reason": correction.reason,
+        "actor": correction.actor,
+        "request_id": correction.request_id,
+        "created_at": moment_text(correction.created_at),
+    }
+    if correction.end_id is not None:
+        answer |= {
+            "cost_before": _tokens(correction.cost_before_micros),
+            "cost": _tokens(correction.cost_after_micros),
+            **usage_answer(correction.usage),
+            "price_id": correction.price_id,
+            "profit_rule_id": correction.profit_rule_id,
+        }
+    return answer | {"transactions": [transaction_answer(entry) for entry in corrected.entries]}
+
+
+def usage_answer(usage: Usage) -> Answer:
+    return {
+        "input_token": usage.input_tokens,
+        "output_token": usage.output_tokens,
+        "cached_input_token": usage.cached_input_tokens,
+        "cache_write_token": usage.cache_write_tokens,
+        "reasoning_token": usage.reasoning_tokens,
+        "requests": usage.requests,
+    }
+
+
 def failed_end_answer(end: FailedEndRow) -> Answer:
     return {
         "id": str(end.id),
         "user_id": end.user_id,
+        "kind": end.kind,
+        "corrects": _id_or_none(end.corrects),
+        "reference": end.reference,
         "feature_endpoint_id": end.feature_endpoint_id,
         "cost": token_number(end.cost_micros),
         "state": end.state,
@@ -174,6 +220,10 @@ def drift_answer(drift: Drift) -> Answer:
 
 def _tokens(micros: int | None) -> Any:
     return None if micros is None else token_number(micros)
+
+
+def _id_or_none(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _moment_or_none(moment: datetime | None) -> str | None:

@@ -28,7 +28,13 @@ class TestFeatureEndpoints:
             admin.post("/feature-endpoints", {"id": "chat", "name": "Chat", "min_token": Decimal("2.5"), "more": 1}),
             201,
         )
-        assert created == {"id": "chat", "name": "Chat", "min_token": Decimal("2.5"), "unpriced": "default"}
+        assert created == {
+            "id": "chat",
+            "name": "Chat",
+            "min_token": Decimal("2.5"),
+            "unpriced": "default",
+            "reversal_seconds": 0,
+        }
 
     def test_least_amount(self, admin: Admin) -> None:
         def created(id: str, **body: Any) -> Any:
@@ -59,9 +65,9 @@ class TestFeatureEndpoints:
 
     def test_update(self, admin: Admin, features: list[str]) -> None:
         changed = data(admin.patch("/feature-endpoints/chat", {"min_token": 7, "id": "ignored"}))
-        assert changed == {"id": "chat", "name": "Chat", "min_token": 7, "unpriced": "default"}
+        assert changed == {"id": "chat", "name": "Chat", "min_token": 7, "unpriced": "default", "reversal_seconds": 0}
         changed = data(admin.patch("/feature-endpoints/chat", {"name": "Talk"}))
-        assert changed == {"id": "chat", "name": "Talk", "min_token": 7, "unpriced": "default"}
+        assert changed == {"id": "chat", "name": "Talk", "min_token": 7, "unpriced": "default", "reversal_seconds": 0}
         assert data(admin.patch("/feature-endpoints/chat", {})) == changed
         assert_invalid(admin.patch("/feature-endpoints/chat", {"name": None, "min_token": -1}), "name", "min_token")
 

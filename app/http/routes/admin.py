@@ -9,6 +9,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, ValidationError
 
 from app.domain.catalog import FeatureEndpoint, Unpriced
+from app.domain.corrections import Chargeback
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
 from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
@@ -16,6 +17,7 @@ from app.http.json import read_object
 from app.http.paging import by_expiry, by_id, newest_first
 from app.http.query import takes_page
 from app.http.routes import container, success
+from app.http.routes.corrections import corrected
 from app.http.schemas.admin import (
     AdjustmentSchema,
     CreditSchema,
@@ -74,7 +76,7 @@ def _register_converters(state: BlueprintSetupState) -> None:
 @blueprint.post("/feature-endpoints")
 def create_feature() -> Response:
     body = _feature.load(read_object())
-    feature = FeatureEndpoint(body["id"], body["name"], body["min_micros"], Unpriced(body["unpriced"]))
+    feature = FeatureEndpoint(**{**body, "unpriced": Unpriced(body["unpriced"])})
     created = container().catalog_admin.create_feature(feature)
     return success("Feature endpoint created", feature_answer(created), 201)
 
@@ -158,6 +160,13 @@ def refund(user_id: str) -> Response:
 @blueprint.post("/wallets/<id:user_id>/adjustments")
 def adjust(user_id: str) -> Response:
     return _post(user_id, PostingKind.ADJUSTMENT, _adjustment.load(read_object()), "Wallet adjusted")
+
+
+@blueprint.post("/wallets/<id:user_id>/chargebacks")
+def charge_back(user_id: str) -> Response:
+    body = _credit.load(read_object())
+    asked = Chargeback(user_id, **body, actor=actor_of_call(ADMIN_ACTOR), request_id=g.request_id)
+    return corrected(container().corrections.charge_back(asked), "Chargeback taken")
 
 
 @blueprint.get("/wallets/<id:user_id>/transactions")

@@ -1,4 +1,4 @@
-"""What service servers call: start, end, end/batch, estimate, cancel and hold/extend."""
+"""What service servers call: start, end, end/batch, end/reverse, estimate, cancel and hold/extend."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from flask import Blueprint, Response, g, request
 
 from app.billing.holds import ExtendRequest
 from app.domain.amounts import token_number
+from app.domain.corrections import OwnReversal
 from app.domain.moments import moment_text
 from app.domain.wallets import Access
 from app.http import calls
-from app.http.headers import ACTOR_HEADER, IDEMPOTENCY_HEADER, REPLAYED_HEADER, header_text
+from app.http.headers import (
+    ACTOR_HEADER,
+    IDEMPOTENCY_HEADER,
+    REPLAYED_HEADER,
+    SERVER_ACTOR,
+    actor_of_call,
+    header_text,
+)
 from app.http.json import read_object, respond
 from app.http.routes import container, success
-from app.http.schemas.token_process import CancelSchema, EstimateSchema, ExtendSchema
+from app.http.routes.corrections import corrected
+from app.http.schemas.token_process import CancelSchema, EstimateSchema, ExtendSchema, OwnReversalSchema
 from app.wire.prices import estimate_answer
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
@@ -22,6 +31,7 @@ blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process"
 _estimate = EstimateSchema()
 _cancel = CancelSchema()
 _extend = ExtendSchema()
+_reversal = OwnReversalSchema()
 
 
 @blueprint.post("/start")
@@ -38,6 +48,13 @@ def end() -> Response:
 def end_batch() -> Response:
     request.max_content_length = calls.BATCH_BYTES_MAX
     return _answered(calls.end_batch(container(), _call()))
+
+
+@blueprint.post("/end/reverse")
+def reverse_end() -> Response:
+    asked: OwnReversal = _reversal.load(read_object())
+    asked = replace(asked, actor=actor_of_call(SERVER_ACTOR), request_id=g.request_id)
+    return corrected(container().corrections.reverse_own(asked), "Token process reversed")
 
 
 @blueprint.post("/estimate")

@@ -10,10 +10,11 @@ from marshmallow.validate import OneOf
 
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import Unpriced
+from app.domain.corrections import REVERSAL_SECONDS_MAX
 from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, new_user_id
 from app.domain.wallets import WalletStatus
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import Flag, FreeText, Moment, NewId, Percentage, Text, TokenAmount
+from app.http.schemas.fields import Flag, FreeText, Moment, NewId, Percentage, Text, TokenAmount, WholeNumber
 
 PACKAGE_FEATURES_MAX = 1_000
 
@@ -41,6 +42,7 @@ class FeatureSchema(RequestSchema):
         load_default=Unpriced.DEFAULT,
         validate=OneOf([choice.value for choice in Unpriced], error="Must be default or refuse."),
     )
+    reversal_seconds = WholeNumber(most=REVERSAL_SECONDS_MAX, load_default=0)
 
 
 class PackageSchema(RequestSchema):
@@ -67,7 +69,7 @@ class WalletSchema(RequestSchema):
 
 
 class CreditSchema(RequestSchema):
-    """A top-up or a refund."""
+    """A top-up, a refund or a chargeback."""
 
     amount_micros = TokenAmount(data_key="token", required=True)
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)

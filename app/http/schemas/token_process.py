@@ -9,11 +9,13 @@ from marshmallow import ValidationError, post_load
 from app.billing.estimate import EstimateRequest
 from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
+from app.domain.corrections import OwnReversal
 from app.domain.ends import EndRequest
 from app.domain.holds import HOLD_SECONDS_MAX
+from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.usage import REQUESTS_MAX, Usage
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import Text, TokenAmount, WholeNumber
+from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, FreeText, Text, TokenAmount, WholeNumber
 
 
 class StartSchema(RequestSchema):
@@ -115,3 +117,18 @@ class ExtendSchema(RequestSchema):
             reasons = ["Give hold_token, hold_seconds or both."]
             raise ValidationError({"hold_token": reasons, "hold_seconds": reasons})
         return ExtendRequest(data["user_id"], data["process_id"], data["hold_token"] or 0, data["hold_seconds"] or 0)
+
+
+class OwnReversalSchema(RequestSchema):
+    user_id = Text(required=True)
+    process_id = Text(allow_none=True, load_default=None)
+    idempotency_key = Text(length_max=IDEMPOTENCY_KEY_LENGTH_MAX, allow_none=True, load_default=None)
+    reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
+    reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> OwnReversal:
+        if data["process_id"] is None and data["idempotency_key"] is None:
+            reasons = ["Give process_id, idempotency_key or both."]
+            raise ValidationError({"process_id": reasons, "idempotency_key": reasons})
+        return OwnReversal(**data)

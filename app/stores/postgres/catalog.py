@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -59,7 +60,7 @@ def load(connection: sa.Connection) -> Catalog:
 
 
 def _feature(row: Any) -> FeatureEndpoint:
-    return FeatureEndpoint(row.id, row.name, row.min_micros, Unpriced(row.unpriced))
+    return FeatureEndpoint(row.id, row.name, row.min_micros, Unpriced(row.unpriced), row.reversal_seconds)
 
 
 def _rule(row: Any) -> ProfitRule:
@@ -74,11 +75,7 @@ def _rule(row: Any) -> ProfitRule:
 
 def insert_feature(connection: sa.Connection, feature: FeatureEndpoint) -> bool:
     """False when a feature endpoint of that id exists."""
-    statement = (
-        pg_insert(feature_endpoints)
-        .values(id=feature.id, name=feature.name, min_micros=feature.min_micros, unpriced=feature.unpriced)
-        .on_conflict_do_nothing()
-    )
+    statement = pg_insert(feature_endpoints).values(asdict(feature)).on_conflict_do_nothing()
     return connection.execute(statement.returning(feature_endpoints.c.id)).one_or_none() is not None
 
 
@@ -88,6 +85,10 @@ def update_feature(connection: sa.Connection, feature_id: str, changes: dict[str
         connection.execute(sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id).values(changes))
     row = connection.execute(sa.select(feature_endpoints).where(feature_endpoints.c.id == feature_id)).one_or_none()
     return None if row is None else _feature(row)
+
+
+def find_feature(connection: sa.Connection, feature_id: str) -> FeatureEndpoint | None:
+    return update_feature(connection, feature_id, {})
 
 
 def list_features(connection: sa.Connection, after_id: str, limit: int) -> list[FeatureEndpoint]:
@@ -178,6 +179,11 @@ def insert_rule(
 
 def all_rules(connection: sa.Connection) -> list[ProfitRule]:
     return [_rule(row) for row in connection.execute(sa.select(profit_rules))]
+
+
+def find_rule(connection: sa.Connection, rule_id: int) -> ProfitRule | None:
+    row = connection.execute(sa.select(profit_rules).where(profit_rules.c.id == rule_id)).one_or_none()
+    return None if row is None else _rule(row)
 
 
 def list_rules(connection: sa.Connection, before_id: int, limit: int) -> list[ProfitRule]:

@@ -40,7 +40,10 @@ class FailedEndRow:
     id: UUID
     wallet_id: WalletId
     user_id: str
-    feature_endpoint_id: str
+    kind: str
+    corrects: UUID | None
+    reference: str | None
+    feature_endpoint_id: str | None
     cost_micros: int
     state: str
     attempts: int

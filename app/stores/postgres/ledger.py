@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.domain.postings import Posting, PostingKind
-from app.domain.wallets import WalletId
+from app.domain.postings import PostingKind
+from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres.tables import token_transactions
 
 
@@ -36,6 +37,7 @@ class LedgerEntry:
     price_id: int | None
     profit_rule_id: int | None
     end_id: UUID | None
+    corrects: UUID | None
     process_id: str | None
     reference: str | None
     reason: str | None
@@ -48,26 +50,57 @@ class LedgerEntry:
 _COLUMNS = [token_transactions.c[field.name] for field in fields(LedgerEntry)]
 
 
-def insert_posting(
-    connection: sa.Connection, wallet_id: WalletId, posting: Posting, balance_after_micros: int
-) -> LedgerEntry:
-    """Enter a posting whose reference is new. The wallet must be locked already."""
-    row = connection.execute(
-        sa.insert(token_transactions)
-        .values(
-            wallet_id=wallet_id,
-            user_id=posting.user_id,
-            kind=posting.kind,
-            amount_micros=posting.amount_micros,
-            balance_after_micros=balance_after_micros,
-            reference=posting.reference,
-            reason=posting.reason,
-            actor=posting.actor,
-            request_id=posting.request_id,
-        )
-        .returning(*_COLUMNS)
-    ).one()
-    return LedgerEntry(*row)
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What is to be entered; `corrects` is the end that a correction is of."""
+
+    user_id: str
+    kind: str
+    amount_micros: int
+    base_cost_micros: int | None = None
+    profit_micros: int | None = None
+    cost_micros: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    requests: int | None = None
+    model: str | None = None
+    feature_endpoint_id: str | None = None
+    price_id: int | None = None
+    profit_rule_id: int | None = None
+    end_id: UUID | None = None
+    corrects: UUID | None = None
+    process_id: str | None = None
+    reference: str | None = None
+    reason: str | None = None
+    request_id: str | None = None
+    actor: str | None = None
+    accepted_at: datetime | None = None
+
+
+def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]) -> list[LedgerEntry]:
+    """Enter changes of a wallet's balance, one after the other, from what is posted now on.
+
+    Whatever changes a balance but settlement comes through here. The wallet must be locked already, and its row is the
+    caller's to change.
+    """
+    entered = []
+    posted_micros = wallet.posted_micros
+    for entry in entries:
+        posted_micros += entry.amount_micros
+        row = connection.execute(
+            sa.insert(token_transactions)
+            .values(
+                wallet_id=wallet.id,
+                **{name: value for name, value in asdict(entry).items() if value is not None},
+                balance_after_micros=posted_micros,
+            )
+            .returning(*_COLUMNS)
+        ).one()
+        entered.append(LedgerEntry(*row))
+    return entered
 
 
 def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
@@ -82,58 +115,54 @@ def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str)
     return None if row is None else LedgerEntry(*row)
 
 
-def insert_write_off(
-    connection: sa.Connection, end: Any, *, posted_micros: int, reason: str, actor: str, request_id: str | None
-) -> LedgerEntry:
-    """Enter a failed end as written off and as billed: the balance ends where it was, and nothing can bill it again.
-
-    `end` is its inbox row. The wallet must be locked already.
-    """
-    row = connection.execute(
-        sa.insert(token_transactions)
-        .values(
-            wallet_id=end.wallet_id,
-            user_id=end.user_id,
-            kind="write_off",
-            amount_micros=end.cost_micros,
-            balance_after_micros=posted_micros + end.cost_micros,
-            end_id=end.id,
-            reason=reason,
-            actor=actor,
-            request_id=request_id,
-        )
-        .returning(*_COLUMNS)
-    ).one()
-    connection.execute(
-        sa.insert(token_transactions).values(
-            wallet_id=end.wallet_id,
-            user_id=end.user_id,
-            kind="usage",
-            amount_micros=-end.cost_micros,
-            balance_after_micros=posted_micros,
-            # The cost that was promised counts, also where somebody changed its parts.
-            base_cost_micros=end.base_cost_micros,
-            profit_micros=end.cost_micros - end.base_cost_micros,
-            cost_micros=end.cost_micros,
-            input_tokens=end.input_tokens,
-            output_tokens=end.output_tokens,
-            cached_input_tokens=end.cached_input_tokens,
-            cache_write_tokens=end.cache_write_tokens,
-            reasoning_tokens=end.reasoning_tokens,
-            requests=end.requests,
-            model=end.model,
-            feature_endpoint_id=end.feature_endpoint_id,
-            price_id=end.price_id,
-            profit_rule_id=end.profit_rule_id,
-            end_id=end.id,
-            process_id=end.process_id,
-            reference=end.idempotency_key,
-            actor=end.actor,
-            request_id=end.request_id,
-            accepted_at=end.accepted_at,
-        )
+def find_entries(connection: sa.Connection, ids: Sequence[int]) -> list[LedgerEntry]:
+    """Entries by their numbers, in that order."""
+    rows = connection.execute(
+        sa.select(*_COLUMNS).where(token_transactions.c.id.in_(ids)).order_by(token_transactions.c.id)
     )
-    return LedgerEntry(*row)
+    return [LedgerEntry(*row) for row in rows]
+
+
+def find_billed(connection: sa.Connection, charge_id: UUID) -> list[LedgerEntry]:
+    """The entry of what a correction has charged, if it is paid."""
+    billing = token_transactions.c.kind.in_(["amendment", "chargeback"])
+    rows = connection.execute(sa.select(*_COLUMNS).where(token_transactions.c.end_id == charge_id, billing))
+    return [LedgerEntry(*row) for row in rows]
+
+
+def billed(part: Any) -> NewEntry:
+    """The entry that bills what a row of the inbox stands for."""
+    entry = NewEntry(
+        user_id=part.user_id,
+        kind=part.kind,
+        amount_micros=-part.cost_micros,
+        # The cost that was promised counts, also where somebody changed its parts.
+        base_cost_micros=part.base_cost_micros,
+        profit_micros=part.cost_micros - part.base_cost_micros,
+        cost_micros=part.cost_micros,
+        input_tokens=part.input_tokens,
+        output_tokens=part.output_tokens,
+        cached_input_tokens=part.cached_input_tokens,
+        cache_write_tokens=part.cache_write_tokens,
+        reasoning_tokens=part.reasoning_tokens,
+        requests=part.requests,
+        model=part.model,
+        feature_endpoint_id=part.feature_endpoint_id,
+        price_id=part.price_id,
+        profit_rule_id=part.profit_rule_id,
+        end_id=part.id,
+        corrects=part.corrects,
+        process_id=part.process_id,
+        reference=part.reference or part.idempotency_key,
+        reason=part.reason,
+        actor=part.actor,
+        request_id=part.request_id,
+        accepted_at=part.accepted_at,
+    )
+    if part.kind == "chargeback":
+        # It has an amount, but no cost of anything.
+        entry = replace(entry, base_cost_micros=None, profit_micros=None, cost_micros=None)
+    return entry
 
 
 def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | None:
@@ -144,8 +173,9 @@ def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | Non
 
 
 def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
-    usage = (token_transactions.c.end_id == end_id) & (token_transactions.c.kind == "usage")
-    return connection.execute(sa.select(sa.exists().where(usage))).scalar_one()
+    """Whether what this row of the inbox stands for is in the ledger."""
+    billing = token_transactions.c.kind.in_(["usage", "amendment", "chargeback"])
+    return connection.execute(sa.select(sa.exists().where(token_transactions.c.end_id == end_id, billing))).scalar_one()
 
 
 def list_entries(connection: sa.Connection, wallet_id: WalletId, before_id: int, limit: int) -> list[LedgerEntry]:

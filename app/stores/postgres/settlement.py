@@ -64,6 +64,9 @@ _SETTLE = sa.text("""
     -- mostly is, make the planner expect one row and join 1,000 with 1,000 in nested loops, seconds long.
     WITH repeated AS MATERIALIZED (
         SELECT end_id FROM token_transactions WHERE kind = 'usage' AND end_id = ANY(CAST(:ids AS uuid[]))
+        UNION ALL
+        SELECT end_id FROM token_transactions
+        WHERE kind IN ('amendment', 'chargeback') AND end_id = ANY(CAST(:ids AS uuid[]))
     ), due AS MATERIALIZED (
         SELECT i.*,
             w.posted_micros, w.debt_micros,
@@ -100,16 +103,19 @@ _SETTLE = sa.text("""
     ), entries AS (
         INSERT INTO token_transactions (
             wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
-            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, end_id, process_id, reference,
-            request_id, actor, accepted_at, price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-            requests
+            input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests, model,
+            feature_endpoint_id, price_id, profit_rule_id, end_id, corrects, process_id, reference, reason, request_id,
+            actor, accepted_at
         )
-        SELECT wallet_id, user_id, 'usage', -cost_micros,
+        SELECT wallet_id, user_id, kind, -cost_micros,
             posted_micros - sum(cost_micros) OVER (PARTITION BY wallet_id ORDER BY is_behind, id),
-            base_cost_micros, profit_micros, cost_micros,
-            input_tokens, output_tokens, model, feature_endpoint_id, profit_rule_id, id, process_id, idempotency_key,
-            request_id, actor, accepted_at, price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-            requests
+            -- A chargeback has an amount, but no cost of anything.
+            CASE WHEN kind <> 'chargeback' THEN base_cost_micros END,
+            CASE WHEN kind <> 'chargeback' THEN profit_micros END,
+            CASE WHEN kind <> 'chargeback' THEN cost_micros END,
+            input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests, model,
+            feature_endpoint_id, price_id, profit_rule_id, id, corrects, process_id,
+            coalesce(reference, idempotency_key), reason, request_id, actor, accepted_at
         FROM outcome WHERE outcome = 'settled'
         ORDER BY wallet_id, is_behind, id
         RETURNING 1

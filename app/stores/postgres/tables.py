@@ -33,9 +33,12 @@ feature_endpoints = sa.Table(
     sa.Column("min_micros", sa.BigInteger, nullable=False),
     # What becomes of a model that no price covers.
     sa.Column("unpriced", sa.Text, nullable=False, server_default="default"),
+    # For how long a service server may take back a run of its own.
+    sa.Column("reversal_seconds", sa.Integer, nullable=False, server_default="0"),
     _created_at(),
     sa.CheckConstraint("min_micros >= 0", name="feature_endpoints_min_not_negative"),
     sa.CheckConstraint("unpriced IN ('default', 'refuse')", name="feature_endpoints_unpriced_known"),
+    sa.CheckConstraint("reversal_seconds BETWEEN 0 AND 31536000", name="feature_endpoints_reversal_seconds_in_range"),
 )
 
 packages = sa.Table(
@@ -172,7 +175,13 @@ end_inbox = sa.Table(
     sa.Column("id", pg.UUID, primary_key=True),
     sa.Column("wallet_id", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("feature_endpoint_id", sa.Text, nullable=False),
+    # An end is `usage`. What a correction charges and the balance doesn't cover stands here beside the ends, and waits,
+    # is collected, replayed or written off like them.
+    sa.Column("kind", sa.Text, nullable=False, server_default="usage"),
+    sa.Column("corrects", pg.UUID),
+    sa.Column("reference", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("feature_endpoint_id", sa.Text),
     sa.Column("model", sa.Text),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
     sa.Column("output_tokens", sa.BigInteger, nullable=False),
@@ -199,6 +208,8 @@ end_inbox = sa.Table(
     sa.Column("actor", sa.Text),
     sa.CheckConstraint("state IN ('accepted', 'retrying', 'dead')", name="end_inbox_state_known"),
     sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
+    sa.CheckConstraint("kind IN ('usage', 'amendment', 'chargeback')", name="end_inbox_kind_known"),
+    sa.Index("end_inbox_corrects", "corrects", postgresql_where=sa.text("corrects IS NOT NULL")),
     # What a wallet's row doesn't tell of its unsettled ends.
     sa.Index("end_inbox_untold", "wallet_id", "id", postgresql_where=sa.text("NOT is_debt")),
     sa.Index(
@@ -240,6 +251,8 @@ token_transactions = sa.Table(
     sa.Column("price_id", sa.BigInteger),
     sa.Column("profit_rule_id", sa.BigInteger),
     sa.Column("end_id", pg.UUID),
+    # The end that a reversal or an amendment is of. Figures of these are differences: a run's entries add up to it.
+    sa.Column("corrects", pg.UUID),
     sa.Column("process_id", sa.Text),
     sa.Column("reference", sa.Text),
     sa.Column("reason", sa.Text),
@@ -250,16 +263,29 @@ token_transactions = sa.Table(
     # Of a usage entry: when its end was accepted. It is settled at `created_at`.
     sa.Column("accepted_at", sa.TIMESTAMP(timezone=True)),
     sa.CheckConstraint(
-        "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off')",
+        "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off', 'reversal', 'amendment', 'chargeback')",
         name="token_transactions_kind_known",
     ),
     sa.CheckConstraint(
-        "kind <> 'usage' OR (amount_micros = -cost_micros AND cost_micros = base_cost_micros + profit_micros)",
+        "kind NOT IN ('usage', 'reversal', 'amendment')"
+        " OR (amount_micros = -cost_micros AND cost_micros = base_cost_micros + profit_micros)",
         name="token_transactions_usage_adds_up",
+    ),
+    sa.CheckConstraint(
+        "kind NOT IN ('reversal', 'amendment') OR corrects IS NOT NULL",
+        name="token_transactions_correction_of_an_end",
     ),
     sa.Index("token_transactions_wallet_id", "wallet_id", "id"),
     # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
     sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
+    # The same for what a correction has charged.
+    sa.Index(
+        "token_transactions_charge_once",
+        "end_id",
+        unique=True,
+        postgresql_where=sa.text("kind IN ('amendment', 'chargeback')"),
+    ),
+    sa.Index("token_transactions_corrects", "corrects", postgresql_where=sa.text("corrects IS NOT NULL")),
     sa.Index(
         "token_transactions_write_off_once",
         "end_id",
@@ -273,6 +299,59 @@ token_transactions = sa.Table(
         unique=True,
         postgresql_where=sa.text("kind IN ('top_up', 'refund', 'adjustment')"),
     ),
+)
+
+# Each correction with its answer, which a repeated call gets again, and each chargeback. `charge_id` is the row of the
+# inbox that it made, and `end_id` of the ledger entry that became of it.
+corrections = sa.Table(
+    "corrections",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("wallet_id", sa.Text, sa.ForeignKey("wallets.wallet_id"), nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("end_id", pg.UUID),
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    # What the run has used, as corrected.
+    sa.Column("input_tokens", sa.BigInteger),
+    sa.Column("output_tokens", sa.BigInteger),
+    sa.Column("cached_input_tokens", sa.BigInteger),
+    sa.Column("cache_write_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("requests", sa.BigInteger),
+    sa.Column("price_id", sa.BigInteger),
+    sa.Column("profit_rule_id", sa.BigInteger),
+    sa.Column("cost_before_micros", sa.BigInteger),
+    sa.Column("cost_after_micros", sa.BigInteger),
+    sa.Column("amount_micros", sa.BigInteger, nullable=False),
+    sa.Column("posted_change_micros", sa.BigInteger, nullable=False),
+    sa.Column("debt_change_micros", sa.BigInteger, nullable=False),
+    sa.Column("charge_id", pg.UUID),
+    sa.Column("transaction_ids", pg.ARRAY(sa.BigInteger), nullable=False),
+    sa.Column("actor", sa.Text),
+    sa.Column("request_id", sa.Text),
+    # Not the transaction's beginning: it may have waited for the wallet.
+    sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+    sa.CheckConstraint("kind IN ('reversal', 'amendment', 'chargeback')", name="corrections_kind_known"),
+    sa.CheckConstraint("(end_id IS NULL) = (kind = 'chargeback')", name="corrections_of_an_end"),
+    sa.CheckConstraint("amount_micros = posted_change_micros - debt_change_micros", name="corrections_add_up"),
+    sa.Index(
+        "corrections_reference_once",
+        "end_id",
+        "reference",
+        unique=True,
+        postgresql_where=sa.text("end_id IS NOT NULL"),
+    ),
+    sa.Index(
+        "corrections_chargeback_once",
+        "wallet_id",
+        "reference",
+        unique=True,
+        postgresql_where=sa.text("kind = 'chargeback'"),
+    ),
+    sa.Index("corrections_charge_id", "charge_id", unique=True, postgresql_where=sa.text("charge_id IS NOT NULL")),
+    sa.Index("corrections_of_wallet", "wallet_id", "id"),
 )
 
 # Wallets whose cached copy may be older than the row: a note is written in the transaction that changed them, removed

@@ -1,0 +1,121 @@
+"""Commands that correct what a run was billed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import click
+
+from app.billing.corrections import Corrected
+from app.bootstrap import Container
+from app.cli import support
+from app.cli.support import as_json, echo_object, echo_page, with_services
+from app.domain.corrections import CorrectionKind, CorrectionRequest
+from app.domain.pages import Page
+from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX, Usage
+from app.wire.answers import correction_answer
+
+end_id = click.argument("end_id", type=click.UUID)
+reference = click.option(
+    "--reference", type=support.REFERENCE, required=True, help="Of your own; given again it corrects nothing more."
+)
+reason = click.option("--reason", type=support.REASON, required=True)
+
+
+TOKENS = click.IntRange(0, USAGE_TOKENS_MAX)
+
+
+@click.group()
+def ends() -> None:
+    """Ends: reverse or amend what a run was billed."""
+
+
+@ends.command("reverse")
+@end_id
+@reference
+@reason
+@support.by
+@as_json
+@with_services
+def reverse(
+    services: Container, *, end_id: UUID, reference: str, reason: str, actor: str | None, as_json: bool
+) -> None:
+    """Give back all that a run has cost. Its id stands in the wallet's transactions and among failed ends.
+
+    \b
+    flask ends reverse 01890a5d-ac96-774b-bcce-b302099a8057 --reference ticket-7 --reason "Empty answer"
+    """
+    _correct(services, CorrectionRequest(end_id, CorrectionKind.REVERSAL, reference, reason, actor=actor), as_json)
+
+
+@ends.command("amend")
+@end_id
+@reference
+@reason
+@click.option("--input-token", "input_tokens", type=TOKENS, required=True)
+@click.option("--output-token", "output_tokens", type=TOKENS, required=True)
+@click.option("--cached-input-token", "cached_input_tokens", type=TOKENS, default=0, show_default=True)
+@click.option("--cache-write-token", "cache_write_tokens", type=TOKENS, default=0, show_default=True)
+@click.option("--reasoning-token", "reasoning_tokens", type=TOKENS, default=0, show_default=True)
+@click.option("--requests", type=click.IntRange(0, REQUESTS_MAX), default=1, show_default=True)
+@support.by
+@as_json
+@with_services
+def amend(
+    services: Container,
+    *,
+    end_id: UUID,
+    reference: str,
+    reason: str,
+    input_tokens: int,
+    output_tokens: int,
+    cached_input_tokens: int,
+    cache_write_tokens: int,
+    reasoning_tokens: int,
+    requests: int,
+    actor: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a run has really used: the difference is given back or charged, at the price it was accepted at.
+
+    \b
+    flask ends amend 01890a5d-ac96-774b-bcce-b302099a8057 --input-token 10 --output-token 40 \\
+        --reference ticket-8 --reason "Counted twice"
+    """
+    usage = Usage(input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests)
+    if errors := usage.errors():
+        reasons = [f"--{field.replace('_', '-')}: {' '.join(texts)}" for field, texts in errors.items()]
+        raise click.UsageError(" ".join(reasons))
+    request = CorrectionRequest(end_id, CorrectionKind.AMENDMENT, reference, reason, usage, actor=actor)
+    _correct(services, request, as_json)
+
+
+@ends.command("corrections")
+@end_id
+@as_json
+@with_services
+def corrections(services: Container, *, end_id: UUID, as_json: bool) -> None:
+    """List a run's corrections, oldest first.
+
+    \b
+    flask ends corrections 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    columns = ("id", "created_at", "kind", "token", "cost_before", "cost", "debt_token", "reference", "reason")
+    found: Page[Corrected, str] = Page(services.corrections.of_end(end_id), None)
+    echo_page(found, correction_answer, columns, as_json=as_json, more="")
+
+
+def echo_corrected(outcome: Corrected, *, as_json: bool) -> None:
+    """Print a correction or a chargeback; as text with the numbers of its ledger entries."""
+    if outcome.replayed:
+        click.echo("Done before, under the same reference; nothing was done now.", err=True)
+    answer = correction_answer(outcome)
+    if not as_json:
+        answer["transactions"] = [str(entry["id"]) for entry in answer["transactions"]]
+    echo_object(answer, as_json=as_json)
+
+
+def _correct(services: Container, request: CorrectionRequest, as_json: bool) -> None:
+    request = replace(request, actor=request.actor or support.operator())
+    echo_corrected(services.corrections.correct(request), as_json=as_json)
