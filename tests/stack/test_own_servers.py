@@ -34,7 +34,7 @@ from app.stores.redis.client import create_client
 from stack.embedded import PostgresServer
 from stack.procfile import ROOT, commands
 from tests import processes
-from tests.conftest import ADMIN_KEY, SERVER_KEY
+from tests.conftest import ADMIN_KEY, SERVER_KEY, empty_stores
 from tests.debian import NOBODY, Debian, Server, debian
 from tests.processes import BIN, free_port, wait_until
 
@@ -210,7 +210,11 @@ class Everything:
 
 
 @pytest.fixture
-def everything(environment: dict[str, str], tmp_path: Path) -> Callable[..., Everything]:
+def everything(
+    environment: dict[str, str], config: Config, redis_client: Redis, tmp_path: Path
+) -> Callable[..., Everything]:
+    # A profit rule that another test has left would change what each end costs.
+    empty_stores(config, redis_client)
     return lambda **changes: Everything({**environment, **changes}, tmp_path)
 
 
