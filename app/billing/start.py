@@ -126,7 +126,8 @@ class StartService:
             hold_micros=request.hold_micros,
             hold_seconds=request.hold_seconds or self._hold_seconds_default,
             idempotency_key=request.idempotency_key,
-            payload_hash=request.payload_hash,
+            # Nobody compares it where there is no key to repeat.
+            payload_hash="" if request.idempotency_key is None else request.payload_hash,
         )
 
     def _look(self, calls: list[StartCall]) -> Sequence[StartReply | None]:

@@ -37,7 +37,6 @@ class RequestLog:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
         self._writing = threading.Lock()
-        self._encode = msgspec.json.Encoder().encode
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
         """Have a request's line written, if such lines are wanted."""
@@ -58,26 +57,11 @@ class RequestLog:
             entries = [self._entries.popleft() for _ in range(len(self._entries))]
             if entries:
                 stream = sys.stderr if self._stream is None else self._stream
-                stream.write("".join(map(self._line, entries)))
+                stream.write(_encoder.encode_lines(map(_fields, entries)).decode())
                 stream.flush()
             dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("request_lines_dropped", dropped=dropped)
-
-    def _line(self, entry: _Entry) -> str:
-        moment, request_id, method, path, status, seconds = entry
-        fields = {
-            "method": method,
-            "path": path,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 1),
-            "request_id": request_id,
-            "level": "info",
-            "logger": _logger.name,
-            "time": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z"),
-            "message": "request",
-        }
-        return self._encode(fields).decode() + "\n"
 
     def _start_thread(self) -> None:
         # With the first line, so that it lives in the process that serves and not in its parent.
@@ -100,4 +84,20 @@ class RequestLog:
                 continue
 
 
+def _fields(entry: _Entry) -> dict[str, object]:
+    moment, request_id, method, path, status, seconds = entry
+    return {
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+        "request_id": request_id,
+        "level": "info",
+        "logger": _logger.name,
+        "time": datetime.fromtimestamp(moment, UTC),
+        "message": "request",
+    }
+
+
+_encoder = msgspec.json.Encoder()
 _logger = logging.getLogger(__name__)

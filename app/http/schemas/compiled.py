@@ -1,70 +1,85 @@
 """`schema.load` at a fraction of its cost, for the bodies that come by the thousand.
 
-The schema stays the definition: what is read, and how, is taken from its fields when the process starts. A body whose
-values are all plainly right (`is_plain` of their field) is loaded here; any other one is the schema's own to load or to
-refuse, so that no message is written twice. What can't be taken over raises TypeError at once.
+The schema stays the definition: what is read, and how, is taken from its fields when the process starts. A value that
+is plainly right (`is_plain` of its field) is taken as it is, any other one by its field; a body that isn't right is the
+schema's own to refuse, so that no message is written twice. What can't be taken over raises TypeError at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 from marshmallow.decorators import POST_LOAD, PRE_LOAD, VALIDATES, VALIDATES_SCHEMA
 
-Check = Callable[[Any], bool]
+
+class Load(Protocol):
+    def __call__(self, body: Any, **more: Any) -> Any:
+        """What a body loads as; `more` stands beside its values when `post_load` is called. Raises ValidationError."""
 
 
-def compiled(schema: Schema) -> Callable[[Any], Any]:
+def compiled(schema: Schema) -> Load:
     """A function that loads as the schema does, and raises the same ValidationErrors."""
     hooks = schema._hooks
-    if (
-        schema.unknown != EXCLUDE
-        or schema.many
-        or schema.partial
-        or any(hooks[tag] for tag in (PRE_LOAD, VALIDATES, VALIDATES_SCHEMA))
-    ):
+    if any(hooks[tag] for tag in (PRE_LOAD, VALIDATES, VALIDATES_SCHEMA)) or schema.unknown != EXCLUDE:
         raise TypeError(f"{type(schema).__name__} does more than its fields and post_load say")
     finishers = [_finisher(schema, name, settings) for name, _, settings in hooks[POST_LOAD]]
-    readers = [_reader(name, field) for name, field in schema.load_fields.items()]
+    readers = dict(_reader(name, field) for name, field in schema.load_fields.items())
+    defaults = {
+        _attribute(name, field): field.load_default for name, field in schema.load_fields.items() if not field.required
+    }
+    required = frozenset(_key(name, field) for name, field in schema.load_fields.items() if field.required)
 
-    def load(body: Any) -> Any:
-        if type(body) is not dict:
-            return schema.load(body)
-        loaded: Any = {}
+    def refuse(body: Any) -> NoReturn:
+        # All that is wrong is told together, in the schema's own words.
+        schema.load(body)
+        raise AssertionError(f"{type(schema).__name__} takes what its fields refuse")
+
+    def load(body: Any, **more: Any) -> Any:
+        if type(body) is not dict or not required <= body.keys():
+            refuse(body)
+        loaded: Any = {**defaults, **more}
         try:
-            for key, attribute, default, is_plain, deserialize in readers:
-                value = body.get(key, missing)
-                if value is missing and default is not missing:
-                    loaded[attribute] = default
-                elif is_plain is not None and is_plain(value):
-                    loaded[attribute] = value
-                else:
-                    # Of a required field that isn't there as well: it raises.
-                    loaded[attribute] = deserialize(value, key, body)
+            for key, value in body.items():
+                if (reader := readers.get(key)) is not None:
+                    attribute, is_plain, deserialize = reader
+                    loaded[attribute] = value if is_plain(value) else deserialize(value, key, body)
             for finish in finishers:
-                loaded = finish(loaded)
+                loaded = finish(loaded, many=False, unknown=EXCLUDE, partial=None)
         except ValidationError:
-            # All that is wrong is told together, in the schema's own words.
-            return schema.load(body)
+            refuse(body)
         return loaded
 
     return load
 
 
-def _reader(name: str, field: fields.Field[Any]) -> tuple[str, str, Any, Check | None, Callable[..., Any]]:
-    key = name if field.data_key is None else field.data_key
-    attribute = name if field.attribute is None else field.attribute
-    default = field.load_default
-    if "." in attribute or callable(default) or (default is missing and not field.required):
+_Reader = tuple[str, Callable[[Any], bool], Callable[..., Any]]
+
+
+def _reader(name: str, field: fields.Field[Any]) -> tuple[str, _Reader]:
+    """How a field is read, by its key in the body."""
+    if "." in name or callable(field.load_default) or (field.load_default is missing and not field.required):
         raise TypeError(f"{name} is read in a way that isn't compiled")
     does_more = field.validators or field.pre_load or field.post_load
-    return key, attribute, default, None if does_more else getattr(field, "is_plain", None), field.deserialize
+    is_plain = None if does_more else getattr(field, "is_plain", None)
+    return _key(name, field), (_attribute(name, field), is_plain or _never, field.deserialize)
 
 
-def _finisher(schema: Schema, name: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
+def _key(name: str, field: fields.Field[Any]) -> str:
+    return name if field.data_key is None else field.data_key
+
+
+def _attribute(name: str, field: fields.Field[Any]) -> str:
+    return name if field.attribute is None else field.attribute
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _finisher(schema: Schema, name: str, settings: dict[str, Any]) -> Callable[..., Any]:
     if settings.get("pass_original"):
         raise TypeError(f"{name} asks for the original body")
-    finish = getattr(schema, name)
-    return lambda loaded: finish(loaded, many=False, unknown=EXCLUDE, partial=None)
+    finish: Callable[..., Any] = getattr(schema, name)
+    return finish

@@ -26,8 +26,15 @@ def _checked(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise ValidationError(str(error)) from None
 
 
+def is_plain_text(value: Any, length_max: int) -> bool:
+    """Whether this is plainly a text that anything may be called by: nothing but ASCII that can be printed."""
+    return type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= length_max
+
+
 def check_text(value: Any, length_max: int) -> str:
     """An id, a key or a reference. Raises ValidationError."""
+    if is_plain_text(value, length_max):
+        return str(value)
     return _checked(inputs.identifier, value, length_max)
 
 
@@ -54,7 +61,7 @@ class Text(fields.Field[str]):
 
     def is_plain(self, value: Any) -> bool:
         """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
-        return type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= self._length_max
+        return is_plain_text(value, self._length_max)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return check_text(value, self._length_max)
