@@ -52,15 +52,15 @@ def _starters(absent: Sequence[str]) -> list[Callable[[Machine], WebProcess]]:
     def module(label: str, *arguments: str) -> Callable[[Machine], WebProcess]:
         return lambda own: own.start(label, [sys.executable, "-m", *arguments, TARGET])
 
-    # As in the Procfile but for two options, to see what they do.
-    unrestricted = ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    unrestricted += ["--blocking-threads", "32", "--no-access-log", "--log-level", "error"]
+    # As in the Procfile but for the options named, to see what they do.
+    plain = ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    plain += ["--blocking-threads", "32", "--no-access-log", "--log-level", "error"]
+    many = ["--http", "1", "--no-ws", "--runtime-mode", "mt", "--runtime-threads", "2"]
     starters = [
-        granian(8),
-        granian(32),
-        granian(64),
+        *(granian(threads) for threads in (1, 4, 8, 16, 32, 64)),
         granian(32, workers=2),
-        module("granian, 32 threads, --http auto --ws", *unrestricted),
+        module("granian, 32 threads, --http auto --ws", *plain),
+        module("granian, 32 threads, 2 runtime threads", *plain, *many),
     ]
     if "gunicorn" not in absent:
         gunicorn = ["gunicorn", "--worker-class", "gthread", "--workers", "1", "--threads", "32", "--keep-alive", "75"]
