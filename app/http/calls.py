@@ -93,8 +93,11 @@ def end_batch(services: Container, call: Call) -> Answer:
     return Answer("Token processes ended", {"results": results})
 
 
-def with_key(body: Any, key: Any, key_field: str, load: Callable[[Any], Any]) -> tuple[Any, str | None]:
-    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError."""
+def with_key(body: Any, key: Any, key_field: str, load: Callable[..., Any], **more: Any) -> tuple[Any, str | None]:
+    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError.
+
+    `more` is what a compiled schema takes beside the body.
+    """
     errors: dict[str, Any] = {}
     parsed = None
     if key is not None:
@@ -103,7 +106,7 @@ def with_key(body: Any, key: Any, key_field: str, load: Callable[[Any], Any]) ->
         except ValidationError as error:
             errors[key_field] = error.messages
     try:
-        parsed = load(body)
+        parsed = load(body, **more)
     except ValidationError as error:
         errors.update(messages_of(error))
     if errors:
@@ -112,8 +115,8 @@ def with_key(body: Any, key: Any, key_field: str, load: Callable[[Any], Any]) ->
 
 
 def _end_request(call: Call, body: Any, key: Any, key_field: str, actor: str) -> EndRequest:
-    parsed, key = with_key(body, key, key_field, _load_end)
-    asked: EndRequest = replace(parsed, idempotency_key=key, request_id=call.request_id, actor=actor)
+    asked: EndRequest
+    asked, _ = with_key(body, key, key_field, _load_end, idempotency_key=key, request_id=call.request_id, actor=actor)
     return asked
 
 

@@ -90,6 +90,9 @@ def ask(app: Any, request: Request) -> Answer:
         parse_int=lambda number: numbers.append(number) or int(number),
     )
     headers = {name: value for name, value in said[1] if name != "Content-Length"}
+    if "Allow" in headers:
+        # A set of methods, in no order.
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
     assert dict(said[1])["Content-Length"] == str(len(text.encode()))
     return Answer(int(said[0][:3]), dict(sorted(headers.items())), body, numbers)
 

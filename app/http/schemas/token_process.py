@@ -51,6 +51,8 @@ class _UsageSchema(RequestSchema):
 
 
 class EndSchema(_UsageSchema):
+    """What isn't in the body may stand beside it (see `compiled.py`): a key, the request and on whose behalf it is."""
+
     user_id = Text(required=True)
 
     @post_load
@@ -61,6 +63,9 @@ class EndSchema(_UsageSchema):
             usage=_usage(data),
             model=data["model"],
             process_id=data["process_id"],
+            idempotency_key=data.get("idempotency_key"),
+            request_id=data.get("request_id"),
+            actor=data.get("actor"),
         )
 
 
