@@ -353,6 +353,13 @@ class TestRefusals:
         assert list(refused["errors"]) == ["gpt-5"]
 
 
+def test_names_that_no_store_takes_are_shown_as_their_escapes(till: Billing, admin: Admin) -> None:
+    draft = drafted(admin, {"gpt-5": GPT, "a\0b": {"mode": "image\ud800"}})
+    assert draft["skipped"] == {"a\\x00b": "mode image\\ud800"}
+    refused = failure(admin.post("/price-imports", body({"a\ud800": GPT})), 400, "price_list_refused")
+    assert list(refused["errors"]) == ["a\\ud800"]
+
+
 def test_a_list_of_imports_from_the_newest_on(till: Billing, admin: Admin) -> None:
     ids = [drafted(admin, {f"gpt-{number}": GPT})["id"] for number in range(3)]
     listed = admin.items("/price-imports", limit=2)

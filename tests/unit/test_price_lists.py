@@ -16,6 +16,7 @@ from app.catalog.price_lists.document import NotReadable, parse
 from app.catalog.price_lists.listed import PROBLEMS_MAX
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.errors import PriceListRefused
+from app.domain.pricing import COST_MICROS_MAX
 from app.domain.rates import Rates, Tier
 
 EXACT = Selection(with_dated=False)
@@ -250,7 +251,7 @@ class TestLiteLLM:
 
     @pytest.mark.parametrize("name", ["x" * 129, "gpt-*", "a\u202eb", ""])
     def test_a_name_that_no_end_could_send_is_refused(self, name: str) -> None:
-        assert list(refusal(litellm, {name: GPT})) == [name]
+        assert list(refusal(litellm, {name: GPT})) == [name.replace("\u202e", "\\u202e")]
 
 
 SEVERAL = {
@@ -393,3 +394,97 @@ class TestConversion:
 def test_what_is_no_json_is_said_to_be_none(data: bytes) -> None:
     with pytest.raises(NotReadable):
         parse(data)
+
+
+ODDITIES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 10**14),
+    st.floats(),
+    st.sampled_from(["", "\0", "\ud800", "x" * 999]),
+    st.text(st.characters(), max_size=3),
+    st.lists(st.integers(0, 9), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+PRICE = st.one_of(st.floats(0, 1e-3), ODDITIES)
+RANGES = st.lists(
+    st.fixed_dictionaries(
+        {"range": st.lists(st.one_of(st.integers(0, 3), ODDITIES), max_size=2)},
+        optional={"input_cost_per_token": PRICE, "output_cost_per_token": PRICE},
+    ),
+    max_size=3,
+)
+LITELLM_FIELDS = [
+    *("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "input_cost_per_request"),
+    *("input_cost_per_token_above_200k_tokens", "output_cost_per_token_above_0k_tokens", "input_cost_per_second"),
+    *("output_cost_per_token_batches", "search_context_cost_per_query", "input_cost"),
+]
+LITELLM_ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "mode": st.one_of(st.sampled_from(["chat", "embedding", "image_generation"]), ODDITIES),
+        "litellm_provider": st.one_of(st.just("openai"), ODDITIES),
+        "alias_of": st.one_of(st.just("a"), ODDITIES),
+        "tiered_pricing": st.one_of(RANGES, ODDITIES),
+        **dict.fromkeys(LITELLM_FIELDS, PRICE),
+    },
+)
+COST = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(["input", "output", "cache_read", "cache_write", "reasoning", "input_audio", "other"], PRICE),
+        "context_over_200k": st.one_of(st.dictionaries(st.just("input"), PRICE), ODDITIES),
+        "tiers": st.one_of(
+            st.lists(
+                st.fixed_dictionaries(
+                    {"tier": st.fixed_dictionaries({"size": ODDITIES, "type": st.just("context")})},
+                    optional={"input": PRICE},
+                ),
+                max_size=2,
+            ),
+            ODDITIES,
+        ),
+    },
+)
+MODELS_DEV_ENTRY = st.fixed_dictionaries(
+    {}, optional={"cost": st.one_of(COST, ODDITIES), "modalities": st.one_of(st.just({"output": ["text"]}), ODDITIES)}
+)
+ANY_TEXT = st.text(st.characters(), max_size=3)
+NAMES = st.one_of(st.sampled_from(["a", "b", "openai/a", "sample_spec"]), ANY_TEXT)
+
+
+def _is_read_or_refused(read: Any, document: Any, strips_provider: bool) -> None:
+    """And whatever is said of it can be printed and stored."""
+    try:
+        found = read(json.dumps(document), Selection(strips_provider=strips_provider))
+    except PriceListRefused as refused:
+        told: Any = [refused.message, refused.errors]
+    else:
+        told = [found.skipped, found.passed_over, [price.model for price in found.prices]]
+        for price in found.prices:
+            assert all(isinstance(micros, int) and micros >= 0 for micros in price.rates.by_kind(1).values())
+            assert price.rates.cost_micros_max <= COST_MICROS_MAX
+    text = json.dumps(told, ensure_ascii=False)
+    assert text.isprintable(), told
+
+
+@given(st.dictionaries(NAMES, st.one_of(LITELLM_ENTRY, ODDITIES), max_size=4), st.booleans())
+def test_whatever_stands_in_a_litellm_list_is_read_or_refused(document: Any, strips_provider: bool) -> None:
+    _is_read_or_refused(litellm, document, strips_provider)
+
+
+@given(
+    st.dictionaries(
+        NAMES,
+        st.one_of(
+            st.fixed_dictionaries(
+                {"models": st.dictionaries(NAMES, st.one_of(MODELS_DEV_ENTRY, ODDITIES), max_size=3)}
+            ),
+            ODDITIES,
+        ),
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_whatever_stands_in_a_models_dev_list_is_read_or_refused(document: Any, strips_provider: bool) -> None:
+    _is_read_or_refused(models_dev, document, strips_provider)

@@ -18,6 +18,7 @@ from app.domain.rates import TIERS_MAX, Rates, Tier
 from app.domain.usage import USAGE_TOKENS_MAX
 
 PROBLEMS_MAX = 100
+SHOWN_LENGTH_MAX = 300
 # Shorter than this and above 10^-30 dollars is whatever anybody charges; beyond, a number is a slip or an attack.
 DIGITS_MAX = 40
 EXPONENT_MIN, EXPONENT_MAX = -30, 12
@@ -81,6 +82,7 @@ class Problems:
     count: int = 0
 
     def add(self, row: str, reason: str) -> None:
+        row = shown(row)
         self.count += 1
         if row in self.by_row or len(self.by_row) < PROBLEMS_MAX:
             self.by_row.setdefault(row, []).append(reason)
@@ -203,7 +205,18 @@ def repeated_names(row_name: str, row: Any, problems: Problems) -> None:
 def checked_list(prices: list[ListedPrice], skipped: Mapping[str, str], passed_over: Counter[str]) -> PriceList:
     if not prices:
         raise PriceListRefused("Price list refused: it has no model that is sold by the token (is it this format?)")
-    return PriceList(tuple(prices), dict(skipped), dict(passed_over))
+    return PriceList(
+        tuple(prices),
+        {shown(model): shown(reason) for model, reason in skipped.items()},
+        {shown(field_name): models for field_name, models in passed_over.items()},
+    )
+
+
+def shown(text: str) -> str:
+    """A list's own words as people and stores can take them: what isn't printable as its escape, and not for ever."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:SHOWN_LENGTH_MAX]
+    )
 
 
 def _price(value: object) -> Decimal:
