@@ -11,6 +11,7 @@
 - `stuck`: an end still waiting, or a debt that the wallet could pay
 - `poison`: an event that should have been put aside as dead and wasn't, or a spool entry that nobody can read and that
   isn't kept aside
+- `price`: an amount that doesn't follow from the price and the profit rule that were pinned with it
 - `aside`: an end that was put aside though there is nothing wrong with it
 """
 
@@ -24,7 +25,8 @@ from typing import Any
 import psycopg
 from redis import Redis
 
-from tests.faults.book import MICROS, Book, End, Violation
+from tests.faults.book import MICROS, Book, End, PricedEnd, Violation
+from tests.faults.prices import BILL_COLUMNS, Bill, Tariff, bill_of, check_bill, read_tariff
 
 POISON_PREFIX = "poison-"
 # What the inbox says of an end under a key that another body had used, accepted when nobody could know.
@@ -40,6 +42,7 @@ class Entry:
     amount_micros: int
     balance_after_micros: int
     reference: str | None
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Waiting:
     cost_micros: int
     key: str | None
     error: str | None = None
+    bill: Bill | None = None
 
     @property
     def is_asked(self) -> bool:
@@ -84,6 +88,7 @@ class Snapshot:
     cached: dict[str, Cached] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
     spooled: int = 0
+    tariff: Tariff = field(default_factory=Tariff)
 
 
 def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
@@ -94,16 +99,17 @@ def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
             "SELECT user_id, posted_micros, overdraft_limit_micros FROM wallets"
         ):
             snapshot.wallets[user_id] = Stored(*amounts)
-        for row in connection.execute("""
-            SELECT id, user_id, kind, amount_micros, balance_after_micros, reference
+        snapshot.tariff = read_tariff(connection)
+        for row in connection.execute(f"""
+            SELECT id, user_id, kind, amount_micros, balance_after_micros, reference, {", ".join(BILL_COLUMNS)}
             FROM token_transactions ORDER BY id
         """):
-            snapshot.ledger.append(Entry(*row))
-        for row in connection.execute("""
-            SELECT id::text, user_id, state, cost_micros, idempotency_key, last_error
+            snapshot.ledger.append(Entry(*row[:6], bill_of(row[6:])))
+        for row in connection.execute(f"""
+            SELECT id::text, user_id, state, cost_micros, idempotency_key, last_error, {", ".join(BILL_COLUMNS)}
             FROM end_inbox ORDER BY id
         """):
-            snapshot.inbox.append(Waiting(*row))
+            snapshot.inbox.append(Waiting(*row[:6], bill_of(row[6:])))
         for [entry] in connection.execute("SELECT convert_from(field, 'UTF8') FROM spool_aside"):
             snapshot.aside.add(entry)
         [epoch] = connection.execute("SELECT cache_epoch FROM system_state").fetchone() or [0]
@@ -121,6 +127,7 @@ def check(book: Book, snapshot: Snapshot) -> list[Violation]:
         *_ends(book, snapshot),
         *_top_ups(book, snapshot),
         *_conservation(book, snapshot),
+        *_prices(book, snapshot),
         *_rest(snapshot),
         *_cache(snapshot),
         *_poison(snapshot),
@@ -156,8 +163,19 @@ def _ends(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
         amounts = [(entry.user_id, -entry.amount_micros) for entry in entries]
         amounts += [(row.user_id, row.cost_micros) for row in rows]
         right = {(end.user_id, micros) for micros in _possible(book, end)}
+        if isinstance(end, PricedEnd):
+            # `_prices` holds each row to the price that it names.
+            right = {(end.user_id, row.bill.cost_micros) for row in (*entries, *rows) if row.bill is not None}
         if not right.issuperset(amounts):
             yield Violation("amount", f"{_named(end)} stands as {entries} {rows}", end.key)
+
+
+def _prices(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
+    for entry in snapshot.ledger:
+        yield from check_bill(book, entry.reference, entry.bill, snapshot.tariff)
+    for row in snapshot.inbox:
+        if not _is_poison(row.key):
+            yield from check_bill(book, row.key, row.bill, snapshot.tariff)
 
 
 def _top_ups(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
@@ -299,6 +317,8 @@ def _reused(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 
 def _possible(book: Book, end: End) -> set[int]:
     """What may be billed under an end's key."""
+    if isinstance(end, PricedEnd):
+        return end.told_micros
     return {end.cost_micros, book.maybe_reused.get(end.key, end.cost_micros)}
 
 

@@ -13,11 +13,15 @@ from typing import Any
 
 import httpx
 
-from tests.faults.book import INTERNAL_ERROR, MICROS, Book, End, TopUp, WalletModel
+from tests.faults import prices
+from tests.faults.book import INTERNAL_ERROR, MICROS, Book, End, PricedEnd, TopUp, WalletModel
 from tests.faults.stack_under_test import ADMIN_KEY, SERVER_KEY
 
 FEATURE = "feature-chaos"
 INPUT_TOKENS = 3
+USAGE_FIELDS = (
+    "input_token", "output_token", "cached_input_token", "cache_write_token", "reasoning_token", "requests",
+)  # fmt: skip
 HOLD_SECONDS_MAX = 2
 # Longer than the server lets a request wait for its stores.
 ANSWER_SECONDS = 8
@@ -103,6 +107,14 @@ class Caller:
         elif 0 < status < 500:
             self.book.violate("refused", f"top-up {top_up.reference} was answered {status} {body.get('message')}")
 
+    def send_catalog(self, path: str, body: dict[str, Any]) -> None:
+        status, answered, via = self.call(path, body)
+        self.book.note(f"{path} {body} via {via}: {status or 'no answer'}")
+        if status == INTERNAL_ERROR:
+            self.book.violate("crash", f"{path} {body} was answered 500 {answered.get('request_id')}")
+        elif 0 < status < 500 and status != 201:
+            self.book.violate("refused", f"{path} {body} was answered {status} {answered.get('message')}")
+
     def start(self, user_id: str, hold_tokens: int = 0) -> tuple[int, dict[str, Any]]:
         body: dict[str, Any] = {"user_id": user_id, "feature_endpoint_id": FEATURE}
         if hold_tokens:
@@ -141,12 +153,14 @@ class Caller:
 
 
 def end_body(end: End) -> dict[str, Any]:
-    body = {
+    body: dict[str, Any] = {
         "user_id": end.user_id,
         "feature_endpoint_id": FEATURE,
         "input_token": INPUT_TOKENS,
         "output_token": end.output_tokens,
     }
+    if isinstance(end, PricedEnd):
+        body |= {"model": end.model, **dict(zip(USAGE_FIELDS, end.usage, strict=True))}
     return body if end.process_id is None else {**body, "process_id": end.process_id}
 
 
@@ -189,8 +203,17 @@ class LoadThread(threading.Thread):
         self._stopping.set()
 
     def _act(self) -> None:
-        actions = [self._run_feature, self._end, self._batch, self._repeat, self._contradict, self._top_up]
-        [action] = self._rng.choices(actions, weights=[30, 30, 6, 18, 4, 12])
+        actions = {
+            self._run_feature: 30,
+            self._end: 24,
+            self._priced_end: 12,
+            self._batch: 6,
+            self._repeat: 18,
+            self._contradict: 4,
+            self._top_up: 12,
+            self._change_prices: 2,
+        }
+        [action] = self._rng.choices(list(actions), weights=list(actions.values()))
         action()
 
     def _user(self) -> str:
@@ -225,8 +248,28 @@ class LoadThread(threading.Thread):
     def _end(self) -> None:
         self._caller.send_end(self._new_end(self._user()))
 
+    def _priced_end(self) -> None:
+        self._caller.send_end(self._new_priced_end(self._user()))
+
+    def _new_priced_end(self, user_id: str) -> End:
+        self._made += 1
+        usage = prices.new_usage(self._rng)
+        end = PricedEnd(
+            f"key-{self._number}-{self._made}", user_id, usage[1], model=self._rng.choice(prices.MODELS), usage=usage
+        )
+        self._mine.append(end)
+        return self._book.add_end(end)
+
+    def _change_prices(self) -> None:
+        """Add a price or a profit rule. Whether it came to be nobody has to know: the ends say what they met."""
+        if self._rng.random() < 0.7:
+            self._caller.send_catalog("/api/admin/prices", prices.new_price(self._rng))
+        else:
+            self._caller.send_catalog("/api/admin/profit-rules", prices.new_rule(self._rng))
+
     def _batch(self) -> None:
         ends = [self._new_end(self._user()) for _ in range(self._rng.randint(2, 12))]
+        ends += [self._new_priced_end(self._user()) for _ in range(self._rng.randint(0, 3))]
         if self._rng.random() < 0.3:
             ends.append(ends[0])
         self._caller.send_batch(ends)
@@ -253,7 +296,12 @@ class LoadThread(threading.Thread):
 
     def _contradict(self) -> None:
         """The same key with another body must be refused, once the first has been answered."""
-        answered = [end for end in self._mine[-OPEN_ENDS_PER_CLIENT_MAX:] if end.answer is not None]
+        answered = [
+            end
+            for end in self._mine[-OPEN_ENDS_PER_CLIENT_MAX:]
+            # Of one with a price nobody could say what the other body would cost.
+            if end.answer is not None and not isinstance(end, PricedEnd)
+        ]
         if not answered:
             return
         end = self._rng.choice(answered)

@@ -83,6 +83,14 @@ class ChaosRun:
                 "INSERT INTO profit_rules (basis_points, effective_from) VALUES (%s, '2020-01-01Z')",
                 [PROFIT_BASIS_POINTS],
             )
+            # From the first end on there is one; the clients add others.
+            connection.execute(
+                """
+                INSERT INTO prices (model, effective_from, input_micros_per_million, output_micros_per_million, tiers)
+                VALUES ('priced-*', '2020-01-01Z', 12345678901, 234567890123,
+                    '[{"above_input_tokens": 200, "input_micros_per_million": 45678901234}]')
+                """
+            )
             for wallet in self.book.wallets.values():
                 connection.execute(
                     """

@@ -74,6 +74,18 @@ KEEP_EPOCH = """
     CREATE TRIGGER sabotage BEFORE UPDATE ON system_state FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
+# Some runs cost what they should, and not for the reasons that they name.
+MISPRICE = """
+    CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.base_cost_micros := NEW.base_cost_micros + 1;
+        NEW.profit_micros := NEW.profit_micros - 1;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER sabotage BEFORE INSERT ON token_transactions FOR EACH ROW
+        WHEN (NEW.price_id IS NOT NULL AND NEW.id % 5 = 0) EXECUTE FUNCTION sabotage();
+"""
+
 # Taking and settling an end are slow for bystanders, each within every time limit.
 DELAY_BYSTANDERS = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -105,5 +117,6 @@ SABOTAGES = {
     "lose-aside": Sabotage(LOSE_ASIDE, "poison", ("poisoned-spool",)),
     "lose-reused": Sabotage(LOSE_REUSED, "lost", ("poisoned-spool",)),
     "keep-epoch": Sabotage(KEEP_EPOCH, "cache", ("older-postgres",)),
+    "misprice": Sabotage(MISPRICE, "price", ("beat", "beat")),
     "delay-bystanders": Sabotage(DELAY_BYSTANDERS, "slow", ("beat",)),
 }

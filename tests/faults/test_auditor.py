@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from tests.faults.auditor import (
     check,
     check_ledger,
 )
-from tests.faults.book import MICROS, Book, End, TopUp, WalletModel
+from tests.faults.book import MICROS, Book, End, PricedEnd, TopUp, WalletModel
+from tests.faults.prices import Bill, Tariff, check_bill, wrong_amounts
 
 # 40 output tokens cost 11 tokens.
 COST = 11 * MICROS
@@ -172,6 +174,63 @@ def test_each_wrong_is_found(spoil: Callable[[Snapshot], None], kind: str) -> No
     book, snapshot = _right()
     spoil(snapshot)
     assert kind in {violation.kind for violation in check(book, snapshot)}
+
+
+USAGE = (1_000, 500, 300, 100, 200, 2)
+PRICE = {
+    "model": "gpt-*",
+    "tiers": [{"above_input_tokens": 1_000, "input_micros_per_million": 4_000_001}],
+    "input_micros_per_million": 2_000_001,
+    "output_micros_per_million": 8_000_000,
+    "cached_input_micros_per_million": 500_000,
+    "cache_write_micros_per_million": None,
+    "reasoning_micros_per_million": 9_000_000,
+    "request_micros": 7,
+}
+# 700 * 2.000001 + 300 * 0.5 + 300 * 8 + 200 * 9 + 2 * 7 = 5764.0007, of which 12.5 % are 720.625.
+BILL = Bill("gpt-4.1", 1, 2, 5_765, 721, USAGE)
+TARIFF = Tariff({1: PRICE, 2: {**PRICE, "model": "gpt-4"}}, {2: (1_250, "gpt-4.1"), 3: (0, None)})
+
+
+def test_a_bill_that_follows_from_its_price_is_right() -> None:
+    assert wrong_amounts(BILL, TARIFF) is None
+    assert wrong_amounts(Bill(None, None, None, 500 * 250_000, 0, USAGE), TARIFF) is None
+    # In the tier above, plain input and cache writes cost more: 701 * 4.000001 + 150 + 2400 + 1800 + 14.
+    above = replace(BILL, usage=(1_001, *USAGE[1:]), base_micros=7_169, profit_micros=897)
+    assert wrong_amounts(above, TARIFF) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_micros": 5_764},
+        {"profit_micros": 720},
+        {"rule_id": None},
+        {"rule_id": 3},
+        {"price_id": None},
+        {"price_id": 2},
+        {"price_id": 4},
+        {"model": "gpt-4"},
+        {"model": None},
+        {"usage": (1_001, *USAGE[1:])},
+    ],
+)
+def test_a_bill_that_does_not_is_found(wrong: dict[str, Any]) -> None:
+    assert wrong_amounts(replace(BILL, **wrong), TARIFF) is not None
+
+
+def test_a_priced_end_stands_as_it_was_sent_and_told() -> None:
+    book = Book()
+    end = PricedEnd("k", "user", 500, model="gpt-4.1", usage=USAGE)
+    book.add_end(end)
+    assert list(check_bill(book, "k", BILL, TARIFF)) == []
+    book.answered(end, 200, {"data": {"cost": 0.006486}}, "api")
+    assert list(check_bill(book, "k", BILL, TARIFF)) == []
+    end.told_micros = {6_487}
+    assert [violation.kind for violation in check_bill(book, "k", BILL, TARIFF)] == ["price"]
+    end.told_micros.clear()
+    end.usage = (999, *USAGE[1:])
+    assert [violation.kind for violation in check_bill(book, "k", BILL, TARIFF)] == ["price"]
 
 
 def test_what_holds_at_every_moment_is_checked_without_rest() -> None:

@@ -46,7 +46,7 @@ from tokentill.outbox import Outbox, OutboxStatus
 from tokentill.run import AsyncRun, Run
 from tokentill.usage import Usage, count_deltas, read_usage
 from tokentill.version import __version__
-from tokentill.wire import Amount, End, Hold, Reversal, Start
+from tokentill.wire import Amount, End, Estimate, Hold, Reversal, Start
 from tokentill.wrapper import with_token_process
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "End",
+    "Estimate",
     "FeatureNotAvailableError",
     "Flushed",
     "Hold",

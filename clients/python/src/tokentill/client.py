@@ -22,109 +22,26 @@ by all threads or tasks of a process. Settings:
 
 from __future__ import annotations
 
-import logging
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import httpx
 
-from tokentill.away import AwayReport
-from tokentill.core import BatchItem, Core, Flushed, new_key, repeatable
+from tokentill.client_parts import ClientParts, OutboxOrPath
+from tokentill.core import BatchItem, Flushed
 from tokentill.disabled import DISABLED_API_KEY, DisabledTransport, is_disabled
 from tokentill.drivers import AsyncDriver, Driver
-from tokentill.errors import ConfigurationError, OutboxError
 from tokentill.hooks import Hooks
 from tokentill.leftovers import leftovers
-from tokentill.outbox import ENDS_MAX_DEFAULT, Outbox
+from tokentill.outbox import ENDS_MAX_DEFAULT
 from tokentill.run import AsyncRun, OnEndError, Run
-from tokentill.sender import Sender
-from tokentill.settings import Settings, WhenAway, outbox_path_from_environment
-from tokentill.steps import Steps
+from tokentill.settings import Settings, WhenAway
 from tokentill.usage import Extractor
-from tokentill.wire import Amount, End, Hold, Reversal, Start, end_body
-
-logger = logging.getLogger("tokentill")
-
-OutboxOrPath: TypeAlias = "Outbox | str | os.PathLike[str]"
+from tokentill.wire import Amount, End, Estimate, Hold, Reversal, Start, end_body
 
 
-class _Client:
-    """What both clients are made of: the protocol, the outbox and its sender."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        outbox: OutboxOrPath | Literal[False] | None,
-        outbox_ends_max: int,
-        hooks: Hooks | None,
-    ) -> None:
-        chosen = outbox_path_from_environment() if outbox is None else outbox or None
-        self._owns_outbox = not isinstance(chosen, Outbox)
-        self.outbox: Outbox | None
-        if chosen is None or isinstance(chosen, Outbox):
-            self.outbox = chosen
-        else:
-            self.outbox = Outbox.opened_later(chosen, ends_max=outbox_ends_max)
-            try:
-                self.outbox.status()
-            except OutboxError as error:
-                logger.error("%s. Ends are only sent, not kept, until it can be", error)  # noqa: TRY400
-        if settings.when_away == "open" and self.outbox is None:
-            raise ConfigurationError("when_away='open' needs an outbox for the ends of what it lets through")
-        self.settings = settings
-        self._core = Core(settings, self.outbox, hooks)
-        self._sender: Sender | None = None
-
-    def _send_in_background(self, driver: Driver) -> None:
-        if self.outbox is not None:
-            self._sender = Sender(self._core, driver, owns_outbox=self._owns_outbox)
-            # A client that is forgotten, not closed: its thread ends, too.
-            weakref.finalize(self, self._sender.ask_to_stop)
-
-    def away_report(self) -> AwayReport:
-        """Is the server away, and what went on without it?"""
-        return self._core.away.report()
-
-    def _end_steps(self, *, idempotency_key: str | None, **end: Any) -> Steps[End]:
-        key = idempotency_key or new_key()
-        with repeatable("end", key, {**end, "idempotency_key": key}):
-            body = end_body(**end)
-        return self._core.end(body, key)
-
-    def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
-        return self._core.end_batch(
-            [
-                (
-                    end.get("idempotency_key") or new_key(),
-                    end_body(
-                        user_id=end.get("user_id", ""),
-                        feature_endpoint_id=end.get("feature_endpoint_id", ""),
-                        input_token=end.get("input_token"),
-                        output_token=end.get("output_token"),
-                        model=end.get("model"),
-                        process_id=end.get("process_id"),
-                        cached_input_token=end.get("cached_input_token"),
-                        cache_write_token=end.get("cache_write_token"),
-                        reasoning_token=end.get("reasoning_token"),
-                        requests=end.get("requests"),
-                    ),
-                )
-                for end in ends
-            ]
-        )
-
-    def close_outbox(self) -> None:
-        """Stop sending in the background, and close the file; the connections stay."""
-        if self._sender is not None:
-            self._sender.stop()
-        if self.outbox is not None and self._owns_outbox:
-            self.outbox.close()
-
-
-class TokenProcess(_Client):
+class TokenProcess(ClientParts):
     """The client for plain, threaded code. Its settings are the module's."""
 
     def __init__(
@@ -178,10 +95,25 @@ class TokenProcess(_Client):
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
         idempotency_key: str | None = None,
+        model: str | None = None,
     ) -> Start:
-        """May this user run this feature? The answer's `access_able` says. Raises TokenProcessError."""
+        """May this user run this feature? The answer's `access_able` says. Raises TokenProcessError.
+
+        A feature may refuse a `model` that has no price: FeatureNotAvailableError, code `model_not_priced`.
+        """
         return self._driver.run(
-            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key)
+            self._core.start(
+                user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key, model=model
+            )
+        )
+
+    def estimate(
+        self, user_id: str, feature_endpoint_id: str, input_token: int, output_token: int, **details: Any
+    ) -> Estimate:
+        """What `end` would answer now, by the same arguments (but a key). Nothing changes."""
+        end = {"user_id": user_id, "feature_endpoint_id": feature_endpoint_id, **details}
+        return self._driver.run(
+            self._core.estimate(end_body(input_token=input_token, output_token=output_token, **end))
         )
 
     def end(
@@ -271,12 +203,16 @@ class TokenProcess(_Client):
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
         keep_hold: bool = False,
+        model: str | None = None,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
         free: bool = False,
     ) -> Run:
-        """A run for code that isn't one function: `with client.run(...) as run: run.use(output_token=40)`."""
+        """A run for code that isn't one function: `with client.run(...) as run: run.use(output_token=40)`.
+
+        `model` is told to its start, as in `start`; the end is billed for the model that the usage names.
+        """
         return Run(
             self._core,
             self._driver,
@@ -285,6 +221,7 @@ class TokenProcess(_Client):
             hold_token=hold_token,
             hold_seconds=hold_seconds,
             keep_hold=keep_hold,
+            model=model,
             usage=usage,
             on_end_error=on_end_error,
             require_usage=require_usage,
@@ -309,7 +246,7 @@ class TokenProcess(_Client):
         self.close()
 
 
-class AsyncTokenProcess(_Client):
+class AsyncTokenProcess(ClientParts):
     """The client for asyncio. Its settings are the module's; `transport` is for the outbox's
     thread, too, if it is one for both kinds of code.
 
@@ -371,10 +308,22 @@ class AsyncTokenProcess(_Client):
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
         idempotency_key: str | None = None,
+        model: str | None = None,
     ) -> Start:
         """See `TokenProcess.start`."""
         return await self._driver.run(
-            self._core.start(user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key)
+            self._core.start(
+                user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key, model=model
+            )
+        )
+
+    async def estimate(
+        self, user_id: str, feature_endpoint_id: str, input_token: int, output_token: int, **details: Any
+    ) -> Estimate:
+        """See `TokenProcess.estimate`."""
+        end = {"user_id": user_id, "feature_endpoint_id": feature_endpoint_id, **details}
+        return await self._driver.run(
+            self._core.estimate(end_body(input_token=input_token, output_token=output_token, **end))
         )
 
     async def end(
@@ -453,6 +402,7 @@ class AsyncTokenProcess(_Client):
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
         keep_hold: bool = False,
+        model: str | None = None,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
@@ -467,6 +417,7 @@ class AsyncTokenProcess(_Client):
             hold_token=hold_token,
             hold_seconds=hold_seconds,
             keep_hold=keep_hold,
+            model=model,
             usage=usage,
             on_end_error=on_end_error,
             require_usage=require_usage,

@@ -34,6 +34,7 @@ END_PATH = "/api/token-process/end"
 BATCH_PATH = "/api/token-process/end/batch"
 CANCEL_PATH = "/api/token-process/cancel"
 REVERSE_PATH = "/api/token-process/end/reverse"
+ESTIMATE_PATH = "/api/token-process/estimate"
 EXTEND_PATH = "/api/token-process/hold/extend"
 
 # Half of what the server takes in one call: a batch that has to be sent again is not lost time for long.
@@ -84,6 +85,8 @@ class Core(Caller):
         hold_token: wire.Amount | None = None,
         hold_seconds: int | None = None,
         key: str | None = None,
+        *,
+        model: str | None = None,
     ) -> Steps[wire.Start]:
         """Ask whether a run may start; while the server is away, do as `when_away` says."""
         key = key or new_key()
@@ -93,9 +96,10 @@ class Core(Caller):
             "hold_token": hold_token,
             "hold_seconds": hold_seconds,
             "idempotency_key": key,
+            "model": model,
         }
         with repeatable("start", key, arguments):
-            body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds)
+            body = wire.start_body(user_id, feature_endpoint_id, hold_token, hold_seconds, model)
             try:
                 self.ask_breaker()
                 # The key keeps an attempt whose answer got lost from leaving a second hold behind.
@@ -171,6 +175,20 @@ class Core(Caller):
                     body,
                     limit_seconds=self.settings.end_limit_seconds,
                     parse=wire.parse_reversal,
+                )
+            )
+
+    def estimate(self, body: str) -> Steps[wire.Estimate]:
+        """Ask what an end would answer. `body` is an end's."""
+        with repeatable("estimate", None, lambda: json.loads(body)):
+            self.ask_breaker()
+            return (
+                yield from self.call(
+                    "estimate",
+                    ESTIMATE_PATH,
+                    body,
+                    limit_seconds=self.settings.start_limit_seconds,
+                    parse=wire.parse_estimate,
                 )
             )
 

@@ -44,4 +44,6 @@ def _nothing(body: dict[str, Any]) -> dict[str, Any]:
     # What an extension is answered; a start without a process id has no hold to look after.
     hold = {"hold_token": body.get("hold_token", 0), "expires_at": "9999-12-31T23:59:59.999Z"}
     nothing = {"user_id": body.get("user_id"), "token": 0, "cost": 0, "status": status}
+    # What an estimate is answered beside that.
+    nothing |= {"base_cost": 0, "profit": 0, "price_id": None, "profit_rule_id": None}
     return {**nothing, **hold} if "process_id" in body else nothing

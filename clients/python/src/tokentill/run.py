@@ -53,6 +53,7 @@ class _Run:
         hold_token: Amount | None = None,
         hold_seconds: int | None = None,
         keep_hold: bool = False,
+        model: str | None = None,
         usage: Extractor | None = None,
         on_end_error: OnEndError | None = None,
         require_usage: bool = False,
@@ -66,6 +67,7 @@ class _Run:
         self._hold_token = hold_token
         self._hold_seconds = hold_seconds
         self._keep_hold = keep_hold
+        self._model = model
         self._on_end_error = on_end_error
         self._finished = False
         self._start_key = new_key()
@@ -160,7 +162,12 @@ class _Run:
     def _start_steps(self) -> Steps[Start]:
         if self.started is None:
             started = yield from self._core.start(
-                self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds, self._start_key
+                self.user_id,
+                self.feature_endpoint_id,
+                self._hold_token,
+                self._hold_seconds,
+                self._start_key,
+                model=self._model,
             )
             if not started.access_able:
                 error = InsufficientTokensError(
@@ -200,7 +207,9 @@ class _Run:
 
     def _undo_start_steps(self) -> Steps[None]:
         """A start that got no answer may have made a hold all the same."""
-        body = start_body(self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds)
+        body = start_body(
+            self.user_id, self.feature_endpoint_id, self._hold_token, self._hold_seconds, self._model
+        )
         yield from self._core.undo_start(body, self._start_key)
 
     def _finish_steps(self, *, failed: bool) -> Steps[None]:

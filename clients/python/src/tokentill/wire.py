@@ -89,10 +89,33 @@ class Reversal:
     replayed: bool = False
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What an end would answer now: `token` is what would be left. `price_id` None: by the default rule."""
+
+    token: Amount
+    cost: Amount
+    base_cost: Amount
+    profit: Amount
+    price_id: int | None
+    profit_rule_id: int | None
+    status: str
+
+    @property
+    def return_able(self) -> bool:
+        return self.status == RETURN_ABLE
+
+
 def start_body(
-    user_id: str, feature_endpoint_id: str, hold_token: Amount | None, hold_seconds: int | None
+    user_id: str,
+    feature_endpoint_id: str,
+    hold_token: Amount | None,
+    hold_seconds: int | None,
+    model: str | None = None,
 ) -> str:
     body = _ids(user_id=user_id, feature_endpoint_id=feature_endpoint_id)
+    if model:
+        body["model"] = model
     return _with_hold(body, hold_token, hold_seconds)
 
 
@@ -130,8 +153,8 @@ def end_body(
     feature_endpoint_id: str,
     input_token: int | None,
     output_token: int | None,
-    model: str | None,
-    process_id: str | None,
+    model: str | None = None,
+    process_id: str | None = None,
     cached_input_token: int | None = None,
     cache_write_token: int | None = None,
     reasoning_token: int | None = None,
@@ -147,7 +170,8 @@ def end_body(
     }
     # Left out where they say nothing: the guide's body has none of them.
     body.update({name: count for name, count in parts.items() if count > 0})
-    if token_count("requests", requests) > 1:
+    # One request goes without saying, unless nothing else was used.
+    if token_count("requests", requests) > (1 if body["input_token"] + body["output_token"] else 0):
         body["requests"] = token_count("requests", requests)
     if model:
         body["model"] = str(model)
@@ -255,6 +279,14 @@ def parse_reversal(envelope: Mapping[str, Any], *, replayed: bool = False) -> Re
         )
     except (KeyError, TypeError):
         raise UnavailableError("The answer to end/reverse is incomplete") from None
+
+
+def parse_estimate(envelope: Mapping[str, Any]) -> Estimate:
+    data = envelope.get("data") or {}
+    try:
+        return Estimate(**{name: data[name] for name in Estimate.__dataclass_fields__})
+    except (KeyError, TypeError):
+        raise UnavailableError("The answer to estimate is incomplete") from None
 
 
 _ERRORS: dict[int, type[TokenProcessError]] = {

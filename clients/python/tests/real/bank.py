@@ -52,6 +52,17 @@ class Bank:
         time.sleep(CATALOGUE_SECONDS)
         return package
 
+    def price(self, feature: str, prices: list[dict[str, Any]]) -> None:
+        """Prices for that feature, which from now on starts no model without one."""
+        for price in prices:
+            plain = {
+                name: float(value) if isinstance(value, Decimal) else value for name, value in price.items()
+            }
+            self._post("/prices", {**plain, "feature_endpoint_id": feature})
+        answer = self._http.patch(f"/feature-endpoints/{feature}", json={"unpriced": "refuse"})
+        parse(answer.status_code, answer.text)
+        time.sleep(CATALOGUE_SECONDS)
+
     def wallet(self, package: str, token: int) -> str:
         user = self.new_id("user")
         self._post("/wallets", {"user_id": user, "package_id": package})

@@ -82,6 +82,77 @@ def story(client: TokenProcess, rich: str, poor: str, feature: str, other_featur
     return seen
 
 
+PRICES: list[dict[str, Any]] = [
+    {"model": "gpt-4.1*", "input_per_million": 2_000, "output_per_million": Decimal("8000.000001")},
+    {
+        "model": "gpt-4.1-mini",
+        "input_per_million": 400,
+        "output_per_million": 1_600,
+        "per_request": Decimal("0.25"),
+    },
+    {
+        "model": "gemini-*",
+        "input_per_million": 1_250,
+        "output_per_million": 10_000,
+        "cached_input_per_million": Decimal("312.5"),
+        "cache_write_per_million": 1_300,
+        "reasoning_per_million": 11_000,
+        "tiers": [{"above_input_token": 200, "input_per_million": 2_500, "output_per_million": 15_000}],
+    },
+    {
+        "model": "later",
+        "input_per_million": 1,
+        "output_per_million": 1,
+        "effective_from": "2999-01-01T00:00:00Z",
+    },
+]
+KINDS = {"cached_input_token": 77, "cache_write_token": 11, "reasoning_token": 31}
+
+
+def priced_story(client: TokenProcess, user: str, feature: str) -> list[Any]:
+    """What a service sees of prices."""
+    seen: list[Any] = []
+
+    def see(names: tuple[str, ...], call: Callable[..., Any], *args: Any, **more: Any) -> None:
+        try:
+            answer = call(*args, **more)
+        except TokenProcessError as error:
+            seen.append((error.status, error.code, {name: list(why) for name, why in error.errors.items()}))
+        else:
+            seen.append([getattr(answer, name) for name in names])
+
+    start, end = ("token", "status"), ("token", "cost", "status")
+    estimate = ("token", "cost", "base_cost", "profit", "status")
+    models = ("gpt-4.1", "gpt-4.1-2025-04-14", "gpt-4.1-mini", "gemini-2.5-pro", "later", "unknown")
+    for model in (None, *models):
+        see(start, client.start, user, feature, model=model)
+        for usage in ((100, 50), (200, 50), (201, 50), (0, 0)):
+            kinds = KINDS if usage[0] else {}
+            for more in ({}, kinds, {**kinds, "requests": 3}):
+                see(estimate, client.estimate, user, feature, *usage, model=model, **more)
+                see(end, client.end, user, feature, *usage, model=model, **more)
+    for wrong in ({"cached_input_token": 101}, {"cached_input_token": 60, "cache_write_token": 60}):
+        see(end, client.end, user, feature, 100, 50, reasoning_token=51, **wrong)
+        see(estimate, client.estimate, user, feature, 100, 50, **wrong)
+    see(estimate, client.estimate, "nobody-at-all", feature, 1, 1)
+    see(estimate, client.estimate, user, "no-such-feature", 1, 1)
+    return seen
+
+
+def test_prices_are_the_same_in_both(server: Server, bank: Bank) -> None:
+    feature, package = bank.feature(12.5)
+    user = bank.wallet(package, 10_000)
+    bank.price(feature, PRICES)
+    memory = MemoryTokentill(wallets={user: 10_000})
+    memory.add_feature(feature, unpriced="refuse")
+    memory.add_profit(Decimal("12.5"), feature_endpoint_id=feature)
+    for price in PRICES:
+        memory.add_price(**price, feature_endpoint_id=feature)
+
+    with TokenProcess(server.url, server.server_key) as real, memory.client() as pretended:
+        assert priced_story(pretended, user, feature) == priced_story(real, user, feature)
+
+
 def test_the_same_story_told_to_both(server: Server, bank: Bank) -> None:
     feature, package = bank.feature(10)
     other, _ = bank.feature(0)

@@ -254,7 +254,7 @@ RATES: dict[str, Any] = {"input_per_million": 3, "output_per_million": 15}
         ),
         ({**RATES, "per_request": Decimal("0.5")}, {"output_token": 200, "requests": 3}, "1.503"),
         # One micro-token for a part of one: 0.3 is rounded up once.
-        ({"input_per_million": Decimal("0.1")}, {"input_token": 3}, "0.000001"),
+        ({"input_per_million": Decimal("0.1"), "output_per_million": 0}, {"input_token": 3}, "0.000001"),
         (
             {**RATES, "tiers": [{"above_input_token": 200_000, "input_per_million": 6}]},
             {"input_token": 200_000},
@@ -273,7 +273,7 @@ def test_a_price_counts_every_kind(price: dict[str, Any], usage: dict[str, Any],
     usage = {"input_token": 0, "output_token": 0, **usage}
     end = server.client().end("ann", "chat", **usage)
     assert end.cost == Decimal(cost)
-    assert server.ends[0].price_id == "price-1"
+    assert server.ends[0].price_id == 1
 
 
 def test_the_most_specific_price_and_profit_win_and_round_once() -> None:
@@ -286,7 +286,10 @@ def test_the_most_specific_price_and_profit_win_and_round_once() -> None:
         "exact": {"model": "gpt-4.1"},
         "both": {"feature_endpoint_id": "chat", "model": "gpt-4*"},
     }
-    ids = {name: server.add_price(output_per_million=1, **price) for name, price in prices.items()}
+    ids = {
+        name: server.add_price(input_per_million=0, output_per_million=1, **price)
+        for name, price in prices.items()
+    }
     client = server.client()
     for feature, model in [
         ("image", "claude"),
@@ -298,7 +301,7 @@ def test_the_most_specific_price_and_profit_win_and_round_once() -> None:
     ]:
         client.end("ann", feature, 0, 1, model=model)
     assert [end.price_id for end in server.ends] == [ids[name] for name in prices]
-    newer = server.add_price(output_per_million=2, model="gpt-4.1")
+    newer = server.add_price(input_per_million=0, output_per_million=2, model="gpt-4.1")
     server.add_profit(Decimal("12.5"))
     server.add_profit(50, model="gpt-4.1")
     client.end("ann", "image", 0, 3, model="gpt-4.1")

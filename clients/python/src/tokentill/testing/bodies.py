@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 from tokentill.testing.prices import RunUsage, micros
 
 USAGE_TOKENS_MAX = 100_000_000
+REQUESTS_MAX = 100_000
 HOLD_SECONDS_MAX = 86_400
 ID_LENGTH_MAX = 255
 
@@ -95,12 +97,13 @@ class Body:
             cached_input_token=self.count("cached_input_token") or 0,
             cache_write_token=self.count("cache_write_token") or 0,
             reasoning_token=self.count("reasoning_token") or 0,
-            requests=self.count("requests", least=1) or 1,
+            requests=self.count("requests", least=1, most=REQUESTS_MAX) or 0,
         )
-        if not self.errors and usage.cached_input_token + usage.cache_write_token > usage.input_token:
-            self.errors["cached_input_token"] = ["Its parts are more than input_token."]
-        if not self.errors and usage.reasoning_token > usage.output_token:
-            self.errors["reasoning_token"] = ["More than output_token."]
+        if not self.errors:
+            self.errors.update(usage.errors())
+        if usage.requests == 0 and usage.input_token + usage.output_token > 0:
+            # Who doesn't count requests has made one, if anything was used.
+            return replace(usage, requests=1)
         return usage
 
 

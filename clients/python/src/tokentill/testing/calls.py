@@ -34,7 +34,7 @@ class _End:
 
     @property
     def free(self) -> bool:
-        return self.usage.input_token == self.usage.output_token == 0
+        return self.usage.input_token == self.usage.output_token == self.usage.requests == 0
 
 
 def start(state: State, fields: Any, key: str | None) -> Answer:
@@ -48,14 +48,14 @@ def start(state: State, fields: Any, key: str | None) -> Answer:
         return _again(before, fields)
     if not (user_id in state.wallets and state.wallets[user_id].active):
         raise Refused(404, "wallet_not_found", "User wallet not found")
+    if _is_unpriced(state, feature_id, model):
+        refusal = {"user_id": user_id, "status": "not-access-able"}
+        raise Refused(403, "model_not_priced", "No price covers this model", data=refusal)
     wallet = state.wallet(user_id)
     data = {"user_id": user_id, "token": tokens(wallet.spendable_micros), "status": "not-access-able"}
     feature, package = state.features.get(feature_id), state.packages[wallet.package_id]
     if feature is None or (package is not None and feature_id not in package):
         raise _no_feature(data)
-    priced = any(price.covers(feature_id, model) for price in state.prices)
-    if model is not None and feature.refuses_unpriced and not priced:
-        raise Refused(403, "model_not_priced", "No price covers this model", data=data)
     if hold_micros and len(wallet.holds) >= HOLDS_MAX:
         raise Refused(429, "too_many_holds", "The wallet has too many open holds")
     if not wallet.debts_micros and wallet.room_micros >= max(feature.min_micros, hold_micros):
@@ -124,8 +124,11 @@ def estimate(state: State, fields: Any, _key: str | None) -> Answer:
         "base_cost": tokens(cost.base_micros),
         "profit": tokens(cost.profit_micros),
         "price_id": cost.price_id,
+        "profit_rule_id": cost.profit_rule_id,
     }
-    return Answer({**_deducted(ended.user_id, trial, cost, covered=covered), **parts})
+    answer = _deducted(ended.user_id, trial, cost, covered=covered)
+    del answer["user_id"]
+    return Answer({**answer, **parts})
 
 
 def reverse(state: State, fields: Any, _key: str | None) -> Answer:
@@ -239,7 +242,18 @@ def _read_end(state: State, fields: Any) -> _End:
 def _cost(state: State, ended: _End) -> Cost:
     if ended.free:
         return Cost(0, 0, None)
-    return cost_of(ended.usage, ended.feature_id, ended.model, state.prices, state.profit_rules)
+    return cost_of(
+        ended.usage, ended.feature_id, ended.model, state.prices, state.profit_rules, at=state.now()
+    )
+
+
+def _is_unpriced(state: State, feature_id: str, model: str | None) -> bool:
+    """Whether a start may not be made because no price in force covers its model."""
+    feature = state.features.get(feature_id)
+    if model is None or feature is None or not feature.refuses_unpriced:
+        return False
+    nothing = RunUsage(0, 0)
+    return cost_of(nothing, feature_id, model, state.prices, [], at=state.now()).price_id is None
 
 
 def _deducted(user_id: str, wallet: Wallet, cost: Cost, *, covered: bool) -> dict[str, Any]:

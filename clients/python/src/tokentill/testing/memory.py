@@ -107,13 +107,13 @@ class MemoryTokentill(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self, percentage: Amount, *, feature_endpoint_id: str | None = None, model: str | None = None
     ) -> None:
         """A profit for a feature, a model, both, or all; of two alike the later counts."""
-        rule = ProfitRule(percentage, feature_endpoint_id, model)
+        rule = ProfitRule(len(self._state.profit_rules) + 1, percentage, feature_endpoint_id, model)
         rule.profit_micros(0)  # ValueError here, not in a call.
         self._state.profit_rules.append(rule)
 
-    def add_price(self, **price: Any) -> str:
+    def add_price(self, **price: Any) -> int:
         """A price, with the fields of the server's `POST /api/admin/prices`. Answers its id."""
-        price_id = f"price-{len(self._state.prices) + 1}"
+        price_id = len(self._state.prices) + 1
         self._state.prices.append(price_from(price_id, price))
         return price_id
 

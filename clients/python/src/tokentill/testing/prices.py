@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -38,6 +39,19 @@ class RunUsage:
     reasoning_token: int = 0
     requests: int = 1
 
+    def errors(self) -> dict[str, list[str]]:
+        """Why parts can't be those of their wholes, by field."""
+        errors: dict[str, list[str]] = {}
+        parts = {"cached_input_token": self.cached_input_token, "cache_write_token": self.cache_write_token}
+        for name, part in parts.items():
+            if part > self.input_token:
+                errors[name] = ["Must not be more than input_token."]
+        if not errors and sum(parts.values()) > self.input_token:
+            errors = {name: ["Must not be more than input_token together."] for name in parts}
+        if self.reasoning_token > self.output_token:
+            errors["reasoning_token"] = ["Must not be more than output_token."]
+        return errors
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -55,10 +69,11 @@ class Rates:
 class Price:
     """A price for a feature, a model (exact, or ending in `*`), both, or all."""
 
-    id: str
+    id: int
     rates: Rates
     feature_endpoint_id: str | None = None
     model: str | None = None
+    effective_from: datetime | None = None
     # By the input above which they hold, the highest first.
     tiers: tuple[tuple[int, Rates], ...] = field(default=())
 
@@ -101,6 +116,7 @@ class Price:
 class ProfitRule:
     """A percentage for a feature, a model, both, or all."""
 
+    id: int
     percentage: Amount
     feature_endpoint_id: str | None = None
     model: str | None = None
@@ -124,7 +140,8 @@ class ProfitRule:
 class Cost:
     base_micros: int
     profit_micros: int
-    price_id: str | None
+    price_id: int | None
+    profit_rule_id: int | None = None
 
     @property
     def cost_micros(self) -> int:
@@ -137,17 +154,28 @@ def cost_of(
     model: str | None,
     prices: list[Price],
     profit_rules: list[ProfitRule],
+    *,
+    at: datetime,
 ) -> Cost:
-    """By the most specific price, or else the guide's rule, with the most specific profit."""
-    price = _most_specific(prices, feature_endpoint_id, model)
+    """By the most specific price in force, or else the guide's rule, with the most specific profit."""
+    in_force = [each for each in prices if each.effective_from is None or each.effective_from <= at]
+    price = _most_specific(
+        sorted(in_force, key=lambda each: each.effective_from or _ALWAYS), feature_endpoint_id, model
+    )
     rule = _most_specific(profit_rules, feature_endpoint_id, model)
     base = usage.output_token * DEFAULT_MICROS_PER_OUTPUT_TOKEN if price is None else price.base_micros(usage)
     profit = 0 if rule is None else rule.profit_micros(base)
-    return Cost(base, profit, None if price is None else price.id)
+    return Cost(base, profit, None if price is None else price.id, None if rule is None else rule.id)
 
 
-def price_from(price_id: str, said: Mapping[str, Any]) -> Price:
+_ALWAYS = datetime.min.replace(tzinfo=timezone.utc)
+
+
+def price_from(price_id: int, said: Mapping[str, Any]) -> Price:
     """A price out of the fields that the server's admin API takes. Raises TypeError for others."""
+    missing = [name for name in ("input_per_million", "output_per_million") if said.get(name) is None]
+    if missing:
+        raise TypeError(f"A price needs {' and '.join(missing)}")
     names = {each.name for each in fields(Rates)}
     own = {name: value for name, value in said.items() if name in names}
     tiers = [
@@ -156,6 +184,8 @@ def price_from(price_id: str, said: Mapping[str, Any]) -> Price:
         for tier in said.get("tiers") or ()
     ]
     about = {name: value for name, value in said.items() if name not in names and name != "tiers"}
+    if isinstance(about.get("effective_from"), str):
+        about["effective_from"] = datetime.fromisoformat(about["effective_from"].replace("Z", "+00:00"))
     ordered = tuple(sorted(tiers, key=lambda tier: tier[0], reverse=True))
     return Price(price_id, Rates(**own), tiers=ordered, **about)
 

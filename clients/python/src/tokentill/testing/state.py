@@ -29,7 +29,7 @@ class MemoryEnd:
     base_cost: Amount
     profit: Amount
     cost: Amount
-    price_id: str | None
+    price_id: int | None
 
 
 @dataclass
