@@ -29,6 +29,7 @@ from app.billing.estimate import EstimateService
 from app.billing.holds import HoldService
 from app.billing.postings import PostingService
 from app.billing.pricer import Pricer
+from app.billing.repricings import RepricingService
 from app.billing.settle import SettleService
 from app.billing.start import StartService
 from app.catalog.admin import CatalogAdmin
@@ -327,6 +328,12 @@ class Container:
             policy=self.retry_policy,
             spool=self.spool,
             redis=self.redis_gate,
+        )
+
+    @cached_property
+    def repricings(self) -> RepricingService:
+        return RepricingService(
+            postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=self.retry_policy
         )
 
     @cached_property

@@ -134,6 +134,14 @@ def correct(
     return kept, told
 
 
+def quote(connection: sa.Connection, run: Run, request: CorrectionRequest) -> tuple[Figures, Figures]:
+    """What a run costs by now, settled or owed, and what it would cost by a correction. Nothing changes."""
+    parts = store.open_parts(connection, run.id)
+    before = sum((store.figures_of(part) for part in parts), store.taken(connection, run.id))
+    price_id = request.price_id or _price_id(connection, run)
+    return before, _target(connection, run, request, before.usage, price_id)
+
+
 def charge(connection: sa.Connection, told: Told, row: dict[str, Any], policy: RetryPolicy) -> UUID:
     """Have a wallet pay what a correction asks for: now, if it can and owes nothing else, or as debt. The row's id."""
     if told.wallet.debt_micros + row["cost_micros"] > DEBT_MICROS_MAX:

@@ -17,12 +17,13 @@ from app.cli.failed_ends import failed_ends
 from app.cli.price_imports import COMMANDS as PRICE_IMPORT_COMMANDS
 from app.cli.prices import prices
 from app.cli.reconcile import reconcile
+from app.cli.repricings import repricings
 from app.cli.wallets import wallets
 
 for _command in PRICE_IMPORT_COMMANDS:
     prices.add_command(_command)
 
-COMMANDS = (features, packages, profit_rules, prices, wallets, ends, failed_ends, reconcile, demo)
+COMMANDS = (features, packages, profit_rules, prices, wallets, ends, repricings, failed_ends, reconcile, demo)
 
 
 def register_commands(app: Flask) -> None:

@@ -14,6 +14,7 @@ DomainError
  ├─ ExceedsOriginal          a reversal of a run that has nothing left to give back
  ├─ CorrectionOfCorrection   a correction is to be corrected, and not the end that it is of
  ├─ AlreadyWrittenOff        a run is corrected that was given up
+ ├─ NotReady                 a repricing is to be applied that is still selecting
  ├─ ReversalNotAllowed       a service server reverses a run later than its feature endpoint allows
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
@@ -112,6 +113,11 @@ class CorrectionOfCorrection(DomainError):
 class AlreadyWrittenOff(DomainError):
     code = "written_off"
     message = "This end was written off: nothing was taken for it"
+
+
+class NotReady(DomainError):
+    code = "not_ready"
+    message = "It is still being prepared, please look again"
 
 
 class ReversalNotAllowed(DomainError):

@@ -34,6 +34,7 @@ STATUS_OF_CODE = {
     "process_id_of_another_user": 409,
     "balance_out_of_range": 409,
     "exceeds_original": 409,
+    "not_ready": 409,
     "correction_of_correction": 409,
     "written_off": 409,
     "too_many_holds": 429,

@@ -11,7 +11,17 @@ from app.http import auth, errors, query, request_context
 from app.http.calls import BODY_BYTES_MAX
 from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
-from app.http.routes import admin, corrections, health, operations, price_imports, prices, success, token_process
+from app.http.routes import (
+    admin,
+    corrections,
+    health,
+    operations,
+    price_imports,
+    prices,
+    repricings,
+    success,
+    token_process,
+)
 
 
 class Api(Flask):
@@ -46,6 +56,7 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.register_blueprint(operations.blueprint)
     app.register_blueprint(price_imports.blueprint)
     app.register_blueprint(corrections.blueprint)
+    app.register_blueprint(repricings.blueprint)
     app.register_blueprint(health.blueprint)
     app.wsgi_app = HotRoutes(app.wsgi_app, container, log)  # type: ignore[method-assign]
     return app

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from app.billing.corrections import Corrected
 from app.billing.holds import HoldView
+from app.billing.repricings import RepricingView
 from app.domain.amounts import token_number
 from app.domain.catalog import FeatureEndpoint, Package
 from app.domain.moments import moment_text
@@ -18,6 +19,7 @@ from app.domain.wallets import WalletBalance
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.reconciliation import Drift, Reconciliation
+from app.stores.postgres.repricings import RepricingGroup
 from app.stores.redis.wallet_calls import ReleaseReply
 from app.wire.prices import parts_answer
 
@@ -160,6 +162,42 @@ def correction_answer(corrected: Corrected) -> Answer:
             "profit_rule_id": correction.profit_rule_id,
         }
     return answer | {"transactions": [transaction_answer(entry) for entry in corrected.entries]}
+
+
+def repricing_answer(view: RepricingView) -> Answer:
+    repricing, sums = view.repricing, view.sums
+    return {
+        "id": repricing.id,
+        "state": repricing.state,
+        "price_id": repricing.price_id,
+        "feature_endpoint_id": repricing.feature_endpoint_id,
+        "model": repricing.model,
+        "user_id": repricing.user_id,
+        "from": _moment_or_none(repricing.accepted_from),
+        "to": _moment_or_none(repricing.accepted_to),
+        "reason": repricing.reason,
+        "reference": repricing.reference,
+        "actor": repricing.actor,
+        "created_at": moment_text(repricing.created_at),
+        "runs": sums.runs,
+        "old_cost": token_number(sums.old_cost_micros),
+        "new_cost": token_number(sums.new_cost_micros),
+        "amended": sums.amended,
+        "unchanged": sums.unchanged,
+        "refused": sums.refused,
+        "by_user_and_model": [repricing_group_answer(group) for group in view.groups],
+    }
+
+
+def repricing_group_answer(group: RepricingGroup) -> Answer:
+    return {
+        "user_id": group.user_id,
+        "model": group.model,
+        "runs": group.runs,
+        "old_cost": token_number(group.old_cost_micros),
+        "new_cost": token_number(group.new_cost_micros),
+        "difference": token_number(group.new_cost_micros - group.old_cost_micros),
+    }
 
 
 def usage_answer(usage: Usage) -> Answer:

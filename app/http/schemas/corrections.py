@@ -7,9 +7,10 @@ from typing import Any
 from marshmallow import ValidationError, post_load
 
 from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
+from app.domain.pages import NEWEST
 from app.domain.usage import REQUESTS_MAX, Usage
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import FreeText, Text, WholeNumber
+from app.http.schemas.fields import FreeText, Moment, Text, WholeNumber
 
 
 class ReversalSchema(RequestSchema):
@@ -38,3 +39,20 @@ class AmendmentSchema(ReversalSchema):
         if errors := usage.errors():
             raise ValidationError(dict(errors))
         return {"reference": data["reference"], "reason": data["reason"], "usage": usage}
+
+
+class RepricingSchema(RequestSchema):
+    price_id = WholeNumber(least=1, most=NEWEST, required=True)
+    reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
+    feature_endpoint_id = Text(allow_none=True, load_default=None)
+    model = Text(allow_none=True, load_default=None)
+    user_id = Text(allow_none=True, load_default=None)
+    accepted_from = Moment(data_key="from", allow_none=True, load_default=None)
+    accepted_to = Moment(data_key="to", allow_none=True, load_default=None)
+
+    @post_load
+    def _check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        begins, ends = data["accepted_from"], data["accepted_to"]
+        if begins is not None and ends is not None and begins >= ends:
+            raise ValidationError({"to": ["Must be later than from."]})
+        return data

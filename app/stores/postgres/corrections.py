@@ -59,9 +59,8 @@ _TAKEN = sa.text("""
         AND NOT EXISTS (SELECT 1 FROM entries AS w WHERE w.kind = 'write_off' AND w.end_id = e.end_id)
 """)
 
-_OPEN = sa.text("""
-    SELECT * FROM end_inbox WHERE id = :id OR corrects = :id ORDER BY id FOR UPDATE
-""")
+_OPEN = "SELECT * FROM end_inbox WHERE id = :id OR corrects = :id ORDER BY id"
+_LOCK_OPEN = sa.text(f"{_OPEN} FOR UPDATE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +140,17 @@ def taken(connection: sa.Connection, end_id: UUID) -> Figures:
     return Figures(usage, int(row.base_cost_micros), int(row.profit_micros))
 
 
+def open_parts(connection: sa.Connection, end_id: UUID) -> list[Any]:
+    """What of a run isn't paid: rows of the inbox, oldest first."""
+    return list(connection.execute(sa.text(_OPEN), {"id": end_id}))
+
+
 def lock_open_parts(connection: sa.Connection, end_id: UUID) -> list[Any]:
-    """Lock what of a run isn't paid: rows of the inbox, oldest first.
+    """The same, locked.
 
     Settlement may have one of them for the moment in which it finds that the wallet is ours.
     """
-    return list(connection.execute(_OPEN, {"id": end_id}))
+    return list(connection.execute(_LOCK_OPEN, {"id": end_id}))
 
 
 def figures_of(part: Any) -> Figures:

@@ -354,6 +354,47 @@ corrections = sa.Table(
     sa.Index("corrections_of_wallet", "wallet_id", "id"),
 )
 
+# Past runs that shall be billed by another rate card; which they are is frozen in `repriced_ends`.
+repricings = sa.Table(
+    "repricings",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("state", sa.Text, nullable=False, server_default="selecting"),
+    sa.Column("price_id", sa.BigInteger, sa.ForeignKey("prices.id"), nullable=False),
+    sa.Column("feature_endpoint_id", sa.Text),
+    sa.Column("model", sa.Text),
+    sa.Column("user_id", sa.Text),
+    sa.Column("accepted_from", sa.TIMESTAMP(timezone=True)),
+    sa.Column("accepted_to", sa.TIMESTAMP(timezone=True)),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text),
+    sa.Column("request_id", sa.Text),
+    # Ends up to this one were looked at.
+    sa.Column(
+        "selected_up_to",
+        pg.UUID,
+        nullable=False,
+        server_default=sa.text("'00000000-0000-0000-0000-000000000000'"),
+    ),
+    _created_at(),
+    sa.CheckConstraint("state IN ('selecting', 'ready', 'applying', 'done')", name="repricings_state_known"),
+)
+
+# `outcome` is null until something was done about the run.
+repriced_ends = sa.Table(
+    "repriced_ends",
+    metadata,
+    sa.Column("repricing_id", sa.BigInteger, sa.ForeignKey("repricings.id"), primary_key=True),
+    sa.Column("end_id", pg.UUID, primary_key=True),
+    sa.Column("wallet_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("old_cost_micros", sa.BigInteger, nullable=False),
+    sa.Column("new_cost_micros", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Index("repriced_ends_open", "repricing_id", "end_id", postgresql_where=sa.text("outcome IS NULL")),
+)
+
 # Wallets whose cached copy may be older than the row: a note is written in the transaction that changed them, removed
 # once Redis has the change. What stays here the sweep repairs.
 stale_notes = sa.Table(
