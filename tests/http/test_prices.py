@@ -108,7 +108,7 @@ class TestCreate:
         )
 
     @pytest.mark.parametrize("field", ["input_per_million", "cached_input_per_million", "per_request"])
-    @pytest.mark.parametrize("amount", [*(set(NOT_AMOUNTS) - {"null"}), "-0.000001", "40000000.1"])
+    @pytest.mark.parametrize("amount", [*(text for text in NOT_AMOUNTS if text != "null"), "-0.000001", "40000000.1"])
     def test_bad_rate(self, admin: Admin, field: str, amount: str) -> None:
         others = {"input_per_million": 1, "output_per_million": 1}
         others.pop(field, None)
