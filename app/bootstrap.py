@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack
 
 import sqlalchemy as sa
 import structlog
@@ -20,7 +19,7 @@ from app.access.gate import Gate
 from app.access.intake import Balances, Intake
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
-from app.billing.collect import CollectService
+from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
 from app.billing.end import EndService
 from app.billing.end_decide import EndDecider
@@ -30,7 +29,7 @@ from app.billing.holds import HoldService
 from app.billing.postings import PostingService
 from app.billing.pricer import Pricer
 from app.billing.repricings import RepricingService
-from app.billing.settle import SettleService
+from app.billing.settle import SettleService, SettleTransactions
 from app.billing.start import StartService
 from app.catalog.admin import CatalogAdmin
 from app.catalog.changes import CatalogChanges
@@ -74,178 +73,101 @@ EXTENSION = "tokentill"
 WAIT_SECONDS = 0.5
 
 
-@dataclass
 class Container:
-    """Everything a process may use, made when it is first asked for."""
+    """Everything a process may use, put together at once, so that what is missing is missing here.
 
-    config: Config
-    # A serving process has a watcher, which opens gates again.
-    is_watched: bool = False
+    Nothing connects and no thread begins before something is used. A container belongs to the process that uses it: one
+    that has been used isn't taken along through a fork.
+    """
 
-    @cached_property
-    def engine(self) -> sa.Engine:
-        return create_engine(self.config)
+    def __init__(  # noqa: PLR0915 - a line for each thing, all in one place
+        self,
+        config: Config,
+        *,
+        is_watched: bool = False,
+        celery: Celery | None = None,
+        doorbell: Doorbell | None = None,
+    ) -> None:
+        """`is_watched`: this process serves and has a watcher, which opens gates again. `celery` and `doorbell` are the
+        caller's own, if given, and aren't closed here.
+        """
+        self.config = config
+        self._made = ExitStack()
 
-    @cached_property
-    def redis_client(self) -> Redis:
-        return create_client(self.config)
+        # What talks to the stores. The watcher looks on connections of its own, whatever becomes of the others.
+        self.engine = self._engine(create_engine(config))
+        self.watch_engine = self._engine(create_engine(config, pool_size=WATCH_POOL_SIZE, max_overflow=0))
+        self.redis_client = self._client(create_client(config))
+        self.watch_client = self._client(create_client(config))
+        self.celery = celery or self._celery(create_celery(config))
+        self.doorbell = doorbell or self._doorbell(CeleryDoorbell(self.celery, self.redis_client))
 
-    @cached_property
-    def celery(self) -> Celery:
-        return create_celery(self.config)
-
-    @cached_property
-    def postgres_gate(self) -> Gate:
-        return Gate("postgres", postgres_failure, is_watched=self.is_watched)
-
-    @cached_property
-    def redis_gate(self) -> Gate:
-        return Gate("redis", redis_failure, is_watched=self.is_watched)
-
-    @cached_property
-    def postgres(self) -> PostgresAccess:
-        return PostgresAccess(self.engine, self.postgres_gate, wait_seconds=self.config.database_timeout_seconds)
-
-    @cached_property
-    def cache(self) -> WalletCache:
-        return WalletCache(self.redis_client, self.scripts, self.records)
-
-    @cached_property
-    def scripts(self) -> WalletScripts:
-        return WalletScripts(self.redis_client)
-
-    @cached_property
-    def records(self) -> Records:
-        return Records(self.redis_client, seconds=self.config.idempotency_cache_seconds)
-
-    @cached_property
-    def in_flight(self) -> InFlight:
-        return InFlight(self.redis_client)
-
-    @cached_property
-    def leases(self) -> WalletLeases:
-        return WalletLeases(self.redis_client, self.scripts, self.records)
-
-    @cached_property
-    def wallet_holds(self) -> WalletHolds:
-        return WalletHolds(self.scripts)
-
-    @cached_property
-    def spool(self) -> Spool:
-        return Spool(self.redis_client)
-
-    @cached_property
-    def spool_drain(self) -> SpoolDrain:
-        return SpoolDrain(
-            postgres=self.postgres,
-            cache=self.cache,
-            records=self.records,
-            spool=self.spool,
-            settlement=self.settlement,
-        )
-
-    @cached_property
-    def stranded_marks(self) -> StrandedMarks:
-        return StrandedMarks(postgres=self.postgres, in_flight=self.in_flight, spool=self.spool, loader=self.loader)
-
-    @cached_property
-    def stale_copies(self) -> StaleCopies:
-        return StaleCopies(postgres=self.postgres, loader=self.loader)
-
-    @cached_property
-    def clock(self) -> StoreClock:
-        return StoreClock()
-
-    @cached_property
-    def watch_engine(self) -> sa.Engine:
-        """The connection by which this process looks at Postgres, whatever becomes of the others."""
-        return create_engine(self.config, pool_size=WATCH_POOL_SIZE, max_overflow=0)
-
-    @cached_property
-    def catalog(self) -> CatalogSnapshot:
-        return CatalogSnapshot(self.watch_engine, self.clock)
-
-    @cached_property
-    def loader(self) -> WalletLoader:
-        return WalletLoader(
+        # Access.
+        self.clock = StoreClock()
+        self.postgres_gate = Gate("postgres", postgres_failure, is_watched=is_watched)
+        self.redis_gate = Gate("redis", redis_failure, is_watched=is_watched)
+        self.postgres = PostgresAccess(self.engine, self.postgres_gate, wait_seconds=config.database_timeout_seconds)
+        self.scripts = WalletScripts(self.redis_client)
+        self.records = Records(self.redis_client, seconds=config.idempotency_cache_seconds)
+        self.in_flight = InFlight(self.redis_client)
+        self.leases = WalletLeases(self.redis_client, self.scripts, self.records)
+        self.cache = WalletCache(self.redis_client, self.scripts, self.records)
+        self.wallet_holds = WalletHolds(self.scripts)
+        self.spool = Spool(self.redis_client)
+        self.loader = WalletLoader(
             postgres=self.postgres,
             leases=self.leases,
             lost=LostWallets(self.redis_client),
             in_flight=self.in_flight,
             spool=self.spool,
         )
+        self.wallet_changes = WalletChanges(postgres=self.postgres, cache=self.cache, redis=self.redis_gate)
+        balances = Balances(self.postgres)
+        intake = Intake(self.postgres)
 
-    @cached_property
-    def doorbell(self) -> Doorbell:
-        return CeleryDoorbell(self.celery, self.redis_client)
+        # Catalog.
+        self.catalog = CatalogSnapshot(self.watch_engine, self.clock)
+        catalog_changes = CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
+        self.catalog_admin = CatalogAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
+        self.price_imports = PriceImports(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
+        self.price_admin = PriceAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
 
-    @cached_property
-    def watch_client(self) -> Redis:
-        """The same for Redis."""
-        return create_client(self.config)
-
-    @cached_property
-    def watcher(self) -> Watcher:
-        return Watcher(
-            catalog=self.catalog,
-            probe=Probe(self.watch_client, self.redis_client),
-            settlement=self.settlement,
-            spool=self.spool_drain,
-            collection=self.collection,
-            postgres=self.postgres_gate,
-            redis=self.redis_gate,
-        )
-
-    @cached_property
-    def holds(self) -> HoldService:
-        return HoldService(
-            postgres=self.postgres,
+        # Billing.
+        self.holds = HoldService(
+            balances=balances,
+            runs=intake,
             catalog=self.catalog,
             holds=self.wallet_holds,
             records=self.records,
             loader=self.loader,
             redis=self.redis_gate,
         )
-
-    @cached_property
-    def start(self) -> StartService:
-        return StartService(
-            postgres=self.postgres,
+        self.start = StartService(
+            balances=balances,
             catalog=self.catalog,
             cache=self.cache,
             loader=self.loader,
             holds=self.holds,
             redis=self.redis_gate,
-            hold_seconds_default=self.config.hold_seconds_default,
+            hold_seconds_default=config.hold_seconds_default,
             now=self.clock.now,
-            timeout_seconds=self._request_seconds,
+            timeout_seconds=_request_seconds(config),
         )
-
-    @cached_property
-    def pricer(self) -> Pricer:
-        return Pricer(catalog=self.catalog, now=self.clock.now)
-
-    @cached_property
-    def estimate(self) -> EstimateService:
-        return EstimateService(
+        self.pricer = Pricer(catalog=self.catalog, now=self.clock.now)
+        self.estimate = EstimateService(
             pricer=self.pricer,
             catalog=self.catalog,
             looks=WalletLooks(self.scripts),
             loader=self.loader,
-            balances=Balances(self.postgres),
+            balances=balances,
             redis=self.redis_gate,
         )
-
-    @cached_property
-    def end(self) -> EndService:
-        return EndService(
+        self.end = EndService(
             pricer=self.pricer,
             catalog=self.catalog,
-            decider=EndDecider(
-                cache=self.cache, balances=Balances(self.postgres), holds=self.holds, redis=self.redis_gate
-            ),
+            decider=EndDecider(cache=self.cache, balances=balances, holds=self.holds, redis=self.redis_gate),
             recorder=EndRecorder(
-                intake=Intake(self.postgres),
+                intake=intake,
                 cache=self.cache,
                 in_flight=self.in_flight,
                 loader=self.loader,
@@ -256,140 +178,126 @@ class Container:
             holds=self.holds,
             redis=self.redis_gate,
             doorbell=self.doorbell,
-            timeout_seconds=self._request_seconds,
+            timeout_seconds=_request_seconds(config),
         )
-
-    @cached_property
-    def settlement(self) -> SettleService:
-        return SettleService(
-            postgres=self.postgres,
+        policy = RetryPolicy(
+            attempts_max=config.retry_attempts_max,
+            base_seconds=config.retry_base_seconds,
+            cap_seconds=config.retry_cap_seconds,
+        )
+        self.settlement = SettleService(
+            transactions=SettleTransactions(self.postgres, policy),
             changes=self.wallet_changes,
-            policy=self.retry_policy,
-            batch_size=self.config.settle_batch_size,
+            batch_size=config.settle_batch_size,
         )
-
-    @cached_property
-    def collection(self) -> CollectService:
-        return CollectService(
-            postgres=self.postgres,
+        self.collection = CollectService(
+            transactions=CollectTransactions(self.postgres, policy),
             changes=self.wallet_changes,
-            policy=self.retry_policy,
-            batch_size=self.config.settle_batch_size,
+            batch_size=config.settle_batch_size,
         )
-
-    @cached_property
-    def retry_policy(self) -> RetryPolicy:
-        return RetryPolicy(
-            attempts_max=self.config.retry_attempts_max,
-            base_seconds=self.config.retry_base_seconds,
-            cap_seconds=self.config.retry_cap_seconds,
-        )
-
-    @cached_property
-    def catalog_admin(self) -> CatalogAdmin:
-        return CatalogAdmin(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
-
-    @cached_property
-    def catalog_changes(self) -> CatalogChanges:
-        return CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
-
-    @cached_property
-    def price_imports(self) -> PriceImports:
-        return PriceImports(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
-
-    @cached_property
-    def price_admin(self) -> PriceAdmin:
-        return PriceAdmin(postgres=self.postgres, changes=self.catalog_changes, now=self.clock.now)
-
-    @cached_property
-    def wallet_changes(self) -> WalletChanges:
-        return WalletChanges(postgres=self.postgres, cache=self.cache, redis=self.redis_gate)
-
-    @cached_property
-    def wallet_admin(self) -> WalletAdmin:
-        return WalletAdmin(
-            postgres=self.postgres,
-            holds=self.wallet_holds,
-            redis=self.redis_gate,
-            changes=self.wallet_changes,
-            doorbell=self.doorbell,
-        )
-
-    @cached_property
-    def postings(self) -> PostingService:
-        return PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
-
-    @cached_property
-    def corrections(self) -> CorrectionService:
-        return CorrectionService(
+        self.postings = PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.corrections = CorrectionService(
             postgres=self.postgres,
             changes=self.wallet_changes,
             doorbell=self.doorbell,
-            policy=self.retry_policy,
+            policy=policy,
             spool=self.spool,
             redis=self.redis_gate,
         )
-
-    @cached_property
-    def repricings(self) -> RepricingService:
-        return RepricingService(
-            postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=self.retry_policy
+        self.repricings = RepricingService(
+            postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=policy
         )
 
-    @cached_property
-    def failed_ends(self) -> FailedEndService:
-        return FailedEndService(
+        # Upkeep.
+        self.spool_drain = SpoolDrain(
             postgres=self.postgres,
-            changes=self.wallet_changes,
-            doorbell=self.doorbell,
+            cache=self.cache,
+            records=self.records,
+            spool=self.spool,
+            settlement=self.settlement,
         )
-
-    @cached_property
-    def cache_audit(self) -> CacheAudit:
-        return CacheAudit(
+        self.stranded_marks = StrandedMarks(
+            postgres=self.postgres, in_flight=self.in_flight, spool=self.spool, loader=self.loader
+        )
+        self.stale_copies = StaleCopies(postgres=self.postgres, loader=self.loader)
+        self.cache_audit = CacheAudit(
             postgres=self.postgres,
             snapshots=WalletSnapshots(self.redis_client),
             in_flight=self.in_flight,
             spool=self.spool,
             loader=self.loader,
         )
-
-    @cached_property
-    def reconciliation(self) -> ReconcileService:
-        return ReconcileService(
+        self.reconciliation = ReconcileService(
             postgres=self.postgres,
             ledger=LedgerAudit(self.postgres),
             cache=self.cache_audit,
             redis=self.redis_gate,
         )
+        self.watcher = Watcher(
+            catalog=self.catalog,
+            probe=Probe(self.watch_client, self.redis_client),
+            settlement=self.settlement,
+            spool=self.spool_drain,
+            collection=self.collection,
+            postgres=self.postgres_gate,
+            redis=self.redis_gate,
+        )
+        self._made.callback(self.watcher.stop)
 
-    @cached_property
-    def demo(self) -> DemoSeed:
-        return DemoSeed(
-            is_local=self.config.is_local,
+        # Operations.
+        self.wallet_admin = WalletAdmin(
+            postgres=self.postgres,
+            holds=self.wallet_holds,
+            redis=self.redis_gate,
+            changes=self.wallet_changes,
+            doorbell=self.doorbell,
+        )
+        self.failed_ends = FailedEndService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.status = StatusService(
+            postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate
+        )
+        self.demo = DemoSeed(
+            is_local=config.is_local,
             catalog=self.catalog_admin,
             wallets=self.wallet_admin,
             postings=self.postings,
         )
 
-    @cached_property
-    def status(self) -> StatusService:
-        return StatusService(postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate)
-
     def close(self) -> None:
-        """Close all connections to the stores. Whoever uses this container again gets new ones."""
-        made = vars(self)
-        for engine in ("engine", "watch_engine"):
-            if engine in made:
-                made[engine].dispose()
-        for client in ("redis_client", "watch_client"):
-            if client in made:
-                made[client].close()
+        """Stop what runs and close what was connected, the last made first. It isn't used again after that."""
+        self._made.close()
 
-    @property
-    def _request_seconds(self) -> float:
-        """After this long a request stops waiting: both stores have had their time."""
-        return 2 * self.config.database_timeout_seconds + self.config.redis_timeout_seconds
+    def _engine(self, engine: sa.Engine) -> sa.Engine:
+        self._made.callback(engine.dispose)
+        return engine
+
+    def _client(self, client: Redis) -> Redis:
+        self._made.callback(client.close)
+        return client
+
+    def _celery(self, celery: Celery) -> Celery:
+        self._made.callback(celery.close)
+        return celery
+
+    def _doorbell(self, doorbell: Doorbell) -> Doorbell:
+        self._made.callback(doorbell.close)
+        return doorbell
+
+
+def _request_seconds(config: Config) -> float:
+    """After this long a request stops waiting: both stores have had their time."""
+    return 2 * config.database_timeout_seconds + config.redis_timeout_seconds
+
+
+def wait_for_stores(config: Config) -> None:
+    """Return once both stores answer, saying what is waited for; nothing stays connected. Raises ConfigError."""
+    engine = create_engine(config)
+    try:
+        wait_for_postgres(engine)
+    finally:
+        engine.dispose()
+    with create_client(config) as client:
+        wait_for_redis(client)
 
 
 def wait_for_postgres(engine: sa.Engine) -> None:

@@ -59,6 +59,7 @@ class Machine:
     postgres: PostgresServer
     environment: Mapping[str, str]
     container: Container
+    bells: Bells
     processes: ExitStack
     warnings: list[str] = field(default_factory=list)
 
@@ -208,14 +209,13 @@ def machine() -> Iterator[Machine]:
             "LOG_LEVEL": "INFO",
         }
         subprocess.run(["/bin/sh", "-c", commands()["release"]], cwd=ROOT, env=environment, check=True)
-        container = Container(Config.from_environment(environment))
-        container.doorbell = Bells()
-        stack.callback(container.redis_client.close)
-        stack.callback(container.engine.dispose)
+        bells = Bells()
+        container = Container(Config.from_environment(environment), doorbell=bells)
+        stack.callback(container.close)
         seed(container)
         # A start on a wallet that isn't cached is another thing than those measured here.
         container.loader.load([wallet_of(user_id) for user_id in (*USERS, HOT_USER)], container.catalog.epoch)
-        yield Machine(folder, postgres, environment, container, stack.enter_context(ExitStack()))
+        yield Machine(folder, postgres, environment, container, bells, stack.enter_context(ExitStack()))
 
 
 class Bells:
@@ -232,6 +232,11 @@ class Bells:
 
     def close(self) -> None:
         """There is nothing to send."""
+
+    def take(self) -> list[uuid.UUID]:
+        """What was told since this was last asked."""
+        told, self.end_ids = self.end_ids, []
+        return told
 
 
 def seed(container: Container) -> None:

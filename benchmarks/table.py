@@ -27,7 +27,6 @@ from benchmarks.machine import (
     OPENING_TOKENS,
     PROFIT_BASIS_POINTS,
     USERS,
-    Bells,
     Machine,
     Measurement,
     WebProcess,
@@ -293,9 +292,8 @@ def _figures(
 
 def take_in(own: Machine, users: Sequence[str], ends: int) -> list[UUID]:
     """Have ends accepted that nobody is told of; their ids."""
-    bells = Bells()
-    own.container.doorbell = bells
-    vars(own.container).pop("end", None)
+    bells = own.bells
+    bells.take()
     run = uuid4().hex
     requests = [
         EndRequest(users[i % len(users)], FEATURE, Usage(120, 40), "model-1", idempotency_key=f"{run}-{i}")
@@ -303,7 +301,7 @@ def take_in(own: Machine, users: Sequence[str], ends: int) -> list[UUID]:
     ]
     for i in range(0, ends, ENDS_PER_INTAKE):
         own.container.end.end_all(requests[i : i + ENDS_PER_INTAKE])
-    return list(bells.end_ids)
+    return bells.take()
 
 
 def _engine(own: Machine, url: str) -> sa.Engine:

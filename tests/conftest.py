@@ -90,10 +90,7 @@ def make_container(config: Config, redis_client: Redis) -> Iterator[Callable[[],
 
     yield make
     for container in made:
-        container.watcher.stop()
-        container.doorbell.close()
         container.close()
-        container.celery.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_process_init
 
 from app import logs
-from app.bootstrap import Container, wait_for_postgres, wait_for_redis
+from app.bootstrap import Container, wait_for_stores
 from app.config import Config, ConfigError
 from app.stores.queue import create_celery
 from worker.schedule import beat_schedule
@@ -30,7 +30,7 @@ celery.conf.update(
 @cache
 def container() -> Container:
     """This process's stores and services; made in the child that runs tasks, never before a fork."""
-    return Container(config)
+    return Container(config, celery=celery)
 
 
 @setup_logging.connect
@@ -40,13 +40,10 @@ def _log_as_json(**_: Any) -> None:
 
 @worker_init.connect
 def _wait_for_stores(**_: Any) -> None:
-    own = Container(config)
     try:
-        wait_for_postgres(own.engine)
-        wait_for_redis(own.redis_client)
+        wait_for_stores(config)
     except ConfigError as error:
         sys.exit(f"tokentill worker: {error}")
-    own.close()
 
 
 @worker_process_init.connect

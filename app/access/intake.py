@@ -37,6 +37,10 @@ class Intake:
         process_ids = {request.process_id for request in requests if request.process_id is not None}
         return self._postgres.run(lambda connection: inbox.find_keys(connection, keys, process_ids))
 
+    def of_process(self, process_id: str) -> Sequence[KnownEnd]:
+        """The ends that came with this process id. Raises Unavailable, or SQLAlchemyError."""
+        return self._postgres.run(lambda connection: inbox.find_keys(connection, (), (process_id,)))
+
 
 class Balances:
     def __init__(self, postgres: PostgresAccess) -> None:

@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
 
-from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
-from app.billing.settlements import SettleReport, announce, refusal_reason
+from app.billing.settlements import Changes, SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow, Unavailable
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
@@ -36,7 +36,7 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
+class Try:
     """What one committed transaction collected."""
 
     wallets: Sequence[SettledWallet] = ()
@@ -45,13 +45,24 @@ class _Try:
     has_more: bool = False
 
 
+class Transactions(Protocol):
+    """Each is committed when it returns. They raise WalletBusy, TooSlow or Unavailable, and for what the database
+    refuses SQLAlchemyError or MoneyDoesNotAddUp.
+    """
+
+    def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]: ...
+
+    def collect(self, wallet_id: WalletId, limit: int) -> Try: ...
+
+    def put_off_oldest(self, wallet_id: WalletId) -> SettleReport: ...
+
+    def bury_oldest(self, wallet_id: WalletId, reason: FailureReason) -> bool: ...
+
+
 class CollectService:
-    def __init__(
-        self, *, postgres: PostgresAccess, changes: WalletChanges, policy: RetryPolicy, batch_size: int
-    ) -> None:
-        self._postgres = postgres
+    def __init__(self, *, transactions: Transactions, changes: Changes, batch_size: int) -> None:
+        self._transactions = transactions
         self._changes = changes
-        self._policy = policy
         self._batch_size = batch_size
 
     def collect(self, wallet_id: WalletId, seconds: float) -> Collected:
@@ -64,7 +75,7 @@ class CollectService:
         report = SettleReport()
         while True:
             try:
-                done = self._postgres.transaction(partial(self._try, wallet_id=wallet_id, limit=limit))
+                done = self._transactions.collect(wallet_id, limit)
             except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
                 log.warning("collecting_failed", wallet_id=wallet_id, debts=limit, error=str(error)[:200])
                 if limit > 1:
@@ -72,7 +83,7 @@ class CollectService:
                     continue
                 if isinstance(error, TooSlow):
                     # The debt may be to blame for that, or the hour: this one may try again later, not for ever.
-                    return Collected(report + self._put_off_oldest(wallet_id))
+                    return Collected(report + self._transactions.put_off_oldest(wallet_id))
                 report += self._bury_oldest(wallet_id, error)
                 limit = self._batch_size
                 continue
@@ -84,27 +95,48 @@ class CollectService:
 
     def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
         """Wallets whose debts are due for a try. Raises Unavailable."""
+        return self._transactions.due_wallets(limit)
+
+    def _bury_oldest(self, wallet_id: WalletId, error: Exception) -> SettleReport:
+        log.error("debt_refused", wallet_id=wallet_id, error=str(error)[:500])
+        if not self._transactions.bury_oldest(wallet_id, refusal_reason(error)):
+            raise Unavailable from error
+        return SettleReport(dead=1)
+
+
+class CollectTransactions:
+    """The transactions that collect, in Postgres. Each does nothing where somebody else has the wallet."""
+
+    def __init__(self, postgres: PostgresAccess, policy: RetryPolicy) -> None:
+        self._postgres = postgres
+        self._policy = policy
+
+    def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
         return self._postgres.run(lambda connection: debts.due_wallets(connection, limit))
 
-    def _try(self, connection: sa.Connection, wallet_id: WalletId, limit: int) -> _Try:
+    def collect(self, wallet_id: WalletId, limit: int) -> Try:
+        """Settle as many of the oldest debts as the balance pays, or count a try for those that are due."""
+        return self._postgres.transaction(partial(self._try, wallet_id=wallet_id, limit=limit))
+
+    def _try(self, connection: sa.Connection, wallet_id: WalletId, limit: int) -> Try:
         wallet = debts.lock(connection, wallet_id)
         if wallet is None:
-            return _Try()
+            return Try()
         oldest = debts.claim_oldest(connection, wallet_id, limit)
         payable = _payable(oldest, wallet.room_micros)
         if payable:
             settled = settlement.settle(connection, [end.id for end in payable], self._policy, collecting=True)
             has_more = len(payable) == limit
             debts.schedule(connection, wallet_id, self._policy, at_once=has_more)
-            return _Try(settled, {end.request_id for end in payable if end.request_id is not None}, has_more=has_more)
+            return Try(settled, {end.request_id for end in payable if end.request_id is not None}, has_more=has_more)
         tried = debts.claim_oldest_retrying(connection, wallet_id, limit) if wallet.is_due else []
         if tried:
             debts.count_failure(connection, tried, self._policy)
         if wallet.is_due:
             debts.schedule(connection, wallet_id, self._policy)
-        return _Try(failed=len(tried))
+        return Try(failed=len(tried))
 
-    def _put_off_oldest(self, wallet_id: WalletId) -> SettleReport:
+    def put_off_oldest(self, wallet_id: WalletId) -> SettleReport:
         """Count a try for a wallet's oldest debt; after the last one it is put aside for those behind it."""
 
         def work(connection: sa.Connection) -> SettleReport:
@@ -119,17 +151,16 @@ class CollectService:
 
         return self._postgres.transaction(work)
 
-    def _bury_oldest(self, wallet_id: WalletId, error: Exception) -> SettleReport:
+    def bury_oldest(self, wallet_id: WalletId, reason: FailureReason) -> bool:
+        """Put a wallet's oldest debt aside as a dead letter. False where that couldn't be done now."""
+
         def work(connection: sa.Connection) -> bool:
             if debts.lock(connection, wallet_id) is None:
                 return False
-            [*oldest] = debts.claim_oldest(connection, wallet_id, 1)
-            return bool(oldest) and settlement.bury(connection, [oldest[0].id], refusal_reason(error))
+            oldest = [end.id for end in debts.claim_oldest(connection, wallet_id, 1)]
+            return bool(oldest) and settlement.bury(connection, oldest, reason)
 
-        log.error("debt_refused", wallet_id=wallet_id, error=str(error)[:500])
-        if not self._postgres.transaction(work):
-            raise Unavailable from error
-        return SettleReport(dead=1)
+        return self._postgres.transaction(work)
 
 
 def _payable(oldest: Sequence[ClaimedEnd], room_micros: int) -> Sequence[ClaimedEnd]:

@@ -8,7 +8,7 @@ once, whatever dies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
@@ -18,27 +18,19 @@ from uuid_utils.compat import uuid7
 
 from app.access.batcher import Batcher, Unanswered
 from app.access.gate import Gate
-from app.billing.end_decide import EndDecider, HoldsToRelease
+from app.billing.end_decide import EndDecider
 from app.billing.end_outcomes import Decided, NotCached, Outcome, Priced, Recorded, Refused, Replayed, answer_of
 from app.billing.end_record import EndRecorder
+from app.billing.ports import CacheEpoch, HoldsToRelease, WalletsToCache
 from app.billing.pricer import Pricer
 from app.domain.ends import EndAnswer, EndRequest
 from app.domain.errors import DomainError, Unavailable, WalletNotFound
 from app.domain.processes import check_owner
-from app.domain.wallets import WalletId, wallet_of
+from app.domain.wallets import wallet_of
 
 LOOK_ATTEMPTS = 3
 # As many as the batch call takes: whatever is in it is one commit.
 ENDS_PER_BATCH = 1_000
-
-
-class CacheEpoch(Protocol):
-    @property
-    def epoch(self) -> int: ...
-
-
-class WalletsToCache(Protocol):
-    def load(self, wallet_ids: Collection[WalletId], epoch: int) -> set[WalletId]: ...
 
 
 class Bell(Protocol):

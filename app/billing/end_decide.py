@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,9 +11,10 @@ from redis import RedisError
 
 from app.access.gate import Gate
 from app.billing.end_outcomes import Decided, NotCached, Origin, Priced, Refused, Unused, reuse_of_key
+from app.billing.ports import Balances, HoldsToRelease
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import Unavailable, WalletNotFound
-from app.domain.wallets import Balance, WalletBalance, WalletId, deduction
+from app.domain.wallets import Balance, WalletId, deduction
 from app.stores.redis.wallet_calls import EndMark, EndReply
 
 # What a first answer is remembered with has 64 bits.
@@ -22,16 +23,6 @@ SPENDABLE_MICROS_MIN = -(2**63)
 
 class CachedWallets(Protocol):
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]: ...
-
-
-class Balances(Protocol):
-    def of(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]: ...
-
-
-class HoldsToRelease(Protocol):
-    def release_owed(self) -> None: ...
-
-    def release_later(self, wallet_id: WalletId, process_id: str) -> None: ...
 
 
 class EndDecider:

@@ -8,27 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from redis import RedisError
 
 from app.access.gate import Gate
-from app.access.loader import WalletLoader
-from app.access.postgres import PostgresAccess
-from app.catalog.snapshot import CatalogSnapshot
+from app.billing.ports import Balances, CurrentCatalog, WalletsToCache
 from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, Unavailable, WalletNotFound
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, WalletId, wallet_of
-from app.stores.postgres import balances, inbox
-from app.stores.redis.records import Records
+from app.stores.postgres.inbox import KnownEnd
 from app.stores.redis.wallet_calls import ExtendCall, ExtendReply, OpenHold, ReleaseReply
-from app.stores.redis.wallet_holds import NoOpenHold, WalletHolds
+from app.stores.redis.wallet_holds import NoOpenHold
 
 log = structlog.get_logger(__name__)
 
@@ -76,18 +73,38 @@ class HoldView:
     expires_at: datetime
 
 
+class EndedRuns(Protocol):
+    def of_process(self, process_id: str) -> Sequence[KnownEnd]:
+        """Raises Unavailable."""
+
+
+class RememberedRuns(Protocol):
+    def has_ended(self, wallet_id: WalletId, process_id: str) -> bool:
+        """Raises RedisError, as those below."""
+
+
+class OpenHolds(Protocol):
+    def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None: ...
+
+    def release(self, wallet_id: WalletId, process_id: str, epoch: int) -> ReleaseReply | None: ...
+
+    def list(self, wallet_id: WalletId, limit: int, epoch: int, after: str = "") -> list[OpenHold] | None: ...
+
+
 class HoldService:
     def __init__(
         self,
         *,
-        postgres: PostgresAccess,
-        catalog: CatalogSnapshot,
-        holds: WalletHolds,
-        records: Records,
-        loader: WalletLoader,
+        balances: Balances,
+        runs: EndedRuns,
+        catalog: CurrentCatalog,
+        holds: OpenHolds,
+        records: RememberedRuns,
+        loader: WalletsToCache,
         redis: Gate,
     ) -> None:
-        self._postgres = postgres
+        self._balances = balances
+        self._runs = runs
         self._catalog = catalog
         self._holds = holds
         self._records = records
@@ -103,7 +120,7 @@ class HoldService:
         released = self._ask_redis(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
         if released is not None:
             return released.spendable_micros
-        found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]).get(wallet_id))
+        found = self._balances.of([wallet_id]).get(wallet_id)
         if found is None:
             raise WalletNotFound
         self.release_later(wallet_id, process_id)
@@ -190,7 +207,7 @@ class HoldService:
             except RedisError as error:
                 self._redis.close(error)
         try:
-            known = self._postgres.run(lambda connection: inbox.find_keys(connection, (), (process_id,)))
+            known = self._runs.of_process(process_id)
         except Unavailable:
             # Giving a hold back is right for a run that ended and for one that didn't.
             return False

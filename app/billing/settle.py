@@ -10,17 +10,16 @@ sweep: a row that is locked by hand delays its own wallet and no other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
-from app.access.changes import WalletChanges
 from app.access.postgres import PostgresAccess
-from app.billing.settlements import SettleReport, announce, refusal_reason
+from app.billing.settlements import Changes, SettleReport, announce, refusal_reason
 from app.domain.errors import TooSlow
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
@@ -38,7 +37,7 @@ BEFORE_ALL = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """What one committed transaction settled, and what it had to leave because its wallet was busy."""
 
     wallets: Sequence[SettledWallet]
@@ -54,18 +53,24 @@ class _Run:
     busy: list[ClaimedWallet] = field(default_factory=list)
 
 
+class Transactions(Protocol):
+    """Each is committed when it returns. They raise WalletBusy, TooSlow or Unavailable, and for what the database
+    refuses SQLAlchemyError or MoneyDoesNotAddUp.
+    """
+
+    def to_settle(
+        self, older_than_seconds: float, after_id: UUID, limit: int, but_not: Collection[WalletId]
+    ) -> Sequence[UUID]: ...
+
+    def settle(self, ids: Sequence[UUID]) -> Batch: ...
+
+    def bury(self, ids: Sequence[UUID], reason: FailureReason) -> bool: ...
+
+
 class SettleService:
-    def __init__(
-        self,
-        *,
-        postgres: PostgresAccess,
-        changes: WalletChanges,
-        policy: RetryPolicy,
-        batch_size: int,
-    ) -> None:
-        self._postgres = postgres
+    def __init__(self, *, transactions: Transactions, changes: Changes, batch_size: int) -> None:
+        self._transactions = transactions
         self._changes = changes
-        self._policy = policy
         self._batch_size = batch_size
         self._stuck: dict[WalletId, float] = {}
 
@@ -82,14 +87,8 @@ class SettleService:
         after_id = BEFORE_ALL
         while True:
             # However many ends a busy wallet has, those behind them get their turn.
-            look = partial(
-                inbox.to_settle_before,
-                seconds=older_than_seconds,
-                after_id=after_id,
-                limit=self._batch_size,
-                but_not={wallet.wallet_id for wallet in run.busy},
-            )
-            ids = self._postgres.run(look)
+            busy = {wallet.wallet_id for wallet in run.busy}
+            ids = self._transactions.to_settle(older_than_seconds, after_id, self._batch_size, busy)
             self._settle_all(ids, run)
             if len(ids) < self._batch_size:
                 return run.report
@@ -118,7 +117,7 @@ class SettleService:
     def _settle(self, ids: Sequence[UUID], run: _Run) -> None:
         """One batch in one transaction. What the database refuses is found by halving; the rest settles."""
         try:
-            batch = self._postgres.transaction(self._work(ids))
+            batch = self._transactions.settle(ids)
         except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
             if len(ids) > 1:
                 middle = len(ids) // 2
@@ -133,8 +132,41 @@ class SettleService:
         run.report += announce(self._changes, batch.wallets, batch.request_ids)
         run.busy += batch.busy
 
-    def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], _Batch]:
-        def work(connection: sa.Connection) -> _Batch:
+    def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
+        log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
+        # Where its wallet is busy, the sweep comes back to it.
+        return SettleReport(dead=len(ids) if self._transactions.bury(ids, refusal_reason(error)) else 0)
+
+
+class SettleTransactions:
+    """The transactions that settle, in Postgres."""
+
+    def __init__(self, postgres: PostgresAccess, policy: RetryPolicy) -> None:
+        self._postgres = postgres
+        self._policy = policy
+
+    def to_settle(
+        self, older_than_seconds: float, after_id: UUID, limit: int, but_not: Collection[WalletId]
+    ) -> Sequence[UUID]:
+        return self._postgres.run(
+            lambda connection: inbox.to_settle_before(connection, older_than_seconds, after_id, limit, but_not)
+        )
+
+    def settle(self, ids: Sequence[UUID]) -> Batch:
+        """Settle what nobody else is settling, of wallets that nobody else has."""
+        return self._postgres.transaction(self._work(ids))
+
+    def bury(self, ids: Sequence[UUID], reason: FailureReason) -> bool:
+        """Put ends aside as dead letters. False where their wallet is busy."""
+
+        def work(connection: sa.Connection) -> bool:
+            claimed = [end_id for wallet in settlement.claim(connection, ids) for end_id in wallet.ids]
+            return bool(claimed) and settlement.bury(connection, claimed, reason)
+
+        return self._postgres.transaction(work)
+
+    def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], Batch]:
+        def work(connection: sa.Connection) -> Batch:
             claimed = settlement.claim(connection, ids)
             orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
             if orphans:
@@ -143,15 +175,6 @@ class SettleService:
             ends = [end_id for wallet in ours for end_id in wallet.ids]
             settled = settlement.settle(connection, ends, self._policy) if ends else []
             request_ids = frozenset[str]().union(*(wallet.request_ids for wallet in ours))
-            return _Batch(settled, request_ids, [wallet for wallet in claimed if wallet.claim is Claim.BUSY])
+            return Batch(settled, request_ids, [wallet for wallet in claimed if wallet.claim is Claim.BUSY])
 
         return work
-
-    def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
-        def work(connection: sa.Connection) -> bool:
-            claimed = [end_id for wallet in settlement.claim(connection, ids) for end_id in wallet.ids]
-            return bool(claimed) and settlement.bury(connection, claimed, refusal_reason(error))
-
-        log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
-        # Where its wallet is busy, the sweep comes back to it.
-        return SettleReport(dead=len(ids) if self._postgres.transaction(work) else 0)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
-from app.access.changes import WalletChanges
 from app.domain.reasons import FailureReason
 from app.stores.postgres.settlement import MoneyDoesNotAddUp, SettledWallet
 from app.stores.redis.wallet_calls import WalletChange
 
 log = structlog.get_logger(__name__)
+
+
+class Changes(Protocol):
+    def apply(self, changes: Sequence[WalletChange]) -> None:
+        """Bring cached wallets up to committed changes; never raises because a store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class SettleReport:
         )
 
 
-def announce(changes: WalletChanges, wallets: Sequence[SettledWallet], request_ids: Set[str]) -> SettleReport:
+def announce(changes: Changes, wallets: Sequence[SettledWallet], request_ids: Set[str]) -> SettleReport:
     """Log a committed settlement and bring the cache up to it; never raises because a store is away."""
     if not wallets:
         return SettleReport()

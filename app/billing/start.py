@@ -11,15 +11,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from redis import RedisError
 
 from app.access.batcher import Batcher, Unanswered
 from app.access.gate import Gate
-from app.access.loader import WalletLoader
-from app.access.postgres import PostgresAccess
-from app.billing.holds import HoldService
-from app.catalog.snapshot import CatalogSnapshot
+from app.billing.ports import Balances, CurrentCatalog, HoldsToRelease, WalletsToCache
 from app.domain.errors import (
     FeatureNotAvailable,
     IdempotencyConflict,
@@ -31,8 +29,6 @@ from app.domain.errors import (
 from app.domain.processes import new_process_id
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, WalletStatus, access, wallet_of
-from app.stores.postgres import balances
-from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_calls import StartCall, StartReply
 
 # A wallet may be flushed between its load and the call that wanted it.
@@ -68,21 +64,26 @@ class StartAnswer:
     replayed: bool = False
 
 
+class CachedWallets(Protocol):
+    def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
+        """Raises RedisError."""
+
+
 class StartService:
     def __init__(
         self,
         *,
-        postgres: PostgresAccess,
-        catalog: CatalogSnapshot,
-        cache: WalletCache,
-        loader: WalletLoader,
-        holds: HoldService,
+        balances: Balances,
+        catalog: CurrentCatalog,
+        cache: CachedWallets,
+        loader: WalletsToCache,
+        holds: HoldsToRelease,
         redis: Gate,
         hold_seconds_default: float,
         timeout_seconds: float,
         now: Callable[[], datetime],
     ) -> None:
-        self._postgres = postgres
+        self._balances = balances
         self._catalog = catalog
         self._cache = cache
         self._loader = loader
@@ -178,9 +179,7 @@ class StartService:
         )
 
     def _answer_from_postgres(self, request: StartRequest, call: StartCall) -> StartAnswer:
-        found = self._postgres.run(
-            lambda connection: balances.balances(connection, [call.wallet_id]).get(call.wallet_id)
-        )
+        found = self._balances.of([call.wallet_id]).get(call.wallet_id)
         if found is None or found.wallet.status is not WalletStatus.ACTIVE or found.wallet.package_id is None:
             raise WalletNotFound
         balance = found.balance

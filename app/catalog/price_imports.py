@@ -32,8 +32,7 @@ from app.domain.in_force import ProfitRules, RateCards
 from app.domain.moments import moment_text
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_changes import Difference, PriceChange, difference
-from app.domain.price_limits import errors_of_card
-from app.domain.pricing import COST_MICROS_MAX
+from app.domain.price_limits import errors_of_card, exceeds_limit
 from app.domain.rates import RateCard, Rates
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import price_imports as store
@@ -238,7 +237,7 @@ def _check_limits(proposed: Sequence[RateCard], rules: ProfitRules, now: datetim
     highest = max((rule.basis_points for rule in in_force), default=0)
     errors: dict[str, list[str]] = {}
     for card in proposed:
-        if card.rates.cost_micros_max * (10_000 + highest) <= COST_MICROS_MAX * 10_000 or len(errors) == NAMED_MAX:
+        if len(errors) == NAMED_MAX or not exceeds_limit(card, highest):
             continue
         if found := errors_of_card(card, in_force):
             errors[str(card.model)] = [reason for reasons in found.values() for reason in reasons]

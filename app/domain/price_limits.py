@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from app.domain.amounts import MICROS_PER_TOKEN
-from app.domain.pricing import COST_MICROS_MAX, ProfitRule, percentage_number
+from app.domain.pricing import COST_MICROS_MAX, ProfitRule, percentage_number, profit_micros
 from app.domain.rates import MILLION, RateCard, Rates
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX
 
@@ -50,9 +50,14 @@ _WOULD_COST = (
 )
 
 
+def exceeds_limit(card: RateCard, basis_points: int) -> bool:
+    """Whether a run of this card could cost too much with this profit."""
+    base_micros = card.rates.cost_micros_max
+    return base_micros + profit_micros(base_micros, basis_points) > COST_MICROS_MAX
+
+
 def _is_too_much(card: RateCard, rule: ProfitRule) -> bool:
-    is_dear = card.rates.cost_micros_max * (10_000 + rule.basis_points) > COST_MICROS_MAX * 10_000
-    return is_dear and _can_meet(card, rule)
+    return exceeds_limit(card, rule.basis_points) and _can_meet(card, rule)
 
 
 def _can_meet(card: RateCard, rule: ProfitRule) -> bool:

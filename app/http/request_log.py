@@ -90,7 +90,7 @@ def _fields(entry: _Entry) -> dict[str, object]:
         "method": method,
         "path": path,
         "status": status,
-        "duration_ms": round(seconds * 1000, 1),
+        "duration_seconds": round(seconds, 4),
         "request_id": request_id,
         "level": "info",
         "logger": _logger.name,

@@ -37,6 +37,7 @@ PROBE_SECONDS = 1.0
 SETTLE_AFTER_SECONDS = 1.0
 WALLETS_PER_LOOK = 50
 COLLECT_SECONDS = 0.2
+STOP_SECONDS_MAX = 5.0
 
 
 class Watcher:
@@ -63,14 +64,20 @@ class Watcher:
         self._owes_epoch = False
         self._is_bypassed = False
         self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         for look in (self.look_at_postgres, self.look_at_redis, self.step_in):
             thread = threading.Thread(target=self._repeat, args=(look,), name=look.__name__, daemon=True)
+            self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
+        """No look begins from now on. One that waits for a store isn't waited for longer than a moment."""
         self._stopping.set()
+        give_up_at = time.monotonic() + STOP_SECONDS_MAX
+        while self._threads:
+            self._threads.pop().join(timeout=max(0.0, give_up_at - time.monotonic()))
 
     def look_at_postgres(self) -> None:
         if not self._postgres.is_open:

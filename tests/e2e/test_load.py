@@ -33,7 +33,8 @@ def test_two_thousand_ends_settle_exactly(
     for i in range(ENDS):
         user = "hot" if rng.random() < 0.3 else rng.choice(users[1:])
         output_tokens = rng.randint(1, 400)
-        expected_micros[user] += output_tokens * 11_000 * 25
+        # 10 % on a quarter of a token for each output token.
+        expected_micros[user] += output_tokens * 275_000
         body = {
             "user_id": user,
             "feature_endpoint_id": FEATURE,

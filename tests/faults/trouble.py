@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.config import Config
 from app.domain.ends import AcceptedEnd, EndRequest
-from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, Price
+from app.domain.pricing import ProfitRule, price
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction, wallet_of
 from app.stores.postgres import inbox, stale
@@ -60,7 +60,10 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
     """Have ends recorded as by an API that dies before its message goes out, on connections past the proxy."""
     engine = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
     with engine.begin() as connection:
-        [rule_id] = connection.execute(sa.text("SELECT min(id) FROM profit_rules")).one()
+        rule = connection.execute(
+            sa.text("SELECT id, basis_points, effective_from FROM profit_rules ORDER BY id")
+        ).first()
+        in_force = None if rule is None else ProfitRule(*rule)
         accepted = [
             AcceptedEnd(
                 id=uuid7(),
@@ -68,11 +71,7 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
                 request=EndRequest(
                     end.user_id, FEATURE, Usage(INPUT_TOKENS, end.output_tokens), idempotency_key=end.key
                 ),
-                price=Price(
-                    end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
-                    end.cost_micros - end.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN,
-                    profit_rule_id=rule_id,
-                ),
+                price=price(Usage(INPUT_TOKENS, end.output_tokens), None, in_force),
                 deduction=Deduction.COVERED,
                 spendable_micros=0,
             )

@@ -22,6 +22,8 @@ from app.stores.postgres import reconciliation as store
 from app.stores.redis.keys import wallet_keys
 from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
+from app.upkeep.ledger_audit import LedgerAudit
+from app.upkeep.reconcile import ReconcileService
 from tests.conftest import PROJECT
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import Billing
@@ -32,13 +34,19 @@ Run = Callable[..., Result]
 @pytest.fixture
 def shop(container: Container, billing: Billing) -> Billing:
     """Two cached wallets, in a process that doesn't wait for its second looks."""
-    container.cache_audit = CacheAudit(
+    impatient = CacheAudit(
         postgres=container.postgres,
         snapshots=WalletSnapshots(container.redis_client),
         in_flight=container.in_flight,
         spool=container.spool,
         loader=container.loader,
         pauses_seconds=(0.01,),
+    )
+    container.reconciliation = ReconcileService(
+        postgres=container.postgres,
+        ledger=LedgerAudit(container.postgres),
+        cache=impatient,
+        redis=container.redis_gate,
     )
     billing.catalog()
     billing.wallet("alice", tokens=100)

@@ -41,5 +41,4 @@ def make_shop(config: Config, own_redis: ValkeyServer) -> Iterator[Callable[...,
 
     yield make
     for container in containers:
-        container.doorbell.close()
         container.close()

@@ -52,8 +52,13 @@ class Copies:
         time.sleep(0.2)
         self._execute(*statements, "ALTER DATABASE tokentill ALLOW_CONNECTIONS true")
 
+    def disconnect(self) -> None:
+        """What is used after this connects anew."""
+        self._container.engine.dispose()
+        self._container.watch_engine.dispose()
+
     def keep(self) -> None:
-        self._container.close()
+        self.disconnect()
         self._alone("CREATE DATABASE older TEMPLATE tokentill")
 
     def fail_over(self) -> None:
@@ -71,8 +76,6 @@ class Copies:
 def copies(postgres_server: PostgresServer, shop: Billing) -> Iterator[Copies]:
     made = Copies(postgres_server, shop.container)
     yield made
-    shop.container.watcher.stop()
-    time.sleep(0.5)
     shop.container.close()
     made.put_back()
 
@@ -164,7 +167,7 @@ def test_what_is_in_flight_or_in_the_spool_stays_marked(shop: Billing, copies: C
     services.postgres_gate.close(ConnectionError("test"))
     services.end.end(shop.usage(output_tokens=4))
     assert services.spool.size() == 1
-    services.close()
+    copies.disconnect()
     copies.fail_over()
     services.watcher.look_at_postgres()
     assert services.start.start(START).spendable_micros == 98_900_000
@@ -189,7 +192,7 @@ def test_what_was_put_aside_stays_marked(shop: Billing, copies: Copies) -> None:
     services.catalog.probe()
     services.watcher.look_at_postgres()
     services.watcher.look_at_redis()
-    services.close()
+    copies.disconnect()
     copies.fail_over()
     services.watcher.look_at_postgres()
     services.watcher.look_at_postgres()

@@ -20,6 +20,8 @@ from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.domain.postings import Posting, PostingKind
+from app.domain.pricing import price
+from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
 from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
@@ -49,7 +51,7 @@ def locked(shop: Billing, user_id: str) -> Iterator[None]:
 
 def owe(shop: Billing, user_id: str, ends: int, output_tokens: int = 4, *, told: bool = True) -> None:
     """Give a wallet so many debts, as settlement leaves them (or, not told, as acceptance does)."""
-    micros = output_tokens * 250_000
+    micros = price(Usage(1, output_tokens), None, None).cost_micros
     with shop.container.engine.begin() as connection:
         connection.execute(
             sa.text("""

@@ -148,9 +148,7 @@ def upgrade(url: str, config: Config) -> Iterator[Any]:
 
     yield upgrade
     for container in containers:
-        container.doorbell.close()
         container.close()
-        container.celery.close()
 
 
 def top_up(shop: Billing, user_id: str, tokens: int) -> None:

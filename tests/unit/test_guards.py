@@ -133,6 +133,18 @@ def test_no_float_touches_an_amount() -> None:
     assert suspicious == []
 
 
+def test_the_price_rule_is_told_once() -> None:
+    """`app/domain/pricing.py` computes a price; SQL, Lua and everybody else are given it."""
+    computing = re.compile(r"basis_points\s*\*|\*\s*\w*\.?basis_points|\b250_?000\b|\b10_?000 [+-]|/\s*10_?000\b")
+    tellers = {
+        path.relative_to(PROJECT).as_posix()
+        for folder in ("app", "worker", "stack")
+        for path in (PROJECT / folder).rglob("*")
+        if path.suffix in {".py", ".lua"} and computing.search(path.read_text())
+    }
+    assert tellers == {"app/domain/pricing.py"}
+
+
 def test_times_and_amounts_have_one_unit_each() -> None:
     """`_seconds` and `_micros`. What Redis, Postgres or the kernel count otherwise is converted where it is passed."""
     other_unit = re.compile(r"_(s|secs?|ms|millis(econds)?|us|microseconds|minutes|hours|microtokens?)$", re.I)

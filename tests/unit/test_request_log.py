@@ -48,7 +48,7 @@ def test_a_line_says_what_it_did_before() -> None:
         "method": "POST",
         "path": "/api/token-process/start",
         "status": 200,
-        "duration_ms": 1.3,
+        "duration_seconds": 0.0013,
         "request_id": "id-1",
         "level": "info",
         "logger": "app.http.request_log",
