@@ -103,7 +103,7 @@ class PriceImports:
         impact = usage_impact(
             self._postgres,
             today=today,
-            proposed=RateCards([*today.rate_cards, *proposed]),
+            proposed=proposed,
             since=now - timedelta(days=USAGE_DAYS),
             until=now,
             at=at,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-
-import sqlalchemy as sa
+from functools import partial
 
 from app.access.postgres import PostgresAccess
 from app.domain.catalog import Catalog
@@ -65,29 +64,32 @@ class _Cards:
 
 
 def usage_impact(
-    postgres: PostgresAccess, *, today: Catalog, proposed: RateCards, since: datetime, until: datetime, at: datetime
+    postgres: PostgresAccess,
+    *,
+    today: Catalog,
+    proposed: Sequence[RateCard],
+    since: datetime,
+    until: datetime,
+    at: datetime,
 ) -> Impact:
-    """Reprice the ledger's usage since a moment, as prices are `today` and would be `proposed`, both `at` a moment.
+    """Reprice the ledger's usage since a moment: as prices are `today`, and with `proposed` ones, both `at` a moment.
 
     Raises Unavailable.
     """
     impact = Impact(since, until)
-    lengths = sorted(
-        {
-            tier.above_input_tokens
-            for cards in (today.rate_cards, proposed)
-            for card in cards
-            for tier in card.rates.tiers
-        }
-    )
+    models = [card.model for card in proposed if card.model is not None]
+    if not models:
+        return impact
+    as_proposed = RateCards([*today.rate_cards, *proposed])
+    lengths = sorted({tier.above_input_tokens for card in as_proposed for tier in card.rates.tiers})
     cards: dict[tuple[str, str | None], _Cards] = {}
-    for sums in _slices(postgres, since, lengths):
+    for sums in _slices(postgres, since, lengths, models):
         for found in sums:
             model = (found.feature_endpoint_id, found.model)
             if model not in cards:
                 cards[model] = _Cards(
                     today.rate_cards.in_force(*model, at),
-                    proposed.in_force(*model, at),
+                    as_proposed.in_force(*model, at),
                     today.profit_rules.in_force(*model, at),
                 )
             if cards[model].is_change:
@@ -95,17 +97,15 @@ def usage_impact(
     return impact
 
 
-def _slices(postgres: PostgresAccess, since: datetime, lengths: Sequence[int]) -> Iterator[Sequence[UsageSum]]:
+def _slices(
+    postgres: PostgresAccess, since: datetime, lengths: Sequence[int], models: Sequence[str]
+) -> Iterator[Sequence[UsageSum]]:
     first, last = postgres.run(lambda connection: entries_since(connection, since - SPARE))
     for start in range(first, last + 1, ENTRIES_PER_STATEMENT):
         end = min(start + ENTRIES_PER_STATEMENT - 1, last)
-        yield postgres.run(_reading(start, end, since, lengths))
-
-
-def _reading(
-    start: int, end: int, since: datetime, lengths: Sequence[int]
-) -> Callable[[sa.Connection], Sequence[UsageSum]]:
-    return lambda connection: usage_sums(connection, start, end, since, lengths)
+        yield postgres.run(
+            partial(usage_sums, first_id=start, last_id=end, since=since, lengths=lengths, models=models)
+        )
 
 
 def _add(impact: Impact, found: UsageSum, cards: _Cards, lengths: Sequence[int]) -> None:

@@ -268,6 +268,20 @@ def test_usage_of_30_days_is_priced_anew_by_model_and_user(
     assert (usage["models"], usage["users"]) == (1, 2)
 
 
+@pytest.mark.parametrize("beginnings_max", [0, 100])
+def test_usage_of_dated_ids_is_priced_anew(
+    till: Billing, admin: Admin, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, beginnings_max: int
+) -> None:
+    """Whether the ledger is asked for the models that change, or for all since there are too many."""
+    monkeypatch.setattr(store, "BEGINNINGS_MAX", beginnings_max)
+    for model in ("gpt_5", "gpt_5-2026-01-01", "gpt-5-2026-01-01", "gpt_5-mini", None):
+        run(client, model=model, input_token=1_000)
+    till.settle_everything()
+    usage = drafted(admin, {"gpt_5": GPT}, dated_ids=True)["usage"]
+    assert {each["model"] for each in usage["by_model"]} == {"gpt_5", "gpt_5-2026-01-01"}
+    assert (usage["runs"], usage["old_cost"], usage["new_cost"]) == (2, 0, Decimal("2.2"))
+
+
 def _make_older(till: Billing, user_id: str, *, output_tokens: int, days: int) -> None:
     # Only a superuser's session may step over the ledger's trigger.
     till.execute_in_postgres(f"""

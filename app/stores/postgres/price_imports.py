@@ -13,7 +13,8 @@ from app.domain.rates import Rates, Tier
 from app.domain.usage import Usage
 from app.stores.postgres.tables import price_imports, token_transactions
 
-DRAFT, APPROVED = "draft", "approved"
+APPROVED = "approved"
+BEGINNINGS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,17 @@ def entries_since(connection: sa.Connection, since: datetime) -> tuple[int, int]
 
 
 def usage_sums(
-    connection: sa.Connection, first_id: int, last_id: int, since: datetime, lengths: Sequence[int]
+    connection: sa.Connection,
+    *,
+    first_id: int,
+    last_id: int,
+    since: datetime,
+    lengths: Sequence[int],
+    models: Sequence[str],
 ) -> Sequence[UsageSum]:
-    """What runs used that were billed in these entries, since a moment."""
+    """What runs used that were billed in these entries, since a moment. `models` are ids and patterns; of others'
+    runs some may come along.
+    """
     entries = token_transactions.c
     length_index: sa.ColumnElement[int] = sa.literal(0)
     if lengths:
@@ -151,10 +160,27 @@ def usage_sums(
             total(entries.reasoning_tokens),
             total(entries.requests, 1),
         )
-        .where(entries.id.between(first_id, last_id), entries.kind == "usage", entries.created_at >= since)
+        .where(
+            entries.id.between(first_id, last_id),
+            entries.kind == "usage",
+            entries.created_at >= since,
+            _is_of(entries.model, models),
+        )
         .group_by(*groups)
     )
     return [
         UsageSum(row.user_id, row.feature_endpoint_id, row.model, row.length_index, row.runs, Usage(*row[5:]))
         for row in rows
     ]
+
+
+def _is_of(column: sa.ColumnElement[Any], models: Sequence[str]) -> sa.ColumnElement[bool]:
+    """A look into a hash for exact ids; patterns are tried one by one, so many of them cost more than they save."""
+    exact = [model for model in models if not model.endswith("*")]
+    beginnings = [model.removesuffix("*") for model in models if model.endswith("*")]
+    if len(beginnings) > BEGINNINGS_MAX:
+        return sa.true()
+    return sa.or_(
+        column == sa.any_(sa.cast(exact, sa.ARRAY(sa.Text))),
+        column.op("^@", is_comparison=True)(sa.any_(sa.cast(beginnings, sa.ARRAY(sa.Text)))),
+    )
