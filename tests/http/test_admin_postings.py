@@ -205,7 +205,7 @@ class TestCache:
             data(admin.post("/wallets/u/top-ups", {"token": 5, "reference": "r"}), 201)
         assert not container.redis_gate.is_open
         data(admin.post("/wallets/u/top-ups", {"token": 2, "reference": "s"}), 201)
-        assert stale_wallets(container) == ["u"]
+        assert set(stale_wallets(container)) == {"u"}
         assert wallet.cached_spendable_micros("u") == 0
         container.stale_copies.refresh(older_than_seconds=0)
         assert wallet.cached_spendable_micros("u") == 7_000_000

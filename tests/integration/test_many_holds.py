@@ -55,7 +55,7 @@ def test_due_ones_leave_in_slices_and_count_no_more(shop: Billing, redis_client:
     answers = [
         services.end.end(shop.usage(output_tokens=4)).spendable_micros,
         services.end.end(shop.usage(process_id=running.process_id)).spendable_micros,
-        services.holds.release("user-1", "unknown"),
+        services.holds.cancel("user-1", "unknown"),
         services.wallet_admin.get("user-1").balance.spendable_micros,
     ]
     assert answers == [88_900_000, 87_900_000, 87_900_000, 87_900_000]
@@ -83,7 +83,7 @@ def test_what_is_no_number_reserves_nothing(shop: Billing, redis_client: Redis) 
             redis_client.zadd(holds, {f"{name}-{state}": ends_at_ms, f"lost-{state}": ends_at_ms})
     started = shop.container.start.start(StartRequest("user-1", FEATURE, hold_micros=TOKEN))
     assert started.spendable_micros == 99 * TOKEN
-    assert shop.container.holds.release("user-1", "endless-open") == 99 * TOKEN
+    assert shop.container.holds.cancel("user-1", "endless-open") == 99 * TOKEN
     assert [hold.process_id for hold in shop.container.holds.list("user-1", 9).items] == [started.process_id]
 
 
