@@ -37,6 +37,7 @@ from app.domain.rates import RateCard, Rates
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import price_imports as store
 from app.stores.postgres import prices, system
+from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stored_rates
 
 USAGE_DAYS = 30
@@ -44,6 +45,8 @@ USAGE_DAYS = 30
 EFFECTS_MAX = 200
 NAMED_MAX = 20
 ATTEMPTS = 3
+# Thousands of prices take longer to write than a request's statements may.
+SECONDS_MAX = 60
 
 Key = TypeVar("Key")
 
@@ -108,19 +111,22 @@ class PriceImports:
             until=now,
             at=at,
         )
-        return self._postgres.transaction(
-            lambda connection: store.insert(
-                connection,
-                format=request.list_format,
-                micros_per_dollar=request.micros_per_dollar,
-                feature_endpoint_id=feature,
-                effective_from=request.effective_from,
-                counts=_counts(listed, found),
-                proposed=[_proposed_row(change) for change in found.proposed],
-                report=_report(listed, found, impact),
-                actor=actor,
-            )
-        )
+        values = {
+            "format": request.list_format,
+            "micros_per_dollar": request.micros_per_dollar,
+            "feature_endpoint_id": feature,
+            "effective_from": request.effective_from,
+            "counts": _counts(listed, found),
+            "proposed": [_proposed_row(change) for change in found.proposed],
+            "report": _report(listed, found, impact),
+            "actor": actor,
+        }
+
+        def keep(connection: sa.Connection) -> PriceImport:
+            allow_seconds(connection, SECONDS_MAX)
+            return store.insert(connection, **values)
+
+        return self._postgres.transaction(keep)
 
     def get(self, import_id: int) -> PriceImport:
         """Raises NotFound or Unavailable."""
@@ -167,6 +173,7 @@ def _approve(connection: sa.Connection, import_id: int, actor: str | None) -> Ap
     The change is announced last, so that the many rows of an import keep nobody waiting for the row that every process
     watches.
     """
+    allow_seconds(connection, SECONDS_MAX)
     state = system.read(connection)
     draft = _found(store.find(connection, import_id, for_update=True))
     if draft.is_approved:
