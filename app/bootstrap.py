@@ -12,6 +12,7 @@ from celery import Celery
 from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access.books import BookKeeping
 from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
@@ -61,7 +62,7 @@ from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
 from app.upkeep.reconcile import ReconcileService
-from app.upkeep.spool import SpoolDrain
+from app.upkeep.spool import InboxTransactions, SpoolDrain
 from app.upkeep.stale import StaleCopies
 from app.upkeep.stranded import StrandedMarks
 from app.upkeep.watcher import Watcher
@@ -124,6 +125,7 @@ class Container:
         self.wallet_changes = WalletChanges(postgres=self.postgres, cache=self.cache, redis=self.redis_gate)
         balances = Balances(self.postgres)
         intake = Intake(self.postgres)
+        books = BookKeeping(self.postgres)
 
         # Catalog.
         self.catalog = CatalogSnapshot(self.watch_engine, self.clock)
@@ -195,7 +197,7 @@ class Container:
             changes=self.wallet_changes,
             batch_size=config.settle_batch_size,
         )
-        self.postings = PostingService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.postings = PostingService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
         self.corrections = CorrectionService(
             postgres=self.postgres,
             changes=self.wallet_changes,
@@ -210,7 +212,7 @@ class Container:
 
         # Upkeep.
         self.spool_drain = SpoolDrain(
-            postgres=self.postgres,
+            inbox=InboxTransactions(self.postgres),
             cache=self.cache,
             records=self.records,
             spool=self.spool,
@@ -252,7 +254,7 @@ class Container:
             changes=self.wallet_changes,
             doorbell=self.doorbell,
         )
-        self.failed_ends = FailedEndService(postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.failed_ends = FailedEndService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
         self.status = StatusService(
             postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate
         )

@@ -6,60 +6,59 @@ second finds what the first has done. A credit that pays for the wallet's oldest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-import sqlalchemy as sa
-
-from app.access.changes import WalletChanges
-from app.access.doorbell import Doorbell
-from app.access.postgres import PostgresAccess
+from app.billing.entries import Bell, Change, Changes, Entered
 from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
 from app.domain.postings import Posting
 from app.domain.wallets import Wallet, WalletId, wallet_of
-from app.stores.postgres import corrections, debts, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
 ANOTHER_BODY = "This reference was used with another body"
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    entry: LedgerEntry
-    replayed: bool
+class Books(Protocol):
+    """A wallet's row, ledger and debts, in one transaction."""
+
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def find_posting(self, wallet_id: WalletId, reference: str) -> LedgerEntry | None: ...
+
+    def is_chargeback(self, wallet_id: WalletId, reference: str) -> bool: ...
+
+    def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]: ...
+
+    def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet: ...
+
+    def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    entry: LedgerEntry
-    wallet: Wallet | None = None
-    woken: Sequence[IndebtedWallet] = ()
+class BookKeeping(Protocol):
+    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], Change]) -> Change:
+        """Committed when it returns. Raises WalletBusy, Unavailable and what `work` raises, which may run again."""
 
 
 class PostingService:
-    def __init__(self, *, postgres: PostgresAccess, changes: WalletChanges, doorbell: Doorbell) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Bell) -> None:
+        self._books = books
         self._changes = changes
         self._doorbell = doorbell
 
-    def post(self, posting: Posting) -> Posted:
+    def post(self, posting: Posting) -> Entered:
         """Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy or Unavailable."""
         wallet_id = wallet_of(posting.user_id)
-        outcome = self._postgres.wallet_transaction(wallet_id, lambda connection: _post(connection, wallet_id, posting))
-        if outcome.wallet is None:
-            return Posted(outcome.entry, replayed=True)
-        self._changes.announce(outcome.wallet)
-        self._doorbell.collect(outcome.woken)
-        return Posted(outcome.entry, replayed=False)
+        change = self._books.in_turn(wallet_id, lambda books: _post(books, wallet_id, posting))
+        return change.tell(self._changes, self._doorbell)
 
 
-def _post(connection: sa.Connection, wallet_id: WalletId, posting: Posting) -> _Outcome:
-    wallet = wallets.lock(connection, wallet_id)
+def _post(books: Books, wallet_id: WalletId, posting: Posting) -> Change:
+    wallet = books.lock(wallet_id)
     if wallet is None:
         raise WalletNotFound
-    known = ledger.find_posting(connection, wallet_id, posting.reference)
+    known = books.find_posting(wallet_id, posting.reference)
     if known is not None:
         if (known.kind, known.amount_micros, known.reason) != (
             posting.kind,
@@ -67,16 +66,16 @@ def _post(connection: sa.Connection, wallet_id: WalletId, posting: Posting) -> _
             posting.reason,
         ):
             raise IdempotencyConflict(ANOTHER_BODY)
-        return _Outcome(known)
-    if corrections.find_chargeback(connection, wallet_id, posting.reference) is not None:
+        return Change(known)
+    if books.is_chargeback(wallet_id, posting.reference):
         raise IdempotencyConflict(ANOTHER_BODY)
     balance_after_micros = wallet.posted_micros + posting.amount_micros
     if not -wallet.overdraft_limit_micros <= balance_after_micros <= BALANCE_MICROS_MAX:
         raise BalanceOutOfRange
-    [entry] = ledger.enter(connection, wallet, [_entry(posting)])
-    changed = wallets.update(connection, wallet_id, {"posted_micros": balance_after_micros})
+    [entry] = books.enter(wallet, [_entry(posting)])
+    changed = books.update(wallet_id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
-    return _Outcome(entry, changed, debts.wake(connection, wallet_id) if is_credit else ())
+    return Change(entry, changed, woken=books.wake(wallet_id) if is_credit else ())
 
 
 def _entry(posting: Posting) -> NewEntry:

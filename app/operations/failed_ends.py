@@ -7,83 +7,100 @@ between. Each may be repeated: a replay of what is replayed changes nothing, and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.changes import WalletChanges
 from app.access.doorbell import Doorbell
-from app.access.postgres import PostgresAccess
+from app.billing.entries import Change, Changes, Entered
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
 from app.domain.pages import Page, page
 from app.domain.wallets import Wallet, WalletId
-from app.stores.postgres import debts, ledger, wallets
-from app.stores.postgres import failed_ends as store
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
-from app.stores.postgres.ledger import LedgerEntry, NewEntry
+from app.stores.postgres.ledger import LedgerEntry, NewEntry, billed
 
 log = structlog.get_logger(__name__)
 
 FIRST_END = str(UUID(int=0))
 ENDS_PER_REPLAY = 100
 
-
-@dataclass(frozen=True, slots=True)
-class WrittenOff:
-    entry: LedgerEntry
-    replayed: bool
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    entry: LedgerEntry
-    wallet: Wallet | None = None
-    woken: Sequence[IndebtedWallet] = ()
+class Books(Protocol):
+    """Failed ends, and the wallet, ledger and debts that they are about, in one transaction."""
+
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def find_write_off(self, end_id: UUID) -> LedgerEntry | None: ...
+
+    def is_billed(self, end_id: UUID) -> bool: ...
+
+    def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]: ...
+
+    def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet: ...
+
+    def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
+
+    def payer_of(self, end_id: UUID) -> WalletId | None: ...
+
+    def claim_failed(self, end_id: UUID) -> Any | None: ...
+
+    def delete_failed(self, end_id: UUID) -> None: ...
+
+    def replay(self, end_ids: Collection[UUID]) -> Sequence[FailedEndRow]: ...
+
+    def find_failed(self, end_id: UUID) -> FailedEndRow | None: ...
+
+    def list_failed(self, matching: Filter, after_id: UUID, limit: int) -> Sequence[FailedEndRow]: ...
+
+    def count_failed(self, matching: Filter) -> int: ...
+
+
+class BookKeeping(Protocol):
+    """They raise Unavailable, and what `work` raises, which may run again; those that lock a wallet WalletBusy."""
+
+    def read(self, work: Callable[[Books], T]) -> T: ...
+
+    def transaction(self, work: Callable[[Books], T]) -> T: ...
+
+    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T: ...
 
 
 class FailedEndService:
-    def __init__(
-        self,
-        *,
-        postgres: PostgresAccess,
-        changes: WalletChanges,
-        doorbell: Doorbell,
-    ) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Doorbell) -> None:
+        self._books = books
         self._changes = changes
         self._doorbell = doorbell
 
     def list(self, matching: Filter, limit: int, after_id: str = FIRST_END) -> Page[FailedEndRow, str]:
         """Oldest first. Raises Unavailable."""
         after = UUID(after_id)
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: store.list_ends(connection, matching, after, count), lambda end: str(end.id), limit
-            )
+        return self._books.read(
+            lambda books: page(lambda count: books.list_failed(matching, after, count), lambda end: str(end.id), limit)
         )
 
     def count(self, matching: Filter) -> int:
         """Raises Unavailable."""
-        return self._postgres.run(lambda connection: store.count(connection, matching))
+        return self._books.read(lambda books: books.count_failed(matching))
 
     def get(self, end_id: UUID) -> FailedEndRow:
         """Raises NotFound or Unavailable."""
-        found = self._postgres.run(lambda connection: store.find(connection, end_id))
+        found = self._books.read(lambda books: books.find_failed(end_id))
         if found is None:
             raise NotFound("Failed end not found")
         return found
 
     def replay(self, end_id: UUID) -> FailedEndRow:
         """Have a failed end tried again at once; what it is after that. Raises NotFound, WalletBusy or Unavailable."""
-        wallet_id = self._postgres.run(lambda connection: store.payer_of(connection, end_id))
+        wallet_id = self._books.read(lambda books: books.payer_of(end_id))
         if wallet_id is None:
             raise NotFound("Failed end not found")
-        replayed = self._postgres.wallet_transaction(wallet_id, lambda connection: store.replay(connection, [end_id]))
+        replayed = self._books.in_turn(wallet_id, lambda books: books.replay([end_id]))
         if not replayed:
             raise NotFound("Failed end not found")
         self._ring(replayed)
@@ -93,7 +110,7 @@ class FailedEndService:
         """Have failed ends tried again at once, in one transaction; those that there are. Raises WalletBusy when one of
         their wallets is locked, or Unavailable.
         """
-        replayed = self._postgres.transaction(lambda connection: store.replay(connection, end_ids))
+        replayed = self._books.transaction(lambda books: books.replay(end_ids))
         self._ring(replayed)
         return replayed
 
@@ -128,25 +145,22 @@ class FailedEndService:
                     busy.add(end.wallet_id)
         return replayed
 
-    def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> WrittenOff:
+    def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> Entered:
         """Give up an end's cost, with two ledger entries that leave the balance as it is. It can't be billed any more.
 
         Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
         """
-        wallet_id = self._postgres.run(lambda connection: store.payer_of(connection, end_id))
+        wallet_id = self._books.read(lambda books: books.payer_of(end_id))
 
-        def work(connection: sa.Connection) -> _Outcome:
-            return _write_off(connection, end_id, reason, actor, request_id)
+        def work(books: Books) -> Change:
+            return _write_off(books, end_id, reason, actor, request_id)
 
         # An end that isn't there any more may have been written off: that is told, and needs no turn.
-        transaction = self._postgres.transaction
-        outcome = transaction(work) if wallet_id is None else self._postgres.wallet_transaction(wallet_id, work)
-        if outcome.wallet is None:
-            return WrittenOff(outcome.entry, replayed=True)
-        log.info("end_written_off", end_id=str(end_id), actor=actor, micros=outcome.entry.amount_micros)
-        self._changes.announce(outcome.wallet, [end_id])
-        self._doorbell.collect(outcome.woken)
-        return WrittenOff(outcome.entry, replayed=False)
+        change = self._books.transaction(work) if wallet_id is None else self._books.in_turn(wallet_id, work)
+        entered = change.tell(self._changes, self._doorbell)
+        if not entered.replayed:
+            log.info("end_written_off", end_id=str(end_id), actor=actor, micros=entered.entry.amount_micros)
+        return entered
 
     def _ring(self, ends: Sequence[FailedEndRow]) -> None:
         accepted = [end.id for end in ends if end.state == EndState.ACCEPTED]
@@ -159,20 +173,20 @@ class FailedEndService:
         self._doorbell.collect([IndebtedWallet(wallet_id, micros) for wallet_id, micros in owed_micros.items()])
 
 
-def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str, request_id: str | None) -> _Outcome:
-    wallet_id = store.payer_of(connection, end_id)
-    wallet = None if wallet_id is None else wallets.lock(connection, wallet_id)
-    known = ledger.find_write_off(connection, end_id)
+def _write_off(books: Books, end_id: UUID, reason: str, actor: str, request_id: str | None) -> Change:
+    wallet_id = books.payer_of(end_id)
+    wallet = None if wallet_id is None else books.lock(wallet_id)
+    known = books.find_write_off(end_id)
     if known is not None:
-        return _Outcome(known)
+        return Change(known)
     if wallet_id is None:
         raise NotFound("Failed end not found")
     if wallet is None:
         raise WalletNotFound
-    end = store.claim(connection, end_id)
+    end = books.claim_failed(end_id)
     if end is None:
         raise NotFound("Failed end not found")
-    if ledger.is_billed(connection, end_id):
+    if books.is_billed(end_id):
         raise AlreadyExists("This end is billed already")
     # As written off and as billed: the balance ends where it was, and nothing can bill it again.
     given_up = NewEntry(
@@ -185,9 +199,9 @@ def _write_off(connection: sa.Connection, end_id: UUID, reason: str, actor: str,
         actor=actor,
         request_id=request_id,
     )
-    written_off, _ = ledger.enter(connection, wallet, [given_up, ledger.billed(end)])
-    store.delete(connection, end_id)
+    written_off, _ = books.enter(wallet, [given_up, billed(end)])
+    books.delete_failed(end_id)
     debt_micros = max(wallet.debt_micros - end.cost_micros, 0) if end.is_debt else wallet.debt_micros
-    changed = wallets.update(connection, wallet.id, {"debt_micros": debt_micros})
+    changed = books.update(wallet.id, {"debt_micros": debt_micros})
     # What stood behind it in the line may be payable.
-    return _Outcome(written_off, changed, debts.wake(connection, wallet.id))
+    return Change(written_off, changed, told=[end_id], woken=books.wake(wallet.id))

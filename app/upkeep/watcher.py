@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import structlog
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.access.gate import Gate
-from app.billing.collect import CollectService
-from app.billing.settle import SettleService
-from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
+from app.domain.wallets import WalletId
 from app.stores.failures import Failure
+from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failures import failure_of
 from app.stores.postgres.system import Counters
-from app.stores.redis.probe import Probe, Seen
-from app.upkeep.spool import SpoolDrain
+from app.stores.redis.probe import RedisState, Seen
 
 log = structlog.get_logger(__name__)
 
@@ -40,15 +39,53 @@ COLLECT_SECONDS = 0.2
 STOP_SECONDS_MAX = 5.0
 
 
+class LookAtPostgres(Protocol):
+    """What Postgres tells of its counters. All but `learn` and `known` raise SQLAlchemyError."""
+
+    @property
+    def known(self) -> Counters: ...
+
+    def learn(self, counters: Counters) -> None: ...
+
+    def refresh(self) -> object: ...
+
+    def probe(self) -> object: ...
+
+    def reconnect(self) -> None: ...
+
+    def start_new_epoch(self) -> None: ...
+
+
+class LookAtRedis(Protocol):
+    def look(self, seen: Seen) -> RedisState:
+        """Raises RedisError."""
+
+    def reconnect(self) -> None: ...
+
+
+class Settlement(Protocol):
+    def sweep(self, older_than_seconds: float) -> object: ...
+
+
+class Collection(Protocol):
+    def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]: ...
+
+    def collect(self, wallet_id: WalletId, seconds: float) -> object: ...
+
+
+class Drain(Protocol):
+    def drain(self) -> int: ...
+
+
 class Watcher:
     def __init__(
         self,
         *,
-        catalog: CatalogSnapshot,
-        probe: Probe,
-        settlement: SettleService,
-        collection: CollectService,
-        spool: SpoolDrain,
+        catalog: LookAtPostgres,
+        probe: LookAtRedis,
+        settlement: Settlement,
+        collection: Collection,
+        spool: Drain,
         postgres: Gate,
         redis: Gate,
     ) -> None:

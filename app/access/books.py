@@ -1,0 +1,88 @@
+"""What one transaction sees and changes of wallets: their rows, ledgers, debts and failed ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.access.postgres import PostgresAccess
+from app.domain.wallets import Wallet, WalletId
+from app.stores.postgres import corrections, debts, failed_ends, ledger, wallets
+from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.stores.postgres.ledger import LedgerEntry, NewEntry
+
+T = TypeVar("T")
+
+
+class Books:
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def lock(self, wallet_id: WalletId) -> Wallet | None:
+        """Nobody else changes it before this transaction ends."""
+        return wallets.lock(self._connection, wallet_id)
+
+    def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet:
+        return wallets.update(self._connection, wallet_id, changes)
+
+    def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]:
+        return ledger.enter(self._connection, wallet, entries)
+
+    def find_posting(self, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
+        return ledger.find_posting(self._connection, wallet_id, reference)
+
+    def is_chargeback(self, wallet_id: WalletId, reference: str) -> bool:
+        return corrections.find_chargeback(self._connection, wallet_id, reference) is not None
+
+    def find_write_off(self, end_id: UUID) -> LedgerEntry | None:
+        return ledger.find_write_off(self._connection, end_id)
+
+    def is_billed(self, end_id: UUID) -> bool:
+        return ledger.is_billed(self._connection, end_id)
+
+    def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]:
+        """The wallet, if it can pay its oldest debt now and somebody has to be told."""
+        return debts.wake(self._connection, wallet_id)
+
+    def payer_of(self, end_id: UUID) -> WalletId | None:
+        return failed_ends.payer_of(self._connection, end_id)
+
+    def claim_failed(self, end_id: UUID) -> Any | None:
+        """A failed end's whole row, locked. Its wallet has to be locked already."""
+        return failed_ends.claim(self._connection, end_id)
+
+    def delete_failed(self, end_id: UUID) -> None:
+        failed_ends.delete(self._connection, end_id)
+
+    def replay(self, end_ids: Collection[UUID]) -> Sequence[FailedEndRow]:
+        return failed_ends.replay(self._connection, end_ids)
+
+    def find_failed(self, end_id: UUID) -> FailedEndRow | None:
+        return failed_ends.find(self._connection, end_id)
+
+    def list_failed(self, matching: Filter, after_id: UUID, limit: int) -> Sequence[FailedEndRow]:
+        return failed_ends.list_ends(self._connection, matching, after_id, limit)
+
+    def count_failed(self, matching: Filter) -> int:
+        return failed_ends.count(self._connection, matching)
+
+
+class BookKeeping:
+    """Gives work its books. What it may raise: see `PostgresAccess`."""
+
+    def __init__(self, postgres: PostgresAccess) -> None:
+        self._postgres = postgres
+
+    def read(self, work: Callable[[Books], T]) -> T:
+        return self._postgres.run(lambda connection: work(Books(connection)))
+
+    def transaction(self, work: Callable[[Books], T]) -> T:
+        return self._postgres.transaction(lambda connection: work(Books(connection)))
+
+    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T:
+        """A transaction that locks this one wallet."""
+        return self._postgres.wallet_transaction(wallet_id, lambda connection: work(Books(connection)))
