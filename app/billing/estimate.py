@@ -12,7 +12,7 @@ from app.access.loader import WalletLoader
 from app.billing.pricer import Pricer, Quote
 from app.catalog.prices import NewPrice
 from app.catalog.snapshot import CatalogSnapshot
-from app.domain.errors import WalletNotFound
+from app.domain.errors import FeatureNotAvailable, NotFound, WalletNotFound
 from app.domain.processes import check_owner
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction, WalletId, deduction, wallet_of
@@ -73,6 +73,14 @@ class EstimateService:
         cost_micros = quote.price.cost_micros
         verdict = deduction(found.balance, cost_micros, found.own_hold_micros)
         return Estimate(quote, request.usage, found.balance.spendable_micros - cost_micros, verdict)
+
+    def explain(self, request: EstimateRequest, draft: NewPrice | None = None) -> Estimate:
+        """The same for administrators, who may name a feature endpoint that doesn't exist: raises NotFound."""
+        try:
+            return self.estimate(request, draft)
+        except FeatureNotAvailable as error:
+            reasons = {"feature_endpoint_id": [f"Unknown feature endpoint: {request.feature_endpoint_id}"]}
+            raise NotFound("Feature endpoint not found", errors=reasons) from error
 
     def _look(self, wallet_id: WalletId, process_id: str | None) -> WalletLook:
         """The wallet as Redis has it, or as Postgres knows it while Redis is away or can't hold it."""

@@ -9,7 +9,7 @@ from marshmallow import ValidationError
 
 from app.billing.estimate import EstimateRequest
 from app.catalog.prices import NewPrice
-from app.domain.errors import FeatureNotAvailable, Invalid, NotFound
+from app.domain.errors import Invalid
 from app.domain.inputs import ID_LENGTH_MAX
 from app.http.errors import messages_of
 from app.http.json import read_object
@@ -49,9 +49,7 @@ def estimate() -> Response:
     """What a run would cost now, or with the price of the body in force."""
     asked, draft = _asked(read_object())
     try:
-        estimated = container().estimate.estimate(asked, draft)
-    except FeatureNotAvailable as error:
-        raise NotFound("Feature endpoint not found") from error
+        estimated = container().estimate.explain(asked, draft)
     except Invalid as error:
         raise Invalid(errors={f"price.{field}": reasons for field, reasons in (error.errors or {}).items()}) from error
     return success("Estimated", explained_estimate_answer(estimated))

@@ -37,6 +37,7 @@ import type {
   TTokenProcessCancelResponse,
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
+  TTokenProcessEstimateResponse,
   TTokenProcessHoldExtendPayload,
   TTokenProcessHoldExtendResponse,
   TTokenProcessReversePayload,
@@ -98,8 +99,8 @@ export class TokenProcess {
   }
 
   async start(payload: TTokenProcessStartPayload, options: CallOptions = {}): Promise<TTokenProcessStartResponse> {
-    const { user_id, feature_endpoint_id, hold_token, hold_seconds } = payload;
-    const body = { user_id, feature_endpoint_id, hold_token, hold_seconds };
+    const { user_id, feature_endpoint_id, hold_token, hold_seconds, model } = payload;
+    const body = { user_id, feature_endpoint_id, hold_token, hold_seconds, model };
     const idempotencyKey = keyOf(payload.idempotency_key);
     return this.repeatable({ call: 'start', payload: { ...payload, idempotency_key: idempotencyKey } }, async () => {
       try {
@@ -159,6 +160,14 @@ export class TokenProcess {
     );
   }
 
+  /** What `end` would answer now, by the same payload. Nothing changes, and a key isn't looked up. */
+  async estimate(payload: TTokenProcessEndPayload): Promise<TTokenProcessEstimateResponse> {
+    const body = endBody(payload);
+    return this.repeatable({ call: 'estimate', payload: body }, () =>
+      this.transport.send({ operation: 'estimate', body: JSON.stringify(body), limitSeconds: this.settings.startTimeoutSeconds }),
+    );
+  }
+
   /** Gives a hold back when the feature failed. May be repeated. */
   async cancel(payload: TTokenProcessCancelPayload): Promise<TTokenProcessCancelResponse> {
     const { user_id, process_id } = payload;
@@ -212,6 +221,8 @@ export class TokenProcess {
         return this.end(call.payload);
       case 'endBatch':
         return this.endBatch(call.payload);
+      case 'estimate':
+        return this.estimate(call.payload);
       case 'reverse':
         return this.reverse(call.payload);
       case 'cancel':
@@ -231,8 +242,8 @@ export class TokenProcess {
    * then where it fails. Its result, or its stream, is the answer.
    */
   async run<R>(config: TTokenProcessStartPayload & RunOptions, act: (run: TokenProcessRun) => R): Promise<Awaited<R>> {
-    const { user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key, ...options } = config;
-    const payload = Object.entries({ user_id, feature_endpoint_id, hold_token, hold_seconds, idempotency_key });
+    const { user_id, feature_endpoint_id, hold_token, hold_seconds, model, idempotency_key, ...options } = config;
+    const payload = Object.entries({ user_id, feature_endpoint_id, hold_token, hold_seconds, model, idempotency_key });
     const given = payload.filter(([, value]) => value !== undefined);
     const run = await this.begin(Object.fromEntries(given) as unknown as TTokenProcessStartPayload, options);
     return (await runToTheEnd(run, () => act(run))) as Awaited<R>;

@@ -24,6 +24,9 @@ function dataFor(url: string, body: { user_id?: unknown; process_id?: unknown; h
     return { ...data, status: 'access-able', process_id, hold_token, expires_at: '9999-12-31T23:59:59.999Z' };
   }
   if (url.endsWith('/end/reverse')) return { ...data, posted_token: 0, debt_token: 0, reference };
+  if (url.endsWith('/estimate')) {
+    return { ...data, cost: 0, base_cost: 0, profit: 0, price_id: null, profit_rule_id: null, status: 'return-able' };
+  }
   return url.endsWith('/cancel') ? { ...data, process_id } : { ...data, cost: 0, status: 'return-able' };
 }
 

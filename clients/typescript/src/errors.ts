@@ -47,6 +47,7 @@ export type RepeatableCall =
   | { call: 'start'; payload: TTokenProcessStartPayload }
   | { call: 'end'; payload: TTokenProcessEndPayload }
   | { call: 'endBatch'; payload: TTokenProcessEndPayload[] }
+  | { call: 'estimate'; payload: TTokenProcessEndPayload }
   | { call: 'reverse'; payload: TTokenProcessReversePayload }
   | { call: 'cancel'; payload: TTokenProcessCancelPayload }
   | { call: 'extendHold'; payload: TTokenProcessHoldExtendPayload };

@@ -6,7 +6,7 @@
 import type { TokenProcessError } from './errors';
 
 /** The client's method. What the outbox sends is `end` and `endBatch` too. */
-export type Operation = 'start' | 'end' | 'endBatch' | 'reverse' | 'cancel' | 'extendHold';
+export type Operation = 'start' | 'end' | 'endBatch' | 'estimate' | 'reverse' | 'cancel' | 'extendHold';
 
 /** A call is over: answered, refused or given up. */
 export interface CallEvent {

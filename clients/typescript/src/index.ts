@@ -56,6 +56,8 @@ export type {
   TTokenProcessCancelPayload,
   TTokenProcessCancelResponse,
   TTokenProcessEndData,
+  TTokenProcessEstimateData,
+  TTokenProcessEstimateResponse,
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
   TTokenProcessFailure,

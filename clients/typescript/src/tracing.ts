@@ -28,6 +28,7 @@ const NAMES: Record<Operation, string> = {
   start: 'tokentill.start',
   end: 'tokentill.end',
   endBatch: 'tokentill.end_batch',
+  estimate: 'tokentill.estimate',
   reverse: 'tokentill.reverse',
   cancel: 'tokentill.cancel',
   extendHold: 'tokentill.extend',

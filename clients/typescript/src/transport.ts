@@ -25,6 +25,7 @@ const PATHS: Record<Operation, string> = {
   start: '/api/token-process/start',
   end: '/api/token-process/end',
   endBatch: '/api/token-process/end/batch',
+  estimate: '/api/token-process/estimate',
   reverse: '/api/token-process/end/reverse',
   cancel: '/api/token-process/cancel',
   extendHold: '/api/token-process/hold/extend',

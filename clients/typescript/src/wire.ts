@@ -10,6 +10,8 @@ export interface TTokenProcessStartPayload {
   hold_token?: number;
   /** How long the reservation lasts: 15 minutes unless said, at most 24 hours. */
   hold_seconds?: number;
+  /** Of a feature that refuses models without a price: FeatureNotAvailableError, code `model_not_priced`. */
+  model?: string | undefined;
   /** A start that is repeated under the same key is the same run, its hold included. Made by the client unless given. */
   idempotency_key?: string | undefined;
 }
@@ -68,6 +70,25 @@ export interface TTokenProcessEndResponse {
   data: TTokenProcessEndData;
   /** The server had billed this end before: this is the first answer again. */
   replayed?: boolean;
+}
+
+/** What an end would answer now; nothing has changed. */
+export interface TTokenProcessEstimateData {
+  cost: number;
+  base_cost: number;
+  profit: number;
+  /** Null: by the default rule. */
+  price_id: number | null;
+  profit_rule_id: number | null;
+  /** What would be left. */
+  token: number;
+  status: 'return-able' | 'not-return-able';
+}
+
+export interface TTokenProcessEstimateResponse {
+  success: boolean;
+  message: string;
+  data: TTokenProcessEstimateData;
 }
 
 export interface TTokenProcessCancelPayload {
@@ -169,7 +190,10 @@ export function endBody(payload: TTokenProcessEndPayload): EndBody {
     ...(payload.cached_input_token ? { cached_input_token: payload.cached_input_token } : {}),
     ...(payload.cache_write_token ? { cache_write_token: payload.cache_write_token } : {}),
     ...(payload.reasoning_token ? { reasoning_token: payload.reasoning_token } : {}),
-    ...(payload.requests !== undefined && payload.requests !== 1 ? { requests: payload.requests } : {}),
+    // One request goes without saying, unless nothing else was used.
+    ...(payload.requests !== undefined && (payload.requests !== 1 || payload.input_token + payload.output_token === 0)
+      ? { requests: payload.requests }
+      : {}),
     ...(payload.process_id ? { process_id: payload.process_id } : {}),
   };
 }

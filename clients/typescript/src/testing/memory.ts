@@ -41,7 +41,7 @@ export interface MemoryEnd extends UsageOfRun {
   base_cost: number;
   profit: number;
   cost: number;
-  price_id: string | null;
+  price_id: number | null;
 }
 
 /** Tokens that an open run has reserved. */
@@ -138,12 +138,12 @@ export class MemoryTokentill {
 
   /** A percentage for a feature, a model, both, or all. */
   addProfit(rule: ProfitRule): void {
-    this.profits.push(rule);
+    this.profits.push({ ...rule, id: rule.id ?? this.profits.length + 1 });
   }
 
   /** Answers its id. */
-  addPrice(price: Price): string {
-    const id = price.id ?? `price-${this.prices.length + 1}`;
+  addPrice(price: Price): number {
+    const id = price.id ?? this.prices.length + 1;
     this.prices.push({ ...price, id });
     return id;
   }
@@ -259,12 +259,13 @@ export class MemoryTokentill {
     };
     const before = this.starts.get(`${user_id} ${key}`);
     if (key !== undefined && before) return repeated(before, body);
+    const refusesUnpriced = this.features.get(feature_endpoint_id)?.refusesUnpriced === true;
+    if (model !== undefined && refusesUnpriced && this.cost({ feature_endpoint_id, model }).priceId === null) {
+      throw new Refusal(403, 'model_not_priced', 'No price covers this model', { data: { user_id, status: 'not-access-able' } });
+    }
     const wallet = this.walletOf(user_id);
     if (!wallet.isActive) throw noWallet();
     const feature = this.featureOf(user_id, feature_endpoint_id, wallet);
-    if (model !== undefined && feature.refusesUnpriced && this.cost({ feature_endpoint_id, model }).priceId === null) {
-      throw new Refusal(403, 'model_not_priced', 'No price covers this model', { data: denied(user_id, wallet) });
-    }
     const holdMicros = micros(hold_token);
     if (holdMicros > 0n && wallet.holds.size >= HOLDS_MAX) throw new Refusal(429, 'too_many_holds', 'The wallet has too many open holds');
     if (!wallet.grants(feature.minMicros, holdMicros)) {
@@ -290,8 +291,8 @@ export class MemoryTokentill {
     const usage = usageOf(body);
     this.checkFeature(usage.feature_endpoint_id);
     const wallet = this.walletOf(user_id);
-    const isFree = usage.input_token === 0 && usage.output_token === 0;
-    const cost = isFree ? NOTHING : this.cost(usage);
+    const isFree = usage.input_token === 0 && usage.output_token === 0 && usage.requests === 0;
+    const cost = this.cost(usage);
     const costMicros = cost.baseMicros + cost.profitMicros;
     const isPaid = wallet.charge(costMicros, process_id);
     const status = isPaid ? 'return-able' : 'not-return-able';
@@ -333,20 +334,21 @@ export class MemoryTokentill {
   }
 
   private estimate(body: Body): Answer {
-    const { user_id } = body as { user_id: string };
+    const { user_id, process_id } = body as { user_id: string; process_id?: string };
     const usage = usageOf(body);
     this.checkFeature(usage.feature_endpoint_id);
     const wallet = this.walletOf(user_id);
-    const { baseMicros, profitMicros, priceId } = this.cost(usage);
+    const { baseMicros, profitMicros, priceId, profitRuleId } = this.cost(usage);
     const costMicros = baseMicros + profitMicros;
-    return success('Estimated', {
-      user_id,
+    const ownHoldMicros = wallet.ownHoldMicros(process_id);
+    return success('Token process estimated', {
       cost: tokens(costMicros),
       base_cost: tokens(baseMicros),
       profit: tokens(profitMicros),
       price_id: priceId,
-      token: tokens(wallet.spendableMicros - costMicros),
-      status: wallet.covers(costMicros) ? 'return-able' : 'not-return-able',
+      profit_rule_id: profitRuleId,
+      token: tokens(wallet.spendableMicros + ownHoldMicros - costMicros),
+      status: wallet.covers(costMicros, ownHoldMicros) ? 'return-able' : 'not-return-able',
     });
   }
 
@@ -449,12 +451,14 @@ export class MemoryTokentill {
 }
 
 const NO_USAGE = { input_token: 0, output_token: 0, cached_input_token: 0, cache_write_token: 0, reasoning_token: 0, requests: 1 };
-const NOTHING: Cost = { baseMicros: 0n, profitMicros: 0n, priceId: null };
 
 function usageOf(body: Body): UsageOfRun {
-  const counts = Object.fromEntries(Object.entries(NO_USAGE).map(([name, unless]) => [name, Number(body[name] ?? unless)]));
+  const given = Object.fromEntries(Object.entries(NO_USAGE).map(([name, unless]) => [name, Number(body[name] ?? unless)]));
+  const counts = given as typeof NO_USAGE;
+  // Who doesn't count requests has made one, if anything was used.
+  if (body['requests'] == null && counts.input_token + counts.output_token === 0) counts.requests = 0;
   return {
-    ...(counts as typeof NO_USAGE),
+    ...counts,
     feature_endpoint_id: String(body['feature_endpoint_id']),
     ...(typeof body['model'] === 'string' ? { model: body['model'] } : {}),
   };

@@ -17,7 +17,7 @@ export interface PriceFields {
 
 /** As the body of the server's `POST /api/admin/prices`. */
 export interface Price extends PriceFields {
-  id?: string;
+  id?: number;
   feature_endpoint_id?: string;
   /** Exact, or with a `*` at its end. */
   model?: string;
@@ -29,6 +29,7 @@ export interface Price extends PriceFields {
 }
 
 export interface ProfitRule {
+  id?: number;
   /** 0 to 10,000, at most 2 decimals. */
   percentage: number;
   feature_endpoint_id?: string;
@@ -50,7 +51,8 @@ export interface UsageOfRun {
 export interface Cost {
   baseMicros: bigint;
   profitMicros: bigint;
-  priceId: string | null;
+  priceId: number | null;
+  profitRuleId: number | null;
 }
 
 export function costOf(usage: UsageOfRun, prices: readonly Price[], profits: readonly ProfitRule[], at: Date): Cost {
@@ -58,7 +60,7 @@ export function costOf(usage: UsageOfRun, prices: readonly Price[], profits: rea
   const baseMicros = price ? pricedMicros(usage, price) : BigInt(usage.output_token) * BASE_MICROS_PER_OUTPUT_TOKEN;
   const rule = mostSpecific(profits, usage, at, rankOfProfit);
   const profitMicros = rule ? roundedUp(baseMicros * BigInt(Math.round(rule.percentage * 100)), BASIS_POINTS) : 0n;
-  return { baseMicros, profitMicros, priceId: price?.id ?? null };
+  return { baseMicros, profitMicros, priceId: price?.id ?? null, profitRuleId: rule?.id ?? null };
 }
 
 export function micros(tokens: number): bigint {

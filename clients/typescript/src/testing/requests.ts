@@ -6,6 +6,7 @@ import { micros } from './prices';
 export type Body = Record<string, unknown>;
 
 const TOKENS_MAX = 100_000_000;
+const REQUESTS_MAX = 100_000;
 const HOLD_SECONDS_MAX = 86_400;
 const ID_LENGTH_MAX = 255;
 
@@ -37,6 +38,10 @@ const amountOfTokens: Check = (value) =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= TOKENS_MAX
     ? undefined
     : 'Must be a whole number from 0 to 100000000.';
+const countOfRequests: Check = (value) =>
+  Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) <= REQUESTS_MAX
+    ? undefined
+    : 'Must be a whole number from 1 to 100000.';
 const holdToken: Check = (value) => {
   try {
     return typeof value === 'number' && micros(value) > 0n ? undefined : 'Must be a number above 0.';
@@ -63,7 +68,7 @@ const REQUIRED: Record<string, Record<string, Check>> = {
 };
 const OPTIONAL: Record<string, Record<string, Check>> = {
   start: { ...HOLD, model: id },
-  end: { ...PARTS, requests: amountOfTokens, model: id, process_id: id },
+  end: { ...PARTS, requests: countOfRequests, model: id, process_id: id },
   reverse: { process_id: id, idempotency_key: id },
   cancel: {},
   extend: HOLD,
@@ -94,8 +99,11 @@ export function checkedBody(call: 'start' | 'end' | 'reverse' | 'cancel' | 'exte
 
 function checkParts(body: Body, errors: Record<string, string[]>): void {
   const of = (name: string): number => Number(body[name] ?? 0);
-  if (of('cached_input_token') + of('cache_write_token') > of('input_token')) {
-    errors['cached_input_token'] = ['The parts of input_token are more than it.'];
+  const parts = ['cached_input_token', 'cache_write_token'];
+  const larger = parts.filter((name) => of(name) > of('input_token'));
+  for (const name of larger) errors[name] = ['Must not be more than input_token.'];
+  if (larger.length === 0 && of('cached_input_token') + of('cache_write_token') > of('input_token')) {
+    for (const name of parts) errors[name] = ['Must not be more than input_token together.'];
   }
   if (of('reasoning_token') > of('output_token')) errors['reasoning_token'] = ['More than output_token.'];
 }

@@ -38,8 +38,9 @@ export class Wallet {
 
   /** A run was used: its hold is over, and it is paid, or stands as debt. True: paid. */
   charge(costMicros: bigint, process_id: string | undefined): boolean {
+    const ownHoldMicros = this.ownHoldMicros(process_id);
     if (process_id !== undefined) this.holds.delete(process_id);
-    if (this.covers(costMicros)) {
+    if (this.covers(costMicros, ownHoldMicros)) {
       this.postedMicros -= costMicros;
       return true;
     }
@@ -67,8 +68,16 @@ export class Wallet {
     for (const hold of this.holds.values()) if (hold.expiresAtMs <= nowMs) this.holds.delete(hold.process_id);
   }
 
-  /** What is used is billed: it may draw on what other holds reserve, not on what debts will take. */
-  covers(costMicros: bigint): boolean {
-    return costMicros === 0n || this.postedMicros - this.debtMicros + this.overdraftMicros >= costMicros;
+  ownHoldMicros(process_id: string | undefined): bigint {
+    return (process_id === undefined ? undefined : this.holds.get(process_id))?.amountMicros ?? 0n;
+  }
+
+  /**
+   * What is used is billed: it may draw on what other holds reserve, not on what debts will take, unless it stays within
+   * what the run had reserved itself.
+   */
+  covers(costMicros: bigint, ownHoldMicros: bigint): boolean {
+    const owedMicros = costMicros <= ownHoldMicros ? 0n : this.debtMicros;
+    return costMicros === 0n || this.postedMicros - owedMicros + this.overdraftMicros >= costMicros;
   }
 }

@@ -143,3 +143,60 @@ test('the same calls are answered the same', async () => {
   await both('start', other);
   await both('end', { ...other, input_token: 0, output_token: 4 });
 });
+
+test('prices are the same in both', async () => {
+  const { user_id, feature_endpoint_id } = await admin.userWithFeature(10_000, 12.5);
+  const prices = [
+    { model: 'gpt-4.1*', input_per_million: 2_000, output_per_million: 8_000.000001 },
+    { model: 'gpt-4.1-mini', input_per_million: 400, output_per_million: 1_600, per_request: 0.25 },
+    {
+      model: 'gemini-*',
+      input_per_million: 1_250,
+      output_per_million: 10_000,
+      cached_input_per_million: 312.5,
+      cache_write_per_million: 1_300,
+      reasoning_per_million: 11_000,
+      tiers: [{ above_input_token: 200, input_per_million: 2_500, output_per_million: 15_000 }],
+    },
+  ];
+  const memory = new MemoryTokentill();
+  memory.addFeature(feature_endpoint_id, { unpriced: 'refuse' });
+  memory.addWallet(user_id, { token: 10_000 });
+  memory.addProfit({ percentage: 12.5, feature_endpoint_id });
+  await admin.price(feature_endpoint_id, prices);
+  for (const price of prices) memory.addPrice({ ...price, feature_endpoint_id });
+
+  const both = async (path: string, body: object): Promise<void> => {
+    const [real, fake] = await Promise.all([askServer(path, body), askMemory(memory)(path, body)]);
+    assert.deepEqual(comparable(withoutIds(fake)), comparable(withoutIds(real)), `${path} ${JSON.stringify(body)}`);
+  };
+  const run = { user_id, feature_endpoint_id };
+  const kinds = { cached_input_token: 77, cache_write_token: 11, reasoning_token: 31 };
+  for (const model of [undefined, 'gpt-4.1', 'gpt-4.1-2025-04-14', 'gpt-4.1-mini', 'gemini-2.5-pro', 'unknown']) {
+    await both('start', { ...run, model });
+    for (const input_token of [100, 200, 201]) {
+      for (const more of [{}, kinds, { ...kinds, requests: 3 }]) {
+        const end = { ...run, model, input_token, output_token: 50, ...more };
+        await both('estimate', end);
+        await both('end', end);
+      }
+    }
+    for (const more of [{}, { requests: 1 }, { requests: 2 }]) {
+      await both('estimate', { ...run, model, input_token: 0, output_token: 0, ...more });
+      await both('end', { ...run, model, input_token: 0, output_token: 0, ...more });
+    }
+  }
+  for (const wrong of [{ cached_input_token: 101 }, { cached_input_token: 60, cache_write_token: 60 }, { requests: 0 }, { reasoning_token: 51 }]) {
+    await both('end', { ...run, input_token: 100, output_token: 50, ...wrong });
+    await both('estimate', { ...run, input_token: 100, output_token: 50, ...wrong });
+  }
+  await both('estimate', { ...run, user_id: 'nobody-at-all', input_token: 1, output_token: 1 });
+});
+
+/** The server numbers prices and rules over all features. */
+function withoutIds(told: Told): Told {
+  const data = told.body['data'] as Record<string, unknown> | undefined;
+  if (data === undefined || !('price_id' in data)) return told;
+  const ids = Object.fromEntries(['price_id', 'profit_rule_id'].map((name) => [name, typeof data[name]]));
+  return { ...told, body: { ...told.body, data: { ...data, ...ids } } };
+}

@@ -47,6 +47,14 @@ export class Admin {
     return { user_id, feature_endpoint_id };
   }
 
+  /** Prices for that feature, which from now on starts no model without one. */
+  async price(feature_endpoint_id: string, prices: readonly object[]): Promise<void> {
+    for (const price of prices) await this.call('POST', '/prices', { ...price, feature_endpoint_id });
+    await this.call('PATCH', `/feature-endpoints/${feature_endpoint_id}`, { unpriced: 'refuse' });
+    // Changes of the catalogue reach every API process within one second.
+    await new Promise((resolve) => setTimeout(resolve, 1_200));
+  }
+
   async user(package_id: string, token: number): Promise<string> {
     const user_id = `user-${randomUUID()}`;
     await this.call('POST', '/wallets', { user_id, package_id });

@@ -104,7 +104,7 @@ test('prices by kind, the most specific, with tiers, rounded up once', async () 
   memory.addPrice({ input_per_million: 1, output_per_million: 1 });
   memory.addPrice({ model: 'gpt*', input_per_million: 2, output_per_million: 2 });
   memory.addPrice({
-    id: 'exact',
+    id: 42,
     model: 'gpt-5',
     input_per_million: 3,
     output_per_million: 15,
@@ -124,7 +124,7 @@ test('prices by kind, the most specific, with tiers, rounded up once', async () 
   // Above the tier the whole input costs its price; what the tier doesn't name costs what it did.
   assert.equal(await end({ model: 'gpt-5', input_token: 1_000_000, output_token: 1000, ...kinds }), 3 + 0.12 + 0.375 + 0.015 + 0.01);
   assert.equal(await end({ model: 'gpt-5', input_token: 1, requests: 2 }), 0.020003);
-  assert.equal(memory.ends.at(-1)?.price_id, 'exact');
+  assert.equal(memory.ends.at(-1)?.price_id, 42);
   assert.equal(await end({ model: 'gpt-4', input_token: 1, cached_input_token: 1 }), 0.000003);
 });
 
