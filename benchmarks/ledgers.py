@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 SETTLE_SECONDS_MAX = 30.0
+# Within it the calls under way when a generator hangs up have been recorded.
+QUIET_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ class Ledger:
             last = connection.execute(sa.text(f"SELECT coalesce(max(id), 0) FROM {self.table}"))  # noqa: S608
             return int(last.scalar_one())
 
-    def settled(self, after_id: int, begun_at: float) -> Settled:
-        """The ends settled since, which began to be sent at that moment."""
+    def settled(self, after_id: int, begun_at: float, run_id: str = "") -> Settled:
+        """The ends of a run settled since, which began to be sent at that moment.
+
+        By the run, as a generator hangs up on what is under way: that is settled when the next one measures already.
+        """
         with self.engine.connect() as connection:
             row = connection.execute(
                 sa.text(
@@ -38,10 +43,11 @@ class Ledger:
                     SELECT count(*) AS ends, count(DISTINCT xmin::text) AS commits,
                         extract(epoch FROM min(pg_xact_commit_timestamp(xmin))) AS first,
                         extract(epoch FROM max(pg_xact_commit_timestamp(xmin))) AS last
-                    FROM {self.table} WHERE id > :after AND {self.condition}
+                    FROM {self.table}
+                    WHERE id > :after AND {self.condition} AND starts_with({self.key_column}, :run)
                     """  # noqa: S608
                 ),
-                {"after": after_id},
+                {"after": after_id, "run": run_id},
             ).one()
         if not row.ends:
             return Settled(0, 0, begun_at, begun_at, begun_at)
@@ -77,12 +83,15 @@ class Settled:
 
 
 def wait_until_settled(engine: sa.Engine) -> bool:
-    """Wait until no accepted end waits in Tokentill's inbox. False: some still do."""
+    """Wait until no accepted end waits in Tokentill's inbox, and none comes any more. False: some still do."""
     over = time.monotonic() + SETTLE_SECONDS_MAX
+    empty_since: float | None = None
     with engine.connect() as connection:
-        while connection.execute(sa.text("SELECT EXISTS (SELECT FROM end_inbox)")).scalar_one():
+        while empty_since is None or time.monotonic() < empty_since + QUIET_SECONDS:
             if time.monotonic() > over:
                 return False
+            waits = connection.execute(sa.text("SELECT EXISTS (SELECT FROM end_inbox)")).scalar_one()
+            empty_since = None if waits else empty_since or time.monotonic()
             time.sleep(0.02)
     return True
 

@@ -220,7 +220,8 @@ class Run:
         while self._idle:
             now = time.perf_counter()
             due_at = now if rate is None else self._begun + self._sent / rate
-            if max(now, due_at) >= self._over:
+            # What was due in time is sent, however late it is by now.
+            if due_at >= self._over:
                 return None
             if due_at > now:
                 return due_at - now
@@ -242,7 +243,8 @@ class Run:
             self._failures[answer[:1_000]] += 1
         elif self._plan.keeps_answered_at:
             self._answered_at[key_of(self._plan.run_id, client.number)] = time.time()
-        if self._measured_from <= now <= self._over:
+        # At a rate by when it was due, or the slowest answers would be those that don't count.
+        if self._measured_from <= (now if self._plan.rate is None else client.due_at) <= self._over:
             self._latencies.append(now - client.due_at)
         self._idle.append(client)
 

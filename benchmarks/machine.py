@@ -148,7 +148,7 @@ class Machine:
             self.warnings.append(
                 f"{web.label}, {kind}: {result.failures} answers of {result.requests_total} weren't as they should be"
             )
-        return Measurement(result, server_cpu_us=cpu / max(1, result.requests_total) * 1e6)
+        return Measurement(result, plan.run_id, server_cpu_us=cpu / max(1, result.requests_total) * 1e6)
 
     def unsettled(self) -> int:
         with self.container.engine.connect() as connection:
@@ -170,6 +170,8 @@ class Machine:
 @dataclass(frozen=True)
 class Measurement:
     load: Result
+    # What the idempotency keys of its ends begin with.
+    run_id: str
     # Of the server's own processes, without Postgres and Redis; 0 where the system doesn't tell.
     server_cpu_us: float
 

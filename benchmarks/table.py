@@ -149,7 +149,7 @@ class Bench:
             ends_per_batch=per_call,
         )
         self._wait(name)
-        settled = ledger.settled(before, run.load.begun_at)
+        settled = ledger.settled(before, run.load.begun_at, run.run_id)
         # The generator hangs up on what is under way at the end: that may be settled too.
         if not 0 <= settled.ends - run.load.requests_total * per_call <= 2 * self._effort.clients * per_call:
             self._own.warnings.append(f"{name}: {run.load.requests_total} calls answered, {settled.ends} ends settled")
