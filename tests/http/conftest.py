@@ -13,6 +13,14 @@ def admin(client: FlaskClient, admin_headers: dict[str, str]) -> Admin:
 
 
 @pytest.fixture
+def shop(billing: Billing) -> Billing:
+    """The wallet `user-1` with 1,000 tokens, and a profit of 10 %."""
+    billing.catalog(basis_points=1_000)
+    billing.wallet("user-1", tokens=1_000)
+    return billing
+
+
+@pytest.fixture
 def till(billing: Billing) -> Billing:
     """The wallet `u` with 20 tokens."""
     billing.catalog()
