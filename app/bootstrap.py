@@ -38,11 +38,14 @@ from app.catalog.price_imports import PriceImports
 from app.catalog.prices import PriceAdmin
 from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
+from app.operations.archives import ArchiveService
 from app.operations.demo import DemoSeed
+from app.operations.exports import ExportService
 from app.operations.failed_ends import FailedEndService
+from app.operations.reports import ReportService
 from app.operations.status import StatusService
 from app.operations.wallets import WalletAdmin
-from app.stores.postgres.engine import WATCH_POOL_SIZE, create_engine
+from app.stores.postgres.engine import EXPORTS_MAX, WATCH_POOL_SIZE, create_engine
 from app.stores.postgres.failures import failure_of as postgres_failure
 from app.stores.postgres.settlement import RetryPolicy
 from app.stores.queue import CeleryDoorbell, create_celery
@@ -62,6 +65,7 @@ from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
 from app.upkeep.reconcile import ReconcileService
+from app.upkeep.rollup_audit import RollUpAudit
 from app.upkeep.spool import InboxTransactions, SpoolDrain
 from app.upkeep.stale import StaleCopies
 from app.upkeep.stranded import StrandedMarks
@@ -98,6 +102,8 @@ class Container:
         # What talks to the stores. The watcher looks on connections of its own, whatever becomes of the others.
         self.engine = self._engine(create_engine(config))
         self.watch_engine = self._engine(create_engine(config, pool_size=WATCH_POOL_SIZE, max_overflow=0))
+        # Exports have theirs too, so that none is missing to starts and ends.
+        self.export_engine = self._engine(create_engine(config, pool_size=EXPORTS_MAX, max_overflow=0))
         self.redis_client = self._client(create_client(config))
         self.watch_client = self._client(create_client(config))
         self.celery = celery or self._celery(create_celery(config))
@@ -210,6 +216,14 @@ class Container:
             postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=policy
         )
 
+        self.exports = ExportService(engine=self.export_engine, gate=self.postgres_gate)
+        self.archives = ArchiveService(
+            postgres=self.postgres, exports=self.exports, spool=self.spool, redis=self.redis_gate
+        )
+        self.reports = ReportService(
+            postgres=self.postgres, client=self.redis_client, holds=self.wallet_holds, redis=self.redis_gate
+        )
+
         # Upkeep.
         self.spool_drain = SpoolDrain(
             inbox=InboxTransactions(self.postgres),
@@ -232,6 +246,7 @@ class Container:
         self.reconciliation = ReconcileService(
             postgres=self.postgres,
             ledger=LedgerAudit(self.postgres),
+            rollups=RollUpAudit(self.postgres),
             cache=self.cache_audit,
             redis=self.redis_gate,
         )

@@ -11,7 +11,8 @@ compile() {
         "$@" --output-file "$output"
 }
 compile requirements/runtime.lock --python-version 3.11 pyproject.toml
-compile requirements/dev.lock --python-version 3.11 pyproject.toml --group dev --constraint requirements/runtime.lock
+compile requirements/parquet.lock --python-version 3.11 pyproject.toml --extra parquet --constraint requirements/runtime.lock
+compile requirements/dev.lock --python-version 3.11 pyproject.toml --extra parquet --group dev --constraint requirements/runtime.lock
 compile requirements/servers.lock --python-version 3.11 --group local --no-deps
 client=clients/python
 for environment in dev openai1; do

@@ -131,6 +131,11 @@ def empty_stores(config: Config, redis_client: Redis) -> None:
         # The ledger refuses to be emptied; only a superuser's session may step over its trigger.
         connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
         connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY"))
-        connection.execute(sa.text("UPDATE system_state SET catalog_version = catalog_version + 1"))
+        connection.execute(
+            sa.text("""
+                UPDATE system_state SET catalog_version = catalog_version + 1,
+                    archived_end_id = '00000000-0000-0000-0000-000000000000'
+            """)
+        )
     engine.dispose()
     redis_client.flushall()

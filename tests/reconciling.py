@@ -14,6 +14,7 @@ from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
 from app.upkeep.reconcile import ReconcileService
+from app.upkeep.rollup_audit import RollUpAudit
 from tests.support import FEATURE, Billing
 
 Run = Callable[[], Reconciliation]
@@ -30,7 +31,10 @@ def quick(container: Container) -> ReconcileService:
         pauses_seconds=(0.01, 0.01),
     )
     ledger = LedgerAudit(container.postgres, wallets_per_page=2)
-    return ReconcileService(postgres=container.postgres, ledger=ledger, cache=audit, redis=container.redis_gate)
+    rollups = RollUpAudit(container.postgres)
+    return ReconcileService(
+        postgres=container.postgres, ledger=ledger, rollups=rollups, cache=audit, redis=container.redis_gate
+    )
 
 
 def open_shop(billing: Billing) -> Billing:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
@@ -20,10 +20,10 @@ import structlog
 
 from app.access.postgres import PostgresAccess
 from app.billing.settlements import Changes, SettleReport, announce, refusal_reason
-from app.domain.errors import TooSlow
+from app.domain.errors import TooSlow, WalletBusy
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
-from app.stores.postgres import inbox, settlement
+from app.stores.postgres import inbox, rollups, settlement
 from app.stores.postgres.settlement import Claim, ClaimedWallet, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -154,7 +154,11 @@ class SettleTransactions:
 
     def settle(self, ids: Sequence[UUID]) -> Batch:
         """Settle what nobody else is settling, of wallets that nobody else has."""
-        return self._postgres.transaction(self._work(ids))
+        try:
+            return self._postgres.transaction(self._work(ids))
+        except WalletBusy:
+            # Somebody keeps a roll-up of one of them: which, is looked for only now, as it takes a statement more.
+            return self._postgres.transaction(self._work(ids, is_wary=True))
 
     def bury(self, ids: Sequence[UUID], reason: FailureReason) -> bool:
         """Put ends aside as dead letters. False where their wallet is busy."""
@@ -165,9 +169,12 @@ class SettleTransactions:
 
         return self._postgres.transaction(work)
 
-    def _work(self, ids: Sequence[UUID]) -> Callable[[sa.Connection], Batch]:
+    def _work(self, ids: Sequence[UUID], *, is_wary: bool = False) -> Callable[[sa.Connection], Batch]:
         def work(connection: sa.Connection) -> Batch:
             claimed = settlement.claim(connection, ids)
+            if is_wary:
+                kept = rollups.kept_by_others(connection, [wallet.wallet_id for wallet in claimed])
+                claimed = [replace(w, claim=Claim.BUSY) if w.wallet_id in kept else w for w in claimed]
             orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
             if orphans:
                 settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)

@@ -16,6 +16,7 @@ from app.domain.in_force import RateCards
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.price_limits import errors_of_rule
 from app.domain.pricing import ProfitRule
+from app.domain.reports import Scope
 from app.stores.postgres import catalog as store
 from app.stores.postgres import prices
 
@@ -130,11 +131,11 @@ class CatalogAdmin:
 
         return self._changes.make(work)
 
-    def rules(self, limit: int, before_id: int = NEWEST) -> Page[ProfitRule, int]:
+    def rules(self, scope: Scope, limit: int, before_id: int = NEWEST) -> Page[ProfitRule, int]:
         """Newest first. Raises Unavailable."""
         return self._postgres.run(
             lambda connection: page(
-                lambda count: store.list_rules(connection, before_id, count), lambda rule: rule.id, limit
+                lambda count: store.list_rules(connection, scope, before_id, count), lambda rule: rule.id, limit
             )
         )
 

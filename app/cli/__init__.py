@@ -10,6 +10,7 @@ import click
 from flask import Flask
 from flask.cli import ScriptInfo
 
+from app.cli.archive import archive, archives
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.demo import demo
 from app.cli.ends import ends
@@ -17,13 +18,29 @@ from app.cli.failed_ends import failed_ends
 from app.cli.price_imports import COMMANDS as PRICE_IMPORT_COMMANDS
 from app.cli.prices import prices
 from app.cli.reconcile import reconcile
+from app.cli.reports import reports_group, transactions
 from app.cli.repricings import repricings
 from app.cli.wallets import wallets
 
 for _command in PRICE_IMPORT_COMMANDS:
     prices.add_command(_command)
 
-COMMANDS = (features, packages, profit_rules, prices, wallets, ends, repricings, failed_ends, reconcile, demo)
+COMMANDS = (
+    features,
+    packages,
+    profit_rules,
+    prices,
+    wallets,
+    ends,
+    repricings,
+    failed_ends,
+    reports_group,
+    transactions,
+    reconcile,
+    archive,
+    archives,
+    demo,
+)
 
 
 def register_commands(app: Flask) -> None:

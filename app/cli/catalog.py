@@ -14,6 +14,7 @@ from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.corrections import REVERSAL_SECONDS_MAX
 from app.domain.pages import FIRST_ID, NEWEST
+from app.domain.reports import Scope
 from app.wire.answers import feature_answer, package_answer, rule_answer
 
 unpriced_choice = click.option(
@@ -217,16 +218,26 @@ def create_profit_rule(
 
 
 @profit_rules.command("list")
+@click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only those made for this feature endpoint.")
+@click.option("--model", type=support.ID, help="Only those made for this model.")
 @page_size
 @support.before_number
 @as_json
 @with_services
-def list_profit_rules(services: Container, limit: int, before: int | None, as_json: bool) -> None:
+def list_profit_rules(
+    services: Container,
+    *,
+    feature_endpoint_id: str | None,
+    model: str | None,
+    limit: int,
+    before: int | None,
+    as_json: bool,
+) -> None:
     """List profit rules, newest first.
 
     \b
     flask profit-rules list
     """
-    page = services.catalog_admin.rules(limit, before or NEWEST)
+    page = services.catalog_admin.rules(Scope(feature_endpoint_id, model), limit, before or NEWEST)
     columns = ("id", "percentage", "feature_endpoint_id", "model", "effective_from")
     echo_page(page, rule_answer, columns, as_json=as_json, more="--before")

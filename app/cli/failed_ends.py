@@ -31,19 +31,22 @@ def failed_ends() -> None:
 @failed_ends.command("list")
 @state
 @user_id
+@click.option("--feature", "feature_endpoint_id", type=support.ID)
+@click.option("--model", type=support.ID)
+@click.option("--package", "package_id", type=support.ID, help="Of wallets that have it now.")
 @page_size
 @click.option("--after", type=click.UUID, help="Start behind this one.")
 @as_json
 @with_services
 def list_failed_ends(
-    services: Container, *, state: str | None, user_id: str | None, limit: int, after: UUID | None, as_json: bool
+    services: Container, /, *, limit: int, after: UUID | None, as_json: bool, **filters: str | None
 ) -> None:
     """List failed ends, oldest first.
 
     \b
     flask failed-ends list --state dead --user alice
     """
-    matching = Filter(state=state, user_id=user_id)
+    matching = Filter(**filters)  # type: ignore[arg-type]
     page = services.failed_ends.list(matching, limit, FIRST_END if after is None else str(after))
     columns = ("id", "user_id", "cost", "state", "attempts", "next_attempt_at", "last_error")
     echo_page(page, failed_end_answer, columns, as_json=as_json, more="--after")

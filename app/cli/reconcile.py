@@ -14,20 +14,22 @@ DOES_NOT_ADD_UP = 1
 
 
 @click.command("reconcile")
-@click.option("--full", "is_full", is_flag=True, help="Read every ledger from its start.")
+@click.option("--full", "is_full", is_flag=True, help="Read every ledger from its start, and all days' roll-ups.")
+@click.option("--repair", is_flag=True, help="Make roll-ups that are wrong anew, from the ledger.")
 @as_json
 @with_services
-def reconcile(services: Container, is_full: bool, as_json: bool) -> None:
+def reconcile(services: Container, is_full: bool, repair: bool, as_json: bool) -> None:
     """Compare every wallet with its ledger and its cached copy, and correct the copies.
 
-    Each ledger is read from where the last reconciliation found it right.
+    Each ledger is read from where the last reconciliation found it right, and the roll-ups of yesterday and today are
+    held to it.
 
     Exits with 1 when money doesn't add up, with 0 when all is right or has been put right.
 
     \b
     flask reconcile --full
     """
-    done = services.reconciliation.run(is_full=is_full)
+    done = services.reconciliation.run(is_full=is_full, repair=repair)
     answer = reconciliation_answer(done)
     if as_json:
         echo_object(answer, as_json=True)
@@ -48,7 +50,7 @@ def _verdict(done: Reconciliation) -> str:
     if not done.adds_up:
         said = f"Money does not add up: {done.drifted_count - done.repaired} differences are left."
     elif done.drifted_count:
-        said = f"Money adds up. {done.repaired} cached balances had drifted and were repaired."
+        said = f"Money adds up. {done.repaired} copies had drifted and were repaired."
     else:
         said = "Money adds up."
     return said if done.cache_checked else f"{said} Redis is away: the cache was not checked."

@@ -13,6 +13,7 @@ from app.cli.support import as_json, echo_object, echo_page, page_size, with_ser
 from app.domain.corrections import Chargeback
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
+from app.domain.reports import Entries, EntryKind, Wallets
 from app.domain.wallets import WalletStatus
 from app.wire.answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
 from app.wire.cursors import hold_position
@@ -77,17 +78,21 @@ def show(services: Container, user_id: str, as_json: bool) -> None:
 
 
 @wallets.command("list")
+@click.option("--package", "package_id", type=support.ID, help="Only those with this package.")
+@status
 @page_size
 @support.after_id
 @as_json
 @with_services
-def list_wallets(services: Container, limit: int, after: str | None, as_json: bool) -> None:
+def list_wallets(
+    services: Container, *, package_id: str | None, status: str | None, limit: int, after: str | None, as_json: bool
+) -> None:
     """List wallets by user id.
 
     \b
     flask wallets list --limit 20 --after alice
     """
-    page = services.wallet_admin.list(limit, after or FIRST_ID)
+    page = services.wallet_admin.list(limit, after or FIRST_ID, Wallets(package_id, status))
     columns = ("user_id", "status", "package_id", "token", "posted_token", "pending_token", "debt_token")
     echo_page(page, wallet_answer, columns, as_json=as_json, more="--after")
 
@@ -126,17 +131,21 @@ def update(
 
 @wallets.command("transactions")
 @user_id
+@click.option("--kind", type=click.Choice([kind.value for kind in EntryKind]))
 @page_size
 @support.before_number
 @as_json
 @with_services
-def transactions(services: Container, user_id: str, limit: int, before: int | None, as_json: bool) -> None:
+def transactions(
+    services: Container, *, user_id: str, kind: str | None, limit: int, before: int | None, as_json: bool
+) -> None:
     """List what changed a wallet's balance, newest first.
 
     \b
     flask wallets transactions alice --limit 20
     """
-    page = services.wallet_admin.transactions(user_id, limit, before or NEWEST)
+    wanted = Entries(kind=None if kind is None else EntryKind(kind))
+    page = services.reports.transactions(wanted, limit, before or NEWEST, user_id=user_id)
     columns = ("id", "created_at", "kind", "token", "balance_after", "base_cost", "profit", "model", "price_id")
     echo_page(
         page,

@@ -20,6 +20,8 @@ DomainError
  │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
  ├─ PriceImportOutdated      prices have changed since an import was compared with them
  ├─ PricesJump               an import changes prices by more than half, which nobody has allowed
+ ├─ ArchiveRefused           the ledger or an archive's file isn't as it should be: nothing was removed
+ ├─ NotAcceptable            this installation can't write the form that is asked for
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
      ├─ WalletBusy              somebody else keeps the wallet's row; others are not concerned
@@ -143,6 +145,16 @@ class PriceImportOutdated(DomainError):
 class PricesJump(DomainError):
     code = "prices_jump"
     message = "Prices change by more than half: approve with allow_jumps if that is meant"
+
+
+class ArchiveRefused(DomainError):
+    code = "archive_refused"
+    message = "Not archived"
+
+
+class NotAcceptable(DomainError):
+    code = "not_acceptable"
+    message = "This form can't be answered"
 
 
 class BalanceOutOfRange(DomainError):

@@ -48,6 +48,8 @@ class DriftKind(StrEnum):
     """The wallet's debt isn't the sum of its failed ends that count as debt."""
     WALLET_MISSING = "wallet_missing"
     """Unsettled ends whose wallet there isn't."""
+    ROLL_UP = "roll_up"
+    """A day's roll-up isn't what its ledger entries add up to."""
     CACHE = "cache"
     """The cached copy isn't what Postgres knows, or doesn't add up in itself."""
     UNCHECKED = "unchecked"

@@ -26,6 +26,8 @@ STATUS_OF_CODE = {
     "wallet_not_found": 404,
     "hold_not_found": 404,
     "not_found": 404,
+    "not_acceptable": 406,
+    "archive_refused": 409,
     "already_exists": 409,
     "idempotency_conflict": 409,
     "already_ended": 409,

@@ -18,6 +18,7 @@ from app.http.routes import (
     operations,
     price_imports,
     prices,
+    reports,
     repricings,
     success,
     token_process,
@@ -57,6 +58,7 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.register_blueprint(price_imports.blueprint)
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)
+    app.register_blueprint(reports.blueprint)
     app.register_blueprint(health.blueprint)
     app.wsgi_app = HotRoutes(app.wsgi_app, container, log)  # type: ignore[method-assign]
     return app

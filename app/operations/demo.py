@@ -10,6 +10,7 @@ from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint
 from app.domain.errors import AlreadyExists, Invalid
 from app.domain.postings import Posting, PostingKind
+from app.domain.reports import Scope
 from app.domain.wallets import WalletBalance
 from app.operations.wallets import WalletAdmin
 
@@ -40,7 +41,7 @@ class DemoSeed:
             self._catalog.create_feature(FeatureEndpoint(FEATURE_ID, "Demo feature", MICROS_PER_TOKEN))
         with suppress(AlreadyExists):
             self._catalog.create_package(PACKAGE_ID, "Demo package", [FEATURE_ID])
-        if not self._catalog.rules(limit=1).items:
+        if not self._catalog.rules(Scope(), 1).items:
             self._catalog.create_rule(PROFIT_BASIS_POINTS)
         with suppress(AlreadyExists):
             self._wallets.create(USER_ID, PACKAGE_ID)

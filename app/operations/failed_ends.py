@@ -193,6 +193,10 @@ def _write_off(books: Books, end_id: UUID, reason: str, actor: str, request_id: 
         user_id=end.user_id,
         kind="write_off",
         amount_micros=end.cost_micros,
+        # Of which run it is: reports count it with those of the same kind.
+        model=end.model,
+        feature_endpoint_id=end.feature_endpoint_id,
+        price_id=end.price_id,
         end_id=end.id,
         corrects=end.corrects,
         reason=reason,

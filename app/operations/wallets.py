@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,21 +14,14 @@ from app.access.doorbell import Doorbell
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
-from app.domain.pages import FIRST_ID, NEWEST, Page, page
-from app.domain.rates import RateCard
+from app.domain.pages import FIRST_ID, Page, page
+from app.domain.reports import Wallets
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
-from app.stores.postgres import balances, catalog, debts, ledger, prices, wallets
+from app.stores.postgres import balances, catalog, debts, wallets
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.ledger import LedgerEntry
 from app.stores.redis.wallet_holds import WalletHolds
 
-
-@dataclass(frozen=True, slots=True)
-class PricedEntry:
-    """`card` is the rate card of a run that was billed by one."""
-
-    entry: LedgerEntry
-    card: RateCard | None
+ALL_WALLETS = Wallets()
 
 
 class WalletAdmin:
@@ -98,33 +91,18 @@ class WalletAdmin:
         [with_holds] = self._with_holds([found[wallet_id]])
         return with_holds
 
-    def list(self, limit: int, after_id: str = FIRST_ID) -> Page[WalletBalance, str]:
+    def list(self, limit: int, after_id: str = FIRST_ID, wanted: Wallets = ALL_WALLETS) -> Page[WalletBalance, str]:
         """In the order of whose they are. Raises Unavailable."""
 
         def work(connection: sa.Connection) -> Page[WalletBalance, str]:
             return page(
-                lambda count: balances.balances_after(connection, after_id, count), lambda found: found.user_id, limit
+                lambda count: balances.balances_after(connection, wanted, after_id, count),
+                lambda found: found.user_id,
+                limit,
             )
 
         listed = self._postgres.run(work)
         return Page(self._with_holds(listed.items), listed.next_key)
-
-    def transactions(self, user_id: str, limit: int, before_id: int = NEWEST) -> Page[PricedEntry, int]:
-        """A wallet's ledger, newest first. Raises WalletNotFound or Unavailable."""
-
-        def work(connection: sa.Connection) -> Page[PricedEntry, int]:
-            wallet_id = wallet_of(user_id)
-            if not wallets.exists(connection, wallet_id):
-                raise WalletNotFound
-            found = page(
-                lambda count: ledger.list_entries(connection, wallet_id, before_id, count),
-                lambda entry: entry.id,
-                limit,
-            )
-            cards = prices.by_ids(connection, {entry.price_id for entry in found.items if entry.price_id is not None})
-            return Page([PricedEntry(entry, cards.get(entry.price_id)) for entry in found.items], found.next_key)
-
-        return self._postgres.run(work)
 
     def _with_holds(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
         held = self._held([one.wallet.id for one in found])

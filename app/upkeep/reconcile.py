@@ -1,9 +1,9 @@
-"""Reconciliation: do wallets, ledger and cache say the same?
+"""Reconciliation: do wallets, ledger, roll-ups and cache say the same?
 
-Every wallet is held against its ledger, then its cached copy against both. A cached copy that drifted is
-corrected; the ledger never is: what is wrong there is for people to look into. One runs at a time, and says every few
-moments that it lives; one that died is marked as failed by whoever comes next. What can't be read of one wallet is
-told of that wallet, and the others are checked all the same.
+Every wallet is held against its ledger, then its cached copy against both, and the daily roll-ups against the ledger. A
+cached copy that drifted is corrected, a roll-up where that is asked for; the ledger never is: what is wrong there is
+for people to look into. One runs at a time, and says every few moments that it lives; one that died is marked as failed
+by whoever comes next. What can't be read of one wallet is told of that wallet, and the others are checked all the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from app.stores.postgres import reconciliation as store
 from app.stores.postgres.reconciliation import Drift, Reconciliation, State
 from app.upkeep.cache_audit import CacheAudit, Suspect
 from app.upkeep.ledger_audit import LedgerAudit, unchecked
+from app.upkeep.rollup_audit import RollUpAudit
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +66,12 @@ class TakenForDead(Exception):
 
 
 class ReconcileService:
-    def __init__(self, *, postgres: PostgresAccess, ledger: LedgerAudit, cache: CacheAudit, redis: Gate) -> None:
+    def __init__(
+        self, *, postgres: PostgresAccess, ledger: LedgerAudit, rollups: RollUpAudit, cache: CacheAudit, redis: Gate
+    ) -> None:
         self._postgres = postgres
         self._ledger = ledger
+        self._rollups = rollups
         self._cache = cache
         self._redis = redis
 
@@ -78,16 +82,17 @@ class ReconcileService:
             raise AlreadyExists(RUNNING_ALREADY)
         return requested
 
-    def run(self, *, is_full: bool = False) -> Reconciliation:
+    def run(self, *, is_full: bool = False, repair: bool = False) -> Reconciliation:
         """Check every wallet and correct the cache; what was found.
 
-        Ledgers are read from where the last reconciliation found them right, or `is_full`, from their start.
+        Ledgers are read from where the last reconciliation found them right, or `is_full`, from their start, roll-ups
+        for two days or all. `repair` makes those that are wrong anew.
         Raises AlreadyExists when one is running, or Unavailable.
         """
         begun = self._postgres.transaction(lambda connection: store.begin(connection, is_full=is_full))
         if begun is None:
             raise AlreadyExists(RUNNING_ALREADY)
-        return self._run(begun)
+        return self._run(begun, repair=repair)
 
     def run_requested(self) -> Reconciliation | None:
         """Run the one that was asked for, if one was and none is running. Raises Unavailable."""
@@ -101,10 +106,10 @@ class ReconcileService:
             raise NotFound("Reconciliation not found")
         return found
 
-    def _run(self, begun: Reconciliation) -> Reconciliation:
+    def _run(self, begun: Reconciliation, *, repair: bool = False) -> Reconciliation:
         tally = _Tally()
         try:
-            self._walk(tally, begun)
+            self._walk(tally, begun, repair=repair)
         except BaseException:
             # Stopped or broken off: what was found up to here is kept, if Postgres still takes it.
             with suppress(Unavailable, sa.exc.SQLAlchemyError, TakenForDead):
@@ -139,7 +144,7 @@ class ReconcileService:
             raise TakenForDead
         return done
 
-    def _walk(self, tally: _Tally, begun: Reconciliation) -> None:
+    def _walk(self, tally: _Tally, begun: Reconciliation, *, repair: bool) -> None:
         def say_alive() -> None:
             if not self._postgres.run(lambda connection: store.say_alive(connection, begun.id)):
                 raise TakenForDead
@@ -155,6 +160,8 @@ class ReconcileService:
             say_alive()
         self._confirm(tally, suspects)
         tally.add(self._ledger.orphans())
+        for drifts in self._rollups.drifts(is_full=begun.is_full, repair=repair, on_step=say_alive):
+            tally.add(drifts)
 
     def _look(self, tally: _Tally, wallet_ids: Sequence[WalletId]) -> dict[WalletId, Suspect]:
         found: dict[WalletId, Suspect] = {}

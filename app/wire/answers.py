@@ -90,6 +90,7 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Answ
     """`card` is the rate card of a run that was billed by one."""
     return {
         "id": entry.id,
+        "user_id": entry.user_id,
         "kind": entry.kind,
         "token": token_number(entry.amount_micros),
         "base_cost": _tokens(entry.base_cost_micros),

@@ -19,8 +19,9 @@ class Admin:
         self._client = client
         self._headers = headers
 
-    def get(self, path: str, **query: Any) -> TestResponse:
-        return self._client.get(PREFIX + path, query_string=query, headers=self._headers)
+    def get(self, path: str, *, accept: str | None = None, **query: Any) -> TestResponse:
+        headers = self._headers if accept is None else {**self._headers, "Accept": accept}
+        return self._client.get(PREFIX + path, query_string=query, headers=headers)
 
     def post(self, path: str, body: Any) -> TestResponse:
         return self._send("POST", path, body)

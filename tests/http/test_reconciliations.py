@@ -24,6 +24,7 @@ from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
 from app.upkeep.reconcile import ReconcileService
+from app.upkeep.rollup_audit import RollUpAudit
 from tests.conftest import PROJECT
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import Billing
@@ -45,6 +46,7 @@ def shop(container: Container, billing: Billing) -> Billing:
     container.reconciliation = ReconcileService(
         postgres=container.postgres,
         ledger=LedgerAudit(container.postgres),
+        rollups=RollUpAudit(container.postgres),
         cache=impatient,
         redis=container.redis_gate,
     )
@@ -161,7 +163,7 @@ class TestCommand:
         result = run("--json")
         assert (result.exit_code, result.stderr) == (
             0,
-            "Money adds up. 1 cached balances had drifted and were repaired.\n",
+            "Money adds up. 1 copies had drifted and were repaired.\n",
         )
         assert simplejson.loads(result.stdout)["repaired"] == 1
         assert run().stderr == "Money adds up.\n"

@@ -66,7 +66,14 @@ def test_close_ends_what_was_made_and_leaves_what_was_lent(monkeypatch: pytest.M
     lent = Container(CONFIG, celery=made.celery, doorbell=made.doorbell)
     known = [*vars(made).values(), *vars(lent).values()]
     lent.close()
-    assert closed == [lent.watcher, lent.watch_client, lent.redis_client, lent.watch_engine, lent.engine]
+    assert closed == [
+        lent.watcher,
+        lent.watch_client,
+        lent.redis_client,
+        lent.export_engine,
+        lent.watch_engine,
+        lent.engine,
+    ]
     closed.clear()
     made.close()
     made.close()
@@ -77,6 +84,7 @@ def test_close_ends_what_was_made_and_leaves_what_was_lent(monkeypatch: pytest.M
         made.celery,
         made.watch_client,
         made.redis_client,
+        made.export_engine,
         made.watch_engine,
         made.engine,
     ]

@@ -12,10 +12,11 @@ from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.corrections import Chargeback
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
+from app.http import filters
 from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
-from app.http.paging import by_expiry, by_id, newest_first
-from app.http.query import takes_page
+from app.http.paging import by_expiry, by_id, listed, newest_first
+from app.http.query import takes, takes_page
 from app.http.routes import container, success
 from app.http.routes.corrections import corrected
 from app.http.schemas.admin import (
@@ -26,6 +27,7 @@ from app.http.schemas.admin import (
     ProfitRuleSchema,
     WalletSchema,
 )
+from app.wire import columns
 from app.wire.answers import (
     feature_answer,
     hold_answer,
@@ -84,7 +86,7 @@ def create_feature() -> Response:
 @blueprint.get("/feature-endpoints")
 @takes_page
 def list_features() -> Response:
-    return success("Feature endpoints", by_id(container().catalog_admin.features, feature_answer))
+    return listed("Feature endpoints", by_id(container().catalog_admin.features, feature_answer), columns.FEATURES)
 
 
 @blueprint.patch("/feature-endpoints/<id:feature_id>")
@@ -103,7 +105,7 @@ def create_package() -> Response:
 @blueprint.get("/packages")
 @takes_page
 def list_packages() -> Response:
-    return success("Packages", by_id(container().catalog_admin.packages, package_answer))
+    return listed("Packages", by_id(container().catalog_admin.packages, package_answer), columns.PACKAGES)
 
 
 @blueprint.patch("/packages/<id:package_id>")
@@ -119,9 +121,11 @@ def create_profit_rule() -> Response:
 
 
 @blueprint.get("/profit-rules")
-@takes_page
+@takes("limit", "cursor", *filters.RULES)
 def list_profit_rules() -> Response:
-    return success("Profit rules", newest_first(container().catalog_admin.rules, rule_answer))
+    scope, catalog = filters.rules(), container().catalog_admin
+    found = newest_first(lambda limit, before_id: catalog.rules(scope, limit, before_id), rule_answer)
+    return listed("Profit rules", found, columns.PROFIT_RULES)
 
 
 @blueprint.post("/wallets")
@@ -131,9 +135,11 @@ def create_wallet() -> Response:
 
 
 @blueprint.get("/wallets")
-@takes_page
+@takes("limit", "cursor", *filters.WALLETS)
 def list_wallets() -> Response:
-    return success("Wallets", by_id(container().wallet_admin.list, wallet_answer))
+    wanted, wallets = filters.wallets(), container().wallet_admin
+    found = by_id(lambda limit, after_id: wallets.list(limit, after_id, wanted), wallet_answer)
+    return listed("Wallets", found, columns.WALLETS)
 
 
 @blueprint.get("/wallets/<wallet:user_id>")
@@ -169,24 +175,13 @@ def charge_back(user_id: str) -> Response:
     return corrected(container().corrections.charge_back(asked), "Chargeback taken")
 
 
-@blueprint.get("/wallets/<id:user_id>/transactions")
-@takes_page
-def list_transactions(user_id: str) -> Response:
-    wallets = container().wallet_admin
-    return success(
-        "Transactions",
-        newest_first(
-            lambda limit, before_id: wallets.transactions(user_id, limit, before_id),
-            lambda priced: transaction_answer(priced.entry, priced.card),
-        ),
-    )
-
-
 @blueprint.get("/wallets/<id:user_id>/holds")
 @takes_page
 def list_holds(user_id: str) -> Response:
     holds = container().holds
-    return success("Open holds", by_expiry(lambda limit, after: holds.list(user_id, limit, after), hold_answer))
+    return listed(
+        "Open holds", by_expiry(lambda limit, after: holds.list(user_id, limit, after), hold_answer), columns.HOLDS
+    )
 
 
 @blueprint.delete("/wallets/<id:user_id>/holds/<process_id>")

@@ -8,37 +8,34 @@ from uuid import UUID
 from flask import Blueprint, Response, g, request, url_for
 from marshmallow import ValidationError
 
-from app.domain.ends import EndState
 from app.domain.errors import NotFound
-from app.domain.inputs import ID_LENGTH_MAX
 from app.domain.pages import NEWEST
+from app.http import filters
 from app.http.errors import messages_of
 from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
-from app.http.paging import oldest_first
+from app.http.paging import listed, oldest_first
 from app.http.query import takes
 from app.http.routes import container, success
 from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
-from app.http.schemas.fields import check_text
-from app.stores.postgres.failed_ends import Filter
+from app.wire import columns
 from app.wire.answers import failed_end_answer, reconciliation_answer, transaction_answer
 
 blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
-
-FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
 _write_off = WriteOffSchema()
 _reconciliation = ReconciliationSchema()
 
 
 @blueprint.get("/failed-ends")
-@takes("limit", "cursor", "state", "user_id")
+@takes("limit", "cursor", *filters.FAILED_ENDS)
 def list_failed_ends() -> Response:
-    matching = _filter()
+    matching = filters.failed_ends()
     failed_ends = container().failed_ends
-    return success(
+    return listed(
         "Failed ends",
         oldest_first(lambda limit, after_id: failed_ends.list(matching, limit, after_id), failed_end_answer),
+        columns.FAILED_ENDS,
     )
 
 
@@ -82,18 +79,3 @@ def show_reconciliation(number: int) -> Response:
     if number > NEWEST:
         raise NotFound("Reconciliation not found")
     return success("Reconciliation", reconciliation_answer(container().reconciliation.get(number)))
-
-
-def _filter() -> Filter:
-    errors: dict[str, Any] = {}
-    state, user_id = request.args.get("state"), request.args.get("user_id")
-    if state is not None and state not in FAILED_STATES:
-        errors["state"] = [f"Must be {' or '.join(FAILED_STATES)}."]
-    if user_id is not None:
-        try:
-            check_text(user_id, ID_LENGTH_MAX)
-        except ValidationError as error:
-            errors["user_id"] = error.messages
-    if errors:
-        raise ValidationError(errors)
-    return Filter(state=state, user_id=user_id)

@@ -12,10 +12,11 @@ from app.domain.errors import NotFound
 from app.domain.pages import NEWEST
 from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import BadBody, read_object
-from app.http.paging import newest_first
+from app.http.paging import listed, newest_first
 from app.http.query import takes_page
 from app.http.routes import container, success
 from app.http.schemas.price_imports import ApprovalSchema, PriceImportSchema
+from app.wire import columns
 from app.wire.price_imports import price_import_answer, price_import_head_answer
 
 blueprint = Blueprint("price_imports", __name__, url_prefix="/api/admin/price-imports")
@@ -40,7 +41,8 @@ def import_prices() -> Response:
 @blueprint.get("")
 @takes_page
 def list_price_imports() -> Response:
-    return success("Price imports", newest_first(container().price_imports.list, price_import_head_answer))
+    found = newest_first(container().price_imports.list, price_import_head_answer)
+    return listed("Price imports", found, columns.PRICE_IMPORTS)
 
 
 @blueprint.get("/<int:number>")

@@ -13,12 +13,13 @@ from app.domain.errors import Invalid
 from app.domain.inputs import ID_LENGTH_MAX
 from app.http.errors import messages_of
 from app.http.json import read_object
-from app.http.paging import newest_first
+from app.http.paging import listed, newest_first
 from app.http.query import takes
 from app.http.routes import container, success
 from app.http.schemas.fields import check_text
 from app.http.schemas.prices import PriceSchema
 from app.http.schemas.token_process import QuoteSchema
+from app.wire import columns
 from app.wire.prices import explained_estimate_answer, price_answer
 
 blueprint = Blueprint("prices", __name__, url_prefix="/api/admin")
@@ -40,8 +41,8 @@ def create_price() -> Response:
 def list_prices() -> Response:
     filters = _filters()
     prices = container().price_admin
-    listed = newest_first(lambda limit, before_id: prices.list(filters, limit, before_id), price_answer)
-    return success("Prices", listed)
+    found = newest_first(lambda limit, before_id: prices.list(filters, limit, before_id), price_answer)
+    return listed("Prices", found, columns.PRICES)
 
 
 @blueprint.post("/prices/estimate")

@@ -13,10 +13,11 @@ from app.domain.repricings import RepricingFilter
 from app.http.errors import messages_of
 from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import read_object
-from app.http.paging import newest_first
+from app.http.paging import listed, newest_first
 from app.http.query import takes_page
 from app.http.routes import container, success
 from app.http.schemas.corrections import RepricingSchema
+from app.wire import columns
 from app.wire.answers import repricing_answer
 
 blueprint = Blueprint("repricings", __name__, url_prefix="/api/admin/repricings")
@@ -52,7 +53,8 @@ def create() -> Response:
 @blueprint.get("")
 @takes_page
 def list_repricings() -> Response:
-    return success("Repricings", newest_first(container().repricings.list, repricing_answer))
+    found = newest_first(container().repricings.list, repricing_answer)
+    return listed("Repricings", found, columns.REPRICINGS)
 
 
 @blueprint.get("/<int:number>")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.reports import Wallets
 from app.domain.wallets import UntoldEnd, Wallet, WalletBalance, WalletId
 from app.stores.postgres.wallets import from_row
 
@@ -42,7 +43,12 @@ _BALANCES = """
     ) AS unsettled ON true
 """
 _BALANCES_OF = sa.text(f"{_BALANCES} WHERE wallets.wallet_id = ANY(CAST(:wallet_ids AS text[]))")
-_BALANCES_AFTER = sa.text(f"{_BALANCES} WHERE wallets.user_id > :after ORDER BY wallets.user_id LIMIT :limit")
+_BALANCES_AFTER = sa.text(f"""{_BALANCES}
+    WHERE wallets.user_id > :after
+        AND (CAST(:package_id AS text) IS NULL OR package_id = :package_id)
+        AND (CAST(:status AS text) IS NULL OR status = :status)
+    ORDER BY wallets.user_id LIMIT :limit
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,10 @@ def balances(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dic
     return {row.wallet_id: _balance(row) for row in rows}
 
 
-def balances_after(connection: sa.Connection, user_id: str, limit: int) -> list[WalletBalance]:
+def balances_after(connection: sa.Connection, wanted: Wallets, user_id: str, limit: int) -> list[WalletBalance]:
     """The next wallets in the order of whose they are."""
-    return [_balance(row) for row in connection.execute(_BALANCES_AFTER, {"after": user_id, "limit": limit})]
+    values = {"after": user_id, "limit": limit, **asdict(wanted)}
+    return [_balance(row) for row in connection.execute(_BALANCES_AFTER, values)]
 
 
 def _balance(row: Any) -> WalletBalance:

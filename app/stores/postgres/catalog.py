@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from app.domain.catalog import Catalog, FeatureEndpoint, Package, Unpriced
 from app.domain.in_force import ProfitRules, RateCards
 from app.domain.pricing import ProfitRule
+from app.domain.reports import Scope
 from app.stores.postgres import prices, system
 from app.stores.postgres.tables import (
     feature_endpoints,
@@ -186,9 +187,12 @@ def find_rule(connection: sa.Connection, rule_id: int) -> ProfitRule | None:
     return None if row is None else _rule(row)
 
 
-def list_rules(connection: sa.Connection, before_id: int, limit: int) -> list[ProfitRule]:
+def list_rules(connection: sa.Connection, scope: Scope, before_id: int, limit: int) -> list[ProfitRule]:
     """Newest first."""
-    rows = connection.execute(
-        sa.select(profit_rules).where(profit_rules.c.id < before_id).order_by(profit_rules.c.id.desc()).limit(limit)
-    )
+    wanted = [profit_rules.c.id < before_id]
+    for field in fields(scope):
+        value = getattr(scope, field.name)
+        if value is not None:
+            wanted.append(profit_rules.c[field.name] == value)
+    rows = connection.execute(sa.select(profit_rules).where(*wanted).order_by(profit_rules.c.id.desc()).limit(limit))
     return [_rule(row) for row in rows]

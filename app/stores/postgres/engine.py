@@ -24,6 +24,8 @@ POOL_SIZE = 8
 POOL_OVERFLOW = 7
 # ... and the one by which its watcher looks, whatever becomes of the others.
 WATCH_POOL_SIZE = 1
+# ... and those of exports, each of which keeps one for as long as it runs.
+EXPORTS_MAX = 2
 
 
 class LimitedConnection(psycopg.Connection[Any]):

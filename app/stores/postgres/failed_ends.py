@@ -54,23 +54,35 @@ class FailedEndRow:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which failed ends are meant; what is None doesn't matter."""
+    """Which failed ends are meant; what is None doesn't matter. Times are of acceptance, a package the wallet's."""
 
     state: str | None = None
     user_id: str | None = None
     last_error: str | None = None
+    feature_endpoint_id: str | None = None
+    model: str | None = None
+    package_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
     @property
     def condition(self) -> sa.ColumnElement[bool]:
         # The first part is what the index of failed ends is made for.
         parts = [NOT_ACCEPTED]
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model"):
+            value = getattr(self, name)
             if value is not None:
-                parts.append(end_inbox.c[field.name] == value)
+                parts.append(end_inbox.c[name] == value)
         if self.user_id is not None:
             # A user's ends are found by the index of their wallet's.
             parts.append(end_inbox.c.wallet_id == wallet_of(self.user_id))
+        if self.package_id is not None:
+            of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == self.package_id)
+            parts.append(end_inbox.c.wallet_id.in_(of_package))
+        if self.since is not None:
+            parts.append(end_inbox.c.accepted_at >= self.since)
+        if self.until is not None:
+            parts.append(end_inbox.c.accepted_at < self.until)
         return sa.and_(*parts)
 
 

@@ -55,7 +55,11 @@ _INSERT = sa.text("""
         actor, least(now(), decided_at),
         price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests
     FROM given
-    WHERE (idempotency_key IS NULL AND process_id IS NULL) OR id IN (SELECT end_id FROM remembered)
+    WHERE id IN (SELECT end_id FROM remembered) OR (
+        idempotency_key IS NULL AND process_id IS NULL
+        -- What was kept elsewhere since before the ledger's last archive was entered long ago.
+        AND (decided_at IS NULL OR id > (SELECT archived_end_id FROM system_state))
+    )
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 """)

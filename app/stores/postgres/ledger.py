@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app.domain.postings import PostingKind
 from app.domain.wallets import Wallet, WalletId
-from app.stores.postgres.tables import token_transactions
+from app.stores.postgres.tables import archived_postings, token_transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,14 @@ class LedgerEntry:
     created_at: datetime
 
 
-_COLUMNS = [token_transactions.c[field.name] for field in fields(LedgerEntry)]
+ENTRY_COLUMNS = [token_transactions.c[field.name] for field in fields(LedgerEntry)]
+# The same of an archived one: Postgres makes a row of the ledger's form of it again.
+_ARCHIVED_COLUMNS = [
+    sa.literal_column(
+        f"(jsonb_populate_record(NULL::token_transactions, archived_postings.entry)).{column.name}", column.type
+    )
+    for column in ENTRY_COLUMNS
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]
                 **{name: value for name, value in asdict(entry).items() if value is not None},
                 balance_after_micros=posted_micros,
             )
-            .returning(*_COLUMNS)
+            .returning(*ENTRY_COLUMNS)
         ).one()
         entered.append(LedgerEntry(*row))
     return entered
@@ -105,20 +112,17 @@ def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]
 
 def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
     """The posting to a wallet under this reference. Ends and write-offs have references of their own."""
-    row = connection.execute(
-        sa.select(*_COLUMNS).where(
-            token_transactions.c.wallet_id == wallet_id,
-            token_transactions.c.reference == reference,
-            token_transactions.c.kind.in_([kind.value for kind in PostingKind]),
-        )
-    ).one_or_none()
-    return None if row is None else LedgerEntry(*row)
+    kinds = [kind.value for kind in PostingKind]
+    return _find(connection, kinds, wallet_id=wallet_id, reference=reference)
 
 
 def find_entries(connection: sa.Connection, ids: Sequence[int]) -> list[LedgerEntry]:
-    """Entries by their numbers, in that order."""
+    """Entries by their numbers, in that order, archived or not; usage that was archived is left out."""
     rows = connection.execute(
-        sa.select(*_COLUMNS).where(token_transactions.c.id.in_(ids)).order_by(token_transactions.c.id)
+        sa.union_all(
+            sa.select(*ENTRY_COLUMNS).where(token_transactions.c.id.in_(ids)),
+            sa.select(*_ARCHIVED_COLUMNS).where(archived_postings.c.id.in_(ids)),
+        ).order_by("id")
     )
     return [LedgerEntry(*row) for row in rows]
 
@@ -126,7 +130,7 @@ def find_entries(connection: sa.Connection, ids: Sequence[int]) -> list[LedgerEn
 def find_billed(connection: sa.Connection, charge_id: UUID) -> list[LedgerEntry]:
     """The entry of what a correction has charged, if it is paid."""
     billing = token_transactions.c.kind.in_(["amendment", "chargeback"])
-    rows = connection.execute(sa.select(*_COLUMNS).where(token_transactions.c.end_id == charge_id, billing))
+    rows = connection.execute(sa.select(*ENTRY_COLUMNS).where(token_transactions.c.end_id == charge_id, billing))
     return [LedgerEntry(*row) for row in rows]
 
 
@@ -166,10 +170,7 @@ def billed(part: Any) -> NewEntry:
 
 
 def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | None:
-    row = connection.execute(
-        sa.select(*_COLUMNS).where(token_transactions.c.end_id == end_id, token_transactions.c.kind == "write_off")
-    ).one_or_none()
-    return None if row is None else LedgerEntry(*row)
+    return _find(connection, ["write_off"], end_id=end_id)
 
 
 def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
@@ -178,12 +179,12 @@ def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
     return connection.execute(sa.select(sa.exists().where(token_transactions.c.end_id == end_id, billing))).scalar_one()
 
 
-def list_entries(connection: sa.Connection, wallet_id: WalletId, before_id: int, limit: int) -> list[LedgerEntry]:
-    """Newest first."""
-    rows = connection.execute(
-        sa.select(*_COLUMNS)
-        .where(token_transactions.c.wallet_id == wallet_id, token_transactions.c.id < before_id)
-        .order_by(token_transactions.c.id.desc())
-        .limit(limit)
-    )
-    return [LedgerEntry(*row) for row in rows]
+def _find(connection: sa.Connection, kinds: Sequence[str], **values: Any) -> LedgerEntry | None:
+    """An entry of these kinds, archived or not."""
+    for table, columns in ((token_transactions, ENTRY_COLUMNS), (archived_postings, _ARCHIVED_COLUMNS)):
+        wanted = [table.c[name] == value for name, value in values.items()]
+        statement = sa.select(*columns).where(table.c.kind.in_(kinds), *wanted)
+        row = connection.execute(statement).one_or_none()
+        if row is not None:
+            return LedgerEntry(*row)
+    return None

@@ -14,13 +14,16 @@ import sqlalchemy as sa
 from app.domain.wallets import WalletId
 from app.stores.postgres.engine import allow_seconds
 
-# A checkpoint whose own entry isn't what it was begins again at the start.
+# A checkpoint whose own entry isn't what it was begins again at the start: where the archived entries end.
 _POSITIONS = sa.text("""
-    SELECT w.wallet_id, coalesce(t.id, 0) AS entry_id, coalesce(t.balance_after_micros, 0) AS balance_micros
+    SELECT w.wallet_id, coalesce(t.id, a.entry_id, 0) AS entry_id,
+        coalesce(t.balance_after_micros, a.balance_micros, 0) AS balance_micros
     FROM wallets AS w
+    LEFT JOIN archived_balances AS a ON a.wallet_id = w.wallet_id
     LEFT JOIN ledger_checkpoints AS c ON c.wallet_id = w.wallet_id AND NOT :is_full
     LEFT JOIN token_transactions AS t
         ON t.id = c.entry_id AND t.wallet_id = c.wallet_id AND t.balance_after_micros = c.balance_micros
+            AND t.id > coalesce(a.entry_id, 0)
     WHERE w.wallet_id > :after ORDER BY w.wallet_id LIMIT :limit
 """)
 

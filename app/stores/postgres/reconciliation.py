@@ -31,7 +31,7 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Drift:
     """What is compared is the balance after the first wrong entry of a chain, what can be spent of a cached wallet, the
-    debt of debts, and else the posted balance.
+    debt of debts, what a roll-up's runs brought, and else the posted balance.
     """
 
     wallet_id: WalletId

@@ -22,6 +22,8 @@ system_state = sa.Table(
     sa.Column("catalog_version", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("cache_epoch", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("heartbeat", sa.BigInteger, nullable=False, server_default="0"),
+    # Before it lie ends without a key of which the ledger may tell no more.
+    sa.Column("archived_end_id", pg.UUID, nullable=False, server_default="00000000-0000-0000-0000-000000000000"),
     sa.CheckConstraint("id = 1", name="system_state_single_row"),
 )
 
@@ -276,6 +278,8 @@ token_transactions = sa.Table(
         name="token_transactions_correction_of_an_end",
     ),
     sa.Index("token_transactions_wallet_id", "wallet_id", "id"),
+    sa.Index("token_transactions_created_at", "created_at"),
+    sa.Index("token_transactions_not_usage", "id", postgresql_where=sa.text("kind <> 'usage'")),
     # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
     sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
     # The same for what a correction has charged.
@@ -299,6 +303,33 @@ token_transactions = sa.Table(
         unique=True,
         postgresql_where=sa.text("kind IN ('top_up', 'refund', 'adjustment')"),
     ),
+)
+
+# What was used and earned, by the day of the ledger's entries: a trigger adds to it whatever enters the ledger.
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("feature_endpoint_id", sa.Text, primary_key=True),
+    # '' is none, and 0 the default rule: a key has no nulls.
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("base_cost_micros", sa.Numeric, nullable=False),
+    sa.Column("profit_micros", sa.Numeric, nullable=False),
+    sa.Column("cost_micros", sa.Numeric, nullable=False),
+    # What corrections and write-offs gave back; negative where an amendment took more.
+    sa.Column("reversed_micros", sa.Numeric, nullable=False),
+    sa.Column("amended_micros", sa.Numeric, nullable=False),
+    sa.Column("written_off_micros", sa.Numeric, nullable=False),
 )
 
 # Each correction with its answer, which a repeated call gets again, and each chargeback. `charge_id` is the row of the
@@ -448,4 +479,40 @@ spool_aside = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
     sa.Column("put_aside_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
     sa.Column("tried_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+)
+
+# Months of the ledger that are in files now. Entries up to `last_entry_id` may be removed, once all this is committed.
+ledger_archives = sa.Table(
+    "ledger_archives",
+    metadata,
+    sa.Column("month", sa.Date, primary_key=True),
+    sa.Column("last_entry_id", sa.BigInteger, nullable=False),
+    sa.Column("entries", sa.BigInteger, nullable=False),
+    sa.Column("file_name", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("sealed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_now),
+    sa.Column("removed_at", sa.TIMESTAMP(timezone=True)),
+)
+
+# Each wallet's last archived entry and the balance there: an audit of its ledger begins here.
+archived_balances = sa.Table(
+    "archived_balances",
+    metadata,
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    sa.Column("entry_id", sa.BigInteger, nullable=False),
+    sa.Column("balance_micros", sa.BigInteger, nullable=False),
+)
+
+# Archived entries that aren't usage, whole: their references were used, for ever.
+archived_postings = sa.Table(
+    "archived_postings",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("wallet_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text),
+    sa.Column("end_id", pg.UUID),
+    sa.Column("entry", pg.JSONB, nullable=False),
+    sa.Index("archived_postings_reference", "wallet_id", "reference"),
+    sa.Index("archived_postings_end_id", "end_id"),
 )

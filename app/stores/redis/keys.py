@@ -14,6 +14,9 @@ IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
 # When each of them was first seen by a look at what stays, by the server's clock.
 IN_FLIGHT_SEEN_KEY = f"{KEY_PREFIX}:in-flight-seen"
 
+# Wallets that may have open holds, by when the last of them is over at the latest.
+HOLDERS_KEY = f"{KEY_PREFIX}:holders"
+
 
 def wallet_keys(wallet_id: WalletId) -> list[str]:
     """The keys that every script on a wallet begins with."""

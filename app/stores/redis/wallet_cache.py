@@ -23,7 +23,8 @@ from redis.exceptions import ResponseError
 from app.domain.holds import REPEAT_SECONDS
 from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
-from app.domain.wallets import Deduction
+from app.domain.wallets import Deduction, WalletId
+from app.stores.redis import holders
 from app.stores.redis.keys import IN_FLIGHT_KEY, fence_key, in_flight_member, wallet_keys
 from app.stores.redis.records import Records, keys_of_end, keys_of_start
 from app.stores.redis.scripts import WalletScript, WalletScripts
@@ -58,6 +59,10 @@ class WalletCache:
 
     def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
         """Decide starts. None stands where the wallet isn't cached, or what its key was answered can't be read."""
+        lives_seconds: dict[WalletId, float] = {}
+        for call in calls:
+            if call.hold_micros:
+                lives_seconds[call.wallet_id] = max(call.hold_seconds, lives_seconds.get(call.wallet_id, 0))
         replies = self._scripts.run_all(
             _START,
             [
@@ -77,6 +82,7 @@ class WalletCache:
                 )
                 for call in calls
             ],
+            before=(lambda pipeline: holders.note(pipeline, lives_seconds)) if lives_seconds else None,
         )
         return [_readable(_start_reply, call, reply) for call, reply in zip(calls, replies, strict=True)]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from app.domain.holds import HOLD_SECONDS_MAX, REPEAT_SECONDS
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import WalletId
+from app.stores.redis import holders
 from app.stores.redis.keys import wallet_keys
 from app.stores.redis.records import keys_of_extension
 from app.stores.redis.scripts import WalletScript, WalletScripts
@@ -36,19 +37,20 @@ class WalletHolds:
 
     def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None:
         """Add to an open hold and its life, both or neither. None where the wallet isn't cached. Raises NoOpenHold."""
-        reply = self._scripts.run(
+        arguments = [
+            epoch,
+            call.process_id,
+            call.more_micros,
+            milliseconds(call.more_seconds),
+            milliseconds(HOLD_SECONDS_MAX),
+            milliseconds(IDLE_SECONDS),
+            call.payload_hash,
+            milliseconds(REPEAT_SECONDS),
+        ]
+        [reply] = self._scripts.run_all(
             _EXTEND,
-            keys_of_extension(call),
-            [
-                epoch,
-                call.process_id,
-                call.more_micros,
-                milliseconds(call.more_seconds),
-                milliseconds(HOLD_SECONDS_MAX),
-                milliseconds(IDLE_SECONDS),
-                call.payload_hash,
-                milliseconds(REPEAT_SECONDS),
-            ],
+            [(keys_of_extension(call), arguments)],
+            before=lambda pipeline: holders.note(pipeline, {call.wallet_id: HOLD_SECONDS_MAX}),
         )
         match reply:
             case None | ["miss"]:

@@ -1,0 +1,127 @@
+"""What reports and lists can be asked for: days and moments, groups, filters.
+
+Every range is half-open: `since` belongs to it, `until` doesn't, so that months follow each other without a gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+
+class Group(StrEnum):
+    """What usage may be added up by."""
+
+    DAY = "day"
+    FEATURE = "feature_endpoint_id"
+    MODEL = "model"
+    USER = "user_id"
+    PRICE = "price_id"
+
+
+class EntryKind(StrEnum):
+    """Kinds of ledger entries."""
+
+    USAGE = "usage"
+    TOP_UP = "top_up"
+    REFUND = "refund"
+    ADJUSTMENT = "adjustment"
+    WRITE_OFF = "write_off"
+    REVERSAL = "reversal"
+    AMENDMENT = "amendment"
+    CHARGEBACK = "chargeback"
+
+
+# Those that are about a run, which is what roll-ups count.
+RUN_KINDS = (EntryKind.USAGE, EntryKind.REVERSAL, EntryKind.AMENDMENT, EntryKind.WRITE_OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Which days' usage, of whom and what; what is None doesn't matter."""
+
+    since: date | None = None
+    until: date | None = None
+    groups: tuple[Group, ...] = ()
+    package_id: str | None = None
+    feature_endpoint_id: str | None = None
+    model: str | None = None
+    user_id: str | None = None
+    price_id: int | None = None
+    """0: priced by the default rule."""
+    kind: EntryKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Which entries of the ledger; what is None doesn't matter. `package_id` is the wallet's of now."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    package_id: str | None = None
+    feature_endpoint_id: str | None = None
+    model: str | None = None
+    user_id: str | None = None
+    price_id: int | None = None
+    kind: EntryKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wallets:
+    """Which wallets; what is None doesn't matter."""
+
+    package_id: str | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which rules or prices: those made for this feature, this model as it stands there, or both."""
+
+    feature_endpoint_id: str | None = None
+    model: str | None = None
+
+
+def day(text: str) -> date:
+    """A day as it is written, 2030-01-31. Raises ValueError."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("Must be a day, such as 2030-01-31.") from None
+    if found.isoformat() != text:
+        raise ValueError("Must be a day, such as 2030-01-31.")
+    return found
+
+
+def midnight(of: date) -> datetime:
+    """When a day begins. Days are UTC."""
+    return datetime(of.year, of.month, of.day, tzinfo=UTC)
+
+
+def month(text: str) -> tuple[date, date]:
+    """The first day of a month, 2030-01, and of the one after it. Raises ValueError."""
+    try:
+        first = day(f"{text}-01")
+    except ValueError:
+        raise ValueError("Must be a month, such as 2030-01.") from None
+    if first.year == date.max.year and first.month == 12:
+        raise ValueError("Must be before the year 9999 ends.")
+    return first, next_month(first)
+
+
+def next_month(first: date) -> date:
+    """The first day of the month after."""
+    return date(first.year + first.month // 12, first.month % 12 + 1, 1)
+
+
+def groups(text: str) -> tuple[Group, ...]:
+    """What is named in a list with commas, each once. Raises ValueError."""
+    names = text.split(",")
+    known = set(Group)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"Must be some of {', '.join(Group)}, separated by commas.")
+    if len(set(names)) != len(names):
+        raise ValueError("Must name each once.")
+    return tuple(map(Group, names))

@@ -1,0 +1,73 @@
+"""Reports over all wallets, and the ledger as a list: as JSON by the page, or as a table."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from app.domain.pages import FIRST_ID
+from app.domain.reports import Entries
+from app.http import filters, tables
+from app.http.paging import Listing, newest_first
+from app.http.query import takes
+from app.http.routes import container, success
+from app.operations.reports import check_key
+from app.stores.postgres.exports.columns import Style
+from app.wire.answers import transaction_answer
+from app.wire.cursors import Order
+from app.wire.reports import totals_answer, usage_row_answer
+from app.wire.tables import Format
+
+blueprint = Blueprint("reports", __name__, url_prefix="/api/admin")
+
+
+@blueprint.get("/usage")
+@takes("limit", "cursor", *filters.USAGE)
+def usage() -> Response:
+    wanted = filters.usage()
+    format = tables.wanted()
+    if format is not None:
+        tables.refuse_pages()
+        export = container().exports.usage(wanted, _style(format))
+        return tables.respond("usage", export.columns, export.blocks, format)
+    reports = container().reports
+    listing = Listing(
+        Order(FIRST_ID, lambda text: check_key(wanted, text)),
+        lambda limit, after: reports.usage(wanted, limit, after),
+        lambda row: usage_row_answer(wanted.groups, row),
+    )
+    return success("Usage", listing.page())
+
+
+@blueprint.get("/totals")
+def totals() -> Response:
+    return success("Totals", totals_answer(container().reports.totals()))
+
+
+@blueprint.get("/transactions")
+@takes("limit", "cursor", *filters.ENTRIES)
+def list_all_transactions() -> Response:
+    return _transactions(filters.entries(), None)
+
+
+@blueprint.get("/wallets/<id:user_id>/transactions")
+@takes("limit", "cursor", *(name for name in filters.ENTRIES if name not in ("user_id", "package_id")))
+def list_transactions(user_id: str) -> Response:
+    return _transactions(filters.entries(), user_id)
+
+
+def _transactions(wanted: Entries, user_id: str | None) -> Response:
+    format = tables.wanted()
+    if format is not None:
+        tables.refuse_pages()
+        export = container().exports.transactions(wanted, _style(format), user_id=user_id)
+        return tables.respond("transactions", export.columns, export.blocks, format)
+    reports = container().reports
+    listing = newest_first(
+        lambda limit, before_id: reports.transactions(wanted, limit, before_id, user_id=user_id),
+        lambda priced: transaction_answer(priced.entry, priced.card),
+    )
+    return success("Transactions", listing.page())
+
+
+def _style(format: Format) -> Style:
+    return Style.SHEET if format is Format.CSV else Style.EXACT

@@ -1,0 +1,181 @@
+"""Archiving: old months of the ledger move into files, and what is left still proves.
+
+Month after month: the entries are written to a file, then sealed in one transaction with each wallet's balance behind
+them, then removed in small parts. Stopped anywhere, the next run goes on: a file without a seal is written anew, a seal
+without its file removes nothing. Roll-ups, keys, and all postings stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+from redis import RedisError
+
+from app.access.gate import Gate
+from app.access.postgres import PostgresAccess
+from app.domain.errors import ArchiveRefused, Invalid, Unavailable
+from app.domain.reports import midnight, next_month
+from app.operations.exports import Export, ExportService
+from app.stores.postgres import archives as store
+from app.stores.postgres import rollups
+from app.stores.postgres.archives import Archive
+from app.stores.redis.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+# Nothing that began within the month is still under way by then, whatever clocks say.
+AGE_MIN = timedelta(days=3)
+# Ends may be this much older than the moment they were entered in the ledger's month says: by a clock that was ahead.
+CLOCKS_DIFFER_MAX = timedelta(days=1)
+REMOVED_AT_ONCE = 10_000
+STEP_SECONDS_MAX = 600.0
+READ_BYTES = 1024 * 1024
+
+Shape = Callable[[Export], Iterator[bytes]]
+
+
+class ArchiveService:
+    def __init__(self, *, postgres: PostgresAccess, exports: ExportService, spool: Spool, redis: Gate) -> None:
+        self._postgres = postgres
+        self._exports = exports
+        self._spool = spool
+        self._redis = redis
+
+    def list(self) -> Sequence[Archive]:
+        """Oldest first. Raises Unavailable."""
+        return self._postgres.run(store.list_archives)
+
+    def archive(self, before: date, folder: Path, shape: Shape, suffix: str) -> Iterator[Archive]:
+        """Archive all months before the one that begins on `before`, each told when it is done.
+
+        `shape` makes a file's bytes of a table. Raises Invalid for a month that isn't over for long enough,
+        ArchiveRefused where the ledger or a file isn't as it should be, Unavailable, or OSError.
+        """
+        now = self._postgres.run(store.now)
+        if midnight(before) > now - AGE_MIN:
+            raise Invalid(errors={"before": [f"Must have begun {AGE_MIN.days} days ago."]})
+        self._check_spool()
+        for archive in self.list():
+            if archive.removed_at is None:
+                yield self._remove(archive, folder)
+        oldest = self._postgres.run(store.oldest_entry_at)
+        if oldest is None:
+            return
+        archived = self._postgres.run(store.archived_until)
+        month = max(filter(None, (oldest.date().replace(day=1), archived)))
+        while month < before:
+            if self._seal(month, folder, shape, suffix):
+                [archive] = [archive for archive in self.list() if archive.month == month]
+                yield self._remove(archive, folder)
+            month = next_month(month)
+
+    def _check_spool(self) -> None:
+        """What is spooled isn't in Postgres yet: nobody could tell it from what was archived."""
+        if not self._redis.is_open:
+            raise Unavailable("Redis doesn't answer, and may have ends that Postgres doesn't know yet")
+        try:
+            spooled = self._spool.size()
+        except RedisError as error:
+            raise Unavailable("Redis doesn't answer, and may have ends that Postgres doesn't know yet") from error
+        if spooled:
+            raise ArchiveRefused(f"{spooled} ends are spooled in Redis: wait until they are drained")
+
+    def _seal(self, month: date, folder: Path, shape: Shape, suffix: str) -> bool:
+        """Write a month's file and seal it. False where it has no entries that aren't archived."""
+        until = midnight(next_month(month))
+        last_entry_id = self._postgres.transaction(
+            lambda connection: store.last_entry_before(connection, until, STEP_SECONDS_MAX)
+        )
+        if not self._postgres.run(lambda connection: store.has_entries(connection, last_entry_id)):
+            return False
+        self._check(month, last_entry_id)
+        path = folder / f"ledger-{month:%Y-%m}.{suffix}"
+        sha256 = _write(path, shape(self._exports.entries_up_to(last_entry_id)))
+        is_ours = self._postgres.transaction(
+            lambda connection: store.seal(
+                connection,
+                month=month,
+                last_entry_id=last_entry_id,
+                file_name=path.name,
+                sha256=sha256,
+                ends_before=_first_id(until + CLOCKS_DIFFER_MAX),
+                seconds=STEP_SECONDS_MAX,
+            )
+        )
+        if not is_ours:
+            raise ArchiveRefused(f"{month:%Y-%m} is being archived elsewhere")
+        log.info("ledger_sealed", month=f"{month:%Y-%m}", file=path.name, sha256=sha256)
+        return True
+
+    def _check(self, month: date, last_entry_id: int) -> None:
+        """What leaves the ledger has to be right: nothing will be compared with it any more."""
+        broken = self._postgres.transaction(
+            lambda connection: store.broken_wallet(connection, last_entry_id, STEP_SECONDS_MAX)
+        )
+        if broken is not None:
+            raise ArchiveRefused(f"The ledger of wallet {broken} doesn't add up: see `flask reconcile --full`")
+        day = month
+        while day < next_month(month):
+            of_day = day
+            if self._postgres.transaction(
+                lambda connection: rollups.wrong(connection, of_day, 1, STEP_SECONDS_MAX)  # noqa: B023
+            ):
+                raise ArchiveRefused(f"The roll-ups of {day} are not right: see `flask reconcile --full --repair`")
+            day += timedelta(days=1)
+
+    def _remove(self, archive: Archive, folder: Path) -> Archive:
+        """Remove what a sealed file has, if it has it."""
+        path = folder / archive.file_name
+        if not path.is_file() or _sha256(path) != archive.sha256:
+            raise ArchiveRefused(f"{path} isn't the file that was sealed: its entries stay in the ledger")
+        while self._postgres.transaction(
+            lambda connection: store.remove(connection, archive.last_entry_id, REMOVED_AT_ONCE, STEP_SECONDS_MAX)
+        ):
+            pass
+        self._postgres.transaction(lambda connection: store.finish(connection, archive.month))
+        removed_at: datetime = self._postgres.run(store.now)
+        log.info("ledger_archived", month=f"{archive.month:%Y-%m}", entries=archive.entries, file=path.name)
+        return replace(archive, removed_at=removed_at)
+
+
+def _write(path: Path, data: Iterator[bytes]) -> str:
+    """Write a file that is whole or isn't there under its name; its hash."""
+    digest = hashlib.sha256()
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file, closing(data):  # type: ignore[type-var]
+            for block in data:
+                file.write(block)
+                digest.update(block)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_id(moment: datetime) -> UUID:
+    """The least id that an end of this moment may have: they begin with their milliseconds."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -1,0 +1,103 @@
+"""What operators ask about all wallets together: usage and revenue, totals, the whole ledger."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from redis import Redis, RedisError
+
+from app.access.gate import Gate
+from app.access.postgres import PostgresAccess
+from app.domain.errors import WalletNotFound
+from app.domain.pages import FIRST_ID, NEWEST, Page, page
+from app.domain.rates import RateCard
+from app.domain.reports import Entries, Usage
+from app.domain.wallets import wallet_of
+from app.stores.postgres import ledger_lists, prices, totals, usage, wallets
+from app.stores.postgres.ledger import LedgerEntry
+from app.stores.postgres.totals import PostgresTotals
+from app.stores.postgres.usage import UsageRow
+from app.stores.redis import holders
+from app.stores.redis.slices import slices
+from app.stores.redis.wallet_holds import WalletHolds
+
+# Reports add up much; they are few.
+REPORT_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """`held_micros` is None while Redis, where holds live, is away."""
+
+    postgres: PostgresTotals
+    held_micros: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PricedEntry:
+    """`card` is the rate card of a run that was billed by one."""
+
+    entry: LedgerEntry
+    card: RateCard | None
+
+
+class ReportService:
+    def __init__(self, *, postgres: PostgresAccess, client: Redis, holds: WalletHolds, redis: Gate) -> None:
+        self._postgres = postgres
+        self._client = client
+        self._holds = holds
+        self._redis = redis
+
+    def usage(self, wanted: Usage, limit: int, after: str = FIRST_ID) -> Page[UsageRow, str]:
+        """In the order of the groups. Raises Unavailable."""
+        key = None if after == FIRST_ID else usage.key_from(wanted.groups, json.loads(after))
+        return self._postgres.transaction(
+            lambda connection: page(
+                lambda count: usage.report(connection, wanted, key, count, REPORT_SECONDS_MAX), _key_text, limit
+            )
+        )
+
+    def totals(self) -> Totals:
+        """What all wallets together have, owe and hold. Raises Unavailable."""
+        found = self._postgres.transaction(lambda connection: totals.of_postgres(connection, REPORT_SECONDS_MAX))
+        return Totals(found, self._held_micros())
+
+    def transactions(
+        self, wanted: Entries, limit: int, before_id: int = NEWEST, *, user_id: str | None = None
+    ) -> Page[PricedEntry, int]:
+        """Ledger entries, newest first: those of one user's wallet, or all. Raises WalletNotFound or Unavailable."""
+
+        def work(connection: sa.Connection) -> Page[PricedEntry, int]:
+            wallet_id = None if user_id is None else wallet_of(user_id)
+            if wallet_id is not None and not wallets.exists(connection, wallet_id):
+                raise WalletNotFound
+            found = page(
+                lambda count: ledger_lists.list_entries(connection, wanted, wallet_id, before_id, count),
+                lambda entry: entry.id,
+                limit,
+            )
+            cards = prices.by_ids(connection, {entry.price_id for entry in found.items if entry.price_id is not None})
+            return Page([PricedEntry(entry, cards.get(entry.price_id)) for entry in found.items], found.next_key)
+
+        return self._postgres.run(work)
+
+    def _held_micros(self) -> int | None:
+        if self._redis.is_open:
+            try:
+                # One look at each wallet that was given a hold which may still be open.
+                return sum(sum(self._holds.held(part)) for part in slices(holders.names(self._client)))
+            except RedisError as error:
+                self._redis.close(error)
+        return None
+
+
+def check_key(wanted: Usage, text: str) -> str:
+    """A key of these groups, as text. Raises ValueError."""
+    usage.key_from(wanted.groups, json.loads(text))
+    return text
+
+
+def _key_text(row: UsageRow) -> str:
+    return json.dumps([value if isinstance(value, (int, str)) else value.isoformat() for value in row.key])

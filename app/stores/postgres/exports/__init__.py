@@ -1,0 +1,1 @@
+"""Exports: tables that leave Postgres by COPY, as large as they are."""

@@ -1,0 +1,74 @@
+"""Ledger entries by what is asked of them, over one wallet or all.
+
+Dates become a range of entry ids first, by one look into an index each: ids rise with the time of their entries, so a
+list or an export of some days reads no others.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.domain.pages import NEWEST
+from app.domain.reports import Entries
+from app.domain.wallets import WalletId
+from app.stores.postgres.ledger import ENTRY_COLUMNS, LedgerEntry
+from app.stores.postgres.tables import token_transactions as entries
+from app.stores.postgres.tables import wallets
+
+# An entry may be entered so much later than its transaction, whose moment it carries, has begun. None takes a minute.
+ENTERED_WITHIN: sa.ColumnElement[Any] = sa.literal_column("interval '1 hour'")
+
+
+def list_entries(
+    connection: sa.Connection, wanted: Entries, wallet_id: WalletId | None, before_id: int, limit: int
+) -> list[LedgerEntry]:
+    """Newest first."""
+    rows = connection.execute(
+        sa.select(*ENTRY_COLUMNS)
+        .where(entries.c.id < before_id, *conditions(wanted, wallet_id))
+        .order_by(entries.c.id.desc())
+        .limit(limit)
+    )
+    return [LedgerEntry(*row) for row in rows]
+
+
+def conditions(wanted: Entries, wallet_id: WalletId | None) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if wallet_id is not None:
+        found.append(entries.c.wallet_id == wallet_id)
+    if wanted.since is not None:
+        found += [entries.c.created_at >= wanted.since, entries.c.id > _last_before(wanted.since)]
+    if wanted.until is not None:
+        found += [entries.c.created_at < wanted.until, entries.c.id < _first_after(wanted.until)]
+    for name in ("feature_endpoint_id", "model", "user_id", "price_id"):
+        value = getattr(wanted, name)
+        if value is not None:
+            found.append(entries.c[name] == value)
+    if wanted.kind is not None:
+        # Written out, so that the index of what isn't usage is known to have it.
+        found.append(entries.c.kind == sa.literal_column(f"'{wanted.kind.value}'"))
+    if wanted.package_id is not None:
+        of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == wanted.package_id)
+        found.append(entries.c.wallet_id.in_(of_package))
+    return found
+
+
+def _last_before(moment: datetime) -> sa.ColumnElement[Any]:
+    """An id that every entry since then is above."""
+    probe = entries.alias("before")
+    last = sa.select(probe.c.id).where(probe.c.created_at < _at(moment) - ENTERED_WITHIN)
+    return sa.func.coalesce(last.order_by(probe.c.created_at.desc()).limit(1).scalar_subquery(), 0)
+
+
+def _first_after(moment: datetime) -> sa.ColumnElement[Any]:
+    """An id that every entry until then is below."""
+    probe = entries.alias("after")
+    first = sa.select(probe.c.id).where(probe.c.created_at >= _at(moment) + ENTERED_WITHIN)
+    return sa.func.coalesce(first.order_by(probe.c.created_at).limit(1).scalar_subquery(), NEWEST)
+
+
+def _at(moment: datetime) -> sa.ColumnElement[Any]:
+    return sa.cast(moment, sa.TIMESTAMP(timezone=True))

@@ -1,0 +1,139 @@
+"""What was used and earned, added up from the daily roll-ups by any grouping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.domain.inputs import ID_LENGTH_MAX, identifier
+from app.domain.reports import EntryKind, Group, Usage
+from app.stores.postgres.engine import allow_seconds
+from app.stores.postgres.tables import usage_daily, wallets
+
+# Text and numbers that stand for "none" in the roll-ups, whose key has no nulls.
+_NONE: dict[Group, Any] = {Group.MODEL: "", Group.PRICE: 0, Group.FEATURE: ""}
+
+COUNTS = (
+    "runs",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "requests",
+)
+_OF_USAGE = (*COUNTS, "base_cost_micros", "profit_micros", "cost_micros")
+_COUNTED = {
+    EntryKind.USAGE: _OF_USAGE,
+    EntryKind.REVERSAL: ("reversed_micros",),
+    EntryKind.AMENDMENT: ("amended_micros",),
+    EntryKind.WRITE_OFF: ("written_off_micros",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """`key` are the values of the groups asked for, as roll-ups have them. Amounts are micro-tokens."""
+
+    key: tuple[Any, ...]
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    requests: int
+    base_cost_micros: int
+    profit_micros: int
+    cost_micros: int
+    corrected_micros: int
+    written_off_micros: int
+
+    @property
+    def net_micros(self) -> int:
+        """What the runs brought, in the end."""
+        return self.cost_micros - self.corrected_micros - self.written_off_micros
+
+
+def report(
+    connection: sa.Connection, usage: Usage, after: Sequence[Any] | None, limit: int, seconds: float
+) -> list[UsageRow]:
+    """A page, in the order of the groups; `after` is the key to start behind."""
+    allow_seconds(connection, seconds)
+    statement = select_usage(usage)
+    if after is not None:
+        if not usage.groups:
+            return []
+        columns = sa.tuple_(*(usage_daily.c[group] for group in usage.groups))
+        statement = statement.where(columns > sa.tuple_(*after))
+    width = len(usage.groups)
+    return [UsageRow(tuple(row[:width]), *map(int, row[width:])) for row in connection.execute(statement.limit(limit))]
+
+
+def select_usage(usage: Usage) -> sa.Select[Any]:
+    """The sums that were asked for: the groups' columns, then those of `UsageRow`."""
+    columns = [usage_daily.c[group] for group in usage.groups]
+    summed = {name: _sum(name, usage.kind) for name in (*_OF_USAGE, "reversed_micros", "amended_micros")}
+    corrected = summed.pop("reversed_micros") + summed.pop("amended_micros")
+    statement = sa.select(
+        *columns,
+        *(column.label(name) for name, column in summed.items()),
+        corrected.label("corrected_micros"),
+        _sum("written_off_micros", usage.kind).label("written_off_micros"),
+    )
+    return statement.where(*_conditions(usage)).group_by(*columns).order_by(*columns)
+
+
+def group_value(group: Group, value: Any) -> Any:
+    """What a group's value in the roll-ups stands for."""
+    return None if group in _NONE and value == _NONE[group] else value
+
+
+def group_column(group: Group, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The same as SQL: null where it stands for none."""
+    return sa.func.nullif(column, _NONE[group]) if group in _NONE else column
+
+
+def key_from(groups: Sequence[Group], values: Any) -> tuple[Any, ...]:
+    """A key that was written as JSON. Raises ValueError where it isn't one of these groups."""
+    if not isinstance(values, list) or len(values) != len(groups):
+        raise ValueError(values)
+    return tuple(map(_key_value, groups, values))
+
+
+def _key_value(group: Group, value: Any) -> Any:
+    if group is Group.PRICE:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ValueError(value)
+        return value
+    if group is Group.DAY and isinstance(value, str):
+        return date.fromisoformat(value)
+    return value if value == _NONE.get(group) else identifier(value, ID_LENGTH_MAX)
+
+
+def _sum(name: str, kind: EntryKind | None) -> sa.ColumnElement[Any]:
+    if kind is not None and name not in _COUNTED[kind]:
+        return sa.literal(0, sa.Numeric)
+    return sa.func.coalesce(sa.func.sum(usage_daily.c[name]), 0)
+
+
+def _conditions(usage: Usage) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if usage.since is not None:
+        found.append(usage_daily.c.day >= usage.since)
+    if usage.until is not None:
+        found.append(usage_daily.c.day < usage.until)
+    for name in ("feature_endpoint_id", "model", "user_id", "price_id"):
+        value = getattr(usage, name)
+        if value is not None:
+            found.append(usage_daily.c[name] == value)
+    if usage.package_id is not None:
+        of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == usage.package_id)
+        found.append(usage_daily.c.wallet_id.in_(of_package))
+    if usage.kind is not None:
+        found.append(sa.or_(*(usage_daily.c[name] != 0 for name in _COUNTED[usage.kind])))
+    return found
