@@ -80,8 +80,7 @@ def amend(
     """Say what a run has really used: the difference is given back or charged, at the price it was accepted at.
 
     \b
-    flask ends amend 01890a5d-ac96-774b-bcce-b302099a8057 --input-token 10 --output-token 40 \\
-        --reference ticket-8 --reason "Counted twice"
+    flask ends amend 01890a5d-ac96-774b-bcce-b302099a8057 --input-token 1 --output-token 4 --reference t-8 --reason Slip
     """
     usage = Usage(input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests)
     if errors := usage.errors():

@@ -57,6 +57,7 @@ def test_from_nothing_to_a_wallet_with_tokens(run: Run, show: Callable[..., Any]
         "name": "Chat",
         "min_token": Decimal("2.5"),
         "unpriced": "default",
+        "reversal_seconds": 0,
     }
     show("features", "create", "images", "--name", "Images")
     assert show("packages", "create", "basic", "--name", "Basic", "--feature", "chat")["feature_endpoint_ids"] == [
@@ -85,7 +86,7 @@ def test_updates(show: Callable[..., Any]) -> None:
     show("wallets", "create", "alice")
     assert show("features", "update", "chat", "--min-token", "0")["min_token"] == 0
     changed = show("features", "update", "chat", "--name", "Talk", "--unpriced", "refuse")
-    assert changed == {"id": "chat", "name": "Talk", "min_token": 0, "unpriced": "refuse"}
+    assert changed == {"id": "chat", "name": "Talk", "min_token": 0, "unpriced": "refuse", "reversal_seconds": 0}
     assert show("packages", "update", "basic", "--feature", "chat")["feature_endpoint_ids"] == ["chat"]
     assert show("packages", "update", "basic", "--name", "Plus")["feature_endpoint_ids"] == ["chat"]
     assert show("packages", "update", "basic", "--no-features")["feature_endpoint_ids"] == []
@@ -237,9 +238,11 @@ def test_all_commands() -> None:
         *(f"features {name}" for name in ("create", "list", "update")),
         *(f"packages {name}" for name in ("create", "list", "update")),
         *(f"profit-rules {name}" for name in ("create", "list")),
-        *(f"prices {name}" for name in ("add", "list", "estimate")),
+        *(f"prices {name}" for name in ("add", "list", "estimate", "import", "imports", "show-import", "approve")),
         *(f"wallets {name}" for name in ("create", "show", "list", "update", "top-up", "refund", "adjust")),
-        *(f"wallets {name}" for name in ("transactions", "holds", "release-hold")),
+        *(f"wallets {name}" for name in ("transactions", "holds", "release-hold", "charge-back")),
+        *(f"ends {name}" for name in ("corrections", "reverse", "amend")),
+        *(f"repricings {name}" for name in ("create", "list", "show", "apply")),
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
         "reconcile",
         "demo seed",
