@@ -53,10 +53,6 @@ class CatalogSnapshot:
         """The highest counters that Postgres has told, to us or to others."""
         return self._known
 
-    @property
-    def is_loaded(self) -> bool:
-        return self._catalog.version > 0
-
     def refresh(self) -> Catalog:
         """Look whether something changed, and load it if so. Raises SQLAlchemyError when Postgres is away."""
         return self._look(system.read, beats=0)

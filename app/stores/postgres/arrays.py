@@ -14,10 +14,6 @@ def id_array(ids: Iterable[UUID]) -> str:
     return f"{{{','.join(map(str, ids))}}}"
 
 
-def number_array(numbers: Iterable[int | None]) -> str:
-    return f"{{{','.join(['NULL' if number is None else str(number) for number in numbers])}}}"
-
-
 def text_array(texts: Iterable[str | None]) -> str:
     return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in texts])}}}"
 
