@@ -29,7 +29,7 @@ from app.domain.errors import (
     Unavailable,
     WalletNotFound,
 )
-from app.domain.wallets import Wallet, wallet_of
+from app.domain.wallets import Wallet, WalletId, wallet_of
 from app.stores.postgres import catalog, inbox, ledger, wallets
 from app.stores.postgres import corrections as store
 from app.stores.postgres.corrections import Correction, Run
@@ -89,15 +89,11 @@ class CorrectionService:
 
         Raises ReversalNotAllowed, and what `correct` raises.
         """
-        found = self._postgres.run(
-            lambda connection: inbox.find_keys(
-                connection,
-                [] if asked.idempotency_key is None else [asked.idempotency_key],
-                [] if asked.process_id is None else [asked.process_id],
-            )
-        )
+        found = self._known(asked)
         if not found:
             self._raise_if_spooled(None)
+            # It may have been recorded between the two looks.
+            found = self._known(asked)
         keys = (asked.idempotency_key, asked.process_id)
         ends = [end for end in found if end.user_id == asked.user_id and _is_named(end, *keys)]
         if len(ends) != 1 or len(found) != 1:
@@ -111,6 +107,11 @@ class CorrectionService:
             request_id=asked.request_id,
         )
         return self._correct(request, _check_window)
+
+    def _known(self, asked: OwnReversal) -> Sequence[inbox.KnownEnd]:
+        keys = [] if asked.idempotency_key is None else [asked.idempotency_key]
+        processes = [] if asked.process_id is None else [asked.process_id]
+        return self._postgres.run(lambda connection: inbox.find_keys(connection, keys, processes))
 
     def of_end(self, end_id: UUID) -> Sequence[Corrected]:
         """An end's corrections, oldest first. Raises NotFound or Unavailable."""
@@ -137,12 +138,7 @@ class CorrectionService:
         return self._told(outcome)
 
     def _correct(self, request: CorrectionRequest, check: Callable[[sa.Connection, Run], None]) -> Corrected:
-        wallet_id = self._postgres.run(lambda connection: store.wallet_of(connection, request.end_id))
-        if wallet_id is None:
-            if self._postgres.run(lambda connection: store.is_charge(connection, request.end_id)):
-                raise CorrectionOfCorrection
-            self._raise_if_spooled(request.end_id)
-            raise NotFound(END_NOT_FOUND)
+        wallet_id = self._wallet_of(request.end_id)
 
         def work(connection: sa.Connection) -> _Outcome:
             wallet = wallets.lock(connection, wallet_id)
@@ -151,6 +147,21 @@ class CorrectionService:
             return _correct(connection, wallet, request, self._policy, check)
 
         return self._told(self._postgres.wallet_transaction(wallet_id, work))
+
+    def _wallet_of(self, end_id: UUID) -> WalletId:
+        def look(connection: sa.Connection) -> WalletId | None:
+            return store.wallet_of(connection, end_id)
+
+        wallet_id = self._postgres.run(look)
+        if wallet_id is None:
+            if self._postgres.run(lambda connection: store.is_charge(connection, end_id)):
+                raise CorrectionOfCorrection
+            self._raise_if_spooled(end_id)
+            # It may have been recorded between the two looks.
+            wallet_id = self._postgres.run(look)
+        if wallet_id is None:
+            raise NotFound(END_NOT_FOUND)
+        return wallet_id
 
     def _told(self, outcome: _Outcome) -> Corrected:
         if (told := outcome.told) is None:

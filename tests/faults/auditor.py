@@ -25,6 +25,7 @@ from typing import Any
 import psycopg
 from redis import Redis
 
+from tests.faults import corrections
 from tests.faults.book import MICROS, Book, End, PricedEnd, Violation
 from tests.faults.prices import BILL_COLUMNS, Bill, Tariff, bill_of, check_bill, read_tariff
 
@@ -43,6 +44,8 @@ class Entry:
     balance_after_micros: int
     reference: str | None
     bill: Bill | None = None
+    end_id: str | None = None
+    corrects: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Waiting:
     key: str | None
     error: str | None = None
     bill: Bill | None = None
+    kind: str = "usage"
+    corrects: str | None = None
+    reference: str | None = None
 
     @property
     def is_asked(self) -> bool:
@@ -89,6 +95,7 @@ class Snapshot:
     aside: set[str] = field(default_factory=set)
     spooled: int = 0
     tariff: Tariff = field(default_factory=Tariff)
+    corrections: list[corrections.Stored] = field(default_factory=list)
 
 
 def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
@@ -101,15 +108,24 @@ def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
             snapshot.wallets[user_id] = Stored(*amounts)
         snapshot.tariff = read_tariff(connection)
         for row in connection.execute(f"""
-            SELECT id, user_id, kind, amount_micros, balance_after_micros, reference, {", ".join(BILL_COLUMNS)}
+            SELECT id, user_id, kind, amount_micros, balance_after_micros, reference, end_id::text, corrects::text,
+                {", ".join(BILL_COLUMNS)}
             FROM token_transactions ORDER BY id
         """):
-            snapshot.ledger.append(Entry(*row[:6], bill_of(row[6:])))
+            # What a correction takes or gives is a difference, and no bill.
+            bill = bill_of(row[8:]) if row[2] == "usage" else None
+            snapshot.ledger.append(Entry(*row[:6], bill, *row[6:8]))
         for row in connection.execute(f"""
-            SELECT id::text, user_id, state, cost_micros, idempotency_key, last_error, {", ".join(BILL_COLUMNS)}
+            SELECT id::text, user_id, state, cost_micros, idempotency_key, last_error, kind, corrects::text, reference,
+                {", ".join(BILL_COLUMNS)}
             FROM end_inbox ORDER BY id
         """):
-            snapshot.inbox.append(Waiting(*row[:6], bill_of(row[6:])))
+            bill = bill_of(row[9:]) if row[6] == "usage" else None
+            snapshot.inbox.append(Waiting(*row[:6], bill, *row[6:9]))
+        for row in connection.execute(
+            "SELECT reference, kind, end_id::text, user_id, amount_micros FROM corrections ORDER BY id"
+        ):
+            snapshot.corrections.append(corrections.Stored(*row))
         for [entry] in connection.execute("SELECT convert_from(field, 'UTF8') FROM spool_aside"):
             snapshot.aside.add(entry)
         [epoch] = connection.execute("SELECT cache_epoch FROM system_state").fetchone() or [0]
@@ -126,6 +142,7 @@ def check(book: Book, snapshot: Snapshot) -> list[Violation]:
     return [
         *_ends(book, snapshot),
         *_top_ups(book, snapshot),
+        *corrections.check(book, snapshot),
         *_conservation(book, snapshot),
         *_prices(book, snapshot),
         *_rest(snapshot),
@@ -148,7 +165,7 @@ def _ends(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
         if entry.kind == "usage":
             billed[entry.reference or ""].append(entry)
     for row in snapshot.inbox:
-        if row.error != REUSED:
+        if row.error != REUSED and row.kind == "usage":
             waiting[row.key or ""].append(row)
     for key in (billed.keys() | waiting.keys()) - book.ends.keys():
         if not key.startswith(POISON_PREFIX):
@@ -172,9 +189,10 @@ def _ends(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 
 def _prices(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
     for entry in snapshot.ledger:
-        yield from check_bill(book, entry.reference, entry.bill, snapshot.tariff)
+        if entry.kind == "usage":
+            yield from check_bill(book, entry.reference, entry.bill, snapshot.tariff)
     for row in snapshot.inbox:
-        if not _is_poison(row.key):
+        if row.kind == "usage" and not _is_poison(row.key):
             yield from check_bill(book, row.key, row.bill, snapshot.tariff)
 
 
@@ -204,9 +222,15 @@ def _conservation(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
     for top_up in book.top_ups.values():
         if top_up.is_acknowledged:
             known[top_up.user_id] += top_up.tokens * MICROS
+    for chargeback in book.chargebacks.values():
+        if chargeback.is_acknowledged:
+            known[chargeback.user_id] -= chargeback.tokens * MICROS
     standing = _standing(snapshot)
     for end in book.ends.values():
-        if end.answer is not None:
+        corrected_micros = corrections.target_micros(book, end)
+        if corrected_micros is not None:
+            known[end.user_id] -= corrected_micros
+        elif end.answer is not None:
             micros = standing.get(end.key)
             known[end.user_id] -= micros if micros in _possible(book, end) else end.cost_micros
     for user_id, micros in known.items():
@@ -325,7 +349,7 @@ def _possible(book: Book, end: End) -> set[int]:
 def _standing(snapshot: Snapshot) -> dict[str | None, int]:
     """Key -> what is billed or waits under it."""
     return {
-        **{row.key: row.cost_micros for row in snapshot.inbox},
+        **{row.key: row.cost_micros for row in snapshot.inbox if row.kind == "usage"},
         **{entry.reference: -entry.amount_micros for entry in snapshot.ledger if entry.kind == "usage"},
     }
 

@@ -82,6 +82,34 @@ class TopUp:
     is_acknowledged: bool = False
 
 
+@dataclass(slots=True)
+class Correction:
+    """`key` is the end's; `output_tokens` what it shall have used."""
+
+    reference: str
+    key: str
+    user_id: str
+    kind: str
+    output_tokens: int
+    answer: dict[str, Any] | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return self.answer is not None
+
+
+@dataclass(slots=True)
+class Chargeback:
+    reference: str
+    user_id: str
+    tokens: int
+    answer: dict[str, Any] | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return self.answer is not None
+
+
 class Book:
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,6 +119,11 @@ class Book:
         self.wallets: dict[str, WalletModel] = {}
         self.ends: dict[str, End] = {}
         self.top_ups: dict[str, TopUp] = {}
+        self.corrections: dict[str, Correction] = {}
+        self._corrections_of: dict[str, list[Correction]] = {}
+        self.chargebacks: dict[str, Chargeback] = {}
+        # Of ends that were corrected, which tells their ids: key -> id.
+        self.end_ids: dict[str, str] = {}
         self.acknowledged: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.violations: list[Violation] = []
@@ -152,6 +185,22 @@ class Book:
             self.top_ups[top_up.reference] = top_up
         return top_up
 
+    def add_correction(self, correction: Correction) -> Correction:
+        with self._lock:
+            self.corrections[correction.reference] = correction
+            self._corrections_of.setdefault(correction.key, []).append(correction)
+        return correction
+
+    def add_chargeback(self, chargeback: Chargeback) -> Chargeback:
+        with self._lock:
+            self.chargebacks[chargeback.reference] = chargeback
+        return chargeback
+
+    def corrections_of(self, key: str) -> list[Correction]:
+        """In the order they were asked for."""
+        with self._lock:
+            return list(self._corrections_of.get(key, ()))
+
     def violate(self, kind: str, text: str, key: str | None = None) -> None:
         with self._lock:
             self._operations.append(f"{self.now:8.2f}s  VIOLATION {kind}: {text}")
@@ -204,6 +253,14 @@ class Book:
     def open_top_ups(self) -> list[TopUp]:
         with self._lock:
             return [top_up for top_up in self.top_ups.values() if not top_up.is_acknowledged]
+
+    def open_corrections(self) -> list[Correction]:
+        with self._lock:
+            return [correction for correction in self.corrections.values() if not correction.is_acknowledged]
+
+    def open_chargebacks(self) -> list[Chargeback]:
+        with self._lock:
+            return [chargeback for chargeback in self.chargebacks.values() if not chargeback.is_acknowledged]
 
     def history(self, key: str) -> list[str]:
         end = self.ends.get(key)

@@ -1,4 +1,4 @@
-"""The clients: seeded threads that start, end, cancel, top up and repeat themselves until they are answered.
+"""The clients: seeded threads that start, end, cancel, correct, top up and repeat themselves until they are answered.
 
 Every end and top-up carries a key. An answer that never came, or a 5xx, is unknown: it is asked again with the
 same key, later in the run or at quiescence at the latest.
@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.faults import prices
-from tests.faults.book import INTERNAL_ERROR, MICROS, Book, End, PricedEnd, TopUp, WalletModel
+from tests.faults import corrections, prices
+from tests.faults.book import INTERNAL_ERROR, MICROS, Book, Chargeback, End, PricedEnd, TopUp, WalletModel
 from tests.faults.stack_under_test import ADMIN_KEY, SERVER_KEY
 
 FEATURE = "feature-chaos"
@@ -212,6 +212,8 @@ class LoadThread(threading.Thread):
             self._contradict: 4,
             self._top_up: 12,
             self._change_prices: 2,
+            self._correct: 10,
+            self._charge_back: 3,
         }
         [action] = self._rng.choices(list(actions), weights=list(actions.values()))
         action()
@@ -317,6 +319,33 @@ class LoadThread(threading.Thread):
         needy = [user for user in self._users if user.startswith(("poor", "overdraft"))]
         top_up = TopUp(f"top-{self._number}-{self._made}", self._rng.choice(needy), self._rng.randint(20, 300))
         self._caller.send_top_up(self._book.add_top_up(top_up))
+
+    def _correct(self) -> None:
+        """Correct one of ours, once more or for the first time; or ask again what was or wasn't answered."""
+        mine = self._mine[-OPEN_ENDS_PER_CLIENT_MAX:]
+        asked = [correction for end in mine for correction in self._book.corrections_of(end.key)]
+        again = [each for each in asked if not each.is_acknowledged] or (asked if self._rng.random() < 0.2 else [])
+        if again:
+            corrections.send(self._caller, self._rng.choice(again))
+            return
+        end = self._rng.choice(mine) if mine else None
+        if end is None or end.key in self._book.maybe_reused:
+            return
+        if (correction := corrections.next_of(self._book, end, self._rng)) is not None:
+            corrections.send(self._caller, self._book.add_correction(correction))
+
+    def _charge_back(self) -> None:
+        """Take tokens back from who has few, or ask again."""
+        mine = f"dispute-{self._number}-"
+        made = [each for reference, each in self._book.chargebacks.copy().items() if reference.startswith(mine)]
+        again = [each for each in made if not each.is_acknowledged] or (made if self._rng.random() < 0.3 else [])
+        if again:
+            corrections.send_chargeback(self._caller, self._rng.choice(again))
+            return
+        self._made += 1
+        needy = [user for user in self._users if user.startswith(("poor", "overdraft"))]
+        chargeback = Chargeback(f"{mine}{self._made}", self._rng.choice(needy), self._rng.randint(1, 60))
+        corrections.send_chargeback(self._caller, self._book.add_chargeback(chargeback))
 
 
 class Load:

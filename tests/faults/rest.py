@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
 from redis import Redis
 
 from stack.processes import until
-from tests.faults import auditor
-from tests.faults.book import MICROS, Book, Violation
+from tests.faults import auditor, corrections
+from tests.faults.book import MICROS, Book, Chargeback, Correction, TopUp, Violation
 from tests.faults.load import HOLD_SECONDS_MAX, Caller
 from tests.faults.stack_under_test import StackUnderTest
 
@@ -56,17 +56,27 @@ def come_to_rest(stack: StackUnderTest, book: Book, caller: Caller, supervise: C
 def _settle_questions(book: Book, caller: Caller) -> None:
     """Ask again, with the same keys, whatever was never answered."""
     deadline = time.monotonic() + REST_SECONDS_MAX
-    while (ends := book.open_ends()) or book.open_top_ups():
+    while (ends := book.open_ends()) or any(_other_questions(book)):
         for end in ends:
             caller.send_end(end)
         for top_up in book.open_top_ups():
             caller.send_top_up(top_up)
+        for correction in book.open_corrections():
+            corrections.send(caller, correction)
+        for chargeback in book.open_chargebacks():
+            corrections.send_chargeback(caller, chargeback)
         if time.monotonic() > deadline:
-            unanswered = [*(end.key for end in book.open_ends()), *(top.reference for top in book.open_top_ups())]
+            unanswered = [*(end.key for end in book.open_ends())]
+            unanswered += [each.reference for questions in _other_questions(book) for each in questions]
             text = f"{len(unanswered)} calls get no definite answer, first {unanswered[:3]}"
             book.violate("unanswered", text, unanswered[0] if unanswered else None)
             return
         time.sleep(0.2)
+
+
+def _other_questions(book: Book) -> tuple[Sequence[Correction | Chargeback | TopUp], ...]:
+    """Than about ends."""
+    return book.open_corrections(), book.open_chargebacks(), book.open_top_ups()
 
 
 def _is_at_rest(connection: psycopg.Connection[Any]) -> bool:

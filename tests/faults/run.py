@@ -75,7 +75,11 @@ class ChaosRun:
         """Catalog and wallets, straight into the database."""
         with stack.connect() as connection, connection.transaction():
             connection.execute(
-                "INSERT INTO feature_endpoints (id, name, min_micros) VALUES (%s, 'Chaos', 1000000)", [FEATURE]
+                """
+                INSERT INTO feature_endpoints (id, name, min_micros, reversal_seconds)
+                VALUES (%s, 'Chaos', 1000000, 86400)
+                """,
+                [FEATURE],
             )
             connection.execute("INSERT INTO packages (id, name) VALUES (%s, 'Chaos')", [PACKAGE])
             connection.execute("INSERT INTO package_features VALUES (%s, %s)", [PACKAGE, FEATURE])
