@@ -19,13 +19,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from app.billing.start import StartRequest
+from app.domain.corrections import NO_USAGE, Chargeback, CorrectionKind, CorrectionRequest
 from app.domain.ends import EndRequest
-from app.domain.errors import AlreadyEnded, BalanceOutOfRange, IdempotencyConflict, NotFound
+from app.domain.errors import (
+    AlreadyEnded,
+    AlreadyWrittenOff,
+    BalanceOutOfRange,
+    ExceedsOriginal,
+    IdempotencyConflict,
+    NotFound,
+)
 from app.domain.postings import Posting, PostingKind
+from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
 TOKEN = 1_000_000
+
+
+@dataclass(frozen=True)
+class Charge:
+    """For a run, by its key, or a chargeback."""
+
+    key: str
+    micros: int
+    id: UUID
 
 
 @dataclass
@@ -40,10 +58,32 @@ class Model:
     answers: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, UUID] = field(default_factory=dict)
     written_off: set[str] = field(default_factory=set)
+    # What a run costs since it was corrected; those of which the last correction was a reversal; and what corrections
+    # have charged and isn't paid, oldest first.
+    corrected: dict[str, int] = field(default_factory=dict)
+    reversed: set[str] = field(default_factory=set)
+    charges: list[Charge] = field(default_factory=list)
+    references: int = 0
 
     @property
     def covered(self) -> int:
-        return self.posted - sum(self.pending.values()) - sum(self.debts.values())
+        return self.posted - sum(self.pending.values()) - self.debt
+
+    @property
+    def debt(self) -> int:
+        return sum(self.debts.values()) + sum(charge.micros for charge in self.charges)
+
+    @property
+    def told_debt(self) -> int:
+        """What of it the wallet's row tells of: charges always."""
+        return self.debt - sum(micros for key, micros in self.debts.items() if key not in self.told)
+
+    def charge(self, charge: Charge) -> None:
+        """Stands behind what accepted ends were promised and what is owed already, and is paid whole or not at all."""
+        if charge.micros <= self.posted + self.overdraft - self.told_debt - sum(self.pending.values()):
+            self.posted -= charge.micros
+        else:
+            self.charges.append(charge)
 
     @property
     def spendable(self) -> int:
@@ -94,7 +134,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
         def start_with_a_hold(self, tokens: int) -> Any:
             model = self.model
             answer = services.start.start(StartRequest(self.user, FEATURE, hold_micros=tokens * TOKEN))
-            fits = not model.debts and model.spendable + model.overdraft >= tokens * TOKEN
+            fits = not model.debt and model.spendable + model.overdraft >= tokens * TOKEN
             assert (answer.access is Access.GRANTED) == fits
             if fits and answer.process_id is not None:
                 model.holds[answer.process_id] = tokens * TOKEN
@@ -125,7 +165,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             cost = request.usage.output_tokens * 275_000
             own_hold = model.holds.pop(request.process_id or "", 0)
             # What a run has reserved debt doesn't take away.
-            reach = model.covered + (sum(model.debts.values()) if cost <= own_hold else 0)
+            reach = model.covered + (model.debt if cost <= own_hold else 0)
             covered = cost == 0 or reach - cost >= -model.overdraft
             (model.pending if covered else model.debts)[key] = cost
             answer = services.end.end(request)
@@ -134,6 +174,89 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             model.answers[key] = answer
             [model.ids[key]] = [row.id for row in billing.inbox(self.user) if key_of(row) == key]
             return request
+
+        @rule(tokens=st.integers(1, 60))
+        def charge_back(self, tokens: int) -> None:
+            model = self.model
+            model.references += 1
+            asked = Chargeback(self.user, tokens * TOKEN, f"dispute-{model.references}")
+            first = services.corrections.charge_back(asked)
+            assert first.correction.charge_id is not None
+            model.charge(Charge(asked.reference, tokens * TOKEN, first.correction.charge_id))
+            again = services.corrections.charge_back(asked)
+            assert (again.replayed, again.correction, again.entries) == (True, first.correction, first.entries)
+
+        @rule(request=ended)
+        def reverse(self, request: EndRequest) -> None:
+            if key_of(request) in self.model.reversed:
+                with pytest.raises(ExceedsOriginal):
+                    services.corrections.correct(self._correction(request, None))
+            else:
+                self._correct(request, None)
+
+        @rule(request=ended, output_tokens=st.integers(0, 240))
+        def amend(self, request: EndRequest, output_tokens: int) -> None:
+            self._correct(request, output_tokens)
+
+        def _correction(self, request: EndRequest, output_tokens: int | None) -> CorrectionRequest:
+            """To so many output tokens, or None: a reversal."""
+            self.model.references += 1
+            kind = CorrectionKind.REVERSAL if output_tokens is None else CorrectionKind.AMENDMENT
+            usage = NO_USAGE if output_tokens is None else Usage(request.usage.input_tokens, output_tokens)
+            reference = f"ticket-{self.model.references}"
+            return CorrectionRequest(self.model.ids[key_of(request)], kind, reference, "Wrong", usage)
+
+        def _correct(self, request: EndRequest, output_tokens: int | None) -> None:
+            model, key = self.model, key_of(request)
+            correction = self._correction(request, output_tokens)
+            if key in model.written_off:
+                with pytest.raises(AlreadyWrittenOff):
+                    services.corrections.correct(correction)
+                return
+            first = services.corrections.correct(correction)
+            self._settle_one(key)
+            before = model.corrected.get(key, model.answers[key].cost_micros)
+            target = (output_tokens or 0) * 275_000
+            rest = self._give_up(key, target - before)
+            if rest > 0:
+                assert first.correction.charge_id is not None
+                model.charge(Charge(key, rest, first.correction.charge_id))
+            else:
+                model.posted -= rest
+            model.corrected[key] = target
+            (model.reversed.add if output_tokens is None else model.reversed.discard)(key)
+            assert (first.correction.cost_before_micros, first.correction.cost_after_micros) == (before, target)
+            again = services.corrections.correct(correction)
+            assert (again.replayed, again.correction, again.entries) == (True, first.correction, first.entries)
+
+        def _give_up(self, key: str, rest: int) -> int:
+            """What isn't paid for a run is given up first, the youngest before the others; what is left to do."""
+            model = self.model
+            for charge in [charge for charge in reversed(model.charges) if charge.key == key]:
+                if rest < 0:
+                    model.charges.remove(charge)
+                    rest += charge.micros
+            if rest < 0 and key in model.debts:
+                model.told.discard(key)
+                rest += model.debts.pop(key)
+            return rest
+
+        def _settle_one(self, key: str) -> None:
+            """An end that can be settled is settled before it is corrected."""
+            model = self.model
+            if key in model.pending:
+                cost = model.pending.pop(key)
+                if cost == 0 or cost <= model.posted + model.overdraft:
+                    model.posted -= cost
+                else:
+                    model.debts[key] = cost
+                    model.told.add(key)
+            elif key in model.debts and key not in model.told:
+                room = model.posted + model.overdraft - model.told_debt - sum(model.pending.values())
+                if model.debts[key] <= room:
+                    model.posted -= model.debts.pop(key)
+                else:
+                    model.told.add(key)
 
         @rule(request=ended)
         def write_off(self, request: EndRequest) -> None:
@@ -198,7 +321,7 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
                     # what came after it.
                     model.debts[key] = cost
             # What wasn't covered when it came stands behind all debt that the wallet knows of.
-            room -= sum(model.debts[key] for key in model.told)
+            room -= sum(model.debts[key] for key in model.told) + sum(charge.micros for charge in model.charges)
             for key in [key for key in model.debts if key in untold]:
                 asked += model.debts[key]
                 if asked <= room:
@@ -210,14 +333,17 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             self.settle()
             collect_now(services, self.user)
             model = self.model
-            with billing.container.engine.connect():
-                order = [key_of(end) for end in billing.inbox(self.user)]
-            for key in sorted(model.debts, key=lambda key: order.index(key) if key in order else -1):
-                if key not in order:
-                    model.posted -= model.debts.pop(key)
+            left = {row.id for row in billing.inbox(self.user)}
+            for key in [key for key in model.debts if model.ids[key] not in left]:
+                model.posted -= model.debts.pop(key)
+            for charge in [charge for charge in model.charges if charge.id not in left]:
+                model.charges.remove(charge)
+                model.posted -= charge.micros
             model.told = set(model.debts)
-            for key, cost in sorted(model.debts.items(), key=lambda debt: order.index(debt[0]))[:1]:
-                assert model.posted - cost < -model.overdraft, key
+            line = [(model.ids[key], cost) for key, cost in model.debts.items()]
+            line += [(charge.id, charge.micros) for charge in model.charges]
+            for end_id, cost in sorted(line)[:1]:
+                assert model.posted - cost < -model.overdraft, end_id
 
         @rule()
         def flush(self) -> None:
@@ -234,9 +360,12 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
             balance = billing.balance(self.user)
             assert balance.posted_micros == model.posted >= -model.overdraft
             assert balance.pending_micros == sum(model.pending.values())
-            assert balance.debt_micros == sum(model.debts.values())
-            waiting = {key_of(end) for end in billing.inbox(self.user)}
-            assert waiting == {*model.pending, *model.debts}
+            assert balance.debt_micros == model.debt
+            waiting = {row.id for row in billing.inbox(self.user)}
+            assert waiting == {
+                *(model.ids[key] for key in (*model.pending, *model.debts)),
+                *(charge.id for charge in model.charges),
+            }
             assert billing.cached_spendable_micros(self.user) in (None, model.spendable)
             written_off = [entry for entry in billing.ledger(self.user) if entry.kind == "write_off"]
             assert len(written_off) == len(model.written_off)
