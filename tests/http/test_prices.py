@@ -179,7 +179,7 @@ class TestList:
 
 def test_a_price_is_never_changed_or_taken_away(admin: Admin, container: Container) -> None:
     add(admin)
-    for statement in ("UPDATE prices SET model = 'm'", "DELETE FROM prices", "TRUNCATE prices"):
+    for statement in ("UPDATE prices SET model = 'm'", "DELETE FROM prices", "TRUNCATE prices CASCADE"):
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), container.engine.begin() as connection:
             connection.execute(sa.text(statement))
 
