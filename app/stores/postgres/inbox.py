@@ -13,6 +13,7 @@ from app.domain.errors import WalletBusy
 from app.domain.reasons import FailureReason
 from app.domain.wallets import Deduction, WalletId
 from app.stores.postgres import settlement
+from app.stores.postgres.arrays import id_array, moment_array, number_array, text_array
 
 # One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
 # in one order, so that two batches with the same keys wait for each other instead of deadlocking.
@@ -138,31 +139,31 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept:
     rows = connection.execute(
         _INSERT,
         {
-            "ids": [end.id for end in ends],
-            "wallet_ids": [end.wallet_id for end in ends],
-            "user_ids": [request.user_id for request in requests],
-            "features": [request.feature_endpoint_id for request in requests],
-            "models": [request.model for request in requests],
-            "inputs": [request.usage.input_tokens for request in requests],
-            "outputs": [request.usage.output_tokens for request in requests],
-            "cached": [request.usage.cached_input_tokens for request in requests],
-            "written": [request.usage.cache_write_tokens for request in requests],
-            "reasonings": [request.usage.reasoning_tokens for request in requests],
-            "request_counts": [request.usage.requests for request in requests],
-            "process_ids": [request.process_id for request in requests],
-            "keys": [request.idempotency_key for request in requests],
-            "request_ids": [request.request_id for request in requests],
-            "prices": [end.price.price_id for end in ends],
-            "rules": [end.price.profit_rule_id for end in ends],
-            "bases": [end.price.base_micros for end in ends],
-            "profits": [end.price.profit_micros for end in ends],
-            "costs": [end.price.cost_micros for end in ends],
-            "states": [end.state.value for end in ends],
-            "hashes": [request.payload_hash for request in requests],
-            "spendables": [end.spendable_micros for end in ends],
-            "deductions": [end.deduction.value for end in ends],
-            "actors": [request.actor for request in requests],
-            "moments": [end.decided_at if were_kept else None for end in ends],
+            "ids": id_array(end.id for end in ends),
+            "wallet_ids": text_array(end.wallet_id for end in ends),
+            "user_ids": text_array(request.user_id for request in requests),
+            "features": text_array(request.feature_endpoint_id for request in requests),
+            "models": text_array(request.model for request in requests),
+            "inputs": number_array(request.usage.input_tokens for request in requests),
+            "outputs": number_array(request.usage.output_tokens for request in requests),
+            "cached": number_array(request.usage.cached_input_tokens for request in requests),
+            "written": number_array(request.usage.cache_write_tokens for request in requests),
+            "reasonings": number_array(request.usage.reasoning_tokens for request in requests),
+            "request_counts": number_array(request.usage.requests for request in requests),
+            "process_ids": text_array(request.process_id for request in requests),
+            "keys": text_array(request.idempotency_key for request in requests),
+            "request_ids": text_array(request.request_id for request in requests),
+            "prices": number_array(end.price.price_id for end in ends),
+            "rules": number_array(end.price.profit_rule_id for end in ends),
+            "bases": number_array(end.price.base_micros for end in ends),
+            "profits": number_array(end.price.profit_micros for end in ends),
+            "costs": number_array(end.price.cost_micros for end in ends),
+            "states": text_array(end.state.value for end in ends),
+            "hashes": text_array(request.payload_hash for request in requests),
+            "spendables": number_array(end.spendable_micros for end in ends),
+            "deductions": text_array(end.deduction.value for end in ends),
+            "actors": text_array(request.actor for request in requests),
+            "moments": moment_array(end.decided_at if were_kept else None for end in ends),
         },
     )
     return set(rows.scalars())
@@ -172,7 +173,9 @@ def find_keys(
     connection: sa.Connection, idempotency_keys: Collection[str], process_ids: Collection[str]
 ) -> list[KnownEnd]:
     """The ends that came with any of these keys."""
-    rows = connection.execute(_FIND_KEYS, {"keys": list(idempotency_keys), "process_ids": list(process_ids)})
+    rows = connection.execute(
+        _FIND_KEYS, {"keys": text_array(idempotency_keys), "process_ids": text_array(process_ids)}
+    )
     return [
         KnownEnd(
             row.end_id,

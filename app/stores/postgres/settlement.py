@@ -68,9 +68,10 @@ _SETTLE = sa.text("""
         SELECT end_id FROM token_transactions
         WHERE kind IN ('amendment', 'chargeback') AND end_id = ANY(CAST(:ids AS uuid[]))
     ), due AS MATERIALIZED (
-        SELECT i.*,
-            w.posted_micros, w.debt_micros,
-            w.posted_micros + w.overdraft_limit_micros AS room_micros,
+        -- Nothing but what decides: these rows are sorted, kept and read again several times over.
+        SELECT i.id, i.wallet_id, i.cost_micros, i.is_debt,
+            i.base_cost_micros + i.profit_micros = i.cost_micros AS agrees,
+            w.debt_micros, w.posted_micros + w.overdraft_limit_micros AS room_micros,
             i.state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind,
             i.id IN (SELECT end_id FROM repeated) AS is_repeated
         FROM end_inbox AS i
@@ -82,9 +83,8 @@ _SETTLE = sa.text("""
             AND state = 'accepted' AND NOT is_debt AND id <> ALL(CAST(:ids AS uuid[]))
         GROUP BY wallet_id
     ), judged AS (
-        SELECT due.*, base_cost_micros + profit_micros = cost_micros AS agrees,
-            sum(cost_micros) FILTER (WHERE NOT is_repeated AND base_cost_micros + profit_micros = cost_micros)
-                OVER (PARTITION BY wallet_id ORDER BY is_behind, id) AS asked_micros
+        SELECT due.*, sum(cost_micros) FILTER (WHERE NOT is_repeated AND agrees)
+            OVER (PARTITION BY wallet_id ORDER BY is_behind, id) AS asked_micros
         FROM due
     ), decided AS (
         SELECT judged.*, CASE
@@ -100,6 +100,10 @@ _SETTLE = sa.text("""
         SELECT decided.*, is_debt OR debt_micros + sum(cost_micros) FILTER (
             WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt
         ) OVER (PARTITION BY wallet_id ORDER BY id) <= :debt_max AS fits FROM decided
+    ), cleared AS (
+        DELETE FROM end_inbox
+        WHERE id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome IN ('settled', 'repeated')))
+        RETURNING *
     ), entries AS (
         INSERT INTO token_transactions (
             wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
@@ -116,12 +120,12 @@ _SETTLE = sa.text("""
             input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests, model,
             feature_endpoint_id, price_id, profit_rule_id, id, corrects, process_id,
             coalesce(reference, idempotency_key), reason, request_id, actor, accepted_at
-        FROM outcome WHERE outcome = 'settled'
+        FROM (
+            SELECT cleared.*, w.posted_micros, state = 'retrying' AND NOT CAST(:collecting AS boolean) AS is_behind
+            FROM cleared JOIN (SELECT wallet_id, posted_micros FROM wallets) AS w USING (wallet_id)
+            WHERE id NOT IN (SELECT end_id FROM repeated)
+        ) AS settled
         ORDER BY wallet_id, is_behind, id
-        RETURNING 1
-    ), cleared AS (
-        DELETE FROM end_inbox
-        WHERE id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome IN ('settled', 'repeated')))
         RETURNING 1
     ), kept AS (
         UPDATE end_inbox AS i SET
