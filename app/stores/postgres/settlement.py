@@ -80,7 +80,7 @@ _SETTLE = sa.text("""
     ), promised AS MATERIALIZED (
         SELECT wallet_id, sum(cost_micros) AS micros FROM end_inbox
         WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM due WHERE is_behind))
-            AND state = 'accepted' AND NOT is_debt AND id <> ALL(CAST(:ids AS uuid[]))
+            AND state = 'accepted' AND NOT is_debt AND id NOT IN (SELECT id FROM due)
         GROUP BY wallet_id
     ), judged AS (
         SELECT due.*, sum(cost_micros) FILTER (WHERE NOT is_repeated AND agrees)
