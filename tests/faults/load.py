@@ -328,7 +328,10 @@ class LoadThread(threading.Thread):
         if again:
             corrections.send(self._caller, self._rng.choice(again))
             return
-        end = self._rng.choice(mine) if mine else None
+        # Rather one that was reversed already: amendments come after it.
+        corrected = [end for end in mine if self._book.corrections_of(end.key)]
+        chosen = corrected if corrected and self._rng.random() < 0.6 else mine
+        end = self._rng.choice(chosen) if chosen else None
         if end is None or end.key in self._book.maybe_reused:
             return
         if (correction := corrections.next_of(self._book, end, self._rng)) is not None:
