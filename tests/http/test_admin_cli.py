@@ -244,6 +244,10 @@ def test_all_commands() -> None:
         *(f"ends {name}" for name in ("corrections", "reverse", "amend")),
         *(f"repricings {name}" for name in ("create", "list", "show", "apply")),
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
+        *(f"reports {name}" for name in ("usage", "totals")),
+        "transactions export",
+        "archive",
+        "archives",
         "reconcile",
         "demo seed",
     }
@@ -256,10 +260,12 @@ def test_help_shows_an_example_that_can_be_parsed(path: tuple[str, ...], command
     import shlex
 
     shown = run(*path, "--help").output
-    [example] = [line.strip() for line in shown.splitlines() if line.strip().startswith("flask ")]
-    words = shlex.split(example)
-    assert tuple(words[1 : 1 + len(path)]) == path
-    command.make_context("example", words[1 + len(path) :])
+    examples = [line.strip() for line in shown.splitlines() if line.strip().startswith("flask ")]
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        assert tuple(words[1 : 1 + len(path)]) == path
+        command.make_context("example", words[1 + len(path) :])
 
 
 class TestAsProcesses:
