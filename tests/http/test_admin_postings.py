@@ -40,6 +40,7 @@ class TestEachKind:
         assert entry.pop("created_at").endswith("Z")
         assert entry == {
             "id": entry["id"],
+            "user_id": "u",
             "kind": KINDS[call],
             "token": Decimal("10.25"),
             "base_cost": None,

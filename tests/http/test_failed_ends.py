@@ -32,6 +32,9 @@ class TestList:
         assert item == {
             "id": owed,
             "user_id": "u",
+            "kind": "usage",
+            "corrects": None,
+            "reference": None,
             "feature_endpoint_id": FEATURE,
             "cost": 33,
             "state": "retrying",
