@@ -112,7 +112,7 @@ class TestQuery:
 
     @pytest.mark.parametrize("path", ADMIN)
     def test_an_unknown_parameter(self, admin: Admin, till: Billing, path: str) -> None:
-        assert_invalid(admin.get(path, limt="5", **{"form": "x"}), "limt", "form")
+        assert_invalid(admin.get(path, limt="5", form="x"), "limt", "form")
 
     def test_nothing_is_done_with_one(
         self, client: FlaskClient, admin: Admin, server_headers: dict[str, str], till: Billing
