@@ -12,6 +12,7 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.ends import EndState
+from app.domain.reports import CHARGE_KINDS
 from app.operations.failed_ends import FIRST_END
 from app.stores.postgres.failed_ends import FailedEndRow, Filter
 from app.wire.answers import failed_end_answer, transaction_answer
@@ -34,6 +35,7 @@ def failed_ends() -> None:
 @click.option("--feature", "feature_endpoint_id", type=support.ID)
 @click.option("--model", type=support.ID)
 @click.option("--package", "package_id", type=support.ID, help="Of wallets that have it now.")
+@click.option("--kind", type=click.Choice([kind.value for kind in CHARGE_KINDS]), help="What it was charged for.")
 @page_size
 @click.option("--after", type=click.UUID, help="Start behind this one.")
 @as_json

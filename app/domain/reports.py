@@ -33,6 +33,8 @@ class EntryKind(StrEnum):
     CHARGEBACK = "chargeback"
 
 
+# What may wait to be deducted: a run, or what a correction or a chargeback takes.
+CHARGE_KINDS = (EntryKind.USAGE, EntryKind.AMENDMENT, EntryKind.CHARGEBACK)
 # Those that are about a run, which is what roll-ups count.
 RUN_KINDS = (EntryKind.USAGE, EntryKind.REVERSAL, EntryKind.AMENDMENT, EntryKind.WRITE_OFF)
 

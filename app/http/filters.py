@@ -12,13 +12,13 @@ from marshmallow import ValidationError
 from app.domain import inputs, reports
 from app.domain.ends import EndState
 from app.domain.inputs import ID_LENGTH_MAX
-from app.domain.reports import RUN_KINDS, Entries, EntryKind, Scope, Usage, Wallets
+from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Scope, Usage, Wallets
 from app.domain.wallets import WalletStatus
 from app.stores.postgres.failed_ends import Filter
 
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 ENTRIES = ("from", "to", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
-FAILED_ENDS = ("from", "to", "state", "package_id", "feature_endpoint_id", "model", "user_id")
+FAILED_ENDS = ("from", "to", "state", "kind", "package_id", "feature_endpoint_id", "model", "user_id")
 WALLETS = ("package_id", "status")
 RULES = ("feature_endpoint_id", "model")
 USAGE = ("from", "to", "group_by", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
@@ -96,7 +96,7 @@ def usage() -> Usage:
 def failed_ends() -> Filter:
     """The filters of failed ends. Raises ValidationError."""
     checks = dict.fromkeys(("user_id", "package_id", "feature_endpoint_id", "model"), text)
-    found = read({**checks, "from": moment, "to": moment, "state": one_of(FAILED_STATES)})
+    found = read({**checks, "from": moment, "to": moment, "state": one_of(FAILED_STATES), "kind": one_of(CHARGE_KINDS)})
     return Filter(**_renamed(found))
 
 

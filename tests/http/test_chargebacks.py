@@ -43,6 +43,8 @@ def test_more_than_the_wallet_has_is_owed_and_collected(admin: Admin, till: Bill
     assert till.container.start.start(StartRequest("u", FEATURE)).access is Access.DENIED
     assert till.cached_spendable_micros("u") == -80_000_000
     [owed] = data(admin.get("/failed-ends", user_id="u"))["items"]
+    assert data(admin.get("/failed-ends", kind="chargeback"))["items"] == [owed]
+    assert data(admin.get("/failed-ends", kind="usage"))["items"] == []
     assert (owed["id"], owed["kind"], owed["feature_endpoint_id"], owed["cost"]) == (
         first["charge_id"],
         "chargeback",

@@ -261,15 +261,15 @@ class TestOtherLists:
             {"model": "large"},
             {"feature_endpoint_id": FEATURE, "package_id": PACKAGE},
             {"from": "2020-01-01", "to": "2900-01-01T00:00:00Z"},
-            {"state": "retrying", "user_id": "u"},
+            {"state": "retrying", "user_id": "u", "kind": "usage"},
         )
         for query in matches:
             assert [end["id"] for end in admin.items("/failed-ends", **query)] == [owed], query
         others = ({"model": "small"}, {"feature_endpoint_id": "x"}, {"package_id": "x"}, {"to": "2020-01-01"})
         for query in others:
             assert admin.items("/failed-ends", **query) == [], query
-        answer = admin.get("/failed-ends", model="", state="paid", **{"from": "x", "limit": "x"})
-        assert set(answer.get_json()["errors"]) == {"model", "state", "from"}
+        answer = admin.get("/failed-ends", model="", state="paid", kind="top_up", **{"from": "x", "limit": "x"})
+        assert set(answer.get_json()["errors"]) == {"model", "state", "kind", "from"}
 
     def test_wallets(self, admin: Admin, till: Billing) -> None:
         till.wallet("v")

@@ -62,6 +62,7 @@ class Filter:
     feature_endpoint_id: str | None = None
     model: str | None = None
     package_id: str | None = None
+    kind: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -69,7 +70,7 @@ class Filter:
     def condition(self) -> sa.ColumnElement[bool]:
         # The first part is what the index of failed ends is made for.
         parts = [NOT_ACCEPTED]
-        for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model"):
+        for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model", "kind"):
             value = getattr(self, name)
             if value is not None:
                 parts.append(end_inbox.c[name] == value)
