@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import simplejson
-
 from app.domain.errors import NotAcceptable
 from app.domain.tables import Kind, guarded
+from app.wire import json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +136,7 @@ def _type(kind: Kind) -> pa.DataType:
 
 def _cell(value: Any, kind: Kind) -> Any:
     if isinstance(value, (list, dict)):
-        value = simplejson.dumps(value, use_decimal=True, separators=(",", ":"))
+        value = json.write(value).decode()
     if value is None:
         return ""
     return guarded(value) if kind is Kind.TEXT else value

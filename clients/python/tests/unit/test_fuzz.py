@@ -84,7 +84,7 @@ class Books:
         billed = collections.Counter(end.model for end in self.server.ends)
         assert {name: times for name, times in billed.items() if times > 1} == {}, "billed twice"
         by_run = {end.model: end.output_token for end in self.server.ends}
-        assert len(by_run) > RUNS / 5, "too little was billed to tell anything"
+        assert len(by_run) > RUNS / 15, "too little was billed to tell anything"
         assert by_run == {name: count for name, count in self.used.items() if count}
 
 
