@@ -63,6 +63,11 @@ class Bank:
         parse(answer.status_code, answer.text)
         time.sleep(CATALOGUE_SECONDS)
 
+    def allow_reversals(self, feature: str, seconds: int) -> None:
+        answer = self._http.patch(f"/feature-endpoints/{feature}", json={"reversal_seconds": seconds})
+        parse(answer.status_code, answer.text)
+        time.sleep(CATALOGUE_SECONDS)
+
     def wallet(self, package: str, token: int) -> str:
         user = self.new_id("user")
         self._post("/wallets", {"user_id": user, "package_id": package})

@@ -153,6 +153,50 @@ def test_prices_are_the_same_in_both(server: Server, bank: Bank) -> None:
         assert priced_story(pretended, user, feature) == priced_story(real, user, feature)
 
 
+def reversed_story(client: TokenProcess, user: str, feature: str, strict: str) -> list[Any]:
+    """What a service sees of runs that it takes back."""
+    seen: list[Any] = []
+
+    def see(**named: Any) -> None:
+        try:
+            answer = client.reverse(user, reason="came out empty", **named)
+        except TokenProcessError as error:
+            seen.append((type(error).__name__, error.status, error.code, error.message, sorted(error.errors)))
+        else:
+            # Whether it had been settled by then is the workers' business.
+            seen.append((answer.token, answer.reference, answer.replayed, client.start(user, feature).token))
+
+    run = client.start(user, feature)
+    client.end(user, feature, 12, 40, process_id=run.process_id)
+    client.end(user, feature, 0, 4, idempotency_key=f"reversed-{user}")
+    client.end(user, strict, 0, 8, idempotency_key=f"strict-{user}")
+    see(process_id=run.process_id, reference="one")
+    see(process_id=run.process_id, reference="one")
+    see(process_id=run.process_id, reference="two")
+    see(idempotency_key=f"reversed-{user}", reference="one")
+    see(idempotency_key=f"strict-{user}", reference="one")
+    see(idempotency_key="no-such-key", reference="one")
+    see(idempotency_key=f"reversed-{user}", reference="")
+    client.end(user, feature, 0, 4, idempotency_key=f"reversed-{user}")
+    return seen
+
+
+def test_reversals_are_the_same_in_both(server: Server, bank: Bank) -> None:
+    feature = bank.new_id("feature")
+    strict = bank.new_id("feature")
+    package = bank.package({feature: 10, strict: 0})
+    bank.allow_reversals(feature, 600)
+    user = bank.wallet(package, 100)
+    memory = MemoryTokentill(wallets={user: 100})
+    memory.add_feature(feature, reversal_seconds=600)
+    memory.add_feature(strict)
+    memory.add_profit(10, feature_endpoint_id=feature)
+
+    with TokenProcess(server.url, server.server_key) as real, memory.client() as pretended:
+        assert reversed_story(pretended, user, feature, strict) == reversed_story(real, user, feature, strict)
+    assert bank.settled(user) == memory.token(user) == 98
+
+
 def test_the_same_story_told_to_both(server: Server, bank: Bank) -> None:
     feature, package = bank.feature(10)
     other, _ = bank.feature(0)
