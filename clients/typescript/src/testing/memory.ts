@@ -373,7 +373,7 @@ export class MemoryTokentill {
     const wasOwed = this.walletOf(user_id).giveBack(account.costMicros);
     const data = { user_id, token, posted_token: wasOwed ? 0 : token, debt_token: wasOwed ? -token : 0, reference };
     const answer = success('Token process reversed', data);
-    return this.remembered(account.reversals, [String(reference)], reference, { reason }, answer);
+    return { ...this.remembered(account.reversals, [String(reference)], reference, { reason }, answer), status: 201 };
   }
 
   private cancel(body: Body): Answer {

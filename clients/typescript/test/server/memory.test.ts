@@ -193,6 +193,47 @@ test('prices are the same in both', async () => {
   await both('estimate', { ...run, user_id: 'nobody-at-all', input_token: 1, output_token: 1 });
 });
 
+test('reversals are the same in both', async () => {
+  const { user_id, feature_endpoint_id } = await admin.userWithFeature(100, 12.5);
+  const strict = await admin.userWithFeature(100, 0);
+  await admin.allowReversals(feature_endpoint_id, 600);
+  const memory = new MemoryTokentill();
+  memory.addFeature(feature_endpoint_id, { reversal_seconds: 600 });
+  memory.addFeature(strict.feature_endpoint_id);
+  memory.addWallet(user_id, { token: 100 });
+  memory.addProfit({ percentage: 12.5, feature_endpoint_id });
+
+  const both = async (path: string, body: object, key?: string): Promise<void> => {
+    const [real, fake] = await Promise.all([askServer(path, body, key), askMemory(memory)(path, body, key)]);
+    assert.deepEqual(comparable(fake), comparable(readByClients(real)), `${path} ${JSON.stringify(body)}`);
+  };
+  const [one, two] = [randomUUID(), randomUUID()];
+  const end = { user_id, feature_endpoint_id, input_token: 3, output_token: 40 };
+  await both('end', end, one);
+  await both('end', { ...end, feature_endpoint_id: strict.feature_endpoint_id }, two);
+  await admin.settled(user_id);
+  const reversal = { user_id, idempotency_key: one, reference: 'r', reason: 'came out empty' };
+  await both('end/reverse', reversal);
+  await both('end/reverse', reversal);
+  await both('end/reverse', { ...reversal, reason: 'another' });
+  await both('end/reverse', { ...reversal, reference: 's' });
+  await both('end/reverse', { ...reversal, idempotency_key: two });
+  await both('end/reverse', { ...reversal, idempotency_key: randomUUID() });
+  await both('end/reverse', { ...reversal, user_id: strict.user_id });
+  await both('end/reverse', { user_id, idempotency_key: one, reference: '', reason: 7 });
+  await both('end/reverse', { user_id, reference: 'r', reason: 'no key' });
+  await both('end', end, one);
+  await both('start', { user_id, feature_endpoint_id });
+});
+
+/** The server also tells of a reversal what an operator sees: its entries in the ledger. */
+function readByClients(told: Told): Told {
+  const data = told.body['data'] as Record<string, unknown> | undefined;
+  if (data === undefined || data['kind'] !== 'reversal') return told;
+  const names = ['user_id', 'token', 'posted_token', 'debt_token', 'reference'];
+  return { ...told, body: { ...told.body, data: Object.fromEntries(names.map((name) => [name, data[name]])) } };
+}
+
 /** The server numbers prices and rules over all features. */
 function withoutIds(told: Told): Told {
   const data = told.body['data'] as Record<string, unknown> | undefined;

@@ -32,6 +32,9 @@ export function addressOfTest(): StackAddress {
   return { url, serverKey, adminKey };
 }
 
+/** Changes of the catalogue reach every API process within one second. */
+const CATALOGUE_MS = 1_200;
+
 export class Admin {
   constructor(private readonly address: StackAddress) {}
 
@@ -51,8 +54,12 @@ export class Admin {
   async price(feature_endpoint_id: string, prices: readonly object[]): Promise<void> {
     for (const price of prices) await this.call('POST', '/prices', { ...price, feature_endpoint_id });
     await this.call('PATCH', `/feature-endpoints/${feature_endpoint_id}`, { unpriced: 'refuse' });
-    // Changes of the catalogue reach every API process within one second.
-    await new Promise((resolve) => setTimeout(resolve, 1_200));
+    await new Promise((resolve) => setTimeout(resolve, CATALOGUE_MS));
+  }
+
+  async allowReversals(feature_endpoint_id: string, reversal_seconds: number): Promise<void> {
+    await this.call('PATCH', `/feature-endpoints/${feature_endpoint_id}`, { reversal_seconds });
+    await new Promise((resolve) => setTimeout(resolve, CATALOGUE_MS));
   }
 
   async user(package_id: string, token: number): Promise<string> {
