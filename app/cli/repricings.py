@@ -30,8 +30,8 @@ def repricings() -> None:
 @click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only runs of this feature endpoint.")
 @click.option("--model", type=support.ID, help="Only runs of this model, as it was sent.")
 @click.option("--user", "user_id", type=support.ID, help="Only this user's.")
-@click.option("--from", "accepted_from", type=support.MOMENT, help="Only those accepted from then on.")
-@click.option("--to", "accepted_to", type=support.MOMENT, help="Only those accepted before.  [now]")
+@click.option("--from", "accepted_from", type=support.MOMENT_OR_DAY, help="Only those accepted from then on.")
+@click.option("--to", "accepted_to", type=support.MOMENT_OR_DAY, help="Only those accepted before.  [now]")
 @support.by
 @as_json
 @with_services

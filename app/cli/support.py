@@ -22,6 +22,7 @@ from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.domain.pages import Page
 from app.domain.price_limits import RATE_MICROS_MAX, REQUEST_MICROS_MAX
+from app.domain.reports import moment_or_day
 from app.wire.json import write_readable
 
 P = ParamSpec("P")
@@ -65,6 +66,7 @@ MODEL_OR_PATTERN = Checked("model", inputs.model_or_pattern)
 RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), RATE_MICROS_MAX))
 REQUEST_RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), REQUEST_MICROS_MAX))
 MOMENT = Checked("moment", inputs.moment)
+MOMENT_OR_DAY = Checked("moment", moment_or_day)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 page_size = click.option(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 
+from app.domain import inputs
+
 
 class Group(StrEnum):
     """What usage may be added up by."""
@@ -99,6 +101,14 @@ def day(text: str) -> date:
 def midnight(of: date) -> datetime:
     """When a day begins. Days are UTC."""
     return datetime(of.year, of.month, of.day, tzinfo=UTC)
+
+
+def moment_or_day(value: object) -> datetime:
+    """A moment as it is written, or a day for its beginning. Raises ValueError."""
+    try:
+        return midnight(day(str(value)))
+    except ValueError:
+        return inputs.moment(value)
 
 
 def month(text: str) -> tuple[date, date]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from flask import request
@@ -47,14 +46,6 @@ def text(value: str) -> str:
     return inputs.identifier(value, ID_LENGTH_MAX)
 
 
-def moment(value: str) -> datetime:
-    """A moment, or a day for its beginning."""
-    try:
-        return reports.midnight(reports.day(value))
-    except ValueError:
-        return inputs.moment(value)
-
-
 def _price_id(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) < 2**63):
         raise ValueError("Must be the id of a price, or 0 for the default rule.")
@@ -81,7 +72,9 @@ _COMMON: dict[str, Check] = {
 
 def entries() -> Entries:
     """The filters of ledger entries. Raises ValidationError."""
-    found = read({**_COMMON, "from": moment, "to": moment, "kind": one_of(tuple(EntryKind))})
+    found = read(
+        {**_COMMON, "from": reports.moment_or_day, "to": reports.moment_or_day, "kind": one_of(tuple(EntryKind))}
+    )
     return Entries(**_renamed(found))
 
 
@@ -96,7 +89,15 @@ def usage() -> Usage:
 def failed_ends() -> Filter:
     """The filters of failed ends. Raises ValidationError."""
     checks = dict.fromkeys(("user_id", "package_id", "feature_endpoint_id", "model"), text)
-    found = read({**checks, "from": moment, "to": moment, "state": one_of(FAILED_STATES), "kind": one_of(CHARGE_KINDS)})
+    found = read(
+        {
+            **checks,
+            "from": reports.moment_or_day,
+            "to": reports.moment_or_day,
+            "state": one_of(FAILED_STATES),
+            "kind": one_of(CHARGE_KINDS),
+        }
+    )
     return Filter(**_renamed(found))
 
 

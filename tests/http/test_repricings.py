@@ -165,6 +165,7 @@ def test_an_amendment_after_it_is_at_the_new_price(admin: Admin, shop: Billing, 
         ({"feature_endpoint_id": FEATURE}, 4),
         ({"to": "2000-01-01T00:00:00Z"}, 0),
         ({"from": "2000-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"}, 4),
+        ({"from": "2000-01-01", "to": "2999-01-01"}, 4),
         ({"from": "2999-01-01T00:00:00Z"}, 0),
     ],
 )

@@ -10,7 +10,7 @@ from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.pages import NEWEST
 from app.domain.usage import REQUESTS_MAX, Usage
 from app.http.schemas import RequestSchema
-from app.http.schemas.fields import FreeText, Moment, Text, WholeNumber
+from app.http.schemas.fields import FreeText, MomentOrDay, Text, WholeNumber
 
 
 class ReversalSchema(RequestSchema):
@@ -47,8 +47,8 @@ class RepricingSchema(RequestSchema):
     feature_endpoint_id = Text(allow_none=True, load_default=None)
     model = Text(allow_none=True, load_default=None)
     user_id = Text(allow_none=True, load_default=None)
-    accepted_from = Moment(data_key="from", allow_none=True, load_default=None)
-    accepted_to = Moment(data_key="to", allow_none=True, load_default=None)
+    accepted_from = MomentOrDay(data_key="from", allow_none=True, load_default=None)
+    accepted_to = MomentOrDay(data_key="to", allow_none=True, load_default=None)
 
     @post_load
     def _check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from marshmallow import ValidationError, fields
 from app.domain import inputs
 from app.domain.inputs import ID_LENGTH_MAX
 from app.domain.price_limits import RATE_MICROS_MAX
+from app.domain.reports import moment_or_day
 from app.domain.usage import USAGE_TOKENS_MAX
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
@@ -150,3 +151,10 @@ class Moment(fields.Field[datetime]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         return _checked(inputs.moment, value)
+
+
+class MomentOrDay(fields.Field[datetime]):
+    """The same, or a day for its beginning."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+        return _checked(moment_or_day, value)
