@@ -1,0 +1,50 @@
+"""The tables, for queries. The schema itself is made by `migrations/`; a test holds the two together."""
+
+from __future__ import annotations
+
+from app.stores.postgres.tables.base import metadata
+from app.stores.postgres.tables.catalog import (
+    feature_endpoints,
+    package_features,
+    packages,
+    price_imports,
+    prices,
+    profit_rules,
+)
+from app.stores.postgres.tables.corrections import corrections, repriced_ends, repricings
+from app.stores.postgres.tables.ledger import (
+    archived_balances,
+    archived_postings,
+    ledger_archives,
+    ledger_checkpoints,
+    token_transactions,
+    usage_daily,
+)
+from app.stores.postgres.tables.upkeep import reconciliations, spool_aside, stale_notes, system_state
+from app.stores.postgres.tables.wallets import end_inbox, end_keys, wallets
+
+__all__ = [
+    "archived_balances",
+    "archived_postings",
+    "corrections",
+    "end_inbox",
+    "end_keys",
+    "feature_endpoints",
+    "ledger_archives",
+    "ledger_checkpoints",
+    "metadata",
+    "package_features",
+    "packages",
+    "price_imports",
+    "prices",
+    "profit_rules",
+    "reconciliations",
+    "repriced_ends",
+    "repricings",
+    "spool_aside",
+    "stale_notes",
+    "system_state",
+    "token_transactions",
+    "usage_daily",
+    "wallets",
+]

@@ -1,0 +1,158 @@
+"""The ledger, and what is kept of it: sums, checkpoints, archives."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from app.stores.postgres.tables.base import created_at, metadata, now
+
+token_transactions = sa.Table(
+    "token_transactions",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    # A trigger for each statement keeps that there is such a wallet: a foreign key would ask for each entry.
+    sa.Column("wallet_id", sa.Text, nullable=False),
+    # Of a usage entry: who ran it. Of the others: whose wallet it was meant for.
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("amount_micros", sa.BigInteger, nullable=False),
+    sa.Column("balance_after_micros", sa.BigInteger, nullable=False),
+    sa.Column("base_cost_micros", sa.BigInteger),
+    sa.Column("profit_micros", sa.BigInteger),
+    sa.Column("cost_micros", sa.BigInteger),
+    sa.Column("input_tokens", sa.BigInteger),
+    sa.Column("output_tokens", sa.BigInteger),
+    # Of a usage entry, as the three above; null in those from before usage was told by kind.
+    sa.Column("cached_input_tokens", sa.BigInteger),
+    sa.Column("cache_write_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("requests", sa.BigInteger),
+    sa.Column("model", sa.Text),
+    sa.Column("feature_endpoint_id", sa.Text),
+    sa.Column("price_id", sa.BigInteger),
+    sa.Column("profit_rule_id", sa.BigInteger),
+    sa.Column("end_id", pg.UUID),
+    # The end that a reversal or an amendment is of. Figures of these are differences: a run's entries add up to it.
+    sa.Column("corrects", pg.UUID),
+    sa.Column("process_id", sa.Text),
+    sa.Column("reference", sa.Text),
+    sa.Column("reason", sa.Text),
+    # On whose behalf: of a usage entry the service server's, of the others the operator's.
+    sa.Column("actor", sa.Text),
+    created_at(),
+    sa.Column("request_id", sa.Text),
+    # Of a usage entry: when its end was accepted. It is settled at `created_at`.
+    sa.Column("accepted_at", sa.TIMESTAMP(timezone=True)),
+    sa.CheckConstraint(
+        "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off', 'reversal', 'amendment', 'chargeback')",
+        name="token_transactions_kind_known",
+    ),
+    sa.CheckConstraint(
+        "kind NOT IN ('usage', 'reversal', 'amendment')"
+        " OR (amount_micros = -cost_micros AND cost_micros = base_cost_micros + profit_micros)",
+        name="token_transactions_usage_adds_up",
+    ),
+    sa.CheckConstraint(
+        "kind NOT IN ('reversal', 'amendment') OR corrects IS NOT NULL",
+        name="token_transactions_correction_of_an_end",
+    ),
+    sa.Index("token_transactions_wallet_id", "wallet_id", "id"),
+    sa.Index("token_transactions_created_at", "created_at"),
+    sa.Index("token_transactions_not_usage", "id", postgresql_where=sa.text("kind <> 'usage'")),
+    # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
+    sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
+    # The same for what a correction has charged.
+    sa.Index(
+        "token_transactions_charge_once",
+        "end_id",
+        unique=True,
+        postgresql_where=sa.text("kind IN ('amendment', 'chargeback')"),
+    ),
+    sa.Index("token_transactions_corrects", "corrects", postgresql_where=sa.text("corrects IS NOT NULL")),
+    sa.Index(
+        "token_transactions_write_off_once",
+        "end_id",
+        unique=True,
+        postgresql_where=sa.text("kind = 'write_off'"),
+    ),
+    sa.Index(
+        "token_transactions_reference_once",
+        "wallet_id",
+        "reference",
+        unique=True,
+        postgresql_where=sa.text("kind IN ('top_up', 'refund', 'adjustment')"),
+    ),
+)
+
+# What was used and earned, by the day of the ledger's entries: a trigger adds to it whatever enters the ledger.
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("feature_endpoint_id", sa.Text, primary_key=True),
+    # '' is none, and 0 the default rule: a key has no nulls.
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("base_cost_micros", sa.Numeric, nullable=False),
+    sa.Column("profit_micros", sa.Numeric, nullable=False),
+    sa.Column("cost_micros", sa.Numeric, nullable=False),
+    # What corrections and write-offs gave back; negative where an amendment took more.
+    sa.Column("reversed_micros", sa.Numeric, nullable=False),
+    sa.Column("amended_micros", sa.Numeric, nullable=False),
+    sa.Column("written_off_micros", sa.Numeric, nullable=False),
+)
+
+# Up to which entry each wallet's ledger was found right, and the balance there: the next reconciliation goes on here.
+ledger_checkpoints = sa.Table(
+    "ledger_checkpoints",
+    metadata,
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    sa.Column("entry_id", sa.BigInteger, nullable=False),
+    sa.Column("balance_micros", sa.BigInteger, nullable=False),
+)
+
+# Months of the ledger that are in files now. Entries up to `last_entry_id` may be removed, once all this is committed.
+ledger_archives = sa.Table(
+    "ledger_archives",
+    metadata,
+    sa.Column("month", sa.Date, primary_key=True),
+    sa.Column("last_entry_id", sa.BigInteger, nullable=False),
+    sa.Column("entries", sa.BigInteger, nullable=False),
+    sa.Column("file_name", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("sealed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
+    sa.Column("removed_at", sa.TIMESTAMP(timezone=True)),
+)
+
+# Each wallet's last archived entry and the balance there: an audit of its ledger begins here.
+archived_balances = sa.Table(
+    "archived_balances",
+    metadata,
+    sa.Column("wallet_id", sa.Text, primary_key=True),
+    sa.Column("entry_id", sa.BigInteger, nullable=False),
+    sa.Column("balance_micros", sa.BigInteger, nullable=False),
+)
+
+# Archived entries that aren't usage, whole: their references were used, for ever.
+archived_postings = sa.Table(
+    "archived_postings",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("wallet_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text),
+    sa.Column("end_id", pg.UUID),
+    sa.Column("entry", pg.JSONB, nullable=False),
+    sa.Index("archived_postings_reference", "wallet_id", "reference"),
+    sa.Index("archived_postings_end_id", "end_id"),
+)
