@@ -95,6 +95,30 @@ class Problems:
             raise PriceListRefused(f"Price list refused: {self.count} problem{plural}{more}", errors=self.by_row)
 
 
+@dataclass(slots=True)
+class Reading:
+    """What has been read of a list so far: prices by their rows, what was left out and why, and what can't be meant."""
+
+    found: list[tuple[str, ListedPrice]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why a model isn't sold by the token."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Fields that no rate card has, and in how many models they stand."""
+    problems: Problems = field(default_factory=Problems)
+
+    def concluded(self, selection: Selection) -> PriceList:
+        """Raises PriceListRefused with the rows that can't be meant."""
+        prices = _collected(self.found, selection, self.problems)
+        self.problems.raise_if_any()
+        if not prices:
+            raise PriceListRefused("Price list refused: it has no model that is sold by the token (is it this format?)")
+        return PriceList(
+            tuple(prices),
+            {shown(model): shown(reason) for model, reason in self.skipped.items()},
+            {shown(field_name): models for field_name, models in self.passed_over.items()},
+        )
+
+
 class Converter:
     """Dollars to micro-tokens, for one row of a list. What is wrong goes to `problems` under the row's name.
 
@@ -165,7 +189,7 @@ def _is_one_of(names: Iterable[str], patterns: Iterable[str]) -> bool:
     )
 
 
-def collected(found: Iterable[tuple[str, ListedPrice]], selection: Selection, problems: Problems) -> list[ListedPrice]:
+def _collected(found: Iterable[tuple[str, ListedPrice]], selection: Selection, problems: Problems) -> list[ListedPrice]:
     """One price for each model, of rows and the prices read from them.
 
     Two rows may share a name (the same model by two providers), and then have to agree on the price.
@@ -200,16 +224,6 @@ def _dated(listed: ListedPrice) -> Iterator[ListedPrice]:
 def repeated_names(row_name: str, row: Any, problems: Problems) -> None:
     for name in getattr(row, "repeated", ()):
         problems.add(f"{row_name}.{name}" if row_name else name, "Stands here twice.")
-
-
-def checked_list(prices: list[ListedPrice], skipped: Mapping[str, str], passed_over: Counter[str]) -> PriceList:
-    if not prices:
-        raise PriceListRefused("Price list refused: it has no model that is sold by the token (is it this format?)")
-    return PriceList(
-        tuple(prices),
-        {shown(model): shown(reason) for model, reason in skipped.items()},
-        {shown(field_name): models for field_name, models in passed_over.items()},
-    )
 
 
 def shown(text: str) -> str:

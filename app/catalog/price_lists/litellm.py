@@ -9,7 +9,6 @@ caches that live longer have no place in a rate card: they are passed over, and 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -17,14 +16,11 @@ from typing import Any
 from app.catalog.price_lists.listed import (
     Converter,
     ListedPrice,
-    PriceList,
     Problems,
+    Reading,
     Selection,
-    checked_list,
-    collected,
     repeated_names,
 )
-from app.domain.errors import PriceListRefused
 from app.domain.rates import MILLION
 
 MODES = ("chat", "completion", "responses", "embedding")
@@ -51,31 +47,20 @@ class _NotByToken(Exception):
     """Why a model can't have a rate card, though nothing is wrong with it."""
 
 
-def read(document: Any, selection: Selection, micros_per_dollar: int) -> PriceList:
-    """Raises PriceListRefused with the rows that can't be meant."""
-    if not isinstance(document, dict):
-        raise PriceListRefused("Price list refused: a LiteLLM list is a JSON object of models")
-    problems = Problems()
-    skipped: dict[str, str] = {}
-    passed_over: Counter[str] = Counter()
-    repeated_names("", document, problems)
-    found: list[tuple[str, ListedPrice]] = []
-    for name, entry in _entries(document, selection, problems):
+def read(document: Mapping[str, Any], selection: Selection, micros_per_dollar: int, reading: Reading) -> None:
+    for name, entry in _entries(document, selection, reading.problems):
         mode = entry.get("mode", "chat")
         if mode not in MODES:
-            skipped[name] = f"mode {str(mode)[:40]}"
+            reading.skipped[name] = f"mode {str(mode)[:40]}"
             continue
         others: list[str] = []
         try:
-            converter = Converter(name, micros_per_dollar, problems)
-            found.append((name, _price(_called(name, entry, selection), entry, converter, others)))
+            converter = Converter(name, micros_per_dollar, reading.problems)
+            reading.found.append((name, _price(_called(name, entry, selection), entry, converter, others)))
         except _NotByToken as reason:
-            skipped[name] = str(reason)
+            reading.skipped[name] = str(reason)
         else:
-            passed_over.update(others)
-    prices = collected(found, selection, problems)
-    problems.raise_if_any()
-    return checked_list(prices, skipped, passed_over)
+            reading.passed_over.update(others)
 
 
 def _entries(

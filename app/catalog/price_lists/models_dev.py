@@ -13,14 +13,11 @@ from typing import Any
 from app.catalog.price_lists.listed import (
     Converter,
     ListedPrice,
-    PriceList,
     Problems,
+    Reading,
     Selection,
-    checked_list,
-    collected,
     repeated_names,
 )
-from app.domain.errors import PriceListRefused
 from app.domain.rates import MILLION
 
 _RATES = {
@@ -34,29 +31,18 @@ _AUDIO = ("input_audio", "output_audio")
 _TIERS, _OVER_200K = "tiers", "context_over_200k"
 
 
-def read(document: Any, selection: Selection, micros_per_dollar: int) -> PriceList:
-    """Raises PriceListRefused with the rows that can't be meant."""
-    if not isinstance(document, dict):
-        raise PriceListRefused("Price list refused: a models.dev list is a JSON object of providers")
-    problems = Problems()
-    skipped: dict[str, str] = {}
-    passed_over: Counter[str] = Counter()
-    repeated_names("", document, problems)
-    found: list[tuple[str, ListedPrice]] = []
-    for row, model, entry in _entries(document, selection, problems):
+def read(document: Mapping[str, Any], selection: Selection, micros_per_dollar: int, reading: Reading) -> None:
+    for row, model, entry in _entries(document, selection, reading.problems):
         cost = entry.get("cost")
         reason = _why_not_by_token(entry)
         if reason is not None:
-            skipped[row] = reason
+            reading.skipped[row] = reason
         elif not isinstance(cost, dict):
-            problems.add(f"{row}.cost", "Must be an object.")
+            reading.problems.add(f"{row}.cost", "Must be an object.")
         else:
-            repeated_names(f"{row}.cost", cost, problems)
-            converter = Converter(f"{row}.cost", micros_per_dollar, problems)
-            found.append((row, _price(model, cost, converter, passed_over)))
-    prices = collected(found, selection, problems)
-    problems.raise_if_any()
-    return checked_list(prices, skipped, passed_over)
+            repeated_names(f"{row}.cost", cost, reading.problems)
+            converter = Converter(f"{row}.cost", micros_per_dollar, reading.problems)
+            reading.found.append((row, _price(model, cost, converter, reading.passed_over)))
 
 
 def _entries(
