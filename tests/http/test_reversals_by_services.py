@@ -100,7 +100,8 @@ class TestReverse:
         failure(answer, 503, "temporarily_unavailable")
 
     def test_bad_requests(self, client: FlaskClient, server_headers: dict[str, str], allowed: Billing) -> None:
-        assert_invalid(client.post(PATH, json={}, headers=server_headers), "user_id", "reference", "reason")
+        keys = ("process_id", "idempotency_key")
+        assert_invalid(client.post(PATH, json={}, headers=server_headers), "user_id", "reference", "reason", *keys)
         assert_invalid(client.post(PATH, json=BODY, headers=server_headers), "process_id", "idempotency_key")
         for field in ("user_id", "reference", "reason", "process_id", "idempotency_key"):
             for value in ("", 5, "x" * 1_001, "a\nb"):

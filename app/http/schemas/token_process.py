@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, post_load
+from marshmallow import ValidationError, post_load, validates_schema
 
 from app.billing.estimate import EstimateRequest
 from app.billing.holds import ExtendRequest
@@ -131,9 +132,12 @@ class OwnReversalSchema(RequestSchema):
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
 
-    @post_load
-    def _request(self, data: dict[str, Any], **_: Any) -> OwnReversal:
-        if data["process_id"] is None and data["idempotency_key"] is None:
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _names_a_run(self, _data: dict[str, Any], body: Mapping[str, Any], **_: Any) -> None:
+        if body.get("process_id") is None and body.get("idempotency_key") is None:
             reasons = ["Give process_id, idempotency_key or both."]
             raise ValidationError({"process_id": reasons, "idempotency_key": reasons})
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> OwnReversal:
         return OwnReversal(**data)

@@ -136,10 +136,10 @@ def reverse(state: State, fields: Any, _key: str | None) -> Answer:
     user_id, reference, reason = body.text("user_id"), body.text("reference"), body.text("reason")
     keys = [("process", body.text("process_id", required=False))]
     keys.append(("key", body.text("idempotency_key", required=False)))
+    if all(fields.get(name) is None for name in ("process_id", "idempotency_key")):
+        for name in ("process_id", "idempotency_key"):
+            body.errors[name] = ["Give process_id, idempotency_key or both."]
     body.check()
-    if not any(name for _, name in keys):
-        neither = "Give process_id, idempotency_key or both."
-        raise invalid(process_id=neither, idempotency_key=neither)
     found = [state.accounts.get((kind, name)) for kind, name in keys if name]
     account = found[0]
     if account is None or account is not found[-1] or account.end.user_id != user_id:
