@@ -174,8 +174,7 @@ class CorrectionService:
             micros=outcome.correction.amount_micros,
             actor=outcome.correction.actor,
         )
-        self._changes.announce(told.wallet, told.ends)
-        self._doorbell.collect(told.woken)
+        told.tell(self._changes, self._doorbell)
         return Corrected(outcome.correction, outcome.entries)
 
     def _raise_if_spooled(self, end_id: UUID | None) -> None:

@@ -196,8 +196,7 @@ class RepricingService:
             self._refused(repricing, end, error)
             return True
         if told is not None:
-            self._changes.announce(told.wallet, told.ends)
-            self._doorbell.collect(told.woken)
+            told.tell(self._changes, self._doorbell)
         return True
 
     def _refused(self, repricing: Repricing, end: RepricedEnd, error: DomainError) -> None:

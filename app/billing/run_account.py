@@ -15,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
+from app.billing.entries import Bell, Changes
 from app.domain.amounts import BALANCE_MICROS_MAX, DEBT_MICROS_MAX
 from app.domain.corrections import NOTHING, CorrectionKind, CorrectionRequest, Figures, OpenPart, plan
 from app.domain.errors import AlreadyWrittenOff, BalanceOutOfRange, ExceedsOriginal
@@ -37,6 +38,10 @@ class Told:
     ends: list[UUID] = field(default_factory=list)
     """Those that the wallet's row tells of now."""
     woken: Sequence[IndebtedWallet] = ()
+
+    def tell(self, changes: Changes, doorbell: Bell) -> None:
+        changes.announce(self.wallet, self.ends)
+        doorbell.collect(self.woken)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from app.domain.in_force import ProfitRules
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_limits import errors_of_card
 from app.domain.rates import RateCard, Rates
+from app.domain.reports import Scope
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import prices as store
 
@@ -66,10 +67,10 @@ class PriceAdmin:
 
         return self._changes.make(work)
 
-    def list(self, filters: Mapping[str, str], limit: int, before_id: int = NEWEST) -> Page[RateCard, int]:
-        """Those with these values in their fields, newest first. Raises Unavailable."""
+    def list(self, scope: Scope, limit: int, before_id: int = NEWEST) -> Page[RateCard, int]:
+        """Newest first. Raises Unavailable."""
         return self._postgres.run(
             lambda connection: page(
-                lambda count: store.list_cards(connection, before_id, count, filters), lambda card: card.id, limit
+                lambda count: store.list_cards(connection, scope, before_id, count), lambda card: card.id, limit
             )
         )

@@ -15,6 +15,7 @@ from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.pages import NEWEST
 from app.domain.rates import TIERS_MAX, Rates, Tier
+from app.domain.reports import Scope
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX, Usage
 from app.wire.prices import RATE_FIELDS, explained_estimate_answer, price_answer
 
@@ -132,9 +133,7 @@ def list_prices(
     \b
     flask prices list --model "gpt-4.1*"
     """
-    given = {"model": model, "feature_endpoint_id": feature_endpoint_id}
-    filters = {name: value for name, value in given.items() if value is not None}
-    page = services.price_admin.list(filters, limit, before or NEWEST)
+    page = services.price_admin.list(Scope(feature_endpoint_id, model), limit, before or NEWEST)
     columns = ("id", "feature_endpoint_id", "model", "effective_from", *RATE_FIELDS, "tiers")
     echo_page(page, lambda card: _flat(price_answer(card), as_json=as_json), columns, as_json=as_json, more="--before")
 

@@ -195,23 +195,14 @@ def release_hold(services: Container, user_id: str, process_id: str, as_json: bo
 @support.by
 @as_json
 @with_services
-def charge_back(
-    services: Container,
-    *,
-    user_id: str,
-    amount_micros: int,
-    reference: str,
-    reason: str | None,
-    actor: str | None,
-    as_json: bool,
-) -> None:
+def charge_back(services: Container, /, *, actor: str | None, as_json: bool, **asked: Any) -> None:
     """Take back tokens whose payment was taken back. What the wallet doesn't have it owes.
 
     \b
     flask wallets charge-back alice --token 100 --reference dispute-9 --reason "Card disputed"
     """
-    asked = Chargeback(user_id, amount_micros, reference, reason, actor=actor or support.operator())
-    echo_corrected(services.corrections.charge_back(asked), as_json=as_json)
+    chargeback = Chargeback(**asked, actor=actor or support.operator())
+    echo_corrected(services.corrections.charge_back(chargeback), as_json=as_json)
 
 
 def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: str) -> None:
@@ -223,17 +214,8 @@ def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: s
     @support.by
     @as_json
     @with_services
-    def post(
-        services: Container,
-        *,
-        user_id: str,
-        amount_micros: int,
-        reference: str,
-        reason: str | None,
-        actor: str | None,
-        as_json: bool,
-    ) -> None:
-        posting = Posting(user_id, kind, amount_micros, reference, reason, actor=actor or support.operator())
+    def post(services: Container, /, *, actor: str | None, as_json: bool, **asked: Any) -> None:
+        posting = Posting(kind=kind, **asked, actor=actor or support.operator())
         posted = services.postings.post(posting)
         if posted.replayed:
             click.echo("Posted before, under the same reference; nothing was posted now.", err=True)

@@ -19,7 +19,7 @@ FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 ENTRIES = ("from", "to", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
 FAILED_ENDS = ("from", "to", "state", "kind", "package_id", "feature_endpoint_id", "model", "user_id")
 WALLETS = ("package_id", "status")
-RULES = ("feature_endpoint_id", "model")
+SCOPE = ("feature_endpoint_id", "model")
 USAGE = ("from", "to", "group_by", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
 
 Check = Callable[[str], Any]
@@ -106,8 +106,8 @@ def wallets() -> Wallets:
     return Wallets(**read({"package_id": text, "status": one_of(tuple(WalletStatus))}))
 
 
-def rules() -> Scope:
-    """The filters of profit rules. Raises ValidationError."""
+def scope() -> Scope:
+    """The filters of profit rules and of prices. Raises ValidationError."""
     return Scope(**read({"feature_endpoint_id": text, "model": text}))
 
 

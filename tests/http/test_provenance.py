@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.cli import cli
-from tests.http.admin import PREFIX, Admin, data, failure
+from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
 from tests.support import FEATURE, Billing
 
 END = {"user_id": "u", "feature_endpoint_id": FEATURE, "input_token": 1, "output_token": 4}
@@ -84,6 +84,24 @@ def test_a_posting(client: FlaskClient, admin_headers: dict[str, str], till: Bil
     # Who asks again is somebody else, and the posting is the same.
     headers["X-Actor"] = "bob"
     assert data(client.post(f"{PREFIX}/wallets/u/top-ups", json=body, headers=headers), 200) == entry
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("/wallets/u/top-ups", ("token", "reference")),
+        ("/wallets/u/refunds", ("token", "reference")),
+        ("/wallets/u/adjustments", ("token", "reference")),
+        ("/wallets/u/chargebacks", ("token", "reference")),
+        (f"/failed-ends/{UUID(int=1)}/write-off", ("reason",)),
+        ("/repricings", ("price_id", "reason")),
+    ],
+)
+def test_a_bad_actor_is_told_with_what_else_is_wrong(
+    client: FlaskClient, admin_headers: dict[str, str], path: str, missing: tuple[str, ...], till: Billing
+) -> None:
+    answer = client.post(f"{PREFIX}{path}", json={}, headers={**admin_headers, "X-Actor": ""})
+    assert_invalid(answer, *missing, "X-Actor")
 
 
 def test_a_write_off_is_the_operators_and_its_usage_the_services(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, current_app
+from flask import Response, current_app, g
+from marshmallow import ValidationError
 
 from app.bootstrap import EXTENSION, Container
-from app.http.json import respond
+from app.http.errors import messages_of
+from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
+from app.http.json import read_object, respond
+from app.http.schemas import RequestSchema
 
 
 def container() -> Container:
@@ -18,3 +22,28 @@ def container() -> Container:
 
 def success(message: str, data: dict[str, Any], status: int = 200) -> Response:
     return respond({"success": True, "message": message, "data": data}, status)
+
+
+def repeatable(message: str, data: dict[str, Any], *, replayed: bool) -> Response:
+    """The answer to what is done once, however often it is asked for."""
+    response = success(message, data, 200 if replayed else 201)
+    if replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
+
+
+def asked_by_operator(schema: RequestSchema) -> dict[str, Any]:
+    """The body as the schema loads it, with `actor` and `request_id`. What is wrong with either is said together."""
+    asked: dict[str, Any] = {"request_id": g.request_id}
+    errors: dict[str, Any] = {}
+    try:
+        asked |= schema.load(read_object())
+    except ValidationError as error:
+        errors |= messages_of(error)
+    try:
+        asked["actor"] = actor_of_call(ADMIN_ACTOR)
+    except ValidationError as error:
+        errors |= messages_of(error)
+    if errors:
+        raise ValidationError(errors)
+    return asked

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, ValidationError
 
@@ -13,12 +11,12 @@ from app.domain.corrections import Chargeback
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
 from app.http import filters
-from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
 from app.http.paging import by_expiry, by_id, listed, newest_first
 from app.http.query import takes, takes_page
-from app.http.routes import container, success
+from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.routes.corrections import corrected
+from app.http.schemas import RequestSchema
 from app.http.schemas.admin import (
     AdjustmentSchema,
     CreditSchema,
@@ -121,9 +119,9 @@ def create_profit_rule() -> Response:
 
 
 @blueprint.get("/profit-rules")
-@takes("limit", "cursor", *filters.RULES)
+@takes("limit", "cursor", *filters.SCOPE)
 def list_profit_rules() -> Response:
-    scope, catalog = filters.rules(), container().catalog_admin
+    scope, catalog = filters.scope(), container().catalog_admin
     found = newest_first(lambda limit, before_id: catalog.rules(scope, limit, before_id), rule_answer)
     return listed("Profit rules", found, columns.PROFIT_RULES)
 
@@ -155,23 +153,22 @@ def update_wallet(user_id: str) -> Response:
 
 @blueprint.post("/wallets/<id:user_id>/top-ups")
 def top_up(user_id: str) -> Response:
-    return _post(user_id, PostingKind.TOP_UP, _credit.load(read_object()), "Wallet topped up")
+    return _post(user_id, PostingKind.TOP_UP, _credit, "Wallet topped up")
 
 
 @blueprint.post("/wallets/<id:user_id>/refunds")
 def refund(user_id: str) -> Response:
-    return _post(user_id, PostingKind.REFUND, _credit.load(read_object()), "Tokens refunded")
+    return _post(user_id, PostingKind.REFUND, _credit, "Tokens refunded")
 
 
 @blueprint.post("/wallets/<id:user_id>/adjustments")
 def adjust(user_id: str) -> Response:
-    return _post(user_id, PostingKind.ADJUSTMENT, _adjustment.load(read_object()), "Wallet adjusted")
+    return _post(user_id, PostingKind.ADJUSTMENT, _adjustment, "Wallet adjusted")
 
 
 @blueprint.post("/wallets/<id:user_id>/chargebacks")
 def charge_back(user_id: str) -> Response:
-    body = _credit.load(read_object())
-    asked = Chargeback(user_id, **body, actor=actor_of_call(ADMIN_ACTOR), request_id=g.request_id)
+    asked = Chargeback(user_id, **asked_by_operator(_credit))
     return corrected(container().corrections.charge_back(asked), "Chargeback taken")
 
 
@@ -190,10 +187,6 @@ def release_hold(user_id: str, process_id: str) -> Response:
     return success("Hold given back", released_hold_answer(user_id, process_id, released))
 
 
-def _post(user_id: str, kind: PostingKind, body: dict[str, Any], message: str) -> Response:
-    posting = Posting(user_id, kind, **body, actor=actor_of_call(ADMIN_ACTOR), request_id=g.request_id)
-    posted = container().postings.post(posting)
-    response = success(message, transaction_answer(posted.entry), 200 if posted.replayed else 201)
-    if posted.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+def _post(user_id: str, kind: PostingKind, schema: RequestSchema, message: str) -> Response:
+    posted = container().postings.post(Posting(user_id, kind, **asked_by_operator(schema)))
+    return repeatable(message, transaction_answer(posted.entry), replayed=posted.replayed)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, g
-from marshmallow import ValidationError
+from flask import Blueprint, Response
 
 from app.billing.corrections import Corrected
 from app.domain.corrections import CorrectionKind, CorrectionRequest
-from app.http.errors import messages_of
-from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
-from app.http.json import read_object
-from app.http.routes import container, success
+from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas import RequestSchema
 from app.http.schemas.corrections import AmendmentSchema, ReversalSchema
 from app.wire.answers import correction_answer
@@ -43,25 +38,9 @@ def list_corrections(end_id: UUID) -> Response:
 
 def corrected(outcome: Corrected, message: str) -> Response:
     """A correction as it was first answered."""
-    response = success(message, correction_answer(outcome), 200 if outcome.replayed else 201)
-    if outcome.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+    return repeatable(message, correction_answer(outcome), replayed=outcome.replayed)
 
 
 def _correct(end_id: UUID, kind: CorrectionKind, schema: RequestSchema, message: str) -> Response:
-    errors: dict[str, Any] = {}
-    body: dict[str, Any] = {}
-    actor = ""
-    try:
-        body = schema.load(read_object())
-    except ValidationError as error:
-        errors |= messages_of(error)
-    try:
-        actor = actor_of_call(ADMIN_ACTOR)
-    except ValidationError as error:
-        errors |= messages_of(error)
-    if errors:
-        raise ValidationError(errors)
-    request = CorrectionRequest(end_id=end_id, kind=kind, actor=actor, request_id=g.request_id, **body)
+    request = CorrectionRequest(end_id=end_id, kind=kind, **asked_by_operator(schema))
     return corrected(container().corrections.correct(request), message)

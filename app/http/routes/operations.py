@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, g, request, url_for
-from marshmallow import ValidationError
+from flask import Blueprint, Response, request, url_for
 
 from app.domain.errors import NotFound
 from app.domain.pages import NEWEST
 from app.http import filters
-from app.http.errors import messages_of
-from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
 from app.http.json import read_object
 from app.http.paging import listed, oldest_first
 from app.http.query import takes
-from app.http.routes import container, success
+from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
 from app.wire import columns
 from app.wire.answers import failed_end_answer, reconciliation_answer, transaction_answer
@@ -46,22 +42,8 @@ def replay_failed_end(end_id: UUID) -> Response:
 
 @blueprint.post("/failed-ends/<uuid:end_id>/write-off")
 def write_off_failed_end(end_id: UUID) -> Response:
-    body = read_object()
-    errors: dict[str, Any] = dict(_write_off.validate(body))
-    actor = ""
-    try:
-        actor = actor_of_call(ADMIN_ACTOR)
-    except ValidationError as error:
-        errors |= messages_of(error)
-    if errors:
-        raise ValidationError(errors)
-    written_off = container().failed_ends.write_off(end_id, body["reason"], actor, g.request_id)
-    response = success(
-        "Failed end written off", transaction_answer(written_off.entry), 200 if written_off.replayed else 201
-    )
-    if written_off.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+    written_off = container().failed_ends.write_off(end_id, **asked_by_operator(_write_off))
+    return repeatable("Failed end written off", transaction_answer(written_off.entry), replayed=written_off.replayed)
 
 
 @blueprint.post("/reconciliations")

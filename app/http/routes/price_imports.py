@@ -10,11 +10,11 @@ from app.catalog.price_lists.document import NotReadable
 from app.catalog.price_lists.document import parse as parse_list
 from app.domain.errors import NotFound
 from app.domain.pages import NEWEST
-from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
+from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import BadBody, read_object
 from app.http.paging import listed, newest_first
 from app.http.query import takes_page
-from app.http.routes import container, success
+from app.http.routes import container, repeatable, success
 from app.http.schemas.price_imports import ApprovalSchema, PriceImportSchema
 from app.wire import columns
 from app.wire.price_imports import price_import_answer, price_import_head_answer
@@ -54,12 +54,7 @@ def show_price_import(number: int) -> Response:
 def approve_price_import(number: int) -> Response:
     body = _approval.load(read_object() if request.get_data() else {})
     approved = container().price_imports.approve(_known(number), **body, actor=actor_of_call(ADMIN_ACTOR))
-    response = success(
-        "Price import approved", price_import_answer(approved.price_import), 200 if approved.replayed else 201
-    )
-    if approved.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+    return repeatable("Price import approved", price_import_answer(approved.price_import), replayed=approved.replayed)
 
 
 def _known(number: int) -> int:

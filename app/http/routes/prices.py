@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from marshmallow import ValidationError
 
 from app.billing.estimate import EstimateRequest
 from app.catalog.prices import NewPrice
 from app.domain.errors import Invalid
-from app.domain.inputs import ID_LENGTH_MAX
+from app.http import filters
 from app.http.errors import messages_of
 from app.http.json import read_object
 from app.http.paging import listed, newest_first
 from app.http.query import takes
 from app.http.routes import container, success
-from app.http.schemas.fields import check_text
 from app.http.schemas.prices import PriceSchema
 from app.http.schemas.token_process import QuoteSchema
 from app.wire import columns
 from app.wire.prices import explained_estimate_answer, price_answer
 
 blueprint = Blueprint("prices", __name__, url_prefix="/api/admin")
-
-FILTERS = ("feature_endpoint_id", "model")
 
 _price = PriceSchema()
 _usage = QuoteSchema()
@@ -37,11 +34,10 @@ def create_price() -> Response:
 
 
 @blueprint.get("/prices")
-@takes("limit", "cursor", *FILTERS)
+@takes("limit", "cursor", *filters.SCOPE)
 def list_prices() -> Response:
-    filters = _filters()
-    prices = container().price_admin
-    found = newest_first(lambda limit, before_id: prices.list(filters, limit, before_id), price_answer)
+    scope, prices = filters.scope(), container().price_admin
+    found = newest_first(lambda limit, before_id: prices.list(scope, limit, before_id), price_answer)
     return listed("Prices", found, columns.PRICES)
 
 
@@ -73,16 +69,3 @@ def _asked(body: dict[str, Any]) -> tuple[EstimateRequest, NewPrice | None]:
     if asked is None or errors:
         raise ValidationError(errors)
     return asked, draft
-
-
-def _filters() -> dict[str, str]:
-    found = {name: request.args[name] for name in FILTERS if name in request.args}
-    errors: dict[str, Any] = {}
-    for name, value in found.items():
-        try:
-            check_text(value, ID_LENGTH_MAX)
-        except ValidationError as error:
-            errors[name] = error.messages
-    if errors:
-        raise ValidationError(errors)
-    return found

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
 
-from flask import Blueprint, Response, g, url_for
-from marshmallow import ValidationError
+from flask import Blueprint, Response, url_for
 
 from app.domain.errors import NotFound
 from app.domain.pages import NEWEST
 from app.domain.repricings import RepricingFilter
-from app.http.errors import messages_of
-from app.http.headers import ADMIN_ACTOR, actor_of_call
-from app.http.json import read_object
 from app.http.paging import listed, newest_first
 from app.http.query import takes_page
-from app.http.routes import container, success
+from app.http.routes import asked_by_operator, container, success
 from app.http.schemas.corrections import RepricingSchema
 from app.wire import columns
 from app.wire.answers import repricing_answer
@@ -28,23 +24,9 @@ _repricing = RepricingSchema()
 @blueprint.post("")
 def create() -> Response:
     """A worker selects the runs; what it does to whom is to be asked for."""
-    errors: dict[str, Any] = {}
-    body: dict[str, Any] = {}
-    actor = ""
-    try:
-        body = _repricing.load(read_object())
-    except ValidationError as error:
-        errors |= messages_of(error)
-    try:
-        actor = actor_of_call(ADMIN_ACTOR)
-    except ValidationError as error:
-        errors |= messages_of(error)
-    if errors:
-        raise ValidationError(errors)
-    price_id, reason = body.pop("price_id"), body.pop("reason")
-    created = container().repricings.create(
-        price_id, RepricingFilter(**body), reason=reason, actor=actor, request_id=g.request_id
-    )
+    asked = asked_by_operator(_repricing)
+    matching = RepricingFilter(**{field.name: asked.pop(field.name) for field in fields(RepricingFilter)})
+    created = container().repricings.create(filter=matching, **asked)
     response = success("Repricing requested", repricing_answer(created), 202)
     response.headers["Location"] = url_for("repricings.show", number=created.repricing.id)
     return response

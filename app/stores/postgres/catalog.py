@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.domain.in_force import ProfitRules, RateCards
 from app.domain.pricing import ProfitRule
 from app.domain.reports import Scope
 from app.stores.postgres import prices, system
+from app.stores.postgres.scopes import newest_made_for
 from app.stores.postgres.tables import (
     feature_endpoints,
     package_features,
@@ -189,10 +190,4 @@ def find_rule(connection: sa.Connection, rule_id: int) -> ProfitRule | None:
 
 def list_rules(connection: sa.Connection, scope: Scope, before_id: int, limit: int) -> list[ProfitRule]:
     """Newest first."""
-    wanted = [profit_rules.c.id < before_id]
-    for field in fields(scope):
-        value = getattr(scope, field.name)
-        if value is not None:
-            wanted.append(profit_rules.c[field.name] == value)
-    rows = connection.execute(sa.select(profit_rules).where(*wanted).order_by(profit_rules.c.id.desc()).limit(limit))
-    return [_rule(row) for row in rows]
+    return [_rule(row) for row in connection.execute(newest_made_for(profit_rules, scope, before_id, limit))]

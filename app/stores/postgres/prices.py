@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.rates import RateCard, Rates, Tier
+from app.domain.reports import Scope
+from app.stores.postgres.scopes import newest_made_for
 from app.stores.postgres.tables import prices
 
 _RATE_COLUMNS = [field.name for field in fields(Rates) if field.name != "tiers"]
@@ -76,14 +78,9 @@ def by_ids(connection: sa.Connection, ids: Collection[int]) -> Mapping[int | Non
     return {row.id: _card(row) for row in connection.execute(sa.select(prices).where(prices.c.id.in_(ids)))}
 
 
-def list_cards(
-    connection: sa.Connection, before_id: int, limit: int, filters: Mapping[str, str] | None = None
-) -> Sequence[RateCard]:
-    """Newest first, those with these values in their columns."""
-    statement = sa.select(prices).where(prices.c.id < before_id)
-    for name, value in (filters or {}).items():
-        statement = statement.where(prices.c[name] == value)
-    return [_card(row) for row in connection.execute(statement.order_by(prices.c.id.desc()).limit(limit))]
+def list_cards(connection: sa.Connection, scope: Scope, before_id: int, limit: int) -> Sequence[RateCard]:
+    """Newest first."""
+    return [_card(row) for row in connection.execute(newest_made_for(prices, scope, before_id, limit))]
 
 
 def _card(row: Any) -> RateCard:

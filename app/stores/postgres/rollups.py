@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.domain.reports import RUN_KINDS
 from app.domain.wallets import WalletId
 from app.stores.postgres import archives
 from app.stores.postgres.engine import allow_seconds
@@ -21,7 +22,17 @@ from app.stores.postgres.tables import usage_daily
 
 _KEY = ("day", "wallet_id", "user_id", "feature_endpoint_id", "model", "price_id")
 _DAY = sa.cast(sa.func.timezone("UTC", entries.c.created_at), sa.Date)
-_RUN_KINDS = ("usage", "reversal", "amendment", "write_off")
+# What is added up of usage entries.
+COUNTS = (
+    "runs",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "requests",
+)
+COSTS = ("base_cost_micros", "profit_micros", "cost_micros")
 
 
 def _summed(name: str, kind: str) -> sa.ColumnElement[Any]:
@@ -31,20 +42,7 @@ def _summed(name: str, kind: str) -> sa.ColumnElement[Any]:
 # As the trigger adds them up (`roll_up_usage` in the migrations); a test holds both together.
 _SUMS: dict[str, sa.ColumnElement[Any]] = {
     "runs": sa.func.count().filter(entries.c.kind == "usage"),
-    **{
-        name: _summed(name, "usage")
-        for name in (
-            "input_tokens",
-            "output_tokens",
-            "cached_input_tokens",
-            "cache_write_tokens",
-            "reasoning_tokens",
-            "requests",
-            "base_cost_micros",
-            "profit_micros",
-            "cost_micros",
-        )
-    },
+    **{name: _summed(name, "usage") for name in (*COUNTS[1:], *COSTS)},
     "reversed_micros": _summed("amount_micros", "reversal"),
     "amended_micros": _summed("amount_micros", "amendment"),
     "written_off_micros": _summed("amount_micros", "write_off"),
@@ -162,7 +160,7 @@ def _from_ledger(day: date) -> sa.Select[Any]:
         .where(
             entries.c.created_at >= _begin_of(day),
             entries.c.created_at < _begin_of(day + timedelta(days=1)),
-            entries.c.kind.in_(_RUN_KINDS),
+            entries.c.kind.in_(RUN_KINDS),
             # What was charged back and written off is about no run.
             sa.or_(entries.c.kind != "write_off", entries.c.feature_endpoint_id.is_not(None)),
         )

@@ -12,21 +12,13 @@ import sqlalchemy as sa
 from app.domain.inputs import ID_LENGTH_MAX, identifier
 from app.domain.reports import EntryKind, Group, Usage
 from app.stores.postgres.engine import allow_seconds
+from app.stores.postgres.rollups import COSTS, COUNTS
 from app.stores.postgres.tables import usage_daily, wallets
 
 # Text and numbers that stand for "none" in the roll-ups, whose key has no nulls.
 _NONE: dict[Group, Any] = {Group.MODEL: "", Group.PRICE: 0, Group.FEATURE: ""}
 
-COUNTS = (
-    "runs",
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "requests",
-)
-_OF_USAGE = (*COUNTS, "base_cost_micros", "profit_micros", "cost_micros")
+_OF_USAGE = (*COUNTS, *COSTS)
 _COUNTED = {
     EntryKind.USAGE: _OF_USAGE,
     EntryKind.REVERSAL: ("reversed_micros",),

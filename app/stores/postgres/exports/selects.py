@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from app.domain.reports import Entries, Group, Usage
 from app.domain.tables import Kind
 from app.domain.wallets import WalletId
-from app.stores.postgres import ledger_lists, usage
+from app.stores.postgres import ledger_lists, rollups, usage
 from app.stores.postgres.exports.columns import Column, Style, selection
 from app.stores.postgres.tables import token_transactions as entries
 
@@ -53,7 +53,7 @@ ARCHIVE_COLUMNS = (ENTRY_COLUMNS[0], _entry("wallet_id", Kind.TEXT), *ENTRY_COLU
 _GROUP_KINDS = {Group.DAY: Kind.DAY, Group.PRICE: Kind.COUNT}
 # Column of the report -> what the contract calls it.
 _SUMS = {
-    **{name: (name.replace("_tokens", "_token"), Kind.COUNT) for name in usage.COUNTS},
+    **{name: (name.replace("_tokens", "_token"), Kind.COUNT) for name in rollups.COUNTS},
     "base_cost_micros": ("base_cost", Kind.AMOUNT),
     "profit_micros": ("profit", Kind.AMOUNT),
     "cost_micros": ("cost", Kind.AMOUNT),
