@@ -23,6 +23,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.bootstrap import Container
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.ends import EndRequest
 from app.domain.usage import Usage
@@ -202,9 +203,9 @@ def debts(own: Machine, size: float) -> None:
         [
             f"{count:,}",
             f"{seconds:.1f}",
-            f"{median(lags):.2f}" if lags else "-",
-            f"{report.percentile(lags, 0.99):.2f}" if lags else "-",
-            f"{lags[-1]:.2f}" if lags else "-",
+            f"{median(lags):.2f}",
+            f"{report.percentile(lags, 0.99):.2f}",
+            f"{lags[-1]:.2f}",
         ]
     ]
     left = _debts_left(own)
@@ -295,13 +296,14 @@ def _middle(costs: Sequence[Cost]) -> Cost:
 @contextmanager
 def _neighbour(own: Machine, doorbell: CeleryDoorbell, lags: list[float]) -> Iterator[None]:
     """Somebody else's ends, one after the other; how long each takes from its answer to the ledger."""
-    own.container.doorbell = doorbell
-    vars(own.container).pop("end", None)
+    # As another process would send them, whose ends workers hear of.
+    process = Container(own.container.config, doorbell=doorbell)
+    process.catalog.refresh()
     is_over = threading.Event()
 
     def run() -> None:
         while not is_over.wait(0.05):
-            own.container.end.end(EndRequest(USERS[0], FEATURE, Usage(120, 40)))
+            process.end.end(EndRequest(USERS[0], FEATURE, Usage(120, 40)))
             answered = time.monotonic()
             until(lambda: not _unsettled_of(own, USERS[0]), 30)
             lags.append(time.monotonic() - answered)
@@ -313,7 +315,10 @@ def _neighbour(own: Machine, doorbell: CeleryDoorbell, lags: list[float]) -> Ite
     finally:
         is_over.set()
         thread.join()
+        process.close()
         doorbell.close()
+    if not lags:
+        raise AssertionError("The neighbour's ends were not measured")
 
 
 def _unsettled_of(own: Machine, wallet_id: str) -> int:
