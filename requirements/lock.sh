@@ -12,7 +12,8 @@ compile() {
 }
 compile requirements/runtime.lock --python-version 3.11 pyproject.toml
 compile requirements/parquet.lock --python-version 3.11 pyproject.toml --extra parquet --constraint requirements/runtime.lock
-compile requirements/dev.lock --python-version 3.11 pyproject.toml --extra parquet --group dev --constraint requirements/runtime.lock
+compile requirements/tracing.lock --python-version 3.11 pyproject.toml --extra tracing --constraint requirements/runtime.lock
+compile requirements/dev.lock --python-version 3.11 pyproject.toml --extra parquet --extra tracing --group dev --constraint requirements/runtime.lock
 compile requirements/servers.lock --python-version 3.11 --group local --no-deps
 client=clients/python
 for environment in dev openai1; do
