@@ -1,48 +1,26 @@
-"""What lists and reports are filtered by: each parameter checked by itself, and all that are wrong told at once."""
+"""What lists and reports are filtered by: each parameter checked by itself, and all that are wrong told at once.
+
+The tuples are what a route `takes` and what is read from it: `query.Parameter` says how, and what it looks like.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Any
-
-from flask import request
-from marshmallow import ValidationError
 
 from app.domain import inputs, reports
 from app.domain.ends import EndState
 from app.domain.inputs import ID_LENGTH_MAX
-from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Scope, Usage, Wallets
+from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Group, Scope, Usage, Wallets
 from app.domain.wallets import WalletStatus
+from app.http.query import Parameter, read
+from app.http.schemas import shapes
 from app.stores.postgres.failed_ends import Filter
 
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
-ENTRIES = ("from", "to", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
-FAILED_ENDS = ("from", "to", "state", "kind", "package_id", "feature_endpoint_id", "model", "user_id")
-WALLETS = ("package_id", "status")
-SCOPE = ("feature_endpoint_id", "model")
-USAGE = ("from", "to", "group_by", "kind", "package_id", "feature_endpoint_id", "model", "user_id", "price_id")
-
-Check = Callable[[str], Any]
 
 
-def read(checks: Mapping[str, Check]) -> dict[str, Any]:
-    """The parameters that are given, checked. Raises ValidationError."""
-    found: dict[str, Any] = {}
-    errors: dict[str, list[str]] = {}
-    for name, check in checks.items():
-        if (given := request.args.get(name)) is not None:
-            try:
-                found[name] = check(given)
-            except ValueError as error:
-                errors[name] = [str(error)]
-    if {"from", "to"} <= set(found) and found["from"] >= found["to"]:
-        errors["to"] = ["Must be later than from."]
-    if errors:
-        raise ValidationError(errors)
-    return found
-
-
-def text(value: str) -> str:
+def _text(value: str) -> str:
     return inputs.identifier(value, ID_LENGTH_MAX)
 
 
@@ -52,63 +30,83 @@ def _price_id(value: str) -> int:
     return int(value)
 
 
-def one_of(values: tuple[str, ...]) -> Check:
+def text(name: str, description: str = "") -> Parameter:
+    """An id, as it stands."""
+    return Parameter(name, _text, shapes.identifier(), description)
+
+
+def one_of(name: str, values: Sequence[str], description: str = "") -> Parameter:
+    """One of a few words."""
+
     def check(value: str) -> str:
         if value not in values:
             raise ValueError(f"Must be {', '.join(values[:-1])} or {values[-1]}.")
         return value
 
-    return check
+    return Parameter(name, check, shapes.one_of(values), description)
 
 
-_COMMON: dict[str, Check] = {
-    "package_id": text,
-    "feature_endpoint_id": text,
-    "model": text,
-    "user_id": text,
-    "price_id": _price_id,
-}
+def moment_or_day(name: str, description: str) -> Parameter:
+    return Parameter(name, reports.moment_or_day, shapes.moment_or_day(), description)
+
+
+# A range begins with `from` and ends before `to`: `read` refuses one that is empty.
+MOMENTS = (
+    moment_or_day("from", "From this moment on, or from this day's beginning (UTC)."),
+    moment_or_day("to", "Before this moment, or before this day's beginning (UTC)."),
+)
+DAYS = (
+    Parameter("from", reports.day, shapes.day(), "From this day on (UTC)."),
+    Parameter("to", reports.day, shapes.day(), "Before this day (UTC)."),
+)
+PACKAGE = text("package_id", "Of wallets that have this package now.")
+FEATURE = text("feature_endpoint_id")
+MODEL = text("model", "The model as it was sent.")
+USER = text("user_id")
+PRICE = Parameter(
+    "price_id", _price_id, shapes.whole_number(0, 2**63 - 1), "Priced by this price; 0: by the default rule."
+)
+_OF_WALLET = (PACKAGE, FEATURE, MODEL, USER)
+
+ENTRIES_OF_WALLET = (*MOMENTS, one_of("kind", tuple(EntryKind)), FEATURE, MODEL, PRICE)
+ENTRIES = (*ENTRIES_OF_WALLET, PACKAGE, USER)
+FAILED_ENDS = (*MOMENTS, one_of("state", FAILED_STATES), one_of("kind", CHARGE_KINDS), *_OF_WALLET)
+WALLETS = (PACKAGE, one_of("status", tuple(WalletStatus)))
+SCOPE = (text("feature_endpoint_id", "Made for this feature."), text("model", "Made for this model or pattern."))
+USAGE = (
+    *DAYS,
+    Parameter("group_by", reports.groups, shapes.some_of(Group), "What to add up by: names with commas between them."),
+    one_of("kind", RUN_KINDS),
+    *_OF_WALLET,
+    PRICE,
+)
 
 
 def entries() -> Entries:
     """The filters of ledger entries. Raises ValidationError."""
-    found = read(
-        {**_COMMON, "from": reports.moment_or_day, "to": reports.moment_or_day, "kind": one_of(tuple(EntryKind))}
-    )
-    return Entries(**_renamed(found))
+    return Entries(**_renamed(read(ENTRIES)))
 
 
 def usage() -> Usage:
     """Filters and groups of the usage report. Raises ValidationError."""
-    checks = {**_COMMON, "from": reports.day, "to": reports.day, "group_by": reports.groups}
-    found = read({**checks, "kind": one_of(RUN_KINDS)})
+    found = read(USAGE)
     groups = found.pop("group_by", ())
     return Usage(groups=groups, **_renamed(found))
 
 
 def failed_ends() -> Filter:
     """The filters of failed ends. Raises ValidationError."""
-    checks = dict.fromkeys(("user_id", "package_id", "feature_endpoint_id", "model"), text)
-    found = read(
-        {
-            **checks,
-            "from": reports.moment_or_day,
-            "to": reports.moment_or_day,
-            "state": one_of(FAILED_STATES),
-            "kind": one_of(CHARGE_KINDS),
-        }
-    )
-    return Filter(**_renamed(found))
+    return Filter(**_renamed(read(FAILED_ENDS)))
 
 
 def wallets() -> Wallets:
     """The filters of wallets. Raises ValidationError."""
-    return Wallets(**read({"package_id": text, "status": one_of(tuple(WalletStatus))}))
+    return Wallets(**read(WALLETS))
 
 
 def scope() -> Scope:
     """The filters of profit rules and of prices. Raises ValidationError."""
-    return Scope(**read({"feature_endpoint_id": text, "model": text}))
+    return Scope(**read(SCOPE))
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,83 @@
-"""Query parameters. A route names those that it reads; any other is a slip of the caller's, and no answer fits it."""
+"""Query parameters. A route names those that it reads; any other is a slip of the caller's, and no answer fits it.
+
+What checks a parameter says what it looks like too, so that a route is described by what it reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, request
 from marshmallow import ValidationError
 
+from app.domain.inputs import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from app.http.auth import ADMIN_PREFIX, SERVER_PREFIX
+from app.http.schemas import shapes
+from app.wire.cursors import page_size
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _ATTRIBUTE = "query_parameters"
 
 
-def takes(*names: str) -> Callable[[View], View]:
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One query parameter. `check` makes a value of its text, or raises ValueError with the reason; `shape` is what it
+    looks like in JSON Schema. Where `description` is empty, its name says enough (`app/http/openapi/glossary.py`).
+    """
+
+    name: str
+    check: Callable[[str], Any]
+    shape: Mapping[str, Any]
+    description: str = ""
+
+
+PAGE = (
+    Parameter(
+        "limit", page_size, {**shapes.whole_number(1, PAGE_SIZE_MAX), "default": PAGE_SIZE_DEFAULT}, "Items on a page."
+    ),
+    # Which list it belongs to only the list knows: see `paging`.
+    Parameter("cursor", str, {"type": "string"}, "`next_cursor` of the page before. Opaque."),
+)
+
+
+def takes(*parameters: Parameter) -> Callable[[View], View]:
     """Decorates a view with the query parameters that it reads."""
 
     def decorate(view: View) -> View:
-        setattr(view, _ATTRIBUTE, frozenset(names))
+        setattr(view, _ATTRIBUTE, {parameter.name: parameter for parameter in parameters})
         return view
 
     return decorate
 
 
 # What every list reads, as `paging` does.
-takes_page = takes("limit", "cursor")
+takes_page = takes(*PAGE)
+
+
+def parameters_of(view: Callable[..., Any]) -> Mapping[str, Parameter]:
+    """What a view was decorated with, by name."""
+    found: Mapping[str, Parameter] = getattr(view, _ATTRIBUTE, {})
+    return found
+
+
+def read(parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """Those that are given, checked. Raises ValidationError, with all that are wrong."""
+    found: dict[str, Any] = {}
+    errors: dict[str, list[str]] = {}
+    for parameter in parameters:
+        if (given := request.args.get(parameter.name)) is not None:
+            try:
+                found[parameter.name] = parameter.check(given)
+            except ValueError as error:
+                errors[parameter.name] = [str(error)]
+    if {"from", "to"} <= set(found) and found["from"] >= found["to"]:
+        errors["to"] = ["Must be later than from."]
+    if errors:
+        raise ValidationError(errors)
+    return found
 
 
 def register(app: Flask) -> None:
@@ -39,10 +90,10 @@ def register(app: Flask) -> None:
         if request.endpoint is None or request.method == "OPTIONS":
             # No route: that is what will be said.
             return
-        read: frozenset[str] = getattr(current_app.view_functions[request.endpoint], _ATTRIBUTE, frozenset())
-        errors = {name: ["Unknown query parameter."] for name in request.args if name not in read}
+        known = parameters_of(current_app.view_functions[request.endpoint])
+        errors = {name: ["Unknown query parameter."] for name in request.args if name not in known}
         errors |= {
-            name: ["Must be given once."] for name, values in request.args.lists() if name in read and len(values) > 1
+            name: ["Must be given once."] for name, values in request.args.lists() if name in known and len(values) > 1
         }
         if errors:
             raise ValidationError(errors)

@@ -13,7 +13,7 @@ from app.domain.postings import Posting, PostingKind
 from app.http import filters
 from app.http.json import read_object
 from app.http.paging import by_expiry, by_id, listed, newest_first
-from app.http.query import takes, takes_page
+from app.http.query import PAGE, takes, takes_page
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.routes.corrections import corrected
 from app.http.schemas import RequestSchema
@@ -119,7 +119,7 @@ def create_profit_rule() -> Response:
 
 
 @blueprint.get("/profit-rules")
-@takes("limit", "cursor", *filters.SCOPE)
+@takes(*PAGE, *filters.SCOPE)
 def list_profit_rules() -> Response:
     scope, catalog = filters.scope(), container().catalog_admin
     found = newest_first(lambda limit, before_id: catalog.rules(scope, limit, before_id), rule_answer)
@@ -133,7 +133,7 @@ def create_wallet() -> Response:
 
 
 @blueprint.get("/wallets")
-@takes("limit", "cursor", *filters.WALLETS)
+@takes(*PAGE, *filters.WALLETS)
 def list_wallets() -> Response:
     wanted, wallets = filters.wallets(), container().wallet_admin
     found = by_id(lambda limit, after_id: wallets.list(limit, after_id, wanted), wallet_answer)

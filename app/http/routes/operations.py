@@ -11,7 +11,7 @@ from app.domain.pages import NEWEST
 from app.http import filters
 from app.http.json import read_object
 from app.http.paging import listed, oldest_first
-from app.http.query import takes
+from app.http.query import PAGE, takes
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas.admin import ReconciliationSchema, WriteOffSchema
 from app.wire import columns
@@ -24,7 +24,7 @@ _reconciliation = ReconciliationSchema()
 
 
 @blueprint.get("/failed-ends")
-@takes("limit", "cursor", *filters.FAILED_ENDS)
+@takes(*PAGE, *filters.FAILED_ENDS)
 def list_failed_ends() -> Response:
     matching = filters.failed_ends()
     failed_ends = container().failed_ends

@@ -14,7 +14,7 @@ from app.http import filters
 from app.http.errors import messages_of
 from app.http.json import read_object
 from app.http.paging import listed, newest_first
-from app.http.query import takes
+from app.http.query import PAGE, takes
 from app.http.routes import container, success
 from app.http.schemas.prices import PriceSchema
 from app.http.schemas.token_process import QuoteSchema
@@ -34,7 +34,7 @@ def create_price() -> Response:
 
 
 @blueprint.get("/prices")
-@takes("limit", "cursor", *filters.SCOPE)
+@takes(*PAGE, *filters.SCOPE)
 def list_prices() -> Response:
     scope, prices = filters.scope(), container().price_admin
     found = newest_first(lambda limit, before_id: prices.list(scope, limit, before_id), price_answer)

@@ -8,7 +8,7 @@ from app.domain.pages import FIRST_ID
 from app.domain.reports import Entries
 from app.http import filters, tables
 from app.http.paging import Listing, newest_first
-from app.http.query import takes
+from app.http.query import PAGE, takes
 from app.http.routes import container, success
 from app.operations.reports import check_key
 from app.stores.postgres.exports.columns import Style
@@ -21,7 +21,7 @@ blueprint = Blueprint("reports", __name__, url_prefix="/api/admin")
 
 
 @blueprint.get("/usage")
-@takes("limit", "cursor", *filters.USAGE)
+@takes(*PAGE, *filters.USAGE)
 def usage() -> Response:
     wanted = filters.usage()
     format = tables.wanted()
@@ -44,13 +44,13 @@ def totals() -> Response:
 
 
 @blueprint.get("/transactions")
-@takes("limit", "cursor", *filters.ENTRIES)
+@takes(*PAGE, *filters.ENTRIES)
 def list_all_transactions() -> Response:
     return _transactions(filters.entries(), None)
 
 
 @blueprint.get("/wallets/<id:user_id>/transactions")
-@takes("limit", "cursor", *(name for name in filters.ENTRIES if name not in ("user_id", "package_id")))
+@takes(*PAGE, *filters.ENTRIES_OF_WALLET)
 def list_transactions(user_id: str) -> Response:
     return _transactions(filters.entries(), user_id)
 

@@ -1,0 +1,100 @@
+"""What values from outside look like, in JSON Schema: the checks of `app/domain/inputs.py` for whoever reads.
+
+A test holds these to the checks: what fits a shape is taken, what doesn't is refused. Halves of surrogate pairs, which
+the checks refuse too, no pattern can name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from app.domain.amounts import AMOUNT_MICROS_MAX, MICROS_PER_TOKEN
+from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS
+from app.domain.pricing import PROFIT_BASIS_POINTS_MAX
+
+Shape = dict[str, Any]
+
+_UNPRINTABLE = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"
+_IDENTIFIER = f"[^{_UNPRINTABLE}{_BIDIRECTIONAL}]"
+_NO_DOTS = r"(?!(?:.*/)?\.\.?(?:/|$))"
+_NO_WALLET_PARTS = f"(?!.*/(?:{'|'.join(WALLET_PARTS)})(?:/|$))"
+
+
+def identifier(length_max: int = ID_LENGTH_MAX) -> Shape:
+    return _text(length_max, f"^{_IDENTIFIER}+$")
+
+
+def printable(length_max: int) -> Shape:
+    return _text(length_max, f"^[^{_UNPRINTABLE}]+$")
+
+
+def path_id() -> Shape:
+    return _text(ID_LENGTH_MAX, f"^{_NO_DOTS}{_IDENTIFIER}+$")
+
+
+def new_user_id() -> Shape:
+    return _text(ID_LENGTH_MAX, f"^{_NO_DOTS}{_NO_WALLET_PARTS}{_IDENTIFIER}+$")
+
+
+def model_or_pattern() -> Shape:
+    return _text(ID_LENGTH_MAX, f"^[^*{_UNPRINTABLE}{_BIDIRECTIONAL}]*(?:{_IDENTIFIER})$")
+
+
+def whole_number(least: int, most: int) -> Shape:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def amount(*, allow_negative: bool = False, allow_zero: bool = False, micros_max: int = AMOUNT_MICROS_MAX) -> Shape:
+    """A number of tokens: the most is a whole one or has six decimals at most, as all of them have."""
+    most = micros_max // MICROS_PER_TOKEN
+    bounds: Shape
+    if allow_negative:
+        bounds = {"minimum": -most}
+    elif allow_zero:
+        bounds = {"minimum": 0}
+    else:
+        bounds = {"exclusiveMinimum": 0}
+    shape = {"type": "number", **bounds, "maximum": most, "multipleOf": 0.000001}
+    if allow_negative and not allow_zero:
+        shape["not"] = {"const": 0}
+    return shape
+
+
+def percentage() -> Shape:
+    return {"type": "number", "minimum": 0, "maximum": PROFIT_BASIS_POINTS_MAX // 100, "multipleOf": 0.01}
+
+
+def moment() -> Shape:
+    return {"type": "string", "format": "date-time"}
+
+
+def day() -> Shape:
+    return {"type": "string", "format": "date"}
+
+
+def moment_or_day() -> Shape:
+    return {"anyOf": [moment(), day()]}
+
+
+def one_of(values: Iterable[str]) -> Shape:
+    return {"type": "string", "enum": [str(value) for value in values]}
+
+
+def some_of(values: Iterable[str]) -> Shape:
+    """A list with commas, each once at most."""
+    return {"type": "array", "items": one_of(values), "uniqueItems": True, "minItems": 1}
+
+
+def nullable(shape: Shape) -> Shape:
+    """The same, or null."""
+    if "enum" in shape:
+        return {**shape, "type": [shape["type"], "null"], "enum": [*shape["enum"], None]}
+    if isinstance(shape.get("type"), str):
+        return {**shape, "type": [shape["type"], "null"]}
+    return {"anyOf": [shape, {"type": "null"}]}
+
+
+def _text(length_max: int, pattern: str) -> Shape:
+    return {"type": "string", "minLength": 1, "maxLength": length_max, "pattern": pattern}
