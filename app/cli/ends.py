@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import click
@@ -109,7 +110,7 @@ def echo_corrected(outcome: Corrected, *, as_json: bool) -> None:
     """Print a correction or a chargeback; as text with the numbers of its ledger entries."""
     if outcome.replayed:
         click.echo("Done before, under the same reference; nothing was done now.", err=True)
-    answer = correction_answer(outcome)
+    answer: dict[str, Any] = dict(correction_answer(outcome))
     if not as_json:
         answer["transactions"] = [str(entry["id"]) for entry in answer["transactions"]]
     echo_object(answer, as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -194,7 +194,7 @@ def _rates(*, tiers: tuple[Tier, ...], **rates: Any) -> Rates:
     return Rates(**rates, tiers=tuple(sorted(tiers, key=lambda tier: tier.above_input_tokens)))
 
 
-def _flat(answer: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+def _flat(answer: Mapping[str, Any], *, as_json: bool) -> Mapping[str, Any]:
     """What is nested in an answer, for a line or a cell of a table."""
     if as_json:
         return answer

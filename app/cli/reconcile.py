@@ -30,7 +30,7 @@ def reconcile(services: Container, is_full: bool, repair: bool, as_json: bool) -
     flask reconcile --full
     """
     done = services.reconciliation.run(is_full=is_full, repair=repair)
-    answer = reconciliation_answer(done)
+    answer = dict(reconciliation_answer(done))
     if as_json:
         echo_object(answer, as_json=True)
     else:

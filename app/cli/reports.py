@@ -125,9 +125,9 @@ def totals(services: Container, as_json: bool) -> None:
     flask reports totals
     """
     answer = totals_answer(services.reports.totals())
-    if not as_json:
-        answer |= {f"failed_ends_{state}": ends for state, ends in answer.pop("failed_ends").items()}
-    echo_object(answer, as_json=as_json)
+    lines = {**answer, **{f"failed_ends_{state}": ends for state, ends in answer["failed_ends"].items()}}
+    del lines["failed_ends"]
+    echo_object(answer if as_json else lines, as_json=as_json)
 
 
 @click.group("transactions")

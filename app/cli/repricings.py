@@ -114,7 +114,7 @@ def _go_on(services: Container, number: int, label: str, runs: int | None) -> No
 
 def _echo(services: Container, number: int, *, as_json: bool) -> None:
     view = services.repricings.get(number)
-    answer = repricing_answer(view)
+    answer = dict(repricing_answer(view))
     if as_json:
         echo_object(answer, as_json=True)
         return

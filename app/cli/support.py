@@ -119,7 +119,7 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
     return run
 
 
-def echo_object(answer: dict[str, Any], *, as_json: bool) -> None:
+def echo_object(answer: Mapping[str, Any], *, as_json: bool) -> None:
     """Print one thing: a field a line, or JSON."""
     if as_json:
         _echo_json(answer)
@@ -131,7 +131,7 @@ def echo_object(answer: dict[str, Any], *, as_json: bool) -> None:
 
 def echo_page(
     page: Page[T, Any],
-    answer: Callable[[T], dict[str, Any]],
+    answer: Callable[[T], Mapping[str, Any]],
     columns: Sequence[str],
     *,
     as_json: bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -58,7 +58,7 @@ def parse(data: bytes) -> Any:
         raise BadBody(error.args[0] if isinstance(error, _Refused) else "Not valid JSON.") from None
 
 
-def respond(body: dict[str, Any], status: int = 200) -> Response:
+def respond(body: Mapping[str, Any], status: int = 200) -> Response:
     return Response(write(body), status=status, mimetype=MEDIA_TYPE)
 
 

@@ -28,7 +28,7 @@ class Listing(Generic[Item, Key]):
 
     order: Order[Key]
     fetch: Callable[[int, Key], Page[Item, Key]]
-    answer: Callable[[Item], dict[str, Any]]
+    answer: Callable[[Item], Mapping[str, Any]]
 
     def page(self) -> dict[str, Any]:
         """The page that is asked for. Raises ValidationError."""
@@ -48,7 +48,7 @@ class Listing(Generic[Item, Key]):
             raise ValidationError(errors)
         return page_answer(self.fetch(limit, start), self.answer)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """All of it, so many at a time."""
         start: Key | None = self.order.first
         while start is not None:
@@ -70,27 +70,29 @@ def listed(message: str, listing: Listing[Any, Any], columns: Mapping[str, Kind]
     return tables.respond(message, columns, lines, format)
 
 
-def by_id(fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]) -> Listing[Item, str]:
+def by_id(
+    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], Mapping[str, Any]]
+) -> Listing[Item, str]:
     """A list in the order of text ids."""
     return Listing(BY_ID, fetch, answer)
 
 
 def oldest_first(
-    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]
+    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], Mapping[str, Any]]
 ) -> Listing[Item, str]:
     """A list in the order of UUIDs that begin with their time."""
     return Listing(OLDEST_FIRST, fetch, answer)
 
 
 def by_expiry(
-    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], dict[str, Any]]
+    fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], Mapping[str, Any]]
 ) -> Listing[Item, str]:
     """A list in the order of when its items end."""
     return Listing(BY_EXPIRY, fetch, answer)
 
 
 def newest_first(
-    fetch: Callable[[int, int], Page[Item, int]], answer: Callable[[Item], dict[str, Any]]
+    fetch: Callable[[int, int], Page[Item, int]], answer: Callable[[Item], Mapping[str, Any]]
 ) -> Listing[Item, int]:
     """A list from the highest number down."""
     return Listing(NEWEST_FIRST, fetch, answer)

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, NotRequired, TypedDict
 from uuid import UUID
 
 from app.billing.corrections import Corrected
 from app.billing.holds import HoldView
 from app.billing.repricings import RepricingView
 from app.domain.amounts import token_number
-from app.domain.catalog import FeatureEndpoint, Package
+from app.domain.catalog import FeatureEndpoint, Package, Unpriced
+from app.domain.corrections import CorrectionKind
+from app.domain.ends import EndState
 from app.domain.moments import moment_text
 from app.domain.pricing import ProfitRule, parts_micros, percentage_number
 from app.domain.rates import RateCard
+from app.domain.reasons import DriftKind, FailureReason
+from app.domain.reports import CHARGE_KINDS, EntryKind
+from app.domain.repricings import RepricingState
 from app.domain.usage import Usage
-from app.domain.wallets import WalletBalance
+from app.domain.wallets import WalletBalance, WalletStatus
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.postgres.reconciliation import Drift, Reconciliation
+from app.stores.postgres.reconciliation import Drift, Reconciliation, State
 from app.stores.postgres.repricings import RepricingGroup
 from app.stores.redis.wallet_calls import ReleaseReply
-from app.wire.prices import parts_answer
+from app.wire.prices import PartsAnswer, parts_answer
+from app.wire.types import Count, Moment, Percent, Text, Tokens, Uuid, Words
 
-Answer = dict[str, Any]
+
+class FeatureAnswer(TypedDict):
+    id: Text
+    name: Text
+    min_token: Tokens
+    unpriced: Annotated[str, Words(Unpriced)]
+    reversal_seconds: Count
 
 
-def feature_answer(feature: FeatureEndpoint) -> Answer:
+def feature_answer(feature: FeatureEndpoint) -> FeatureAnswer:
     return {
         "id": feature.id,
         "name": feature.name,
@@ -36,7 +49,13 @@ def feature_answer(feature: FeatureEndpoint) -> Answer:
     }
 
 
-def package_answer(package: Package) -> Answer:
+class PackageAnswer(TypedDict):
+    id: Text
+    name: Text
+    feature_endpoint_ids: list[Text]
+
+
+def package_answer(package: Package) -> PackageAnswer:
     return {
         "id": package.id,
         "name": package.name,
@@ -44,7 +63,15 @@ def package_answer(package: Package) -> Answer:
     }
 
 
-def rule_answer(rule: ProfitRule) -> Answer:
+class ProfitRuleAnswer(TypedDict):
+    id: Count
+    percentage: Percent
+    feature_endpoint_id: Annotated[Text | None, "For runs of this feature only; null: of any."]
+    model: Annotated[Text | None, "For runs with this model only; null: with any."]
+    effective_from: Moment
+
+
+def rule_answer(rule: ProfitRule) -> ProfitRuleAnswer:
     return {
         "id": rule.id,
         "percentage": percentage_number(rule.basis_points),
@@ -54,7 +81,19 @@ def rule_answer(rule: ProfitRule) -> Answer:
     }
 
 
-def wallet_answer(found: WalletBalance) -> Answer:
+class WalletAnswer(TypedDict):
+    user_id: Text
+    status: Annotated[str, Words(WalletStatus)]
+    package_id: Text | None
+    token: Annotated[Tokens, "What can be spent now: posted, less pending, debt and held."]
+    posted_token: Tokens
+    pending_token: Tokens
+    debt_token: Tokens
+    held_token: Tokens
+    overdraft_limit_token: Tokens
+
+
+def wallet_answer(found: WalletBalance) -> WalletAnswer:
     wallet, balance = found.wallet, found.balance
     return {
         "user_id": found.user_id,
@@ -69,7 +108,13 @@ def wallet_answer(found: WalletBalance) -> Answer:
     }
 
 
-def hold_answer(hold: HoldView) -> Answer:
+class HoldAnswer(TypedDict):
+    process_id: Text
+    hold_token: Tokens
+    expires_at: Moment
+
+
+def hold_answer(hold: HoldView) -> HoldAnswer:
     return {
         "process_id": hold.process_id,
         "hold_token": token_number(hold.amount_micros),
@@ -77,7 +122,14 @@ def hold_answer(hold: HoldView) -> Answer:
     }
 
 
-def released_hold_answer(user_id: str, process_id: str, released: ReleaseReply) -> Answer:
+class ReleasedHoldAnswer(TypedDict):
+    user_id: Text
+    process_id: Text
+    hold_token: Annotated[Tokens, "What the hold reserved."]
+    token: Tokens
+
+
+def released_hold_answer(user_id: str, process_id: str, released: ReleaseReply) -> ReleasedHoldAnswer:
     return {
         "user_id": user_id,
         "process_id": process_id,
@@ -86,7 +138,38 @@ def released_hold_answer(user_id: str, process_id: str, released: ReleaseReply) 
     }
 
 
-def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Answer:
+class TransactionAnswer(TypedDict):
+    id: Count
+    user_id: Text
+    kind: Annotated[str, Words(EntryKind)]
+    token: Annotated[Tokens, "By how much the balance changed: below zero where tokens were taken."]
+    base_cost: Tokens | None
+    profit: Tokens | None
+    cost: Tokens | None
+    input_token: Count | None
+    output_token: Count | None
+    cached_input_token: Count | None
+    cache_write_token: Count | None
+    reasoning_token: Count | None
+    requests: Count | None
+    model: Text | None
+    feature_endpoint_id: Text | None
+    price_id: Count | None
+    parts: Annotated[PartsAnswer | None, "What each kind of usage cost; null of what isn't a run."]
+    profit_rule_id: Count | None
+    balance_after: Tokens
+    reference: Text | None
+    reason: Text | None
+    process_id: Text | None
+    end_id: Uuid | None
+    corrects: Uuid | None
+    request_id: Text | None
+    actor: Text | None
+    accepted_at: Moment | None
+    created_at: Moment
+
+
+def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> TransactionAnswer:
     """`card` is the rate card of a run that was billed by one."""
     return {
         "id": entry.id,
@@ -120,7 +203,7 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Answ
     }
 
 
-def _parts(entry: LedgerEntry, card: RateCard | None) -> Answer | None:
+def _parts(entry: LedgerEntry, card: RateCard | None) -> PartsAnswer | None:
     """What each kind of a run's usage has cost, which follows from the usage and the price; None of other entries."""
     if entry.kind != "usage" or entry.input_tokens is None or entry.output_tokens is None:
         return None
@@ -137,9 +220,38 @@ def _parts(entry: LedgerEntry, card: RateCard | None) -> Answer | None:
     return parts_answer(parts) if sum(parts.values()) == entry.base_cost_micros else None
 
 
-def correction_answer(corrected: Corrected) -> Answer:
+class CorrectionAnswer(TypedDict):
+    """What a run is corrected to stands in a correction of one; a chargeback has none."""
+
+    id: Count
+    kind: Annotated[str, Words(CorrectionKind)]
+    user_id: Text
+    corrects: Uuid | None
+    token: Annotated[Tokens, "Given back where above zero, charged where below."]
+    posted_token: Annotated[Tokens, "By how much the posted balance changed at once."]
+    debt_token: Annotated[Tokens, "By how much the debt changed."]
+    charge_id: Annotated[Uuid | None, "What is charged and not deducted yet, as it stands among the failed ends."]
+    reference: Text
+    reason: Text | None
+    actor: Text | None
+    request_id: Text | None
+    created_at: Moment
+    cost_before: NotRequired[Tokens | None]
+    cost: NotRequired[Tokens | None]
+    input_token: NotRequired[Count]
+    output_token: NotRequired[Count]
+    cached_input_token: NotRequired[Count]
+    cache_write_token: NotRequired[Count]
+    reasoning_token: NotRequired[Count]
+    requests: NotRequired[Count]
+    price_id: NotRequired[Count | None]
+    profit_rule_id: NotRequired[Count | None]
+    transactions: Annotated[list[TransactionAnswer], "The ledger entries that it made."]
+
+
+def correction_answer(corrected: Corrected) -> CorrectionAnswer:
     correction = corrected.correction
-    answer: Answer = {
+    answer: CorrectionAnswer = {
         "id": correction.id,
         "kind": correction.kind,
         "user_id": correction.user_id,
@@ -153,19 +265,61 @@ def correction_answer(corrected: Corrected) -> Answer:
         "actor": correction.actor,
         "request_id": correction.request_id,
         "created_at": moment_text(correction.created_at),
+        "transactions": [transaction_answer(entry) for entry in corrected.entries],
     }
     if correction.end_id is not None:
         answer |= {
             "cost_before": _tokens(correction.cost_before_micros),
             "cost": _tokens(correction.cost_after_micros),
-            **usage_answer(correction.usage),
+            "input_token": correction.usage.input_tokens,
+            "output_token": correction.usage.output_tokens,
+            "cached_input_token": correction.usage.cached_input_tokens,
+            "cache_write_token": correction.usage.cache_write_tokens,
+            "reasoning_token": correction.usage.reasoning_tokens,
+            "requests": correction.usage.requests,
             "price_id": correction.price_id,
             "profit_rule_id": correction.profit_rule_id,
         }
-    return answer | {"transactions": [transaction_answer(entry) for entry in corrected.entries]}
+    return answer
 
 
-def repricing_answer(view: RepricingView) -> Answer:
+class RepricingGroupAnswer(TypedDict):
+    user_id: Text
+    model: Text | None
+    runs: Count
+    old_cost: Tokens
+    new_cost: Tokens
+    difference: Annotated[Tokens, "New less old."]
+
+
+# Two of its names no class could have.
+RepricingAnswer = TypedDict(
+    "RepricingAnswer",
+    {
+        "id": Count,
+        "state": Annotated[str, Words(RepricingState)],
+        "price_id": Count,
+        "feature_endpoint_id": Text | None,
+        "model": Text | None,
+        "user_id": Text | None,
+        "from": Moment | None,
+        "to": Moment | None,
+        "reason": Text,
+        "reference": Text,
+        "actor": Text | None,
+        "created_at": Moment,
+        "runs": Count,
+        "old_cost": Tokens,
+        "new_cost": Tokens,
+        "amended": Count,
+        "unchanged": Count,
+        "refused": Count,
+        "by_user_and_model": Annotated[list[RepricingGroupAnswer], "Those that change most, at most 1,000."],
+    },
+)
+
+
+def repricing_answer(view: RepricingView) -> RepricingAnswer:
     repricing, sums = view.repricing, view.sums
     return {
         "id": repricing.id,
@@ -190,7 +344,7 @@ def repricing_answer(view: RepricingView) -> Answer:
     }
 
 
-def repricing_group_answer(group: RepricingGroup) -> Answer:
+def repricing_group_answer(group: RepricingGroup) -> RepricingGroupAnswer:
     return {
         "user_id": group.user_id,
         "model": group.model,
@@ -201,18 +355,22 @@ def repricing_group_answer(group: RepricingGroup) -> Answer:
     }
 
 
-def usage_answer(usage: Usage) -> Answer:
-    return {
-        "input_token": usage.input_tokens,
-        "output_token": usage.output_tokens,
-        "cached_input_token": usage.cached_input_tokens,
-        "cache_write_token": usage.cache_write_tokens,
-        "reasoning_token": usage.reasoning_tokens,
-        "requests": usage.requests,
-    }
+class FailedEndAnswer(TypedDict):
+    id: Uuid
+    user_id: Text
+    kind: Annotated[str, Words(CHARGE_KINDS)]
+    corrects: Uuid | None
+    reference: Text | None
+    feature_endpoint_id: Text | None
+    cost: Tokens
+    state: Annotated[str, Words(EndState)]
+    attempts: Count
+    next_attempt_at: Moment | None
+    last_error: Annotated[str | None, Words(FailureReason)]
+    accepted_at: Moment
 
 
-def failed_end_answer(end: FailedEndRow) -> Answer:
+def failed_end_answer(end: FailedEndRow) -> FailedEndAnswer:
     return {
         "id": str(end.id),
         "user_id": end.user_id,
@@ -229,7 +387,31 @@ def failed_end_answer(end: FailedEndRow) -> Answer:
     }
 
 
-def reconciliation_answer(reconciliation: Reconciliation) -> Answer:
+class DriftAnswer(TypedDict):
+    user_id: Text
+    kind: Annotated[str, Words(DriftKind)]
+    expected_token: Tokens
+    found_token: Tokens
+    difference_token: Tokens
+    repaired: bool
+    detail: Text | None
+
+
+class ReconciliationAnswer(TypedDict):
+    id: Count
+    state: Annotated[str, Words(State)]
+    full: bool
+    checked: Count
+    cache_checked: Count
+    drifted_count: Count
+    repaired: Count
+    drifted: list[DriftAnswer]
+    requested_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+
+
+def reconciliation_answer(reconciliation: Reconciliation) -> ReconciliationAnswer:
     return {
         "id": reconciliation.id,
         "state": reconciliation.state,
@@ -245,7 +427,7 @@ def reconciliation_answer(reconciliation: Reconciliation) -> Answer:
     }
 
 
-def drift_answer(drift: Drift) -> Answer:
+def drift_answer(drift: Drift) -> DriftAnswer:
     return {
         "user_id": drift.wallet_id,
         "kind": drift.kind,
@@ -257,7 +439,7 @@ def drift_answer(drift: Drift) -> Answer:
     }
 
 
-def _tokens(micros: int | None) -> Any:
+def _tokens(micros: int | None) -> int | Decimal | None:
     return None if micros is None else token_number(micros)
 
 

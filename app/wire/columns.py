@@ -1,90 +1,48 @@
-"""The columns of lists where they are answered as tables: the names of `answers`, and what each holds."""
+"""The columns of lists where they are answered as tables: the fields of an item's answer, and what each holds."""
 
 from __future__ import annotations
 
-from app.domain.tables import Kind
-from app.wire.prices import RATE_FIELDS
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
 
-FEATURES = {
-    "id": Kind.TEXT,
-    "name": Kind.TEXT,
-    "min_token": Kind.AMOUNT,
-    "unpriced": Kind.WORD,
-    "reversal_seconds": Kind.COUNT,
-}
-PACKAGES = {"id": Kind.TEXT, "name": Kind.TEXT, "feature_endpoint_ids": Kind.TEXT}
-PROFIT_RULES = {
-    "id": Kind.COUNT,
-    "percentage": Kind.AMOUNT,
-    "feature_endpoint_id": Kind.TEXT,
-    "model": Kind.TEXT,
-    "effective_from": Kind.MOMENT,
-}
-PRICES = {
-    "id": Kind.COUNT,
-    "feature_endpoint_id": Kind.TEXT,
-    "model": Kind.TEXT,
-    "effective_from": Kind.MOMENT,
-    **dict.fromkeys(RATE_FIELDS, Kind.AMOUNT),
-    "tiers": Kind.TEXT,
-}
-PRICE_IMPORTS = {
-    "id": Kind.COUNT,
-    "state": Kind.WORD,
-    "format": Kind.WORD,
-    "tokens_per_dollar": Kind.AMOUNT,
-    "feature_endpoint_id": Kind.TEXT,
-    "effective_from": Kind.MOMENT,
-    "counts": Kind.TEXT,
-    "actor": Kind.TEXT,
-    "created_at": Kind.MOMENT,
-    "approved_by": Kind.TEXT,
-    "approved_at": Kind.MOMENT,
-}
-REPRICINGS = {
-    "id": Kind.COUNT,
-    "state": Kind.WORD,
-    "price_id": Kind.COUNT,
-    "feature_endpoint_id": Kind.TEXT,
-    "model": Kind.TEXT,
-    "user_id": Kind.TEXT,
-    "from": Kind.MOMENT,
-    "to": Kind.MOMENT,
-    "reason": Kind.TEXT,
-    "reference": Kind.TEXT,
-    "actor": Kind.TEXT,
-    "created_at": Kind.MOMENT,
-    "runs": Kind.COUNT,
-    "old_cost": Kind.AMOUNT,
-    "new_cost": Kind.AMOUNT,
-    "amended": Kind.COUNT,
-    "unchanged": Kind.COUNT,
-    "refused": Kind.COUNT,
-    "by_user_and_model": Kind.TEXT,
-}
-WALLETS = {
-    "user_id": Kind.TEXT,
-    "status": Kind.WORD,
-    "package_id": Kind.TEXT,
-    "token": Kind.AMOUNT,
-    "posted_token": Kind.AMOUNT,
-    "pending_token": Kind.AMOUNT,
-    "debt_token": Kind.AMOUNT,
-    "held_token": Kind.AMOUNT,
-    "overdraft_limit_token": Kind.AMOUNT,
-}
-HOLDS = {"process_id": Kind.TEXT, "hold_token": Kind.AMOUNT, "expires_at": Kind.MOMENT}
-FAILED_ENDS = {
-    "id": Kind.WORD,
-    "user_id": Kind.TEXT,
-    "kind": Kind.WORD,
-    "corrects": Kind.WORD,
-    "reference": Kind.TEXT,
-    "feature_endpoint_id": Kind.TEXT,
-    "cost": Kind.AMOUNT,
-    "state": Kind.WORD,
-    "attempts": Kind.COUNT,
-    "next_attempt_at": Kind.MOMENT,
-    "last_error": Kind.TEXT,
-    "accepted_at": Kind.MOMENT,
-}
+from app.domain.tables import Kind
+from app.wire.answers import (
+    FailedEndAnswer,
+    FeatureAnswer,
+    HoldAnswer,
+    PackageAnswer,
+    ProfitRuleAnswer,
+    RepricingAnswer,
+    WalletAnswer,
+)
+from app.wire.price_imports import PriceImportHeadAnswer
+from app.wire.prices import PriceAnswer
+from app.wire.types import Words
+
+
+def columns_of(answer: type) -> Mapping[str, Kind]:
+    """What is nested in an item becomes text: JSON in a cell."""
+    return {name: _kind(hint) for name, hint in get_type_hints(answer, include_extras=True).items()}
+
+
+def _kind(hint: Any) -> Kind:
+    """What an annotation says, also of what may be null."""
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, Kind):
+            return part
+        if isinstance(part, Words):
+            return Kind.WORD
+    if isinstance(hint, type) or not (parts := get_args(hint)) or getattr(hint, "__origin__", None) in (list, dict):
+        return Kind.TEXT
+    return _kind(parts[0])
+
+
+FEATURES = columns_of(FeatureAnswer)
+PACKAGES = columns_of(PackageAnswer)
+PROFIT_RULES = columns_of(ProfitRuleAnswer)
+PRICES = columns_of(PriceAnswer)
+PRICE_IMPORTS = columns_of(PriceImportHeadAnswer)
+REPRICINGS = columns_of(RepricingAnswer)
+WALLETS = columns_of(WalletAnswer)
+HOLDS = columns_of(HoldAnswer)
+FAILED_ENDS = columns_of(FailedEndAnswer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 from uuid import UUID
@@ -43,7 +43,7 @@ def from_cursor(order: Order[Key], cursor: str) -> Key:
         raise ValueError("Must be a next_cursor of this list.") from None
 
 
-def page_answer(page: Page[Item, Key], answer: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:
+def page_answer(page: Page[Item, Key], answer: Callable[[Item], Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "items": [answer(item) for item in page.items],
         "next_cursor": None if page.next_key is None else _encoded(str(page.next_key)),

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+from app.catalog.price_lists import Format
 from app.domain.amounts import token_number
 from app.domain.moments import moment_text
 from app.domain.price_changes import RateChange
 from app.domain.rates import Kind
-from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stored_rates
-from app.wire.prices import rates_answer
+from app.stores.postgres.price_imports import APPROVED, PriceImport, PriceImportHead, stored_rates
+from app.wire.prices import RatesAnswer, rates_answer
+from app.wire.types import Count, Moment, Percent, Text, Tokens, Words
 
-Answer = dict[str, Any]
-
-_COUNTS = ("changed", "new", "jumps", "unchanged", "kept", "skipped", "rounded", "free")
 _FIELD_OF_KIND = {
     Kind.INPUT: "input_per_million",
     Kind.CACHED_INPUT: "cached_input_per_million",
@@ -26,7 +25,32 @@ _FIELD_OF_KIND = {
 }
 
 
-def price_import_head_answer(found: PriceImportHead) -> Answer:
+class CountsAnswer(TypedDict):
+    changed: Count
+    new: Count
+    jumps: Count
+    unchanged: Count
+    kept: Count
+    skipped: Count
+    rounded: Count
+    free: Count
+
+
+class PriceImportHeadAnswer(TypedDict):
+    id: Count
+    state: Annotated[str, Words(("draft", APPROVED))]
+    format: Annotated[str, Words(Format)]
+    tokens_per_dollar: Tokens
+    feature_endpoint_id: Text | None
+    effective_from: Annotated[Moment | None, "null: from the approval on."]
+    counts: CountsAnswer
+    actor: Text | None
+    created_at: Moment
+    approved_by: Text | None
+    approved_at: Moment | None
+
+
+def price_import_head_answer(found: PriceImportHead) -> PriceImportHeadAnswer:
     return {
         "id": found.id,
         "state": found.state,
@@ -34,7 +58,16 @@ def price_import_head_answer(found: PriceImportHead) -> Answer:
         "tokens_per_dollar": token_number(found.micros_per_dollar),
         "feature_endpoint_id": found.feature_endpoint_id,
         "effective_from": _moment_or_none(found.effective_from),
-        "counts": {name: found.counts[name] for name in _COUNTS},
+        "counts": {
+            "changed": found.counts["changed"],
+            "new": found.counts["new"],
+            "jumps": found.counts["jumps"],
+            "unchanged": found.counts["unchanged"],
+            "kept": found.counts["kept"],
+            "skipped": found.counts["skipped"],
+            "rounded": found.counts["rounded"],
+            "free": found.counts["free"],
+        },
         "actor": found.actor,
         "created_at": moment_text(found.created_at),
         "approved_by": found.approved_by,
@@ -42,7 +75,80 @@ def price_import_head_answer(found: PriceImportHead) -> Answer:
     }
 
 
-def price_import_answer(found: PriceImport) -> Answer:
+class RateChangeAnswer(TypedDict):
+    kind: Annotated[str, Words(_FIELD_OF_KIND.values())]
+    above_input_token: Count
+    old: Tokens
+    new: Tokens
+    percent: Annotated[Percent | None, "null: from nothing."]
+    jump: Annotated[bool, "Up or down by more than half, or from nothing."]
+
+
+class ProposedPriceHeadAnswer(TypedDict):
+    model: Text
+    price_id: Annotated[Count | None, "Once it is approved."]
+    today_price_id: Annotated[Count | None, "What prices the model without it."]
+    jump: bool
+
+
+class ProposedPriceAnswer(ProposedPriceHeadAnswer, RatesAnswer):
+    changes: list[RateChangeAnswer]
+
+
+class KeptPriceAnswer(TypedDict):
+    model: Text
+    price_id: Count
+
+
+class RoundedPriceAnswer(TypedDict):
+    model: Text
+    fields: list[Text]
+
+
+class EffectAnswer(TypedDict):
+    runs: Count
+    old_cost: Tokens
+    new_cost: Tokens
+
+
+class ModelEffectAnswer(EffectAnswer):
+    feature_endpoint_id: Text
+    model: Text | None
+
+
+class UserEffectAnswer(EffectAnswer):
+    user_id: Text
+
+
+# Two of its names no class could have.
+ImportUsageAnswer = TypedDict(
+    "ImportUsageAnswer",
+    {
+        "from": Moment,
+        "to": Moment,
+        "runs": Count,
+        "old_cost": Tokens,
+        "new_cost": Tokens,
+        "models": Annotated[Count, "Of how many models."],
+        "users": Annotated[Count, "Of how many users."],
+        "by_model": Annotated[list[ModelEffectAnswer], "Those that change most, at most 200."],
+        "by_user": Annotated[list[UserEffectAnswer], "Those that change most, at most 200."],
+    },
+)
+
+
+class PriceImportAnswer(PriceImportHeadAnswer):
+    changed: Annotated[list[ProposedPriceAnswer], "Models that have another price today."]
+    new: Annotated[list[ProposedPriceAnswer], "Models without a price of their own today."]
+    kept: Annotated[list[KeptPriceAnswer], "Prices of models that the list doesn't have: they stay."]
+    skipped: Annotated[dict[str, Text], "Models that aren't sold by the text token, and why."]
+    rounded: Annotated[list[RoundedPriceAnswer], "Prices with more than six decimals: rounded."]
+    free: Annotated[list[Text], "Models that cost nothing."]
+    passed_over: Annotated[dict[str, Count], "What the list prices and no price here has: in how many models."]
+    usage: Annotated[ImportUsageAnswer, "What it would have made of the last 30 days' runs."]
+
+
+def price_import_answer(found: PriceImport) -> PriceImportAnswer:
     price_ids: list[int] | list[None] = found.price_ids or [None] * len(found.proposed)
     rows = [_price_answer(row, price_id) for row, price_id in zip(found.proposed, price_ids, strict=True)]
     report = found.report
@@ -50,19 +156,20 @@ def price_import_answer(found: PriceImport) -> Answer:
         **price_import_head_answer(found),
         "changed": [row for row, proposed in zip(rows, found.proposed, strict=True) if not proposed["is_new"]],
         "new": [row for row, proposed in zip(rows, found.proposed, strict=True) if proposed["is_new"]],
-        **{name: report[name] for name in ("kept", "skipped", "rounded", "free")},
+        "kept": report["kept"],
+        "skipped": report["skipped"],
+        "rounded": report["rounded"],
+        "free": report["free"],
         # The most frequent first.
         "passed_over": dict(sorted(report["passed_over"].items(), key=lambda item: (-item[1], item[0]))),
         "usage": _usage_answer(report["usage"]),
     }
 
 
-def _price_answer(row: Mapping[str, Any], price_id: int | None) -> Answer:
+def _price_answer(row: Mapping[str, Any], price_id: int | None) -> ProposedPriceAnswer:
     return {
         "model": row["model"],
-        # Once it is approved.
         "price_id": price_id,
-        # What prices the model without it.
         "today_price_id": row["today_id"],
         "jump": row["is_jump"],
         **rates_answer(stored_rates(row["rates"])),
@@ -72,7 +179,7 @@ def _price_answer(row: Mapping[str, Any], price_id: int | None) -> Answer:
     }
 
 
-def _change_answer(change: RateChange) -> Answer:
+def _change_answer(change: RateChange) -> RateChangeAnswer:
     return {
         "kind": _FIELD_OF_KIND[change.kind],
         "above_input_token": change.above_input_tokens,
@@ -83,7 +190,7 @@ def _change_answer(change: RateChange) -> Answer:
     }
 
 
-def _usage_answer(usage: Mapping[str, Any]) -> Answer:
+def _usage_answer(usage: Mapping[str, Any]) -> ImportUsageAnswer:
     return {
         "from": usage["since"],
         "to": usage["until"],
@@ -98,7 +205,7 @@ def _usage_answer(usage: Mapping[str, Any]) -> Answer:
     }
 
 
-def _effect_answer(effect: Mapping[str, Any]) -> Answer:
+def _effect_answer(effect: Mapping[str, Any]) -> EffectAnswer:
     return {
         "runs": effect["runs"],
         "old_cost": token_number(effect["old_cost_micros"]),

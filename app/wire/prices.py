@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, NotRequired, TypedDict
 
 from app.billing.estimate import Estimate
 from app.domain.amounts import token_number
 from app.domain.moments import moment_text
 from app.domain.pricing import parts_micros
 from app.domain.rates import Kind, RateCard, Rates, Tier
-
-Answer = dict[str, Any]
+from app.domain.wallets import Deduction
+from app.wire.types import Count, Moment, Text, Tokens, Words
 
 # The wire's name of each rate -> ours.
 RATE_FIELDS = {
@@ -24,7 +25,40 @@ RATE_FIELDS = {
 }
 
 
-def price_answer(card: RateCard) -> Answer:
+class RatesOfTierAnswer(TypedDict):
+    """A kind that isn't named costs what it costs without the tier."""
+
+    above_input_token: Count
+    input_per_million: NotRequired[Tokens]
+    output_per_million: NotRequired[Tokens]
+    cached_input_per_million: NotRequired[Tokens]
+    cache_write_per_million: NotRequired[Tokens]
+    reasoning_per_million: NotRequired[Tokens]
+    per_request: NotRequired[Tokens]
+
+
+class RatesAnswer(TypedDict):
+    input_per_million: Tokens
+    output_per_million: Tokens
+    cached_input_per_million: Tokens | None
+    cache_write_per_million: Tokens | None
+    reasoning_per_million: Tokens | None
+    per_request: Tokens | None
+    tiers: list[RatesOfTierAnswer]
+
+
+class PriceHeadAnswer(TypedDict):
+    id: Count
+    feature_endpoint_id: Annotated[Text | None, "For runs of this feature only; null: of any."]
+    model: Annotated[Text | None, "For runs with this model, or with those that begin so (`*`); null: with any."]
+    effective_from: Moment
+
+
+class PriceAnswer(PriceHeadAnswer, RatesAnswer):
+    pass
+
+
+def price_answer(card: RateCard) -> PriceAnswer:
     return {
         "id": card.id,
         "feature_endpoint_id": card.feature_endpoint_id,
@@ -34,34 +68,72 @@ def price_answer(card: RateCard) -> Answer:
     }
 
 
-def rates_answer(rates: Rates) -> Answer:
+def rates_answer(rates: Rates) -> RatesAnswer:
     return {
-        **_rates_answer(rates),
-        "tiers": [{"above_input_token": tier.above_input_tokens, **_named_rates_answer(tier)} for tier in rates.tiers],
+        "input_per_million": token_number(rates.input_micros_per_million),
+        "output_per_million": token_number(rates.output_micros_per_million),
+        "cached_input_per_million": _tokens(rates.cached_input_micros_per_million),
+        "cache_write_per_million": _tokens(rates.cache_write_micros_per_million),
+        "reasoning_per_million": _tokens(rates.reasoning_micros_per_million),
+        "per_request": _tokens(rates.request_micros),
+        "tiers": [_tier_answer(tier) for tier in rates.tiers],
     }
 
 
-def parts_answer(parts: Mapping[Kind, int]) -> Answer:
+class PartsAnswer(TypedDict):
+    """Before profit: they add up to the base cost."""
+
+    input_token: Tokens
+    cached_input_token: Tokens
+    cache_write_token: Tokens
+    output_token: Tokens
+    reasoning_token: Tokens
+    requests: Tokens
+
+
+def parts_answer(parts: Mapping[Kind, int]) -> PartsAnswer:
     """What each kind has cost, before profit: they add up to the base cost."""
-    return {kind.value: token_number(parts.get(kind, 0)) for kind in Kind}
+    return {
+        "input_token": token_number(parts.get(Kind.INPUT, 0)),
+        "cached_input_token": token_number(parts.get(Kind.CACHED_INPUT, 0)),
+        "cache_write_token": token_number(parts.get(Kind.CACHE_WRITE, 0)),
+        "output_token": token_number(parts.get(Kind.OUTPUT, 0)),
+        "reasoning_token": token_number(parts.get(Kind.REASONING, 0)),
+        "requests": token_number(parts.get(Kind.REQUESTS, 0)),
+    }
 
 
-def estimate_answer(estimate: Estimate) -> Answer:
+class EstimateAnswer(TypedDict):
+    cost: Tokens
+    base_cost: Tokens
+    profit: Tokens
+    price_id: Count | None
+    profit_rule_id: Count | None
+    token: NotRequired[Annotated[Tokens, "What the wallet could spend then. Where a wallet was named."]]
+    status: NotRequired[Annotated[str, Words(Deduction), "What an end would answer. Where a wallet was named."]]
+
+
+def estimate_answer(estimate: Estimate) -> EstimateAnswer:
     """What an end would answer, and what its cost follows from."""
     quote = estimate.quote
-    answer: Answer = {
+    answer: EstimateAnswer = {
         "cost": token_number(quote.price.cost_micros),
         "base_cost": token_number(quote.price.base_micros),
         "profit": token_number(quote.price.profit_micros),
         "price_id": None if quote.is_draft else quote.price.price_id,
         "profit_rule_id": quote.price.profit_rule_id,
     }
-    if estimate.spendable_micros is not None:
+    if estimate.spendable_micros is not None and estimate.deduction is not None:
         answer |= {"token": token_number(estimate.spendable_micros), "status": estimate.deduction}
     return answer
 
 
-def explained_estimate_answer(estimate: Estimate) -> Answer:
+class ExplainedEstimateAnswer(EstimateAnswer):
+    is_draft: Annotated[bool, "Whether the price of the body is what counts."]
+    parts: Annotated[PartsAnswer, "What each kind of usage costs."]
+
+
+def explained_estimate_answer(estimate: Estimate) -> ExplainedEstimateAnswer:
     """The same for administrators: with each kind's part, and whether the draft is what counts."""
     return {
         **estimate_answer(estimate),
@@ -70,10 +142,12 @@ def explained_estimate_answer(estimate: Estimate) -> Answer:
     }
 
 
-def _rates_answer(rates: Rates | Tier) -> Answer:
-    found = {field: getattr(rates, name) for field, name in RATE_FIELDS.items()}
-    return {field: None if micros is None else token_number(micros) for field, micros in found.items()}
+def _tier_answer(tier: Tier) -> RatesOfTierAnswer:
+    answer: RatesOfTierAnswer = {"above_input_token": tier.above_input_tokens}
+    named = {field: getattr(tier, name) for field, name in RATE_FIELDS.items()}
+    answer |= {field: token_number(micros) for field, micros in named.items() if micros is not None}  # type: ignore[typeddict-item]
+    return answer
 
 
-def _named_rates_answer(rates: Rates | Tier) -> Answer:
-    return {field: number for field, number in _rates_answer(rates).items() if number is not None}
+def _tokens(micros: int | None) -> int | Decimal | None:
+    return None if micros is None else token_number(micros)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 from app.domain.amounts import token_number
 from app.domain.moments import moment_text
@@ -12,14 +12,42 @@ from app.domain.reports import Group
 from app.operations.reports import Totals
 from app.stores.postgres.archives import Archive
 from app.stores.postgres.usage import UsageRow, group_value
+from app.wire.types import Count, Day, Moment, Text, Tokens
 
-Answer = dict[str, Any]
+
+class UsageKeyAnswer(TypedDict):
+    """What it is added up by."""
+
+    day: NotRequired[Day]
+    feature_endpoint_id: NotRequired[Text]
+    model: NotRequired[Text | None]
+    user_id: NotRequired[Text]
+    price_id: NotRequired[Annotated[Count | None, "null: priced by the default rule."]]
 
 
-def usage_row_answer(groups: Sequence[Group], row: UsageRow) -> Answer:
+class UsageFiguresAnswer(TypedDict):
+    runs: Count
+    input_token: Count
+    output_token: Count
+    cached_input_token: Count
+    cache_write_token: Count
+    reasoning_token: Count
+    requests: Count
+    base_cost: Tokens
+    profit: Tokens
+    cost: Tokens
+    corrected: Annotated[Tokens, "What corrections have changed: below zero where tokens were given back."]
+    written_off: Tokens
+    net: Annotated[Tokens, "Cost, with corrections and without what was written off."]
+
+
+class UsageRowAnswer(UsageKeyAnswer, UsageFiguresAnswer):
+    pass
+
+
+def usage_row_answer(groups: Sequence[Group], row: UsageRow) -> UsageRowAnswer:
     key = {group.value: _group_value(group, value) for group, value in zip(groups, row.key, strict=True)}
-    return {
-        **key,
+    figures: UsageFiguresAnswer = {
         "runs": row.runs,
         "input_token": row.input_tokens,
         "output_token": row.output_tokens,
@@ -34,9 +62,25 @@ def usage_row_answer(groups: Sequence[Group], row: UsageRow) -> Answer:
         "written_off": token_number(row.written_off_micros),
         "net": token_number(row.net_micros),
     }
+    return cast(UsageRowAnswer, {**key, **figures})
 
 
-def totals_answer(totals: Totals) -> Answer:
+class FailedEndCountsAnswer(TypedDict):
+    retrying: Count
+    dead: Count
+
+
+class TotalsAnswer(TypedDict):
+    wallets: Count
+    liability_token: Annotated[Tokens, "What is owed to users: the sum of all balances above zero."]
+    overdrawn_token: Annotated[Tokens, "The sum of all balances below zero."]
+    pending_token: Tokens
+    debt_token: Tokens
+    held_token: Annotated[Tokens | None, "null: Redis doesn't answer, which keeps the holds."]
+    failed_ends: FailedEndCountsAnswer
+
+
+def totals_answer(totals: Totals) -> TotalsAnswer:
     found = totals.postgres
     return {
         "wallets": found.wallets,
@@ -49,7 +93,17 @@ def totals_answer(totals: Totals) -> Answer:
     }
 
 
-def archive_answer(archive: Archive) -> Answer:
+class ArchiveAnswer(TypedDict):
+    month: Text
+    entries: Count
+    last_entry_id: Count
+    file_name: Text
+    sha256: Text
+    sealed_at: Moment
+    removed_at: Moment | None
+
+
+def archive_answer(archive: Archive) -> ArchiveAnswer:
     return {
         "month": f"{archive.month:%Y-%m}",
         "entries": archive.entries,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, current_app, g
@@ -20,11 +21,11 @@ def container() -> Container:
     return found
 
 
-def success(message: str, data: dict[str, Any], status: int = 200) -> Response:
+def success(message: str, data: Mapping[str, Any], status: int = 200) -> Response:
     return respond({"success": True, "message": message, "data": data}, status)
 
 
-def repeatable(message: str, data: dict[str, Any], *, replayed: bool) -> Response:
+def repeatable(message: str, data: Mapping[str, Any], *, replayed: bool) -> Response:
     """The answer to what is done once, however often it is asked for."""
     response = success(message, data, 200 if replayed else 201)
     if replayed:
