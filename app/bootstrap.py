@@ -43,6 +43,7 @@ from app.operations.demo import DemoSeed
 from app.operations.exports import ExportService
 from app.operations.failed_ends import FailedEndService
 from app.operations.reports import ReportService
+from app.operations.samples import SampleService
 from app.operations.status import StatusService
 from app.operations.wallets import WalletAdmin
 from app.stores.postgres.engine import EXPORTS_MAX, WATCH_POOL_SIZE, create_engine
@@ -223,6 +224,7 @@ class Container:
         self.reports = ReportService(
             postgres=self.postgres, client=self.redis_client, holds=self.wallet_holds, redis=self.redis_gate
         )
+        self.samples = SampleService(postgres=self.postgres, held_micros=self.reports.held_micros)
 
         # Upkeep.
         self.spool_drain = SpoolDrain(

@@ -23,7 +23,13 @@ celery = create_celery(config)
 celery.conf.update(
     beat_schedule=beat_schedule(config),
     beat_scheduler="worker.beat:Ticker",
-    imports=["worker.tasks.settle", "worker.tasks.maintenance", "worker.tasks.reconcile", "worker.tasks.repricing"],
+    imports=[
+        "worker.tasks.settle",
+        "worker.tasks.maintenance",
+        "worker.tasks.reconcile",
+        "worker.tasks.repricing",
+        "worker.tasks.samples",
+    ],
 )
 
 

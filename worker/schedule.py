@@ -20,5 +20,6 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "refresh-stale-wallets": every("tokentill.refresh_stale_wallets", config.sweep_seconds),
         "run-requested-reconciliation": every("tokentill.run_requested_reconciliation", 2.0),
         "run-repricings": every("tokentill.run_repricings", 5.0),
+        "take-sample": every("tokentill.take_sample", 5.0),
         "reconcile": every("tokentill.reconcile", config.reconcile_seconds),
     }

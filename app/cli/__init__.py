@@ -20,6 +20,7 @@ from app.cli.prices import prices
 from app.cli.reconcile import reconcile
 from app.cli.reports import reports_group, transactions
 from app.cli.repricings import repricings
+from app.cli.samples import samples
 from app.cli.wallets import wallets
 
 for _command in PRICE_IMPORT_COMMANDS:
@@ -35,6 +36,7 @@ COMMANDS = (
     repricings,
     failed_ends,
     reports_group,
+    samples,
     transactions,
     reconcile,
     archive,

@@ -20,6 +20,7 @@ from app.http.routes import (
     prices,
     reports,
     repricings,
+    samples,
     success,
     token_process,
 )
@@ -59,6 +60,7 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)
     app.register_blueprint(reports.blueprint)
+    app.register_blueprint(samples.blueprint)
     app.register_blueprint(health.blueprint)
     app.wsgi_app = HotRoutes(app.wsgi_app, container, log)  # type: ignore[method-assign]
     return app

@@ -6,6 +6,7 @@ The tuples are what a route `takes` and what is read from it: `query.Parameter` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from app.domain import inputs, reports
@@ -97,6 +98,12 @@ def usage() -> Usage:
 def failed_ends() -> Filter:
     """The filters of failed ends. Raises ValidationError."""
     return Filter(**_renamed(read(FAILED_ENDS)))
+
+
+def moments() -> tuple[datetime | None, datetime | None]:
+    """From when to when. Raises ValidationError."""
+    found = read(MOMENTS)
+    return found.get("from"), found.get("to")
 
 
 def wallets() -> Wallets:

@@ -62,7 +62,7 @@ class ReportService:
     def totals(self) -> Totals:
         """What all wallets together have, owe and hold. Raises Unavailable."""
         found = self._postgres.transaction(lambda connection: totals.of_postgres(connection, REPORT_SECONDS_MAX))
-        return Totals(found, self._held_micros())
+        return Totals(found, self.held_micros())
 
     def transactions(
         self, wanted: Entries, limit: int, before_id: int = NEWEST, *, user_id: str | None = None
@@ -83,7 +83,8 @@ class ReportService:
 
         return self._postgres.run(work)
 
-    def _held_micros(self) -> int | None:
+    def held_micros(self) -> int | None:
+        """What all holds reserve now. None while Redis, where they live, is away."""
         if self._redis.is_open:
             try:
                 # One look at each wallet that was given a hold which may still be open.

@@ -17,6 +17,7 @@ from app.wire.answers import (
 )
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
+from app.wire.samples import SampleAnswer
 from app.wire.types import Words
 
 
@@ -46,3 +47,4 @@ REPRICINGS = columns_of(RepricingAnswer)
 WALLETS = columns_of(WalletAnswer)
 HOLDS = columns_of(HoldAnswer)
 FAILED_ENDS = columns_of(FailedEndAnswer)
+SAMPLES = columns_of(SampleAnswer)

@@ -41,3 +41,5 @@ Tokens = Annotated[int | Decimal, Kind.AMOUNT]
 Percent = Annotated[int | Decimal, Kind.AMOUNT, Format("percent")]
 Moment = Annotated[str, Kind.MOMENT]
 Day = Annotated[str, Kind.DAY]
+Seconds = Annotated[int | Decimal, Kind.AMOUNT]
+"""To the millisecond."""

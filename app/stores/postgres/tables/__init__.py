@@ -22,6 +22,7 @@ from app.stores.postgres.tables.ledger import (
 )
 from app.stores.postgres.tables.upkeep import reconciliations, spool_aside, stale_notes, system_state
 from app.stores.postgres.tables.wallets import end_inbox, end_keys, wallets
+from app.stores.postgres.tables.watch import processes, samples
 
 __all__ = [
     "archived_balances",
@@ -37,10 +38,12 @@ __all__ = [
     "packages",
     "price_imports",
     "prices",
+    "processes",
     "profit_rules",
     "reconciliations",
     "repriced_ends",
     "repricings",
+    "samples",
     "spool_aside",
     "stale_notes",
     "system_state",

@@ -1,0 +1,43 @@
+"""What operators watch over time: one row a minute of the whole, and the processes that say that they live."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from app.stores.postgres.tables.base import metadata, now
+
+# Amounts are numeric: all wallets together may pass 64 bits.
+samples = sa.Table(
+    "samples",
+    metadata,
+    # Where the minute begins. What was accepted and settled is of this minute, all else as it stood right after it.
+    sa.Column("minute", sa.TIMESTAMP(timezone=True), primary_key=True),
+    sa.Column("accepted", sa.BigInteger, nullable=False),
+    sa.Column("settled", sa.BigInteger, nullable=False),
+    sa.Column("lag_median_seconds", sa.Double),
+    sa.Column("lag_p95_seconds", sa.Double),
+    sa.Column("backlog", sa.BigInteger, nullable=False),
+    sa.Column("backlog_age_seconds", sa.Double),
+    sa.Column("pending_micros", sa.Numeric, nullable=False),
+    sa.Column("retrying", sa.BigInteger, nullable=False),
+    sa.Column("retrying_micros", sa.Numeric, nullable=False),
+    sa.Column("dead", sa.BigInteger, nullable=False),
+    sa.Column("dead_micros", sa.Numeric, nullable=False),
+    sa.Column("debt_micros", sa.Numeric, nullable=False),
+    sa.Column("oldest_debt_seconds", sa.Double),
+    sa.Column("liability_micros", sa.Numeric, nullable=False),
+    sa.Column("overdrawn_micros", sa.Numeric, nullable=False),
+    sa.Column("wallets", sa.BigInteger, nullable=False),
+    # Null: Redis, where holds live, was away.
+    sa.Column("held_micros", sa.Numeric),
+)
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("started_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
+    sa.Column("seen_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
+    sa.CheckConstraint("kind IN ('web', 'worker', 'beat')", name="processes_kind_known"),
+)
