@@ -17,7 +17,7 @@ def create_app() -> Flask:
     # Imported late: `import app.domain` must not load Flask.
     from app.cli import register_commands  # noqa: PLC0415
     from app.config import ConfigError  # noqa: PLC0415
-    from app.http.factory import create_app as create  # noqa: PLC0415
+    from app.web import create_app as create  # noqa: PLC0415
 
     try:
         app = create()

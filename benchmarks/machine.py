@@ -66,14 +66,14 @@ class Machine:
     def web(
         self,
         label: str,
-        target: str = "app.http.wsgi:app",
+        target: str = "app.wsgi:app",
         *,
         threads: int = 32,
         workers: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> WebProcess:
         """The Procfile's web process, with another WSGI target if one is named."""
-        command = commands()["web"].replace("app.http.wsgi:app", target)
+        command = commands()["web"].replace("app.wsgi:app", target)
         counts = {"WEB_THREADS": str(threads), "WEB_WORKERS": str(workers)}
         return self.start(label, ["/bin/sh", "-c", command], {**counts, **(settings or {})})
 

@@ -19,7 +19,7 @@ from benchmarks.machine import Machine, Measurement, WebProcess, machine
 
 YARDSTICK = "granian, 32 threads"
 KINDS = ("healthz", "start", "end")
-TARGET = "app.http.wsgi:app"
+TARGET = "app.wsgi:app"
 
 
 def main(effort: report.Effort) -> str:

@@ -16,8 +16,8 @@ from redis import Redis
 
 from app.bootstrap import Container
 from app.config import Config
-from app.http.factory import create_app
 from app.stores.postgres.tables import metadata
+from app.web import create_app
 from stack.embedded import PostgresServer, ValkeyServer
 from tests.support import Billing
 

@@ -1,4 +1,4 @@
-"""Every way a use case can refuse, with a stable code. HTTP statuses are given in one table in `app.http.errors`.
+"""Every way a use case can refuse, with a stable code. One table gives HTTP statuses, `app/wire/statuses.py`.
 
 DomainError
  ├─ WalletNotFound           the user has no wallet (start: none that is active with a package)

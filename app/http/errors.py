@@ -1,4 +1,4 @@
-"""Every failure in the one envelope. The table below is the only place where an error becomes an HTTP status."""
+"""Every failure in the one envelope. `app/wire/statuses.py` says which HTTP status an error becomes."""
 
 from __future__ import annotations
 
@@ -14,35 +14,9 @@ from app import logs
 from app.domain.amounts import token_number
 from app.domain.errors import DomainError, Unavailable
 from app.http.json import BadBody, respond
+from app.wire.statuses import STATUS_OF_CODE
 
 log = structlog.get_logger(__name__)
-
-STATUS_OF_CODE = {
-    "validation_failed": 400,
-    "price_list_refused": 400,
-    "feature_not_available": 403,
-    "model_not_priced": 403,
-    "reversal_not_allowed": 403,
-    "wallet_not_found": 404,
-    "hold_not_found": 404,
-    "not_found": 404,
-    "not_acceptable": 406,
-    "archive_refused": 409,
-    "already_exists": 409,
-    "idempotency_conflict": 409,
-    "already_ended": 409,
-    "price_import_outdated": 409,
-    "prices_jump": 409,
-    "process_id_of_another_user": 409,
-    "balance_out_of_range": 409,
-    "exceeds_original": 409,
-    "not_ready": 409,
-    "correction_of_correction": 409,
-    "written_off": 409,
-    "too_many_holds": 429,
-    "temporarily_unavailable": 503,
-    "wallet_busy": 503,
-}
 
 RETRY_AFTER_SECONDS = "1"
 

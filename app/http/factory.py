@@ -1,15 +1,12 @@
-"""The Flask application."""
+"""The API's Flask application."""
 
 from __future__ import annotations
 
 from flask import Flask, Response, request
 
-from app import logs
-from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
-from app.config import Config
+from app.bootstrap import EXTENSION, Container
 from app.http import auth, errors, query, request_context
 from app.http.calls import BODY_BYTES_MAX
-from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
@@ -36,10 +33,8 @@ class Api(Flask):
         return response
 
 
-def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
-    """The application, not serving yet: nothing is connected. Raises ConfigError."""
-    container = container or Container(config or Config.from_environment(), is_watched=True)
-    logs.configure(container.config.log_level)
+def create_api(container: Container, log: RequestLog) -> Flask:
+    """All calls, answered by Flask. `app/web.py` puts the hot routes in front."""
     app = Api("tokentill")
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     # A redirect would leave the envelope; a path is right or it is unknown.
@@ -47,7 +42,6 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
     # In this order: an id before anything can be refused, then the key, then the query, then the route.
-    log = RequestLog()
     request_context.register(app, log)
     auth.register(app, container.config)
     query.register(app)
@@ -62,13 +56,4 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     app.register_blueprint(reports.blueprint)
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(health.blueprint)
-    app.wsgi_app = HotRoutes(app.wsgi_app, container, log)  # type: ignore[method-assign]
     return app
-
-
-def serve(app: Flask) -> None:
-    """Make an application ready to serve: wait for the stores, then keep watching them."""
-    container: Container = app.extensions[EXTENSION]
-    wait_for_catalog(container)
-    wait_for_redis(container.redis_client)
-    container.watcher.start()

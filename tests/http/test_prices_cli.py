@@ -13,7 +13,7 @@ from flask import Flask
 
 from app.bootstrap import Container
 from app.cli import cli
-from app.http.factory import create_app
+from app.web import create_app
 from tests.support import FEATURE, Billing
 
 Run = Callable[..., Result]

@@ -20,8 +20,8 @@ from app.bootstrap import Container
 from app.domain.errors import Unavailable, WalletBusy
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction
-from app.http.factory import create_app
 from app.stores.postgres.engine import POOL_OVERFLOW, POOL_SIZE
+from app.web import create_app
 from stack.embedded import PostgresServer
 from tests.redis_refusals import REFUSALS, Refusal, full
 from tests.support import FEATURE, Billing, assert_conserved

@@ -14,7 +14,7 @@ import pytest
 from app.bootstrap import Container
 from app.cli import cli
 from app.config import Config
-from app.http.factory import create_app
+from app.web import create_app
 from stack.procfile import commands
 from tests.conftest import ADMIN_KEY, PROJECT, SERVER_KEY
 

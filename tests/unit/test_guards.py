@@ -13,9 +13,9 @@ from app.bootstrap import Container
 from app.config import Config
 from app.domain import errors
 from app.http import auth
-from app.http.errors import STATUS_OF_CODE
-from app.http.factory import create_app
 from app.stores.queue import QUEUES
+from app.web import create_app
+from app.wire.statuses import STATUS_OF_CODE
 from stack.procfile import commands
 from tests.conftest import ADMIN_KEY, PROJECT, SERVER_KEY
 

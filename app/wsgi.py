@@ -1,11 +1,11 @@
-"""What a WSGI server loads: `granian --interface wsgi app.http.wsgi:app`."""
+"""What a WSGI server loads: `granian --interface wsgi app.wsgi:app`."""
 
 from __future__ import annotations
 
 import sys
 
 from app.config import ConfigError
-from app.http.factory import create_app, serve
+from app.web import create_app, serve
 
 try:
     app = create_app()
