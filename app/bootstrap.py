@@ -40,7 +40,9 @@ from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
 from app.operations.archives import ArchiveService
 from app.operations.demo import DemoSeed
+from app.operations.end_stories import EndStoryService
 from app.operations.exports import ExportService
+from app.operations.failed_end_sums import FailedEndSums
 from app.operations.failed_ends import FailedEndService
 from app.operations.reports import ReportService
 from app.operations.samples import SampleService
@@ -272,6 +274,8 @@ class Container:
             doorbell=self.doorbell,
         )
         self.failed_ends = FailedEndService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.failed_end_sums = FailedEndSums(postgres=self.postgres)
+        self.end_stories = EndStoryService(postgres=self.postgres)
         self.status = StatusService(
             postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate
         )

@@ -9,10 +9,11 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.access.postgres import PostgresAccess
+from app.domain.failed_ends import Filter
 from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import corrections, debts, failed_ends, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
 T = TypeVar("T")

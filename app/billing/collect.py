@@ -131,7 +131,7 @@ class CollectTransactions:
             return Try(settled, {end.request_id for end in payable if end.request_id is not None}, has_more=has_more)
         tried = debts.claim_oldest_retrying(connection, wallet_id, limit) if wallet.is_due else []
         if tried:
-            debts.count_failure(connection, tried, self._policy)
+            debts.count_failure(connection, tried, self._policy, FailureReason.INSUFFICIENT_TOKENS)
         if wallet.is_due:
             debts.schedule(connection, wallet_id, self._policy)
         return Try(failed=len(tried))
@@ -143,9 +143,9 @@ class CollectTransactions:
             if debts.lock(connection, wallet_id) is None:
                 return SettleReport()
             oldest = debts.claim_oldest(connection, wallet_id, 1)
-            spent = debts.count_failure(connection, oldest, self._policy)
+            spent = debts.count_failure(connection, oldest, self._policy, FailureReason.TOO_SLOW)
             if spent:
-                settlement.bury(connection, spent, FailureReason.TOO_SLOW)
+                settlement.bury(connection, spent, FailureReason.TOO_SLOW, is_counted=True)
             debts.schedule(connection, wallet_id, self._policy, at_once=bool(spent))
             return SettleReport(indebted=len(oldest) - len(spent), dead=len(spent))
 

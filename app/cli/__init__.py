@@ -12,6 +12,7 @@ from flask.cli import ScriptInfo
 
 from app.cli.archive import archive, archives
 from app.cli.catalog import features, packages, profit_rules
+from app.cli.debts import debts
 from app.cli.demo import demo
 from app.cli.ends import ends
 from app.cli.failed_ends import failed_ends
@@ -35,6 +36,7 @@ COMMANDS = (
     ends,
     repricings,
     failed_ends,
+    debts,
     reports_group,
     samples,
     transactions,

@@ -1,4 +1,4 @@
-"""Commands that correct what a run was billed."""
+"""Commands on single ends: what became of them, and correcting what they were billed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import click
 from app.billing.corrections import Corrected
 from app.bootstrap import Container
 from app.cli import support
-from app.cli.support import as_json, echo_object, echo_page, with_services
+from app.cli.support import as_json, echo_object, echo_page, echo_table, with_services
 from app.domain.corrections import CorrectionKind, CorrectionRequest
 from app.domain.pages import Page
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX, Usage
 from app.wire.answers import correction_answer
+from app.wire.failed_ends import EndStoryAnswer, end_story_answer
 
 end_id = click.argument("end_id", type=click.UUID)
 reference = click.option(
@@ -29,7 +30,24 @@ TOKENS = click.IntRange(0, USAGE_TOKENS_MAX)
 
 @click.group()
 def ends() -> None:
-    """Ends: reverse or amend what a run was billed."""
+    """Ends: what became of a run; reverse or amend what it was billed."""
+
+
+@ends.command("show")
+@end_id
+@as_json
+@with_services
+def show(services: Container, *, end_id: UUID, as_json: bool) -> None:
+    """Tell an end's whole story: how it was accepted, what was tried, why it waits, what came of it.
+
+    \b
+    flask ends show 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    answer = end_story_answer(services.end_stories.tell(end_id))
+    if as_json:
+        echo_object(answer, as_json=True)
+    else:
+        _echo_story(answer)
 
 
 @ends.command("reverse")
@@ -114,6 +132,32 @@ def echo_corrected(outcome: Corrected, *, as_json: bool) -> None:
     if not as_json:
         answer["transactions"] = [str(entry["id"]) for entry in answer["transactions"]]
     echo_object(answer, as_json=as_json)
+
+
+# What a story has of each kind, and the columns of it that are printed as text.
+_CHAPTERS = {
+    "attempts": ("number", "attempted_at", "error"),
+    "corrections": ("id", "created_at", "kind", "token", "debt_token", "reference", "reason"),
+    "open_charges": ("id", "state", "cost"),
+    "transactions": ("id", "created_at", "kind", "token", "balance_after", "reference", "reason", "actor"),
+}
+
+
+def _echo_story(story: EndStoryAnswer) -> None:
+    answer: dict[str, Any] = dict(story)
+    chapters = {name: answer.pop(name) for name in _CHAPTERS}
+    wait, answered = answer.pop("wait"), answer.pop("answered")
+    if answered is not None:
+        answer |= {f"answered_{name}": value for name, value in answered.items()}
+    # What is none of this end says nothing.
+    echo_object({name: value for name, value in answer.items() if value is not None}, as_json=False)
+    if wait is not None:
+        click.echo(f"\n{wait.pop('why')}")
+        echo_object(wait, as_json=False)
+    for name, columns in _CHAPTERS.items():
+        if chapters[name]:
+            click.echo(f"\n{name.replace('_', ' ')}")
+            echo_table(columns, chapters[name])
 
 
 def _correct(services: Container, request: CorrectionRequest, as_json: bool) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import click
 
 from app.bootstrap import Container
 from app.cli import support
+from app.cli.failed_end_options import after_position, by_groups, checked_position, echo_sums, filters
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.ends import EndState
-from app.domain.reports import CHARGE_KINDS
+from app.domain.failed_ends import Filter, Group
 from app.operations.failed_ends import FIRST_END
-from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.stores.postgres.failed_ends import FailedEndRow
 from app.wire.answers import failed_end_answer, transaction_answer
+from app.wire.failed_ends import failed_end_group_answer
 
 INTERRUPTED = 130
 
 end_id = click.argument("end_id", type=click.UUID)
-state = click.option("--state", type=click.Choice([EndState.RETRYING.value, EndState.DEAD.value]))
-user_id = click.option("--user", "user_id", type=support.ID, help="Only this user's.")
 
 
 @click.group("failed-ends")
@@ -30,28 +31,42 @@ def failed_ends() -> None:
 
 
 @failed_ends.command("list")
-@state
-@user_id
-@click.option("--feature", "feature_endpoint_id", type=support.ID)
-@click.option("--model", type=support.ID)
-@click.option("--package", "package_id", type=support.ID, help="Of wallets that have it now.")
-@click.option("--kind", type=click.Choice([kind.value for kind in CHARGE_KINDS]), help="What it was charged for.")
+@filters
 @page_size
 @click.option("--after", type=click.UUID, help="Start behind this one.")
 @as_json
 @with_services
 def list_failed_ends(
-    services: Container, /, *, limit: int, after: UUID | None, as_json: bool, **filters: str | None
+    services: Container, /, *, matching: Filter, limit: int, after: UUID | None, as_json: bool
 ) -> None:
     """List failed ends, oldest first.
 
     \b
     flask failed-ends list --state dead --user alice
     """
-    matching = Filter(**filters)  # type: ignore[arg-type]
     page = services.failed_ends.list(matching, limit, FIRST_END if after is None else str(after))
     columns = ("id", "user_id", "cost", "state", "attempts", "next_attempt_at", "last_error")
     echo_page(page, failed_end_answer, columns, as_json=as_json, more="--after")
+
+
+@failed_ends.command("groups")
+@by_groups
+@filters
+@page_size
+@after_position
+@as_json
+@with_services
+def group_failed_ends(
+    services: Container, /, *, groups: tuple[Group, ...], matching: Filter, limit: int, after: str, as_json: bool
+) -> None:
+    """How many failed ends there are and what they cost, the largest sums first.
+
+    \b
+    flask failed-ends groups --by user_id,last_error --older-than 1h
+    """
+    found = services.failed_end_sums.failed_ends(matching, groups, limit, checked_position(groups, after))
+    sums = ("ends", "users", "cost", "retrying", "dead", "oldest_accepted_at")
+    echo_sums(groups, found.page, found.total, failed_end_group_answer, sums, as_json=as_json)
 
 
 @failed_ends.command("show")
@@ -70,19 +85,9 @@ def show(services: Container, end_id: UUID, as_json: bool) -> None:
 @failed_ends.command("replay")
 @click.argument("end_ids", type=click.UUID, nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that match the options, dead ones unless --state is given.")
-@state
-@user_id
-@click.option("--error", "last_error", type=support.REASON, help="Only those that failed for this reason.")
+@filters
 @with_services
-def replay(
-    services: Container,
-    *,
-    end_ids: tuple[UUID, ...],
-    is_all: bool,
-    state: str | None,
-    user_id: str | None,
-    last_error: str | None,
-) -> None:
+def replay(services: Container, *, end_ids: tuple[UUID, ...], is_all: bool, matching: Filter) -> None:
     """Have failed ends tried again now. Interrupted, the same command goes on with the rest.
 
     \b
@@ -90,10 +95,10 @@ def replay(
     """
     if is_all == bool(end_ids):
         raise click.UsageError("Give the ids of failed ends, or --all.")
-    if not is_all and (state or user_id or last_error):
-        raise click.UsageError("--state, --user and --error go with --all.")
+    if not is_all and matching != Filter():
+        raise click.UsageError("Filters go with --all.")
     if is_all:
-        matching = Filter(state or EndState.DEAD, user_id, last_error)
+        matching = replace(matching, state=matching.state or EndState.DEAD)
         _replay(services.failed_ends.replay_matching(matching), services.failed_ends.count(matching))
     else:
         _replay(([services.failed_ends.replay(end_id)] for end_id in end_ids), len(end_ids))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import getpass
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,6 +18,7 @@ from app.bootstrap import EXTENSION, Container
 from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
+from app.domain.failed_ends import duration_seconds
 from app.domain.pages import Page
 from app.domain.price_limits import RATE_MICROS_MAX, REQUEST_MICROS_MAX
 from app.domain.reports import moment_or_day
@@ -27,8 +26,6 @@ from app.wire.json import write_readable
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class Checked(click.ParamType[T]):
@@ -45,12 +42,6 @@ class Checked(click.ParamType[T]):
             self.fail(str(error), param, ctx)
 
 
-def _number(text: str) -> Decimal:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("Must be a number, such as 12.5.")
-    return Decimal(text)
-
-
 ID = Checked("id", partial(inputs.identifier, length_max=inputs.ID_LENGTH_MAX))
 NEW_ID = Checked("id", inputs.path_id)
 NEW_USER_ID = Checked("id", inputs.new_user_id)
@@ -58,15 +49,16 @@ NAME = Checked("name", partial(inputs.printable, length_max=inputs.NAME_LENGTH_M
 REFERENCE = Checked("reference", partial(inputs.identifier, length_max=inputs.REFERENCE_LENGTH_MAX))
 REASON = Checked("reason", partial(inputs.printable, length_max=inputs.REASON_LENGTH_MAX))
 ACTOR = Checked("actor", partial(inputs.identifier, length_max=inputs.ACTOR_LENGTH_MAX))
-CREDIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text)))
-ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_negative=True))
-LIMIT = Checked("tokens", lambda text: inputs.amount_micros(_number(text), allow_zero=True))
-PERCENTAGE = Checked("percentage", lambda text: inputs.profit_basis_points(_number(text)))
+CREDIT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text)))
+ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text), allow_negative=True))
+LIMIT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text), allow_zero=True))
+PERCENTAGE = Checked("percentage", lambda text: inputs.profit_basis_points(inputs.number(text)))
 MODEL_OR_PATTERN = Checked("model", inputs.model_or_pattern)
-RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), RATE_MICROS_MAX))
-REQUEST_RATE = Checked("tokens", lambda text: inputs.rate_micros(_number(text), REQUEST_MICROS_MAX))
+RATE = Checked("tokens", lambda text: inputs.rate_micros(inputs.number(text), RATE_MICROS_MAX))
+REQUEST_RATE = Checked("tokens", lambda text: inputs.rate_micros(inputs.number(text), REQUEST_MICROS_MAX))
 MOMENT = Checked("moment", inputs.moment)
 MOMENT_OR_DAY = Checked("moment", moment_or_day)
+DURATION = Checked("duration", duration_seconds)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 page_size = click.option(

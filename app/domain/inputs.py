@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import StrEnum
+from typing import TypeVar
 
 from app.domain.amounts import MICROS_PER_TOKEN, micros_from_number
 from app.domain.pricing import PROFIT_BASIS_POINTS_MAX
+
+Word = TypeVar("Word", bound=StrEnum)
 
 ID_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
@@ -17,6 +21,7 @@ ACTOR_LENGTH_MAX = 128
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
 
+_NUMBER = re.compile(r"-?[0-9]{1,64}(\.[0-9]{1,64})?")
 # Control characters (C0 and C1), line separators, halves of surrogate pairs: what Postgres, logs or people can't take.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # They make a text read in another order than it has: two ids that differ would look the same.
@@ -82,6 +87,13 @@ def profit_basis_points(percentage: object) -> int:
     return basis_points
 
 
+def number(text: str) -> Decimal:
+    """A number as it is written in a query or on a command line."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("Must be a number, such as 12.5.")
+    return Decimal(text)
+
+
 def moment(value: object) -> datetime:
     """An ISO 8601 date and time with its offset, in UTC."""
     text = printable(value, 64)
@@ -112,6 +124,17 @@ def rate_micros(number: object, micros_max: int) -> int:
     if micros > micros_max:
         raise ValueError(f"Must be at most {micros_max // MICROS_PER_TOKEN}.")
     return micros
+
+
+def some_of(words: type[Word], text: str) -> tuple[Word, ...]:
+    """What is named in a list with commas, each once."""
+    names = text.split(",")
+    known = {word.value for word in words}
+    if not set(names) <= known:
+        raise ValueError(f"Must be some of {', '.join(words)}, separated by commas.")
+    if len(set(names)) != len(names):
+        raise ValueError("Must name each once.")
+    return tuple(words(name) for name in names)
 
 
 def _number(value: object) -> int | Decimal:

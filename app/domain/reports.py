@@ -129,11 +129,4 @@ def next_month(first: date) -> date:
 
 def groups(text: str) -> tuple[Group, ...]:
     """What is named in a list with commas, each once. Raises ValueError."""
-    names = text.split(",")
-    known = set(Group)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"Must be some of {', '.join(Group)}, separated by commas.")
-    if len(set(names)) != len(names):
-        raise ValueError("Must name each once.")
-    return tuple(map(Group, names))
+    return inputs.some_of(Group, text)

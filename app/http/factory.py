@@ -11,6 +11,7 @@ from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
     corrections,
+    failed_ends,
     health,
     operations,
     price_imports,
@@ -50,6 +51,7 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(admin.blueprint)
     app.register_blueprint(prices.blueprint)
     app.register_blueprint(operations.blueprint)
+    app.register_blueprint(failed_ends.blueprint)
     app.register_blueprint(price_imports.blueprint)
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)

@@ -5,18 +5,23 @@ The tuples are what a route `takes` and what is read from it: `query.Parameter` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from marshmallow import ValidationError
+
+from app.domain import failed_ends as failed
 from app.domain import inputs, reports
 from app.domain.ends import EndState
+from app.domain.failed_ends import AgeBand, Filter
 from app.domain.inputs import ID_LENGTH_MAX
+from app.domain.reasons import FailureReason
 from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Group, Scope, Usage, Wallets
 from app.domain.wallets import WalletStatus
 from app.http.query import Parameter, read
 from app.http.schemas import shapes
-from app.stores.postgres.failed_ends import Filter
 
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
@@ -47,6 +52,17 @@ def one_of(name: str, values: Sequence[str], description: str = "") -> Parameter
     return Parameter(name, check, shapes.one_of(values), description)
 
 
+def _duration(name: str, description: str) -> Parameter:
+    return Parameter(name, failed.duration_seconds, shapes.duration(), description)
+
+
+def _cost(name: str, description: str) -> Parameter:
+    def check(value: str) -> int:
+        return inputs.amount_micros(inputs.number(value), allow_zero=True)
+
+    return Parameter(name, check, shapes.amount(allow_zero=True), description)
+
+
 def moment_or_day(name: str, description: str) -> Parameter:
     return Parameter(name, reports.moment_or_day, shapes.moment_or_day(), description)
 
@@ -71,7 +87,24 @@ _OF_WALLET = (PACKAGE, FEATURE, MODEL, USER)
 
 ENTRIES_OF_WALLET = (*MOMENTS, one_of("kind", tuple(EntryKind)), FEATURE, MODEL, PRICE)
 ENTRIES = (*ENTRIES_OF_WALLET, PACKAGE, USER)
-FAILED_ENDS = (*MOMENTS, one_of("state", FAILED_STATES), one_of("kind", CHARGE_KINDS), *_OF_WALLET)
+FAILED_ENDS = (
+    *MOMENTS,
+    one_of("state", FAILED_STATES),
+    one_of("kind", CHARGE_KINDS),
+    *_OF_WALLET,
+    one_of("last_error", tuple(FailureReason), "Why they failed."),
+    one_of("age", tuple(AgeBand), "How long ago they were accepted: a group of `group_by=age`."),
+    _duration("older_than", "Accepted longer ago than this: 90s, 15m, 24h, 7d."),
+    _duration("younger_than", "Accepted within this time."),
+    _cost("min_cost", "In tokens."),
+    _cost("max_cost", "In tokens."),
+)
+FAILED_END_SUMS = (
+    *FAILED_ENDS,
+    Parameter(
+        "group_by", failed.groups, shapes.some_of(failed.Group), "What to add up by: names with commas between them."
+    ),
+)
 WALLETS = (PACKAGE, one_of("status", tuple(WalletStatus)))
 SCOPE = (text("feature_endpoint_id", "Made for this feature."), text("model", "Made for this model or pattern."))
 USAGE = (
@@ -97,7 +130,21 @@ def usage() -> Usage:
 
 def failed_ends() -> Filter:
     """The filters of failed ends. Raises ValidationError."""
-    return Filter(**_renamed(read(FAILED_ENDS)))
+    return failed_end_filter(read(FAILED_ENDS))
+
+
+def failed_end_sums() -> tuple[Filter, tuple[failed.Group, ...]]:
+    """The same, and what they are added up by. Raises ValidationError."""
+    found = read(FAILED_END_SUMS)
+    groups = found.pop("group_by", ())
+    return failed_end_filter(found), groups
+
+
+def failed_end_filter(found: dict[str, Any]) -> Filter:
+    """What checked parameters say together. Raises ValidationError."""
+    if found.get("min_cost", 0) > found.get("max_cost", math.inf):
+        raise ValidationError({"max_cost": ["Must not be less than min_cost."]})
+    return Filter(**_renamed(found))
 
 
 def moments() -> tuple[datetime | None, datetime | None]:
@@ -116,9 +163,21 @@ def scope() -> Scope:
     return Scope(**read(SCOPE))
 
 
+# What filters call their fields, where that isn't the parameter's name.
+_FIELDS = {
+    "from": "since",
+    "to": "until",
+    "older_than": "older_than_seconds",
+    "younger_than": "younger_than_seconds",
+    "min_cost": "cost_min_micros",
+    "max_cost": "cost_max_micros",
+}
+
+
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
-    names = {"from": "since", "to": "until"}
-    renamed = {names.get(name, name): value for name, value in found.items()}
+    renamed = {_FIELDS.get(name, name): value for name, value in found.items()}
     if "kind" in renamed:
         renamed["kind"] = EntryKind(renamed["kind"])
+    if "age" in renamed:
+        renamed["age"] = AgeBand(renamed["age"])
     return renamed

@@ -57,11 +57,19 @@ class Listing(Generic[Item, Key]):
             start = found.next_key
 
 
-def listed(message: str, listing: Listing[Any, Any], columns: Mapping[str, Kind]) -> Response:
-    """A page as JSON, or all of the list as a table, as the caller accepts. Raises ValidationError or NotAcceptable."""
+def listed(
+    message: str,
+    listing: Listing[Any, Any],
+    columns: Mapping[str, Kind],
+    beside: Callable[[], dict[str, Any]] = dict,
+) -> Response:
+    """A page as JSON, or all of the list as a table, as the caller accepts. Raises ValidationError or NotAcceptable.
+
+    `beside` is what a page of JSON tells besides its items, asked for once these are there.
+    """
     format = tables.wanted()
     if format is None:
-        return success(message, listing.page())
+        return success(message, listing.page() | beside())
     tables.refuse_pages()
     rows = listing.rows()
     # What can't be answered at all is told by the status.

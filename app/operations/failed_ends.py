@@ -17,10 +17,11 @@ from app.access.doorbell import Doorbell
 from app.billing.entries import Change, Changes, Entered
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
+from app.domain.failed_ends import Filter
 from app.domain.pages import Page, page
 from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, NewEntry, billed
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 from uuid import UUID
 
 from app.billing.corrections import Corrected
@@ -188,7 +188,7 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Tran
         "model": entry.model,
         "feature_endpoint_id": entry.feature_endpoint_id,
         "price_id": entry.price_id,
-        "parts": _parts(entry, card),
+        "parts": run_parts(entry, card),
         "profit_rule_id": entry.profit_rule_id,
         "balance_after": token_number(entry.balance_after_micros),
         "reference": entry.reference,
@@ -203,8 +203,11 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Tran
     }
 
 
-def _parts(entry: LedgerEntry, card: RateCard | None) -> PartsAnswer | None:
-    """What each kind of a run's usage has cost, which follows from the usage and the price; None of other entries."""
+def run_parts(entry: Any, card: RateCard | None) -> PartsAnswer | None:
+    """What each kind of a run's usage has cost, which follows from the usage and the price; None of other entries.
+
+    `entry` is a run's in the ledger, or its row of the inbox.
+    """
     if entry.kind != "usage" or entry.input_tokens is None or entry.output_tokens is None:
         return None
     usage = Usage(
@@ -362,6 +365,7 @@ class FailedEndAnswer(TypedDict):
     corrects: Uuid | None
     reference: Text | None
     feature_endpoint_id: Text | None
+    model: Text | None
     cost: Tokens
     state: Annotated[str, Words(EndState)]
     attempts: Count
@@ -378,6 +382,7 @@ def failed_end_answer(end: FailedEndRow) -> FailedEndAnswer:
         "corrects": _id_or_none(end.corrects),
         "reference": end.reference,
         "feature_endpoint_id": end.feature_endpoint_id,
+        "model": end.model,
         "cost": token_number(end.cost_micros),
         "state": end.state,
         "attempts": end.attempts,

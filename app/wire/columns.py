@@ -15,6 +15,7 @@ from app.wire.answers import (
     RepricingAnswer,
     WalletAnswer,
 )
+from app.wire.failed_ends import DebtSumsAnswer, FailedEndSumsAnswer
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
 from app.wire.samples import SampleAnswer
@@ -47,4 +48,7 @@ REPRICINGS = columns_of(RepricingAnswer)
 WALLETS = columns_of(WalletAnswer)
 HOLDS = columns_of(HoldAnswer)
 FAILED_ENDS = columns_of(FailedEndAnswer)
+# Behind the columns of what is grouped by.
+FAILED_END_SUMS = columns_of(FailedEndSumsAnswer)
+DEBT_SUMS = columns_of(DebtSumsAnswer)
 SAMPLES = columns_of(SampleAnswer)

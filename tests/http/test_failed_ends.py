@@ -36,6 +36,7 @@ class TestList:
             "corrects": None,
             "reference": None,
             "feature_endpoint_id": FEATURE,
+            "model": "large",
             "cost": 33,
             "state": "retrying",
             "attempts": 0,

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from redis import RedisError
 
 from app.bootstrap import Container
+from app.domain.failed_ends import Filter
 from app.domain.wallets import Deduction
-from app.stores.postgres.failed_ends import Filter
 from stack.embedded import PostgresServer
 from tests.support import Billing, assert_conserved, collect_now
 

@@ -9,9 +9,9 @@ import pytest
 from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
 from app.domain.errors import HoldNotFound, IdempotencyConflict
+from app.domain.failed_ends import Filter
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction, WalletId, wallet_of
-from app.stores.postgres.failed_ends import Filter
 from tests.support import FEATURE, PACKAGE, Billing, assert_conserved, collect_now
 
 TOKEN = 1_000_000

@@ -19,13 +19,13 @@ from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
 from app.domain.ends import EndAnswer
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
+from app.domain.failed_ends import Filter
 from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import price
 from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
 from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.failed_ends import Filter
 from app.stores.redis.scripts import WalletScript
 from app.stores.redis.slices import ITEMS_PER_CALL
 from tests.support import FEATURE, Billing, assert_conserved, collect_now

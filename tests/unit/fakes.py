@@ -16,6 +16,7 @@ from app.access.gate import Gate
 from app.domain.catalog import Catalog, FeatureEndpoint, Package
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.errors import Unavailable, WalletBusy
+from app.domain.failed_ends import Filter
 from app.domain.in_force import ProfitRules
 from app.domain.pricing import ProfitRule
 from app.domain.reasons import CacheVerdict, FailureReason
@@ -32,7 +33,7 @@ from app.domain.wallets import (
 )
 from app.stores.failures import Failure
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.failed_ends import FailedEndRow, Filter
+from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.inbox import KnownEnd
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 from app.stores.redis.wallet_calls import (
@@ -488,6 +489,6 @@ class FakeBooks:
 
 def _failed_row(end: SimpleNamespace) -> FailedEndRow:
     return FailedEndRow(
-        end.id, end.wallet_id, end.user_id, end.kind, None, None, FEATURE, end.cost_micros, end.state, 0, None,
+        end.id, end.wallet_id, end.user_id, end.kind, None, None, FEATURE, None, end.cost_micros, end.state, 0, None,
         end.last_error, NOW,
     )  # fmt: skip

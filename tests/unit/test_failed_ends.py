@@ -7,12 +7,12 @@ from uuid import UUID
 import pytest
 
 from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
+from app.domain.failed_ends import Filter
 from app.domain.reasons import FailureReason
 from app.domain.wallets import wallet_of
 from app.operations import failed_ends
 from app.operations.failed_ends import FailedEndService
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.postgres.failed_ends import Filter
 from tests.unit.fakes import ALICE, TOKEN, FakeBooks, FakeChanges, FakeDoorbell, row
 
 COST = 11 * TOKEN

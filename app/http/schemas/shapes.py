@@ -74,6 +74,10 @@ def day() -> Shape:
     return {"type": "string", "format": "date"}
 
 
+def duration() -> Shape:
+    return {"type": "string", "pattern": "^[1-9][0-9]{0,4}[smhd]$"}
+
+
 def moment_or_day() -> Shape:
     return {"anyOf": [moment(), day()]}
 

@@ -1,19 +1,21 @@
 """Debts: ends that failed for want of tokens, in one line per wallet, tried when the wallet's `collect_at` comes.
 
-Whoever calls these, but `due_wallets`, has the wallet locked.
+Whoever calls these, but `due_wallets` and `rooms`, has the wallet locked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from app.domain.ends import EndState
+from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
-from app.stores.postgres.settlement import ClaimedEnd, RetryPolicy
+from app.stores.postgres.settlement import ATTEMPTS_KEPT, ClaimedEnd, RetryPolicy
 
 # Dead ones as well: they wait for money like the others, only nobody tries them by the clock. The line is the wallet's,
 # whose lock is held; a row that somebody locks by hand is left out rather than waited for.
@@ -41,10 +43,18 @@ _PROMISED = sa.text("""
 """)
 
 _COUNT_FAILURE = sa.text("""
-    UPDATE end_inbox SET attempts = attempts + 1,
-        state = CASE WHEN attempts + 1 >= :attempts_max THEN 'dead' ELSE 'retrying' END
-    WHERE id = ANY(CAST(:ids AS uuid[]))
-    RETURNING id, state
+    WITH counted AS (
+        UPDATE end_inbox SET attempts = attempts + 1, attempts_total = attempts_total + 1,
+            state = CASE WHEN attempts + 1 >= :attempts_max THEN 'dead' ELSE 'retrying' END
+        WHERE id = ANY(CAST(:ids AS uuid[]))
+        RETURNING id, state, attempts_total
+    ), tried AS (
+        INSERT INTO end_attempts (end_id, slot, number, attempted_at, error)
+        SELECT id, attempts_total % :attempts_kept, attempts_total, now(), :error FROM counted
+        ON CONFLICT (end_id, slot) DO UPDATE SET
+            number = excluded.number, attempted_at = excluded.attempted_at, error = excluded.error
+    )
+    SELECT id, state FROM counted
 """)
 
 # The wait doubles with every attempt of the oldest up to the cap; the jitter spreads what failed together.
@@ -75,6 +85,15 @@ _WAKE = sa.text("""
     ), 0)
 """)
 
+# The same room that `lock` tells of, for whoever only looks.
+_ROOMS = sa.text("""
+    SELECT wallet_id, CAST(posted_micros + overdraft_limit_micros - coalesce((
+        SELECT sum(cost_micros) FROM end_inbox AS i
+        WHERE i.wallet_id = w.wallet_id AND state = 'accepted' AND NOT is_debt
+    ), 0) AS bigint) AS micros, collect_at
+    FROM wallets AS w WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
+""")
+
 _DUE = sa.text("""
     SELECT wallet_id, debt_micros FROM wallets WHERE collect_at <= now()
     ORDER BY collect_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
@@ -93,6 +112,14 @@ class LockedWallet:
 
     room_micros: int
     is_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a wallet can pay debts with, and when it is tried next. Negative: accepted ends were promised more."""
+
+    micros: int
+    next_attempt_at: datetime | None
 
 
 def lock(connection: sa.Connection, wallet_id: WalletId) -> LockedWallet | None:
@@ -114,9 +141,19 @@ def claim_oldest_retrying(connection: sa.Connection, wallet_id: WalletId, limit:
     return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"wallet_id": wallet_id, "limit": limit})]
 
 
-def count_failure(connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy) -> list[UUID]:
-    """Note of claimed debts that they couldn't be paid once more. Those that become dead letters by it."""
-    counted = connection.execute(_COUNT_FAILURE, {"ids": [end.id for end in ends], "attempts_max": policy.attempts_max})
+def count_failure(
+    connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy, error: FailureReason
+) -> list[UUID]:
+    """Note of claimed debts that they couldn't be paid once more, and why. Those that become dead letters by it."""
+    counted = connection.execute(
+        _COUNT_FAILURE,
+        {
+            "ids": [end.id for end in ends],
+            "attempts_max": policy.attempts_max,
+            "attempts_kept": ATTEMPTS_KEPT,
+            "error": error.value,
+        },
+    )
     return [row.id for row in counted if row.state == EndState.DEAD]
 
 
@@ -143,3 +180,9 @@ def wake(connection: sa.Connection, wallet_id: WalletId) -> list[IndebtedWallet]
 def due_wallets(connection: sa.Connection, limit: int) -> Sequence[IndebtedWallet]:
     """Wallets whose debts are due for a try, but those that somebody has locked."""
     return [IndebtedWallet(*row) for row in connection.execute(_DUE, {"limit": limit})]
+
+
+def rooms(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dict[WalletId, Room]:
+    """What wallets can pay debts with now; who isn't named has no wallet."""
+    rows = connection.execute(_ROOMS, {"wallet_ids": list(wallet_ids)})
+    return {row.wallet_id: Room(row.micros, row.collect_at) for row in rows}

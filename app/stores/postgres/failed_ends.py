@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.failed_ends import Filter, age_bounds
 from app.domain.wallets import WalletId, wallet_of
 from app.stores.postgres import settlement
 from app.stores.postgres.tables import end_inbox, wallets
@@ -44,47 +45,13 @@ class FailedEndRow:
     corrects: UUID | None
     reference: str | None
     feature_endpoint_id: str | None
+    model: str | None
     cost_micros: int
     state: str
     attempts: int
     next_attempt_at: datetime | None
     last_error: str | None
     accepted_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which failed ends are meant; what is None doesn't matter. Times are of acceptance, a package the wallet's."""
-
-    state: str | None = None
-    user_id: str | None = None
-    last_error: str | None = None
-    feature_endpoint_id: str | None = None
-    model: str | None = None
-    package_id: str | None = None
-    kind: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def condition(self) -> sa.ColumnElement[bool]:
-        # The first part is what the index of failed ends is made for.
-        parts = [NOT_ACCEPTED]
-        for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model", "kind"):
-            value = getattr(self, name)
-            if value is not None:
-                parts.append(end_inbox.c[name] == value)
-        if self.user_id is not None:
-            # A user's ends are found by the index of their wallet's.
-            parts.append(end_inbox.c.wallet_id == wallet_of(self.user_id))
-        if self.package_id is not None:
-            of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == self.package_id)
-            parts.append(end_inbox.c.wallet_id.in_(of_package))
-        if self.since is not None:
-            parts.append(end_inbox.c.accepted_at >= self.since)
-        if self.until is not None:
-            parts.append(end_inbox.c.accepted_at < self.until)
-        return sa.and_(*parts)
 
 
 # All debts of a wallet are tried together; one that its wallet doesn't know of yet is tried at once.
@@ -99,14 +66,56 @@ _ENDS = sa.select(*_COLUMNS).select_from(
 )
 
 
+def condition(matching: Filter, among: sa.ColumnElement[bool] = NOT_ACCEPTED) -> sa.ColumnElement[bool]:
+    """That an end of the inbox matches; `among` is what the indexes of failed ends are made for."""
+    parts = [among]
+    for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model", "kind"):
+        value = getattr(matching, name)
+        if value is not None:
+            parts.append(end_inbox.c[name] == value)
+    if matching.user_id is not None:
+        # A user's ends are found by the index of their wallet's.
+        parts.append(end_inbox.c.wallet_id == wallet_of(matching.user_id))
+    if matching.package_id is not None:
+        of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == matching.package_id)
+        parts.append(end_inbox.c.wallet_id.in_(of_package))
+    return sa.and_(*parts, *_within(matching))
+
+
+def _within(matching: Filter) -> Iterator[sa.ColumnElement[bool]]:
+    """Bounds of time, age and cost."""
+    accepted_at, cost_micros = end_inbox.c.accepted_at, end_inbox.c.cost_micros
+    if matching.since is not None:
+        yield accepted_at >= matching.since
+    if matching.until is not None:
+        yield accepted_at < matching.until
+    ages = [(matching.older_than_seconds, matching.younger_than_seconds)]
+    if matching.age is not None:
+        ages.append(age_bounds(matching.age))
+    for older_than_seconds, younger_than_seconds in ages:
+        # One that is as old as a bound says belongs to the band that begins there.
+        if older_than_seconds is not None:
+            yield accepted_at <= ago(older_than_seconds)
+        if younger_than_seconds is not None:
+            yield accepted_at > ago(younger_than_seconds)
+    if matching.cost_min_micros is not None:
+        yield cost_micros >= matching.cost_min_micros
+    if matching.cost_max_micros is not None:
+        yield cost_micros <= matching.cost_max_micros
+
+
+def ago(seconds: int) -> sa.ColumnElement[datetime]:
+    return sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
 def list_ends(connection: sa.Connection, matching: Filter, after_id: UUID, limit: int) -> list[FailedEndRow]:
     """Oldest first."""
-    statement = _ENDS.where(matching.condition, end_inbox.c.id > after_id)
+    statement = _ENDS.where(condition(matching), end_inbox.c.id > after_id)
     return [FailedEndRow(*row) for row in connection.execute(statement.order_by(end_inbox.c.id).limit(limit))]
 
 
 def count(connection: sa.Connection, matching: Filter) -> int:
-    return connection.execute(sa.select(sa.func.count()).where(matching.condition)).scalar_one()
+    return connection.execute(sa.select(sa.func.count()).where(condition(matching))).scalar_one()
 
 
 def find(connection: sa.Connection, end_id: UUID) -> FailedEndRow | None:

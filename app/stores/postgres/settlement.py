@@ -15,6 +15,9 @@ from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import stale, wallets
 from app.stores.postgres.arrays import id_array
 
+# Of each end so many failed tries are remembered, the last ones: two rounds of the default's twelve.
+ATTEMPTS_KEPT = 24
+
 # Rows that another worker is settling are skipped, not waited for: they will be gone. A wallet that somebody holds
 # makes nobody wait but its own ends. Both are locked in one order, so that nobody deadlocks.
 _CLAIM = sa.text("""
@@ -130,6 +133,7 @@ _SETTLE = sa.text("""
     ), kept AS (
         UPDATE end_inbox AS i SET
             attempts = i.attempts + 1,
+            attempts_total = i.attempts_total + 1,
             is_debt = i.id = ANY(ARRAY(SELECT id FROM outcome WHERE fits)),
             state = CASE
                 WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome = 'disagrees' OR NOT fits))
@@ -141,7 +145,12 @@ _SETTLE = sa.text("""
                 WHEN i.id = ANY(ARRAY(SELECT id FROM outcome WHERE NOT fits)) THEN 'debt_out_of_range'
                 ELSE 'insufficient_tokens' END
         WHERE i.id = ANY(ARRAY(SELECT id FROM outcome WHERE outcome IN ('disagrees', 'failed')))
-        RETURNING 1
+        RETURNING i.id, i.attempts_total, i.last_error
+    ), tried AS (
+        INSERT INTO end_attempts (end_id, slot, number, attempted_at, error)
+        SELECT id, attempts_total % :attempts_kept, attempts_total, now(), last_error FROM kept
+        ON CONFLICT (end_id, slot) DO UPDATE SET
+            number = excluded.number, attempted_at = excluded.attempted_at, error = excluded.error
     ), changed AS (
         UPDATE wallets AS w SET
             posted_micros = w.posted_micros - o.settled_micros,
@@ -188,10 +197,18 @@ _BURY = sa.text("""
         FROM end_inbox JOIN wallets USING (wallet_id)
         WHERE id = ANY(CAST(:ids AS uuid[])) AND wallet_id = ANY(CAST(:wallet_ids AS text[]))
     ), put_aside AS (
-        UPDATE end_inbox SET state = 'dead', attempts = attempts + 1, last_error = :reason,
+        UPDATE end_inbox SET state = 'dead', last_error = :reason,
+            attempts = attempts + CASE WHEN :is_counted THEN 0 ELSE 1 END,
+            attempts_total = attempts_total + CASE WHEN :is_counted THEN 0 ELSE 1 END,
             is_debt = id = ANY(ARRAY(SELECT id FROM buried WHERE fits))
         WHERE id = ANY(CAST(:ids AS uuid[]))
-        RETURNING 1
+        RETURNING id, attempts_total
+    ), tried AS (
+        INSERT INTO end_attempts (end_id, slot, number, attempted_at, error)
+        SELECT id, attempts_total % :attempts_kept, attempts_total, now(), :reason FROM put_aside
+        WHERE NOT :is_counted
+        ON CONFLICT (end_id, slot) DO UPDATE SET
+            number = excluded.number, attempted_at = excluded.attempted_at, error = excluded.error
     )
     UPDATE wallets AS w SET version = w.version + 1, debt_micros = w.debt_micros + owed.micros
     FROM (
@@ -294,6 +311,7 @@ def settle(
             "attempts_max": policy.attempts_max,
             "base_seconds": policy.base_seconds,
             "debt_max": DEBT_MICROS_MAX,
+            "attempts_kept": ATTEMPTS_KEPT,
         },
     ).all()
     settled = sum(len(row.settled_ids or ()) for row in rows)
@@ -316,10 +334,11 @@ def settle(
     ]
 
 
-def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason) -> bool:
+def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason, *, is_counted: bool = False) -> bool:
     """Move ends that can't be settled as they are to the dead letters. Their rows must be ours already.
 
-    False, and nothing is done, while somebody else holds one of their wallets.
+    `is_counted`: the try that shows it is counted by now. False, and nothing is done, while somebody else holds one of
+    their wallets.
     """
     theirs = connection.execute(
         sa.text("SELECT DISTINCT wallet_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
@@ -328,7 +347,15 @@ def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason) 
     if not all(payers.values()):
         return False
     connection.execute(
-        _BURY, {"ids": list(ids), "wallet_ids": list(payers), "reason": reason.value, "debt_max": DEBT_MICROS_MAX}
+        _BURY,
+        {
+            "ids": list(ids),
+            "wallet_ids": list(payers),
+            "reason": reason.value,
+            "debt_max": DEBT_MICROS_MAX,
+            "is_counted": is_counted,
+            "attempts_kept": ATTEMPTS_KEPT,
+        },
     )
     stale.demand_refresh(connection, set(payers))
     return True

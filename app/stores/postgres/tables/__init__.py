@@ -12,6 +12,7 @@ from app.stores.postgres.tables.catalog import (
     profit_rules,
 )
 from app.stores.postgres.tables.corrections import corrections, repriced_ends, repricings
+from app.stores.postgres.tables.failed_ends import bulk_action_ends, bulk_actions, end_attempts
 from app.stores.postgres.tables.ledger import (
     archived_balances,
     archived_postings,
@@ -27,7 +28,10 @@ from app.stores.postgres.tables.watch import processes, samples
 __all__ = [
     "archived_balances",
     "archived_postings",
+    "bulk_action_ends",
+    "bulk_actions",
     "corrections",
+    "end_attempts",
     "end_inbox",
     "end_keys",
     "feature_endpoints",

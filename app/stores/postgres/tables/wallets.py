@@ -88,7 +88,9 @@ end_inbox = sa.Table(
     sa.Column("profit_micros", sa.BigInteger, nullable=False),
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    # Failed tries since it was accepted or last replayed, by which it is given up, and all that there ever were.
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attempts_total", sa.Integer, nullable=False, server_default="0"),
     # Whether its cost is part of `wallets.debt_micros`. An end that failed at acceptance isn't yet: taking the wallet's
     # lock for it would have every end of a wallet wait for the one before.
     sa.Column("is_debt", sa.Boolean, nullable=False, server_default=sa.false()),

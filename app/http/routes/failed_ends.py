@@ -1,0 +1,94 @@
+"""What operators call about ends whose deduction has failed, and about any end's story. Part of the admin API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response
+
+from app.domain.failed_ends import Filter, Group
+from app.domain.pages import FIRST_ID, Page
+from app.domain.tables import Kind
+from app.http import filters
+from app.http.paging import Listing, listed, oldest_first
+from app.http.query import PAGE, takes
+from app.http.routes import asked_by_operator, container, repeatable, success
+from app.http.schemas.admin import WriteOffSchema
+from app.operations.failed_end_sums import check_position
+from app.wire import columns
+from app.wire.answers import failed_end_answer, transaction_answer
+from app.wire.cursors import Order
+from app.wire.failed_ends import debt_answer, end_story_answer, failed_end_group_answer
+
+blueprint = Blueprint("failed_ends", __name__, url_prefix="/api/admin")
+
+_write_off = WriteOffSchema()
+
+
+@blueprint.get("/failed-ends")
+@takes(*PAGE, *filters.FAILED_ENDS)
+def list_failed_ends() -> Response:
+    matching = filters.failed_ends()
+    failed_ends = container().failed_ends
+    return listed(
+        "Failed ends",
+        oldest_first(lambda limit, after_id: failed_ends.list(matching, limit, after_id), failed_end_answer),
+        columns.FAILED_ENDS,
+    )
+
+
+@blueprint.get("/failed-ends/groups")
+@takes(*PAGE, *filters.FAILED_END_SUMS)
+def group_failed_ends() -> Response:
+    """How many there are and what they cost, the largest sums first, and all that match together."""
+    return _sums(
+        "Groups of failed ends", container().failed_end_sums.failed_ends, failed_end_group_answer,
+        columns.FAILED_END_SUMS,
+    )  # fmt: skip
+
+
+@blueprint.get("/debts")
+@takes(*PAGE, *filters.FAILED_END_SUMS)
+def list_debts() -> Response:
+    """What wallets owe, the largest sums first, and all that match together."""
+    return _sums("Debts", container().failed_end_sums.debts, debt_answer, columns.DEBT_SUMS)
+
+
+@blueprint.get("/ends/<uuid:end_id>")
+def show_end(end_id: UUID) -> Response:
+    """One end's whole story, failed, waiting, settled or written off."""
+    return success("End", end_story_answer(container().end_stories.tell(end_id)))
+
+
+@blueprint.post("/failed-ends/<uuid:end_id>/replay")
+def replay_failed_end(end_id: UUID) -> Response:
+    return success("Failed end is tried again", failed_end_answer(container().failed_ends.replay(end_id)))
+
+
+@blueprint.post("/failed-ends/<uuid:end_id>/write-off")
+def write_off_failed_end(end_id: UUID) -> Response:
+    written_off = container().failed_ends.write_off(end_id, **asked_by_operator(_write_off))
+    return repeatable("Failed end written off", transaction_answer(written_off.entry), replayed=written_off.replayed)
+
+
+def _sums(
+    message: str,
+    add_up: Callable[[Filter, Sequence[Group], int, str], Any],
+    answer: Callable[[Sequence[Group], Any], Mapping[str, Any]],
+    sums: Mapping[str, Kind],
+) -> Response:
+    matching, groups = filters.failed_end_sums()
+    totals: list[Any] = []
+
+    def fetch(limit: int, after: str) -> Page[Any, str]:
+        found = add_up(matching, groups, limit, after)
+        totals.append(found.total)
+        return found.page  # type: ignore[no-any-return]
+
+    listing = Listing(
+        Order(FIRST_ID, lambda text: check_position(groups, text)), fetch, lambda found: answer(groups, found)
+    )
+    keys = {group.value: Kind.TEXT for group in groups}
+    return listed(message, listing, {**keys, **sums}, lambda: {"total": answer((), totals[0])})

@@ -1,0 +1,129 @@
+"""Failed ends and debts, added up by whose they are, what was run, why they failed and for how long they have waited.
+
+A debt is what a wallet owes: every failed end, and those that were replayed for as long as nobody has been at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.domain.failed_ends import AGE_SECONDS_MAX, AgeBand, Filter, Group
+from app.domain.inputs import ID_LENGTH_MAX, identifier
+from app.stores.postgres.failed_ends import NOT_ACCEPTED, ago, condition
+from app.stores.postgres.tables import end_inbox, wallets
+
+OWED = sa.or_(NOT_ACCEPTED, sa.and_(end_inbox.c.state == sa.literal_column("'accepted'"), end_inbox.c.is_debt))
+
+_AGE = sa.case(
+    *((end_inbox.c.accepted_at > ago(seconds), band.value) for band, seconds in AGE_SECONDS_MAX.items()),
+    else_=AgeBand.OVER_30D.value,
+)
+_COLUMNS: dict[Group, sa.ColumnElement[Any]] = {
+    **{group: end_inbox.c[group.value] for group in Group if group not in (Group.AGE, Group.PACKAGE)},
+    Group.AGE: _AGE,
+    Group.PACKAGE: wallets.c.package_id,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEndGroup:
+    """`key` are the values of the groups asked for, in their order; None where ends have none. The oldest and newest
+    are None of no ends.
+    """
+
+    key: tuple[str | None, ...]
+    ends: int
+    users: int
+    cost_micros: int
+    retrying: int
+    retrying_micros: int
+    dead: int
+    dead_micros: int
+    oldest_accepted_at: datetime | None
+    newest_accepted_at: datetime | None
+
+    @property
+    def position(self) -> list[Any]:
+        """Where the list goes on behind it."""
+        return [self.cost_micros, *(value or "" for value in self.key)]
+
+
+def add_up(
+    connection: sa.Connection,
+    matching: Filter,
+    groups: Sequence[Group],
+    *,
+    are_debts: bool,
+    after: Sequence[Any] | None = None,
+    limit: int | None = None,
+) -> list[FailedEndGroup]:
+    """The largest sums first; `after` is the position to start behind. Without groups one, of all that match."""
+    keys = [_COLUMNS[group] for group in groups]
+    source = end_inbox
+    if Group.PACKAGE in groups:
+        source = end_inbox.outerjoin(wallets, wallets.c.wallet_id == end_inbox.c.wallet_id)  # type: ignore[assignment]
+    cost_micros = sa.func.coalesce(sa.func.sum(end_inbox.c.cost_micros), 0)
+    statement = (
+        sa.select(
+            *keys,
+            sa.func.count(),
+            sa.func.count(end_inbox.c.user_id.distinct()),
+            cost_micros,
+            *_of_state("retrying"),
+            *_of_state("dead"),
+            sa.func.min(end_inbox.c.accepted_at),
+            sa.func.max(end_inbox.c.accepted_at),
+        )
+        .select_from(source)
+        .where(condition(matching, OWED if are_debts else NOT_ACCEPTED))
+        .group_by(*keys)
+    )
+    # Nulls have no place in a comparison; no value is empty.
+    sortable = [sa.func.coalesce(key, "").collate("C") for key in keys]
+    if after is not None:
+        if not groups:
+            return []
+        behind = sa.tuple_(*sortable) > sa.tuple_(*(sa.cast(value, sa.Text) for value in after[1:]))
+        statement = statement.having(sa.or_(cost_micros < after[0], sa.and_(cost_micros == after[0], behind)))
+    if groups:
+        statement = statement.order_by(cost_micros.desc(), *sortable)
+    return [_group(row, len(groups)) for row in connection.execute(statement.limit(limit))]
+
+
+def position_from(groups: Sequence[Group], values: Any) -> list[Any]:
+    """A position that was written as JSON. Raises ValueError where it isn't one of these groups."""
+    if not isinstance(values, list) or len(values) != len(groups) + 1:
+        raise ValueError(values)
+    if type(values[0]) is not int or not 0 <= values[0] < 10**30:
+        raise ValueError(values)
+    return [values[0], *(value if value == "" else identifier(value, ID_LENGTH_MAX) for value in values[1:])]
+
+
+def _of_state(state: str) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
+    """How many ends of a group are in a state, and what they cost."""
+    is_it = end_inbox.c.state == state
+    return (
+        sa.func.count().filter(is_it),
+        sa.func.coalesce(sa.func.sum(end_inbox.c.cost_micros).filter(is_it), 0),
+    )
+
+
+def _group(row: Any, width: int) -> FailedEndGroup:
+    ends, users, cost, retrying, retrying_micros, dead, dead_micros, oldest, newest = row[width:]
+    return FailedEndGroup(
+        tuple(row[:width]),
+        ends,
+        users,
+        int(cost),
+        retrying,
+        int(retrying_micros),
+        dead,
+        int(dead_micros),
+        oldest,
+        newest,
+    )
