@@ -52,7 +52,7 @@ chaos: $(STAMP) ## break everything a hundred times under load and audit every m
 chaos-short: $(STAMP) ## the same, each fault once, in three to four minutes
 	$(BIN)/python -m tests.faults.chaos --short
 
-bench: $(STAMP) ## measure what calls and settlement cost, to the same work done the plain way (ten minutes)
+bench: $(STAMP) ## measure what calls and settlement cost, to the same work done the plain way (five minutes)
 	$(BIN)/python -m benchmarks
 
 check: lint test ## what has to pass before a change goes in: lint, types, import contracts, tests

@@ -34,21 +34,20 @@ class BatchAborted(Unanswered):
 
 
 class _Slot(Generic[Call, Result]):
-    __slots__ = ("call", "error", "is_done", "result", "wakeup")
+    """Calls of one caller that are run together, and what became of them."""
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.result: Result | None = None
-        self.error: Exception | None = None
+    __slots__ = ("answers", "calls", "is_done", "wakeup")
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+        self.answers: Sequence[Result | Exception] = ()
         self.is_done = False
         # A bare lock is the cheapest thing to wait on: released when the slot is done or shall lead.
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
 
-    def outcome(self) -> Result:
-        if self.error is not None:
-            raise self.error
-        return self.result  # type: ignore[return-value]
+    def fail(self, error: Exception) -> None:
+        self.answers = [error] * len(self.calls)
 
 
 class Batcher(Generic[Call, Result]):
@@ -70,18 +69,22 @@ class Batcher(Generic[Call, Result]):
 
     def submit(self, call: Call) -> Result:
         """Have one call answered. Raises what `run` gave for it, or Unanswered."""
-        return self._submit([call])[0].outcome()
+        [answer] = self.submit_all([call])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def submit_all(self, calls: Sequence[Call]) -> list[Result | Exception]:
         """Have many calls answered together; exceptions are returned in their places."""
-        slots = self._submit(calls)
-        return [slot.error if slot.error is not None else slot.outcome() for slot in slots]
-
-    def _submit(self, calls: Sequence[Call]) -> list[_Slot[Call, Result]]:
-        slots: list[_Slot[Call, Result]] = [_Slot(call) for call in calls]
-        if not slots:
+        step = self._calls_max
+        slots: list[_Slot[Call, Result]] = [_Slot(calls[i : i + step]) for i in range(0, len(calls), step)]
+        if slots:
             # Whoever takes the lead has to have something to answer, or would never hand it on.
-            return slots
+            self._work(slots)
+        return [answer for slot in slots for answer in slot.answers]
+
+    def _work(self, slots: Sequence[_Slot[Call, Result]]) -> None:
+        """Have slots answered, by ourselves or by whoever leads."""
         turn_by = time.monotonic() + self._timeout_seconds
         try:
             with self._lock:
@@ -95,7 +98,7 @@ class Batcher(Generic[Call, Result]):
             for slot in slots:
                 while not slot.is_done:
                     if not self._wait_for(slot, turn_by):
-                        slot.error = BatchTimeout()
+                        slot.fail(BatchTimeout())
                         break
                     if not slot.is_done:
                         self._lead_until(slot)
@@ -104,34 +107,42 @@ class Batcher(Generic[Call, Result]):
             for slot in slots:
                 self._withdraw(slot)
             raise
-        return slots
 
     def _lead_until(self, own: _Slot[Call, Result]) -> None:
         """Run batches until our own slot is answered, then hand the lead on, whatever a run raises."""
         try:
             while not own.is_done:
-                with self._lock:
-                    batch = [self._queue.popleft() for _ in range(min(self._calls_max, len(self._queue)))]
-                self._answer(batch)
+                self._answer(self._take())
         finally:
             self._hand_on()
 
+    def _take(self) -> list[_Slot[Call, Result]]:
+        """What waits, from the front, as far as one run takes it."""
+        batch: list[_Slot[Call, Result]] = []
+        room = self._calls_max
+        with self._lock:
+            while self._queue and len(self._queue[0].calls) <= room:
+                room -= len(self._queue[0].calls)
+                batch.append(self._queue.popleft())
+        return batch
+
     def _answer(self, batch: list[_Slot[Call, Result]]) -> None:
         try:
-            results = self._run([slot.call for slot in batch])
-            for slot, result in zip(batch, results, strict=True):
-                if isinstance(result, Exception):
-                    slot.error = result
-                else:
-                    slot.result = result
+            answers = self._run([call for slot in batch for call in slot.calls])
+            first = 0
+            for slot in batch:
+                slot.answers = answers[first : first + len(slot.calls)]
+                first += len(slot.calls)
+            if first != len(answers):
+                raise ValueError(f"{first} calls were given {len(answers)} answers")  # noqa: TRY301
         except Exception as error:
             # Whatever it is, each waiting caller has to learn of it.
             for slot in batch:
-                slot.error = error
+                slot.fail(error)
         except BaseException:
             # Meant for the thread that happens to lead, and not for those whose calls it has in hand.
             for slot in batch:
-                slot.error = BatchAborted()
+                slot.fail(BatchAborted())
             raise
         finally:
             for slot in batch:

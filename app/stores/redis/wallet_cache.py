@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -155,7 +156,9 @@ def _in_flight(mark: EndMark) -> str:
     return in_flight_member(mark.end_id, mark.wallet_id)
 
 
+@lru_cache(maxsize=1_024)
 def _price_text(price: Price) -> str:
+    """Runs of one length cost the same: most ends have a price that was written before."""
     return json.dumps({name: getattr(price, name) for name in _PRICE_FIELDS})
 
 
