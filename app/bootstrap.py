@@ -314,23 +314,23 @@ def _request_seconds(config: Config) -> float:
 
 def wait_for_stores(config: Config) -> None:
     """Return once both stores answer, saying what is waited for; nothing stays connected. Raises ConfigError."""
-    engine = create_engine(config)
-    try:
-        wait_for_postgres(engine)
-    finally:
-        engine.dispose()
+    wait_for_database(config)
     with create_client(config) as client:
         wait_for_redis(client)
 
 
-def wait_for_postgres(engine: sa.Engine) -> None:
+def wait_for_database(config: Config) -> None:
     """Return once Postgres answers, saying what is waited for. Raises ConfigError for a database that can't be used."""
+    engine = create_engine(config)
 
     def ask() -> None:
         with engine.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
 
-    _wait("DATABASE_URL", ask)
+    try:
+        _wait("DATABASE_URL", ask)
+    finally:
+        engine.dispose()
 
 
 def wait_for_catalog(container: Container) -> None:

@@ -162,6 +162,40 @@ def test_times_and_amounts_have_one_unit_each() -> None:
     assert suspicious == {f"{outbox}: {name}" for name in ("_now_ms", "created_ms")}
 
 
+# Those from before there was anything to hold up.
+MIGRATIONS_BEFORE_CONCURRENT_INDEXES = 18
+BIG_TABLES = "token_transactions|end_inbox|end_keys|wallets|usage_daily"
+LOCKS_A_BIG_TABLE = re.compile(
+    # An index on it, one of its own dropped, or a constraint that makes one.
+    rf"CREATE\s+(UNIQUE\s+)?INDEX\s[^;]*?\bON\s+(ONLY\s+)?({BIG_TABLES})\b"
+    rf"|DROP\s+INDEX\s[^;]*\b({BIG_TABLES})_"
+    rf"|ALTER\s+TABLE\s+({BIG_TABLES})\s[^;]*\b(UNIQUE|PRIMARY\s+KEY)\s*\("
+    r"|op\.(create|drop)_index\(|op\.create_(unique_constraint|primary_key)\(",
+    re.IGNORECASE,
+)
+
+
+def test_big_tables_are_indexed_while_they_are_in_use() -> None:
+    """By `create_index` and `drop_index` of migrations/indexes.py, as CONTRIBUTING.md tells."""
+    for statement in (
+        "CREATE INDEX a ON wallets (user_id)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS a\n    ON token_transactions (id)",
+        "DROP INDEX end_inbox_due",
+        "ALTER TABLE end_keys ADD CONSTRAINT a UNIQUE (x)",
+        'op.create_index("a", "wallets", ["b"])',
+    ):
+        assert LOCKS_A_BIG_TABLE.search(statement), statement
+    assert not LOCKS_A_BIG_TABLE.search("CREATE INDEX a ON api_keys (x); ALTER TABLE wallets ADD COLUMN b text")
+    assert not LOCKS_A_BIG_TABLE.search('create_index("wallets_x", on="wallets (x)")')
+    found = {
+        path.name: match[0]
+        for path in sorted((PROJECT / "migrations" / "versions").glob("[0-9]*.py"))
+        if int(path.name[:4]) > MIGRATIONS_BEFORE_CONCURRENT_INDEXES
+        and (match := LOCKS_A_BIG_TABLE.search(path.read_text()))
+    }
+    assert found == {}, "use create_index and drop_index of migrations/indexes.py"
+
+
 def _names(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:

@@ -18,6 +18,10 @@ GRACE_SECONDS = 0.5
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 # Who waits longer for a row is answered that it is busy: the row may be locked for as long as somebody likes.
 LOCK_WAIT_SECONDS_MAX = 1.0
+# A migration that waits to change a table holds up all who come after it, so it waits no longer and begins anew ...
+MIGRATION_LOCK_SECONDS = 3.0
+# ... but for building an index, which holds up nobody: longer than an export may take, for which it waits.
+INDEX_LOCK_SECONDS = 4_000.0
 
 # A process's connections for requests, tasks and settlement ...
 POOL_SIZE = 8
@@ -51,9 +55,40 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
     A pooled connection isn't tried before it is used: who uses it has to be ready for one that was lost meanwhile. One
     that can't write is given up with all that were made before it, so that the next ones find the server that can.
     """
+    limits = _limits(config.database_timeout_seconds)
+    return _create_engine(
+        config,
+        session_limits=limits,
+        transaction_limits=limits,
+        answer_seconds=config.database_timeout_seconds + GRACE_SECONDS,
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+    )
+
+
+def create_migration_engine(config: Config) -> sa.Engine:
+    """An engine whose statements take as long as they take: a migration may rewrite a table, or index it."""
+    unlimited = dict.fromkeys(LIMITS, 0)
+    return _create_engine(
+        config,
+        session_limits={**unlimited, "lock_timeout": _milliseconds(INDEX_LOCK_SECONDS)},
+        transaction_limits={**unlimited, "lock_timeout": _milliseconds(MIGRATION_LOCK_SECONDS)},
+        answer_seconds=None,
+        pool_size=2,
+        max_overflow=0,
+    )
+
+
+def _create_engine(
+    config: Config,
+    *,
+    session_limits: Mapping[str, int],
+    transaction_limits: Mapping[str, int],
+    answer_seconds: float | None,
+    pool_size: int,
+    max_overflow: int,
+) -> sa.Engine:
     timeout_seconds = config.database_timeout_seconds
-    limit_seconds = timeout_seconds + GRACE_SECONDS
-    limits = _limits(timeout_seconds)
     engine = sa.create_engine(
         config.database_url,
         pool_size=pool_size,
@@ -63,7 +98,7 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
             # libpq counts it in whole seconds, and takes 1 for 2.
             "connect_timeout": max(2, int(timeout_seconds)),
             "application_name": "tokentill",
-            "options": _as_options({**limits, "timezone": "UTC"}),
+            "options": _as_options({**session_limits, "timezone": "UTC"}),
             # A peer that vanished without a word is noticed, not waited for.
             "tcp_user_timeout": _milliseconds(timeout_seconds),
             "keepalives": 1,
@@ -77,7 +112,7 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
     def _connect(_dialect: Any, _record: Any, arguments: list[Any], settings: dict[str, Any]) -> Any:
         def open_one(**settings: Any) -> LimitedConnection:
             connection = LimitedConnection.connect(*arguments, **settings)
-            connection.time_limit_seconds = limit_seconds
+            connection.time_limit_seconds = answer_seconds
             return connection
 
         return connect(open_one, settings)
@@ -86,12 +121,12 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
     def _limit_transaction(connection: sa.Connection) -> None:
         # Where a pooler gives each transaction another session, only what a transaction sets itself holds.
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            _set_locally(connection, limits)
+            _set_locally(connection, transaction_limits)
 
     @sa.event.listens_for(engine, "checkin")
     def _forget_longer_limit(connection: LimitedConnection | None, _record: Any) -> None:
         if connection is not None:
-            connection.time_limit_seconds = limit_seconds
+            connection.time_limit_seconds = answer_seconds
 
     @sa.event.listens_for(engine, "handle_error")
     def _give_up_what_cannot_write(context: sa.engine.ExceptionContext) -> None:
