@@ -12,7 +12,7 @@ UV_VERSION := 0.13.9
 # Tests mostly wait for servers: one process more than two cores have. Each has stores of its own.
 TEST_PROCESSES ?= 3
 
-.PHONY: help install up test test-server test-clients chaos chaos-short bench check lint format lock clean
+.PHONY: help install up test test-server test-clients test-client-python test-client-typescript chaos chaos-short bench check lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -33,16 +33,20 @@ up: $(STAMP) ## run the whole stack here: Postgres, Redis, web, worker, beat, fl
 
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-test: $(STAMP) ## run every test, the server's and the clients' side by side
+test: $(STAMP) ## run every test, the server's and each client's side by side
 	@echo "eight to twelve minutes; the output of each part comes when it is done"
-	@$(MAKE) --no-print-directory -j2 $(SYNC) test-server test-clients
+	@$(MAKE) --no-print-directory -j3 $(SYNC) test-server test-client-python test-client-typescript
 
 test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and worker processes
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-test-clients: $(STAMP) ## run the client libraries' tests against the real stack
+test-clients: test-client-python test-client-typescript ## run the client libraries' tests against the real stack
+
+test-client-python: $(STAMP)
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/litellm/scripts/check
+
+test-client-typescript: $(STAMP)
 	@if command -v npm >/dev/null; then cd clients/typescript && npm ci --silent && npm test && npm run --silent smoke; \
 	else echo "TypeScript client: not tested, as Node.js isn't installed"; fi
 
