@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from redis import RedisError
 
 from app.access.gate import Gate
-from app.access.intake import Balances
-from app.access.loader import WalletLoader
+from app.billing.ports import Balances, CurrentCatalog, WalletsToCache
 from app.billing.pricer import Pricer, Quote
 from app.catalog.prices import NewPrice
-from app.catalog.snapshot import CatalogSnapshot
 from app.domain.errors import FeatureNotAvailable, NotFound, WalletNotFound
 from app.domain.processes import check_owner
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction, WalletId, deduction, wallet_of
-from app.stores.redis.wallet_look import WalletLook, WalletLooks
+from app.stores.redis.wallet_look import WalletLook
 
 # A wallet may be flushed between its load and the look that wanted it.
 LOOK_ATTEMPTS = 3
@@ -41,14 +40,19 @@ class Estimate:
     deduction: Deduction | None = None
 
 
+class Looks(Protocol):
+    def look(self, wallet_id: WalletId, process_id: str | None, epoch: int) -> WalletLook | None:
+        """None where the wallet isn't cached. Raises RedisError."""
+
+
 class EstimateService:
     def __init__(
         self,
         *,
         pricer: Pricer,
-        catalog: CatalogSnapshot,
-        looks: WalletLooks,
-        loader: WalletLoader,
+        catalog: CurrentCatalog,
+        looks: Looks,
+        loader: WalletsToCache,
         balances: Balances,
         redis: Gate,
     ) -> None:

@@ -48,6 +48,7 @@ from app.stores.redis.wallet_calls import (
     WalletChange,
 )
 from app.stores.redis.wallet_holds import NoOpenHold
+from app.stores.redis.wallet_look import WalletLook
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TOKEN = 1_000_000
@@ -230,6 +231,22 @@ class FakeHolds:
             OpenHold(process_id, self._cache.holds[wallet_id, process_id], NOW, f"0:{process_id}")
             for process_id in behind[:limit]
         ]
+
+
+class FakeLooks:
+    """Looks at the same cached wallets."""
+
+    def __init__(self, cache: FakeCache) -> None:
+        self._cache = cache
+
+    def look(self, wallet_id: WalletId, process_id: str | None, epoch: int) -> WalletLook | None:
+        self._cache._ask()
+        balance = self._cache.balances.get(wallet_id)
+        if balance is None:
+            return None
+        own_micros = self._cache.holds.get((wallet_id, process_id or ""), 0)
+        held_micros = sum(micros for (holder, _), micros in self._cache.holds.items() if holder == wallet_id)
+        return WalletLook(replace(balance, held_micros=held_micros - own_micros), own_micros)
 
 
 class FakeRecords:
