@@ -16,12 +16,13 @@ from app.access.books import BookKeeping
 from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
-from app.access.gate import Gate
+from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
+from app.billing.counted import CountedCollection, CountedIntake, CountedSettlement, CountedSpool
 from app.billing.end import EndService
 from app.billing.end_decide import EndDecider
 from app.billing.end_record import EndRecorder
@@ -38,6 +39,8 @@ from app.catalog.price_imports import PriceImports
 from app.catalog.prices import PriceAdmin
 from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
+from app.meters.instruments import Meters
+from app.metrics import Metrics
 from app.operations.archives import ArchiveService
 from app.operations.demo import DemoSeed
 from app.operations.end_stories import EndStoryService
@@ -48,7 +51,7 @@ from app.operations.reports import ReportService
 from app.operations.samples import SampleService
 from app.operations.status import StatusService
 from app.operations.wallets import WalletAdmin
-from app.stores.postgres.engine import EXPORTS_MAX, WATCH_POOL_SIZE, create_engine
+from app.stores.postgres.engine import EXPORTS_MAX, POOL_OVERFLOW, POOL_SIZE, WATCH_POOL_SIZE, create_engine
 from app.stores.postgres.failures import failure_of as postgres_failure
 from app.stores.postgres.settlement import RetryPolicy
 from app.stores.queue import CeleryDoorbell, create_celery
@@ -67,6 +70,7 @@ from app.stores.redis.wallet_look import WalletLooks
 from app.stores.redis.wallet_snapshot import WalletSnapshots
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
+from app.upkeep.pulse import Pulse
 from app.upkeep.reconcile import ReconcileService
 from app.upkeep.rollup_audit import RollUpAudit
 from app.upkeep.spool import InboxTransactions, SpoolDrain
@@ -100,6 +104,7 @@ class Container:
         caller's own, if given, and aren't closed here.
         """
         self.config = config
+        self.meters = Meters()
         self._made = ExitStack()
 
         # What talks to the stores. The watcher looks on connections of its own, whatever becomes of the others.
@@ -178,11 +183,11 @@ class Container:
             catalog=self.catalog,
             decider=EndDecider(cache=self.cache, balances=balances, holds=self.holds, redis=self.redis_gate),
             recorder=EndRecorder(
-                intake=intake,
+                intake=CountedIntake(intake, self.meters),
                 cache=self.cache,
                 in_flight=self.in_flight,
                 loader=self.loader,
-                spool=self.spool,
+                spool=CountedSpool(self.spool, self.meters),
                 redis=self.redis_gate,
             ),
             loader=self.loader,
@@ -197,12 +202,12 @@ class Container:
             cap_seconds=config.retry_cap_seconds,
         )
         self.settlement = SettleService(
-            transactions=SettleTransactions(self.postgres, policy),
+            transactions=CountedSettlement(SettleTransactions(self.postgres, policy), self.meters),
             changes=self.wallet_changes,
             batch_size=config.settle_batch_size,
         )
         self.collection = CollectService(
-            transactions=CollectTransactions(self.postgres, policy),
+            transactions=CountedCollection(CollectTransactions(self.postgres, policy), self.meters),
             changes=self.wallet_changes,
             batch_size=config.settle_batch_size,
         )
@@ -279,6 +284,9 @@ class Container:
         self.status = StatusService(
             postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate
         )
+        self.metrics = Metrics(config=config, meters=self.meters, status=self.status, pulse=Pulse(self.postgres))
+        self._made.callback(self.metrics.close)
+        self._add_gauges()
         self.demo = DemoSeed(
             is_local=config.is_local,
             catalog=self.catalog_admin,
@@ -289,6 +297,38 @@ class Container:
     def close(self) -> None:
         """Stop what runs and close what was connected, the last made first. It isn't used again after that."""
         self._made.close()
+
+    def _add_gauges(self) -> None:
+        """What of this process fills up, and what it has found of the stores."""
+        gauge = self.meters.gauge
+        pools = {"requests": self.engine.pool, "watch": self.watch_engine.pool, "exports": self.export_engine.pool}
+        gauge(
+            "tokentill_postgres_pool_in_use",
+            lambda: {(name,): pool.checkedout() for name, pool in pools.items()},  # type: ignore[attr-defined]
+        )
+        sizes = {"requests": POOL_SIZE + POOL_OVERFLOW, "watch": WATCH_POOL_SIZE, "exports": EXPORTS_MAX}
+        gauge(
+            "tokentill_postgres_pool_max",
+            lambda: {(name,): size for name, size in sizes.items()},
+        )
+        gauge(
+            "tokentill_batcher_waiting",
+            lambda: {("start",): self.start.waiting, ("end",): self.end.waiting},
+        )
+        bell = self.doorbell
+        if isinstance(bell, CeleryDoorbell):
+            gauge(
+                "tokentill_doorbell_waiting",
+                lambda: {(): bell.waiting},
+            )
+        gauge(
+            "tokentill_gate_state",
+            lambda: {
+                (gate.store, state): int(gate.state is state)
+                for gate in (self.postgres_gate, self.redis_gate)
+                for state in StoreState
+            },
+        )
 
     def _engine(self, engine: sa.Engine) -> sa.Engine:
         self._made.callback(engine.dispose)

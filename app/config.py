@@ -5,7 +5,9 @@ A wrong or missing setting raises `ConfigError`, whose message names the variabl
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +48,25 @@ class Config:
     retry_base_seconds: int
     retry_cap_seconds: int
     reconcile_seconds: float
+    # Threads that answer requests: what the server is started with.
+    web_threads: int
+    # Where a process tells its numbers, besides the API's own port. 0: nowhere.
+    metrics_address: str
+    metrics_port: int
+    metrics_are_public: bool
+    metrics_dir: str
 
     @property
     def redis(self) -> RedisUrl:
         return RedisUrl.parse(self.redis_url)
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where the processes of this installation on this machine share their numbers."""
+        if self.metrics_dir:
+            return Path(self.metrics_dir)
+        installation = hashlib.sha256(self.database_url.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir(), f"tokentill-{os.geteuid()}-{installation}")
 
     @property
     def is_local(self) -> bool:
@@ -77,6 +94,11 @@ class Config:
             retry_base_seconds=_number(env, "RETRY_BASE_SECONDS", 5, 1, 3_600),
             retry_cap_seconds=_number(env, "RETRY_CAP_SECONDS", 3_600, 1, 604_800),
             reconcile_seconds=_number(env, "RECONCILE_SECONDS", 600.0, 1, 604_800),
+            web_threads=_number(env, "WEB_THREADS", 64, 1, 10_000),
+            metrics_address=env.get("METRICS_ADDRESS") or "127.0.0.1",
+            metrics_port=_number(env, "METRICS_PORT", 0, 0, 65_535),
+            metrics_are_public=_choice(env, "METRICS_PUBLIC", "0", ("0", "1")) == "1",
+            metrics_dir=env.get("METRICS_DIR") or "",
         )
 
 

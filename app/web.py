@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 from flask import Flask
 
 from app import logs
@@ -10,6 +13,7 @@ from app.config import Config
 from app.http.factory import create_api
 from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
+from app.stores.postgres.processes import ProcessKind
 
 
 def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
@@ -28,3 +32,4 @@ def serve(app: Flask) -> None:
     wait_for_catalog(container)
     wait_for_redis(container.redis_client)
     container.watcher.start()
+    container.metrics.start(ProcessKind.WEB, f"web@{socket.gethostname()}/{os.getpid()}")

@@ -51,7 +51,9 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def environment(postgres_url: str, redis_server: ValkeyServer) -> dict[str, str]:
+def environment(
+    postgres_url: str, redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The settings of a process that uses the test servers."""
     settings = {
         "TOKENTILL_MODE": "local",
@@ -60,6 +62,7 @@ def environment(postgres_url: str, redis_server: ValkeyServer) -> dict[str, str]
         "SERVER_API_KEY": SERVER_KEY,
         "ADMIN_API_KEY": ADMIN_KEY,
         "LOG_LEVEL": "WARNING",
+        "METRICS_DIR": str(tmp_path_factory.mktemp("numbers")),
     }
     os.environ.update(settings)
     return settings

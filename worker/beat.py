@@ -7,12 +7,14 @@ so that a worker that was stopped finds no heap of them. Nothing is kept in a fi
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
 import structlog
 from celery.beat import ScheduleEntry, Scheduler
 
+from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import is_waiting
 from worker.celery_app import container
 
@@ -20,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 # What is due rarely is due soon after a start too, or a beat that is often restarted would never send it.
 FIRST_SECONDS_MAX = 30.0
+# Who hasn't looked for what is due for so long doesn't do what a beat is there for.
+STUCK_SECONDS = 10.0
 
 
 class Ticker(Scheduler):  # type: ignore[misc]
@@ -27,10 +31,16 @@ class Ticker(Scheduler):  # type: ignore[misc]
         super().setup_schedule()
         started = time.monotonic()
         self._is_failing = False
+        self._ticked_at = started
+        container().metrics.start(ProcessKind.BEAT, f"beat@{socket.gethostname()}", self._is_ticking)
         self._due = {entry.name: started + min(_seconds(entry), FIRST_SECONDS_MAX) for entry in self.schedule.values()}
+
+    def _is_ticking(self) -> bool:
+        return time.monotonic() - self._ticked_at < STUCK_SECONDS and not self._is_failing
 
     def tick(self) -> float:
         """Send what is due; the seconds until something is due again."""
+        self._ticked_at = time.monotonic()
         for entry in self.schedule.values():
             now = time.monotonic()
             if self._due[entry.name] <= now:

@@ -6,11 +6,12 @@ import sys
 from functools import cache
 from typing import Any
 
-from celery.signals import setup_logging, worker_init, worker_process_init
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_process_init, worker_process_shutdown
 
 from app import logs
 from app.bootstrap import Container, wait_for_stores
 from app.config import Config, ConfigError
+from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import create_celery
 from worker.schedule import beat_schedule
 
@@ -33,6 +34,10 @@ celery.conf.update(
 )
 
 
+# Under which operators know this worker.
+worker_name = "worker"
+
+
 @cache
 def container() -> Container:
     """This process's stores and services; made in the child that runs tasks, never before a fork."""
@@ -52,6 +57,19 @@ def _wait_for_stores(**_: Any) -> None:
         sys.exit(f"tokentill worker: {error}")
 
 
+@celeryd_init.connect
+def _learn_name(sender: str, **_: Any) -> None:
+    """Before children are forked, which all tell that this worker lives."""
+    global worker_name  # noqa: PLW0603 - it has one, and Celery tells it to a function
+    worker_name = sender
+
+
 @worker_process_init.connect
 def _begin_clean(**_: Any) -> None:
     container.cache_clear()
+    container().metrics.start(ProcessKind.WORKER, worker_name)
+
+
+@worker_process_shutdown.connect
+def _hand_over(**_: Any) -> None:
+    container().metrics.close()

@@ -67,6 +67,11 @@ class Batcher(Generic[Call, Result]):
         # Whose slot it is that leads, or shall as soon as its caller wakes up.
         self._leader: _Slot[Call, Result] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn now."""
+        return len(self._queue)
+
     def submit(self, call: Call) -> Result:
         """Have one call answered. Raises what `run` gave for it, or Unanswered."""
         [answer] = self.submit_all([call])

@@ -63,6 +63,11 @@ class EndService:
             self._commit, calls_max=ENDS_PER_BATCH, timeout_seconds=timeout_seconds
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many ends wait for the next commit."""
+        return self._commits.waiting
+
     def end(self, request: EndRequest) -> EndAnswer:
         """Accept one end. Raises WalletNotFound, FeatureNotAvailable, ProcessOfAnotherUser, IdempotencyConflict or
         Unavailable.

@@ -44,7 +44,7 @@ class Copies(Protocol):
 
 
 class Spool(Protocol):
-    def put(self, ends: Iterable[AcceptedEnd]) -> None: ...
+    def put(self, ends: Iterable[AcceptedEnd]) -> object: ...
 
 
 class EndRecorder:

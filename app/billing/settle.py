@@ -43,6 +43,8 @@ class Batch:
     wallets: Sequence[SettledWallet]
     request_ids: Set[str]
     busy: Sequence[ClaimedWallet]
+    lags_seconds: Sequence[float] = ()
+    """How long ago its ends had been accepted when it began."""
 
 
 @dataclass
@@ -182,6 +184,7 @@ class SettleTransactions:
             ends = [end_id for wallet in ours for end_id in wallet.ids]
             settled = settlement.settle(connection, ends, self._policy) if ends else []
             request_ids = frozenset[str]().union(*(wallet.request_ids for wallet in ours))
-            return Batch(settled, request_ids, [wallet for wallet in claimed if wallet.claim is Claim.BUSY])
+            lags_seconds = [lag for wallet in ours for lag in wallet.lags_seconds]
+            return Batch(settled, request_ids, [w for w in claimed if w.claim is Claim.BUSY], lags_seconds)
 
         return work

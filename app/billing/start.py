@@ -113,6 +113,11 @@ class StartService:
             reply = None
         return self._answer_from_postgres(request, call) if reply is None else self._answer(request, call, reply)
 
+    @property
+    def waiting(self) -> int:
+        """How many starts wait for the next look into Redis."""
+        return self._looks.waiting
+
     def _call(self, request: StartRequest) -> StartCall:
         catalog = self._catalog.current
         if catalog.refuses(request.feature_endpoint_id, request.model, self._now()):

@@ -13,6 +13,7 @@ from app.http.routes import (
     corrections,
     failed_ends,
     health,
+    metrics,
     operations,
     price_imports,
     prices,
@@ -43,7 +44,7 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
     # In this order: an id before anything can be refused, then the key, then the query, then the route.
-    request_context.register(app, log)
+    request_context.register(app, log, container.meters)
     auth.register(app, container.config)
     query.register(app)
     errors.register(app)
@@ -58,4 +59,5 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(reports.blueprint)
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     return app

@@ -8,6 +8,7 @@ whatever it can think of both ways and wants the same answers.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -45,8 +46,33 @@ class HotRoutes:
         self._services = services
         self._keys = Keys(services.config.server_api_keys)
         self._log = log
+        self._requests = services.meters.requests
+        # By thread, as each has one request at a time: since when it is at it.
+        self._busy: dict[int, float] = {}
+        self._count_busy(services)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        thread = threading.get_ident()
+        self._busy[thread] = time.perf_counter()
+        try:
+            return self._answer(environ, start_response)
+        finally:
+            del self._busy[thread]
+
+    def _count_busy(self, services: Container) -> None:
+        def oldest_seconds() -> float:
+            since = min(self._busy.copy().values(), default=None)
+            return 0.0 if since is None else time.perf_counter() - since
+
+        meters = services.meters
+        meters.gauge("tokentill_http_threads_busy", lambda: {(): len(self._busy)})
+        meters.gauge("tokentill_http_threads", lambda: {(): services.config.web_threads})
+        meters.gauge(
+            "tokentill_http_oldest_request_seconds",
+            lambda: {(): oldest_seconds()},
+        )
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         route = _ROUTES.get(environ["PATH_INFO"])
         if route is None or (length := self._usual_length(environ, route[1])) is None:
             return self._flask(environ, start_response)
@@ -70,7 +96,9 @@ class HotRoutes:
             headers += extra_headers(status)
         content = write(body)
         headers.append(("Content-Length", str(len(content))))
-        self._log.add(request_id, "POST", environ["PATH_INFO"], status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._log.add(request_id, "POST", environ["PATH_INFO"], status, seconds)
+        self._requests.observe(seconds, "POST", environ["PATH_INFO"], status)
         request_context.finish()
         start_response(_STATUS_LINES[status], headers)
         return [content]

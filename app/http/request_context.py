@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import time
+from functools import cache
 
 from flask import Flask, Response, g, request
 from uuid_utils import uuid7
 
 from app import logs
 from app.http.request_log import RequestLog
+from app.meters.instruments import Meters
 
 REQUEST_ID_HEADER = "X-Request-Id"
+# Of requests that no route is for: their paths and methods are whatever their senders like.
+NO_ROUTE = ("-", "-")
+_VARIABLE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -26,7 +31,7 @@ def finish() -> None:
     logs.request_id.set(None)
 
 
-def register(app: Flask, log: RequestLog) -> None:
+def register(app: Flask, log: RequestLog, meters: Meters) -> None:
     @app.before_request
     def _begin() -> None:
         g.started = time.perf_counter()
@@ -35,6 +40,20 @@ def register(app: Flask, log: RequestLog) -> None:
     @app.after_request
     def _finish(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = g.request_id
-        log.add(g.request_id, request.method, request.path, response.status_code, time.perf_counter() - g.started)
+        seconds = time.perf_counter() - g.started
+        log.add(g.request_id, request.method, request.path, response.status_code, seconds)
+        meters.requests.observe(seconds, *_route(), response.status_code)
         finish()
         return response
+
+
+def _route() -> tuple[str, str]:
+    """The method and the template of a request's route, never a path: that has ids of users in it."""
+    if request.url_rule is None:
+        return NO_ROUTE
+    return request.method, _template(request.url_rule.rule)
+
+
+@cache
+def _template(rule: str) -> str:
+    return _VARIABLE.sub(r"{\1}", rule)

@@ -11,7 +11,8 @@ from redis import Redis, RedisError
 from app.access.gate import Gate, StoreState
 from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.stores.postgres import inbox, spool_aside
+from app.stores.postgres import watch
+from app.stores.postgres.watch import Watched
 from app.stores.queue import QUEUES, message_counts
 from app.stores.redis.spool import Spool
 
@@ -21,10 +22,8 @@ class Status:
     """None stands for what couldn't be asked, as its store is away."""
 
     stores: Mapping[str, StoreState]
-    ends_by_state: Mapping[str, int] | None
-    oldest_accepted_seconds: int | None
+    postgres: Watched | None
     spooled_ends: int | None
-    ends_aside: int | None
     messages_by_queue: Mapping[str, int] | None
 
 
@@ -42,14 +41,13 @@ class StatusService:
 
     def look(self) -> Status:
         """Never raises because a store is away."""
-        by_state, oldest_seconds, spooled, aside, messages = None, None, None, None, None
+        postgres, spooled, messages = None, None, None
         with suppress(Unavailable):
-            by_state, oldest_seconds = self._postgres.run(inbox.summary)
-            aside = self._postgres.run(spool_aside.size)
+            postgres = self._postgres.run(watch.look)
         if self._redis.is_open:
             try:
                 spooled = self._spool.size()
                 messages = message_counts(self._client, QUEUES)
             except RedisError as error:
                 self._redis.close(error)
-        return Status(self.stores, by_state, oldest_seconds, spooled, aside, messages)
+        return Status(self.stores, postgres, spooled, messages)

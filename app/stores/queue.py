@@ -161,6 +161,11 @@ class CeleryDoorbell:
                     self._indebted[wallet.wallet_id] = arguments
             self._wake_up()
 
+    @property
+    def waiting(self) -> int:
+        """How many arguments wait to be sent."""
+        return self._pending_count
+
     def close(self) -> None:
         """Send what waits, then stop."""
         with self._changed:

@@ -93,5 +93,5 @@ def test_close_ends_what_was_made_and_leaves_what_was_lent(monkeypatch: pytest.M
 def test_all_share_one_of_each() -> None:
     container = Container(CONFIG)
     assert isinstance(container.spool, Spool)
-    assert container.end._recorder._spool is container.spool_drain._spool is container.stranded_marks._spool
+    assert container.end._recorder._spool._spool is container.spool_drain._spool is container.stranded_marks._spool
     container.close()

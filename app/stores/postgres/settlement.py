@@ -22,18 +22,19 @@ ATTEMPTS_KEPT = 24
 # makes nobody wait but its own ends. Both are locked in one order, so that nobody deadlocks.
 _CLAIM = sa.text("""
     WITH claimed AS MATERIALIZED (
-        SELECT id, wallet_id, request_id FROM end_inbox
+        SELECT id, wallet_id, request_id, accepted_at FROM end_inbox
         WHERE id = ANY(CAST(:ids AS uuid[])) AND (state = 'accepted' OR (state = 'retrying' AND NOT is_debt))
         ORDER BY id FOR UPDATE SKIP LOCKED
     ), asked AS MATERIALIZED (
         SELECT wallet_id, array_agg(id) AS ids,
-            array_agg(DISTINCT request_id) FILTER (WHERE request_id IS NOT NULL) AS request_ids
+            array_agg(DISTINCT request_id) FILTER (WHERE request_id IS NOT NULL) AS request_ids,
+            array_agg(CAST(extract(epoch FROM now() - accepted_at) AS double precision)) AS lags_seconds
         FROM claimed GROUP BY wallet_id
     ), free AS MATERIALIZED (
         SELECT wallet_id FROM wallets WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM asked))
         ORDER BY wallet_id FOR NO KEY UPDATE SKIP LOCKED
     )
-    SELECT wallet_id, ids, request_ids, CASE
+    SELECT wallet_id, ids, request_ids, lags_seconds, CASE
         WHEN wallet_id IN (SELECT wallet_id FROM free) THEN 'ours'
         WHEN EXISTS (SELECT FROM wallets AS w WHERE w.wallet_id = asked.wallet_id) THEN 'busy'
         ELSE 'missing'
@@ -250,6 +251,8 @@ class ClaimedWallet:
     ids: Sequence[UUID]
     request_ids: Set[str]
     claim: Claim
+    lags_seconds: Sequence[float] = ()
+    """How long ago these ends were accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +282,9 @@ def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedWallet]
     as these are free.
     """
     return [
-        ClaimedWallet(row.wallet_id, tuple(row.ids), frozenset(row.request_ids or ()), Claim(row.state))
+        ClaimedWallet(
+            row.wallet_id, tuple(row.ids), frozenset(row.request_ids or ()), Claim(row.state), row.lags_seconds
+        )
         for row in connection.execute(_CLAIM, {"ids": id_array(ids)})
     ]
 

@@ -25,10 +25,10 @@ class Spool:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def put(self, ends: Iterable[AcceptedEnd]) -> None:
-        """Keep ends. When it returns they are durable. Raises RedisError."""
+    def put(self, ends: Iterable[AcceptedEnd]) -> int:
+        """Keep ends; how many weren't kept yet. When it returns they are durable. Raises RedisError."""
         entries = map(SpoolEntry.of, ends)
-        self._client.hset(SPOOL_KEY, mapping={entry.field: entry.text for entry in entries})
+        return int(self._client.hset(SPOOL_KEY, mapping={entry.field: entry.text for entry in entries}))
 
     def take(self, limit: int) -> list[SpoolEntry]:
         """Some of the kept ends, in the order they were accepted. They stay kept. Raises RedisError."""

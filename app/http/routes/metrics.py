@@ -1,0 +1,45 @@
+"""Numbers for Prometheus, on the API's own port: for whoever is on this machine, or has an operator's key.
+
+A port of their own (METRICS_PORT) asks for no key, as it is reached by nobody else.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from flask import Blueprint, Response, request
+
+from app.http.auth import ADMIN_HEADER, Keys
+from app.http.errors import answer, failure
+from app.http.routes import container
+from app.wire.metrics import CONTENT_TYPE
+
+blueprint = Blueprint("metrics", __name__)
+
+# Each is added by some proxy: whoever sent such a request isn't on this machine.
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
+BEARER = "bearer "
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    if not (container().config.metrics_are_public or _is_from_here() or _has_key()):
+        return answer(failure(401, "Invalid admin API key", code="invalid_api_key"))
+    return Response(container().metrics.text(), content_type=CONTENT_TYPE)
+
+
+def _is_from_here() -> bool:
+    try:
+        peer = ip_address(request.remote_addr or "")
+    except ValueError:
+        return False
+    return peer.is_loopback and not any(name in request.headers for name in FORWARDED)
+
+
+def _has_key() -> bool:
+    """In the header of the admin API, or as the bearer token that Prometheus has a setting for."""
+    given = request.headers.get(ADMIN_HEADER)
+    if given is None:
+        authorization = request.headers.get("Authorization", "")
+        given = authorization[len(BEARER) :].strip() if authorization.lower().startswith(BEARER) else ""
+    return Keys(container().config.admin_api_keys).include(given)

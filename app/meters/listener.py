@@ -1,0 +1,96 @@
+"""A port of its own for whoever collects metrics, apart from what users' servers reach.
+
+Every process of a machine tries to have it, and tells what all of them have counted (`share.py`): one has it, and when
+that one dies another takes over within a second. Where it is somebody else's port, that is told once.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+PATH = "/metrics"
+RETRY_SECONDS = 0.5
+# A peer that says nothing is let go.
+REQUEST_SECONDS_MAX = 10.0
+
+
+class Listener:
+    def __init__(self, host: str, port: int, render: Callable[[], bytes], content_type: str) -> None:
+        self._address = (host, port)
+        self._handler = _handler(render, content_type)
+        self._stopping = threading.Event()
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="metrics-listener", daemon=True).start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self._server is not None:
+            self._server.shutdown()
+
+    def _run(self) -> None:
+        is_told = False
+        while not self._stopping.is_set():
+            try:
+                server = _Server(self._address, self._handler)
+            except OSError as error:
+                # Another process of ours has it, as a rule.
+                if error.errno != errno.EADDRINUSE and not is_told:
+                    log.warning("metrics_port_refused", port=self._address[1], error=str(error))
+                    is_told = True
+                self._stopping.wait(RETRY_SECONDS)
+                continue
+            with server:
+                self._server = server
+                server.serve_forever()
+            return
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Taken over from a process that has just died, as its old connections close; never beside one that listens.
+    allow_reuse_address = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A peer that went away is no error of ours."""
+        log.debug("metrics_request_failed", exc_info=True)
+
+
+def _handler(render: Callable[[], bytes], content_type: str) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_SECONDS_MAX
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != PATH:
+                self._respond(404, b"Only /metrics is here.\n", "text/plain; charset=utf-8")
+                return
+            try:
+                body = render()
+            except Exception:
+                log.exception("metrics_failed")
+                self._respond(500, b"", "text/plain; charset=utf-8")
+                return
+            self._respond(200, body, content_type)
+
+        def _respond(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def version_string(self) -> str:
+            return "tokentill"
+
+        def log_message(self, *_: object) -> None:
+            """A scrape is no news."""
+
+    return Handler
