@@ -20,6 +20,7 @@ from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
+from app.access.top_ups import TopUpBookKeeping
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
 from app.billing.counted import CountedCollection, CountedIntake, CountedSettlement, CountedSpool
@@ -33,6 +34,9 @@ from app.billing.pricer import Pricer
 from app.billing.repricings import RepricingService
 from app.billing.settle import SettleService, SettleTransactions
 from app.billing.start import StartService
+from app.billing.top_up_schedules import TopUpScheduleService
+from app.billing.top_up_wallets import WalletTopUp
+from app.billing.top_ups import TopUpService
 from app.catalog.admin import CatalogAdmin
 from app.catalog.changes import CatalogChanges
 from app.catalog.price_imports import PriceImports
@@ -223,6 +227,13 @@ class Container:
         self.repricings = RepricingService(
             postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=policy
         )
+        self.top_ups = TopUpService(
+            postgres=self.postgres,
+            wallets=WalletTopUp(
+                books=TopUpBookKeeping(self.postgres), changes=self.wallet_changes, doorbell=self.doorbell
+            ),
+        )
+        self.top_up_schedules = TopUpScheduleService(postgres=self.postgres)
 
         self.exports = ExportService(engine=self.export_engine, gate=self.postgres_gate)
         self.archives = ArchiveService(

@@ -30,6 +30,7 @@ celery.conf.update(
         "worker.tasks.reconcile",
         "worker.tasks.repricing",
         "worker.tasks.samples",
+        "worker.tasks.top_ups",
     ],
 )
 

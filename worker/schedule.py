@@ -19,6 +19,7 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "release-stranded-marks": every("tokentill.release_stranded_marks", 5.0),
         "refresh-stale-wallets": every("tokentill.refresh_stale_wallets", config.sweep_seconds),
         "run-requested-reconciliation": every("tokentill.run_requested_reconciliation", 2.0),
+        "run-top-ups": every("tokentill.run_top_ups", 5.0),
         "run-repricings": every("tokentill.run_repricings", 5.0),
         "take-sample": every("tokentill.take_sample", 5.0),
         "reconcile": every("tokentill.reconcile", config.reconcile_seconds),

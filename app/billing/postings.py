@@ -59,23 +59,27 @@ def _post(books: Books, wallet_id: WalletId, posting: Posting) -> Change:
     if wallet is None:
         raise WalletNotFound
     known = books.find_posting(wallet_id, posting.reference)
-    if known is not None:
-        if (known.kind, known.amount_micros, known.reason) != (
-            posting.kind,
-            posting.amount_micros,
-            posting.reason,
-        ):
-            raise IdempotencyConflict(ANOTHER_BODY)
-        return Change(known)
-    if books.is_chargeback(wallet_id, posting.reference):
+    if known is None:
+        return post_new(books, wallet, posting)
+    if (known.kind, known.amount_micros, known.reason) != (posting.kind, posting.amount_micros, posting.reason):
+        raise IdempotencyConflict(ANOTHER_BODY)
+    return Change(known)
+
+
+def post_new(books: Books, wallet: Wallet, posting: Posting) -> Change:
+    """Post to a locked wallet, whose ledger has no posting under this reference.
+
+    Raises IdempotencyConflict (a chargeback has it) or BalanceOutOfRange, and has changed nothing then.
+    """
+    if books.is_chargeback(wallet.id, posting.reference):
         raise IdempotencyConflict(ANOTHER_BODY)
     balance_after_micros = wallet.posted_micros + posting.amount_micros
     if not -wallet.overdraft_limit_micros <= balance_after_micros <= BALANCE_MICROS_MAX:
         raise BalanceOutOfRange
     [entry] = books.enter(wallet, [_entry(posting)])
-    changed = books.update(wallet_id, {"posted_micros": balance_after_micros})
+    changed = books.update(wallet.id, {"posted_micros": balance_after_micros})
     is_credit = posting.amount_micros > 0
-    return Change(entry, changed, woken=books.wake(wallet_id) if is_credit else ())
+    return Change(entry, changed, woken=books.wake(wallet.id) if is_credit else ())
 
 
 def _entry(posting: Posting) -> NewEntry:

@@ -22,6 +22,7 @@ from app.cli.reconcile import reconcile
 from app.cli.reports import reports_group, transactions
 from app.cli.repricings import repricings
 from app.cli.samples import samples
+from app.cli.top_ups import top_up_schedules, top_ups
 from app.cli.wallets import wallets
 
 for _command in PRICE_IMPORT_COMMANDS:
@@ -35,6 +36,8 @@ COMMANDS = (
     wallets,
     ends,
     repricings,
+    top_ups,
+    top_up_schedules,
     failed_ends,
     debts,
     reports_group,

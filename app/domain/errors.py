@@ -15,6 +15,9 @@ DomainError
  ├─ CorrectionOfCorrection   a correction is to be corrected, and not the end that it is of
  ├─ AlreadyWrittenOff        a run is corrected that was given up
  ├─ NotReady                 a repricing is to be applied that is still selecting
+ ├─ AlreadyApplied           a dry run is to be discarded that is none any more
+ ├─ ScheduleEnded            a schedule is to go on that never falls due again
+ ├─ Archived                 entries are asked for that are in files by now
  ├─ ReversalNotAllowed       a service server reverses a run later than its feature endpoint allows
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
@@ -120,6 +123,21 @@ class AlreadyWrittenOff(DomainError):
 class NotReady(DomainError):
     code = "not_ready"
     message = "It is still being prepared, please look again"
+
+
+class AlreadyApplied(DomainError):
+    code = "already_applied"
+    message = "It is applied already: nothing of it can be taken back here"
+
+
+class ScheduleEnded(DomainError):
+    code = "schedule_ended"
+    message = "This schedule has ended: make a new one"
+
+
+class Archived(DomainError):
+    code = "archived"
+    message = "These entries were moved into files"
 
 
 class ReversalNotAllowed(DomainError):

@@ -22,6 +22,7 @@ from app.http.routes import (
     samples,
     success,
     token_process,
+    top_ups,
 )
 
 
@@ -56,6 +57,7 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(price_imports.blueprint)
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)
+    app.register_blueprint(top_ups.blueprint)
     app.register_blueprint(reports.blueprint)
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(health.blueprint)

@@ -30,6 +30,13 @@ def _text(value: str) -> str:
     return inputs.identifier(value, ID_LENGTH_MAX)
 
 
+def number(value: str) -> int:
+    """The number of a thing that the server has numbered."""
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**63):
+        raise ValueError("Must be a whole number above 0.")
+    return int(value)
+
+
 def _price_id(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) < 2**63):
         raise ValueError("Must be the id of a price, or 0 for the default rule.")

@@ -19,6 +19,7 @@ from app.wire.failed_ends import DebtSumsAnswer, FailedEndSumsAnswer
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
 from app.wire.samples import SampleAnswer
+from app.wire.top_ups import ScheduleHeadAnswer, TopUpAnswer, TopUpWalletAnswer
 from app.wire.types import Words
 
 
@@ -52,3 +53,6 @@ FAILED_ENDS = columns_of(FailedEndAnswer)
 FAILED_END_SUMS = columns_of(FailedEndSumsAnswer)
 DEBT_SUMS = columns_of(DebtSumsAnswer)
 SAMPLES = columns_of(SampleAnswer)
+TOP_UPS = columns_of(TopUpAnswer)
+TOP_UP_WALLETS = columns_of(TopUpWalletAnswer)
+TOP_UP_SCHEDULES = columns_of(ScheduleHeadAnswer)

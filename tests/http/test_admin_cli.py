@@ -243,6 +243,8 @@ def test_all_commands() -> None:
         *(f"wallets {name}" for name in ("transactions", "holds", "release-hold", "charge-back")),
         *(f"ends {name}" for name in ("corrections", "reverse", "amend")),
         *(f"repricings {name}" for name in ("create", "list", "show", "apply")),
+        *(f"top-ups {name}" for name in ("create", "apply", "discard", "show", "list", "wallets")),
+        *(f"top-up-schedules {name}" for name in ("create", "list", "show", "pause", "resume", "end")),
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
         *(f"reports {name}" for name in ("usage", "totals")),
         "transactions export",

@@ -509,3 +509,40 @@ def _failed_row(end: SimpleNamespace) -> FailedEndRow:
         end.id, end.wallet_id, end.user_id, end.kind, None, None, FEATURE, None, end.cost_micros, end.state, 0, None,
         end.last_error, NOW,
     )  # fmt: skip
+
+
+class FakeTopUpBooks(FakeBooks):
+    """The same with what became of the wallets of one top-up; None of those that wait."""
+
+    def __init__(self, *wallets: Wallet) -> None:
+        super().__init__(*wallets)
+        self.outcomes: dict[WalletId, str | None] = {}
+        self.refuses: set[WalletId] = set()
+
+    def in_turn(self, batch_id: int, wallet_id: WalletId, work: Callable[[Any], T]) -> T:  # type: ignore[override]
+        return self._outcomes_kept(lambda: super(FakeTopUpBooks, self).in_turn(wallet_id, work))
+
+    def together(self, batch_id: int, work: Callable[[Any], T]) -> T:
+        return self._outcomes_kept(lambda: self.transaction(work))
+
+    def lock_free(self, wallet_ids: Sequence[WalletId]) -> Collection[WalletId]:
+        return {wallet_id for wallet_id in wallet_ids if wallet_id in self.wallets} - self.busy
+
+    def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]:
+        if wallet.id in self.refuses:
+            raise sa.exc.IntegrityError("refused", None, Exception())
+        return super().enter(wallet, entries)
+
+    def claim(self, wallet_id: WalletId) -> bool:
+        return self.outcomes.get(wallet_id, "") is None
+
+    def set_outcome(self, wallet_id: WalletId, outcome: str, **_: Any) -> None:
+        self.outcomes[wallet_id] = outcome
+
+    def _outcomes_kept(self, work: Callable[[], T]) -> T:
+        before = dict(self.outcomes)
+        try:
+            return work()
+        except Exception:
+            self.outcomes = before
+            raise

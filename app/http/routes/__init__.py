@@ -48,3 +48,8 @@ def asked_by_operator(schema: RequestSchema) -> dict[str, Any]:
     if errors:
         raise ValidationError(errors)
     return asked
+
+
+def actor() -> str:
+    """On whose behalf an operator calls. Raises ValidationError."""
+    return actor_of_call(ADMIN_ACTOR)

@@ -76,8 +76,12 @@ class CreditSchema(RequestSchema):
     reason = FreeText(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
 
 
-class WriteOffSchema(RequestSchema):
+class ReasonSchema(RequestSchema):
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
+
+
+class WriteOffSchema(ReasonSchema):
+    pass
 
 
 class ReconciliationSchema(RequestSchema):

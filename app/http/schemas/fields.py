@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from marshmallow import ValidationError, fields
 
-from app.domain import inputs
+from app.domain import inputs, top_ups
 from app.domain.inputs import ID_LENGTH_MAX
 from app.domain.price_limits import RATE_MICROS_MAX
 from app.domain.reports import moment_or_day
@@ -158,3 +158,10 @@ class MomentOrDay(fields.Field[datetime]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         return _checked(moment_or_day, value)
+
+
+class Day(fields.Field[date]):
+    """A day, such as 2030-01-31."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> date:
+        return _checked(top_ups.due_day, value)

@@ -156,7 +156,7 @@ _SETTLE = sa.text("""
         UPDATE wallets AS w SET
             posted_micros = w.posted_micros - o.settled_micros,
             debt_micros = greatest(w.debt_micros + o.owed_micros - o.paid_micros, 0),
-            version = w.version + 1,
+            version = w.version + 1, changed_at = now(),
             collect_at = CASE
                 WHEN o.kept_ids IS NULL THEN w.collect_at
                 ELSE coalesce(w.collect_at, now() + make_interval(secs => :base_seconds * (0.5 + random() / 2)))
@@ -211,7 +211,7 @@ _BURY = sa.text("""
         ON CONFLICT (end_id, slot) DO UPDATE SET
             number = excluded.number, attempted_at = excluded.attempted_at, error = excluded.error
     )
-    UPDATE wallets AS w SET version = w.version + 1, debt_micros = w.debt_micros + owed.micros
+    UPDATE wallets AS w SET version = w.version + 1, changed_at = now(), debt_micros = w.debt_micros + owed.micros
     FROM (
         SELECT wallet_id, coalesce(sum(cost_micros) FILTER (WHERE fits AND NOT is_debt), 0) AS micros
         FROM buried GROUP BY wallet_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -67,10 +67,17 @@ def lock(connection: sa.Connection, wallet_id: WalletId) -> Wallet | None:
     return None if row is None else from_row(row)
 
 
+def lock_free(connection: sa.Connection, wallet_ids: Sequence[WalletId]) -> frozenset[WalletId]:
+    """Lock those of these wallets that nobody else has; which they are."""
+    statement = sa.select(wallets.c.wallet_id).where(wallets.c.wallet_id.in_(wallet_ids)).order_by(wallets.c.wallet_id)
+    return frozenset(connection.execute(statement.with_for_update(key_share=True, skip_locked=True)).scalars())
+
+
 def update(connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet:
     """Change columns of a wallet that is locked; the wallet after it."""
     statement = sa.update(wallets).where(wallets.c.wallet_id == wallet_id)
-    row = connection.execute(statement.values({**changes, "version": wallets.c.version + 1}).returning(*_COLUMNS)).one()
+    changed = {**changes, "version": wallets.c.version + 1, "changed_at": sa.func.now()}
+    row = connection.execute(statement.values(changed).returning(*_COLUMNS)).one()
     stale.mark(connection, wallet_id)
     return from_row(row)
 

@@ -21,6 +21,7 @@ from app.stores.postgres.tables.ledger import (
     token_transactions,
     usage_daily,
 )
+from app.stores.postgres.tables.top_ups import top_up_batch_wallets, top_up_batches, top_up_schedules
 from app.stores.postgres.tables.upkeep import reconciliations, spool_aside, stale_notes, system_state
 from app.stores.postgres.tables.wallets import end_inbox, end_keys, wallets
 from app.stores.postgres.tables.watch import processes, samples
@@ -52,6 +53,9 @@ __all__ = [
     "stale_notes",
     "system_state",
     "token_transactions",
+    "top_up_batch_wallets",
+    "top_up_batches",
+    "top_up_schedules",
     "usage_daily",
     "wallets",
 ]

@@ -23,6 +23,8 @@ wallets = sa.Table(
     # When its debts are due for another try. All of a wallet's debts wait in one line.
     sa.Column("collect_at", sa.TIMESTAMP(timezone=True)),
     created_at(),
+    # When anything but `collect_at` last changed. It has no index: a settlement would have to write to it.
+    sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
     sa.CheckConstraint("status IN ('active', 'suspended', 'closed')", name="wallets_status_known"),
     sa.CheckConstraint("overdraft_limit_micros >= 0", name="wallets_overdraft_limit_not_negative"),
     sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),

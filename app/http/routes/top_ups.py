@@ -1,0 +1,146 @@
+"""What operators call to top up all wallets of a package, once or by schedule. Part of the admin API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Blueprint, Response, url_for
+
+from app.billing.top_up_schedules import ScheduleView
+from app.domain.errors import NotFound
+from app.domain.pages import NEWEST
+from app.http import filters
+from app.http.paging import by_id, listed, newest_first
+from app.http.query import PAGE, Parameter, read, takes, takes_page
+from app.http.routes import actor, asked_by_operator, container, repeatable, success
+from app.http.schemas import shapes
+from app.http.schemas.admin import ReasonSchema
+from app.http.schemas.top_ups import TopUpScheduleSchema, TopUpSchema
+from app.stores.postgres.top_up_schedules import NewSchedule
+from app.stores.postgres.top_ups import WAITING, NewBatch
+from app.wire import columns
+from app.wire.top_ups import (
+    OUTCOMES,
+    outlook_answer,
+    schedule_answer,
+    schedule_head_answer,
+    top_up_answer,
+    top_up_wallet_answer,
+)
+
+blueprint = Blueprint("top_ups", __name__, url_prefix="/api/admin")
+
+_top_up = TopUpSchema()
+_schedule = TopUpScheduleSchema()
+_reason = ReasonSchema()
+
+_OF_SCHEDULE = (
+    Parameter("schedule_id", filters.number, shapes.whole_number(1, NEWEST), "Only what this schedule has done."),
+)
+_WITH_OUTCOME = (filters.one_of("outcome", (*OUTCOMES, WAITING), "Only wallets of which this became."),)
+
+
+@blueprint.post("/top-ups")
+def create() -> Response:
+    """A dry run with its wallets frozen, unless it is to be applied at once."""
+    asked = asked_by_operator(_top_up)
+    is_applied = asked.pop("is_applied")
+    made = container().top_ups.create(NewBatch(**asked), is_applied=is_applied)
+    response = repeatable("Top-up prepared", top_up_answer(made), replayed=made.replayed)
+    response.headers["Location"] = url_for("top_ups.show", number=made.batch.id)
+    return response
+
+
+@blueprint.get("/top-ups")
+@takes(*PAGE, *_OF_SCHEDULE)
+def list_top_ups() -> Response:
+    schedule_id = read(_OF_SCHEDULE).get("schedule_id")
+    top_ups = container().top_ups
+    found = newest_first(
+        lambda limit, before_id: top_ups.list(limit, before_id, schedule_id=schedule_id), top_up_answer
+    )
+    return listed("Top-ups", found, columns.TOP_UPS)
+
+
+@blueprint.get("/top-ups/<int:number>")
+def show(number: int) -> Response:
+    return success("Top-up", top_up_answer(container().top_ups.get(_known(number, "Top-up not found"))))
+
+
+@blueprint.get("/top-ups/<int:number>/wallets")
+@takes(*PAGE, *_WITH_OUTCOME)
+def list_wallets(number: int) -> Response:
+    """What became of each wallet."""
+    outcome = read(_WITH_OUTCOME).get("outcome")
+    top_ups, known = container().top_ups, _known(number, "Top-up not found")
+    found = by_id(
+        lambda limit, after_id: top_ups.wallets(known, limit, after_id, outcome=outcome), top_up_wallet_answer
+    )
+    return listed("Wallets of a top-up", found, columns.TOP_UP_WALLETS)
+
+
+@blueprint.post("/top-ups/<int:number>/apply")
+def apply(number: int) -> Response:
+    """Workers top up the wallets; asked again, nothing more is done."""
+    known = _known(number, "Top-up not found")
+    return success("Top-up is applied", top_up_answer(container().top_ups.apply(known, actor=actor())), 202)
+
+
+@blueprint.delete("/top-ups/<int:number>")
+def discard(number: int) -> Response:
+    """Forget a dry run."""
+    discarded = container().top_ups.discard(_known(number, "Top-up not found"))
+    return success("Top-up discarded", top_up_answer(discarded))
+
+
+@blueprint.post("/top-up-schedules")
+def create_schedule() -> Response:
+    asked = asked_by_operator(_schedule)
+    is_dry_run = asked.pop("is_dry_run")
+    new = NewSchedule(**asked)
+    if is_dry_run:
+        return success("What it would do", outlook_answer(container().top_up_schedules.dry_run(new)))
+    made = container().top_up_schedules.create(new)
+    response = repeatable("Schedule created", schedule_answer(made), replayed=made.replayed)
+    response.headers["Location"] = url_for("top_ups.show_schedule", number=made.schedule.id)
+    return response
+
+
+@blueprint.get("/top-up-schedules")
+@takes_page
+def list_schedules() -> Response:
+    return listed(
+        "Schedules", newest_first(container().top_up_schedules.list, schedule_head_answer), columns.TOP_UP_SCHEDULES
+    )
+
+
+@blueprint.get("/top-up-schedules/<int:number>")
+def show_schedule(number: int) -> Response:
+    found = container().top_up_schedules.get(_known(number, "Schedule not found"))
+    return success("Schedule", schedule_answer(found))
+
+
+@blueprint.post("/top-up-schedules/<int:number>/pause")
+def pause(number: int) -> Response:
+    return _changed(number, container().top_up_schedules.pause, "Schedule paused")
+
+
+@blueprint.post("/top-up-schedules/<int:number>/resume")
+def resume(number: int) -> Response:
+    return _changed(number, container().top_up_schedules.resume, "Schedule resumed")
+
+
+@blueprint.post("/top-up-schedules/<int:number>/end")
+def end(number: int) -> Response:
+    return _changed(number, container().top_up_schedules.end, "Schedule ended")
+
+
+def _changed(number: int, change: Callable[..., ScheduleView], message: str) -> Response:
+    changed = change(_known(number, "Schedule not found"), **asked_by_operator(_reason))
+    return success(message, schedule_answer(changed))
+
+
+def _known(number: int, message: str) -> int:
+    if number > NEWEST:
+        raise NotFound(message)
+    return number
