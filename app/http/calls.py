@@ -7,7 +7,7 @@ anything is done; the services' own errors are those of `app/domain/errors.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,21 +15,20 @@ from marshmallow import ValidationError
 
 from app.billing.start import StartRequest
 from app.bootstrap import Container
-from app.domain.amounts import token_number
 from app.domain.ends import EndAnswer, EndRequest
-from app.domain.moments import moment_text
 from app.http.errors import domain_failure, messages_of, validation_failure
 from app.http.headers import IDEMPOTENCY_HEADER, SERVER_ACTOR, checked_actor
 from app.http.schemas.compiled import compiled
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
-from app.http.schemas.token_process import EndSchema, StartSchema
+from app.http.schemas.token_process import BatchSchema, EndSchema, StartSchema
+from app.wire.token_process import ended_answer, started_answer
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BYTES_MAX = 1024 * 1024
-BATCH_ENDS_MAX = 1_000
 
 _load_start = compiled(StartSchema())
 _load_end = compiled(EndSchema())
+_batch = BatchSchema()
 
 
 class Call(NamedTuple):
@@ -43,7 +42,7 @@ class Call(NamedTuple):
 
 class Answer(NamedTuple):
     message: str
-    data: dict[str, Any]
+    data: Mapping[str, Any]
     is_replayed: bool = False
 
     @property
@@ -55,30 +54,18 @@ def start(services: Container, call: Call) -> Answer:
     asked: StartRequest
     asked, key = with_key(call.body, call.idempotency_key, IDEMPOTENCY_HEADER, _load_start)
     answer = services.start.start(asked if key is None else replace(asked, idempotency_key=key))
-    data: dict[str, Any] = {
-        "user_id": answer.user_id,
-        "token": token_number(answer.spendable_micros),
-        "status": answer.access,
-    }
-    if answer.process_id is not None:
-        data["process_id"] = answer.process_id
-    if answer.expires_at is not None:
-        data["hold_token"] = token_number(answer.hold_micros)
-        data["expires_at"] = moment_text(answer.expires_at)
-    return Answer("Token process started", data, answer.replayed)
+    return Answer("Token process started", started_answer(answer), answer.replayed)
 
 
 def end(services: Container, call: Call) -> Answer:
     who = checked_actor(call.actor, SERVER_ACTOR)
     asked = _end_request(call, call.body, call.idempotency_key, IDEMPOTENCY_HEADER, who)
     accepted = services.end.end(asked)
-    return Answer("Token process ended", _end_data(accepted), accepted.replayed)
+    return Answer("Token process ended", ended_answer(accepted), accepted.replayed)
 
 
 def end_batch(services: Container, call: Call) -> Answer:
-    ends = call.body.get("ends")
-    if not isinstance(ends, list) or not 1 <= len(ends) <= BATCH_ENDS_MAX:
-        raise ValidationError({"ends": [f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."]})
+    ends: list[Any] = _batch.load(call.body)["ends"]
     who = checked_actor(call.actor, SERVER_ACTOR)
     results: list[dict[str, Any] | None] = [None] * len(ends)
     valid: dict[int, EndRequest] = {}
@@ -133,17 +120,8 @@ def _batch_result(answered: EndAnswer | Exception) -> dict[str, Any]:
         "success": True,
         "status": 200,
         "message": "Token process ended",
-        "data": _end_data(answered),
+        "data": ended_answer(answered),
     }
     if answered.replayed:
         result["idempotent_replayed"] = True
     return result
-
-
-def _end_data(answered: EndAnswer) -> dict[str, Any]:
-    return {
-        "user_id": answered.user_id,
-        "token": token_number(answered.spendable_micros),
-        "cost": token_number(answered.cost_micros),
-        "status": answered.deduction,
-    }

@@ -11,6 +11,7 @@ from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
     corrections,
+    description,
     failed_ends,
     health,
     metrics,
@@ -62,4 +63,5 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
+    app.register_blueprint(description.blueprint)
     return app

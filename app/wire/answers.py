@@ -407,7 +407,7 @@ class ReconciliationAnswer(TypedDict):
     state: Annotated[str, Words(State)]
     full: bool
     checked: Count
-    cache_checked: Count
+    cache_checked: bool
     drifted_count: Count
     repaired: Count
     drifted: list[DriftAnswer]

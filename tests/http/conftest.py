@@ -1,10 +1,41 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
+from marshmallow import Schema
+from werkzeug.test import TestResponse
 
+from tests.described import NO_OPERATION, body_schemas, described
 from tests.http.admin import Admin
 from tests.support import Billing
+
+
+@pytest.fixture(autouse=True)
+def _as_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test asks: the answer is as the API's description says, and so is the schema that read the body."""
+    send, load = FlaskClient.open, Schema.load
+    loaded: list[type] = []
+
+    def checked_load(schema: Schema, *args: Any, **kwargs: Any) -> Any:
+        loaded.append(type(schema))
+        return load(schema, *args, **kwargs)
+
+    def checked_send(client: FlaskClient, *args: Any, **kwargs: Any) -> TestResponse:
+        loaded.clear()
+        response = send(client, *args, **kwargs)
+        if kwargs.get("buffered", True) and response.request.method != "OPTIONS":
+            app, request = client.application, response.request
+            if (route := described().route(app, request.method, request.path)) is not None:
+                described().check(route, response)
+                assert not loaded or loaded[0] is body_schemas(route), f"{route.path} reads bodies by {loaded[0]}"
+            else:
+                assert response.status_code in (401, *NO_OPERATION), response.text
+        return response
+
+    monkeypatch.setattr(Schema, "load", checked_load)
+    monkeypatch.setattr(FlaskClient, "open", checked_send)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from app.wire.statuses import STATUS_OF_CODE
 from stack.procfile import commands
 from tests.conftest import ADMIN_KEY, PROJECT, SERVER_KEY
 
-OPEN_ROUTES = {"/healthz", "/readyz", "/metrics"}
+OPEN_ROUTES = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/description.css"}
 CONFIG = Config.from_environment(
     {
         "TOKENTILL_MODE": "local",

@@ -8,10 +8,20 @@ from werkzeug.routing import BaseConverter, ValidationError
 
 from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.corrections import Chargeback
+from app.domain.errors import (
+    AlreadyExists,
+    BalanceOutOfRange,
+    HoldNotFound,
+    IdempotencyConflict,
+    NotFound,
+    WalletBusy,
+    WalletNotFound,
+)
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
 from app.http import filters
 from app.http.json import read_object
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import by_expiry, by_id, listed, newest_first
 from app.http.query import PAGE, takes, takes_page
 from app.http.routes import asked_by_operator, container, repeatable, success
@@ -27,6 +37,14 @@ from app.http.schemas.admin import (
 )
 from app.wire import columns
 from app.wire.answers import (
+    CorrectionAnswer,
+    FeatureAnswer,
+    HoldAnswer,
+    PackageAnswer,
+    ProfitRuleAnswer,
+    ReleasedHoldAnswer,
+    TransactionAnswer,
+    WalletAnswer,
     feature_answer,
     hold_answer,
     package_answer,
@@ -37,6 +55,9 @@ from app.wire.answers import (
 )
 
 blueprint = Blueprint("admin", __name__, url_prefix="/api/admin")
+
+# What may keep a wallet from being posted to.
+POSTING_ERRORS = (WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy)
 
 _feature = FeatureSchema()
 _feature_change = FeatureSchema(exclude=("id",), partial=True)
@@ -74,7 +95,9 @@ def _register_converters(state: BlueprintSetupState) -> None:
 
 
 @blueprint.post("/feature-endpoints")
+@answers(FeatureAnswer, status=201, body=_feature, refuses=(AlreadyExists,))
 def create_feature() -> Response:
+    """What is sold."""
     body = _feature.load(read_object())
     feature = FeatureEndpoint(**{**body, "unpriced": Unpriced(body["unpriced"])})
     created = container().catalog_admin.create_feature(feature)
@@ -83,18 +106,23 @@ def create_feature() -> Response:
 
 @blueprint.get("/feature-endpoints")
 @takes_page
+@answers(PageOf(FeatureAnswer))
 def list_features() -> Response:
     return listed("Feature endpoints", by_id(container().catalog_admin.features, feature_answer), columns.FEATURES)
 
 
 @blueprint.patch("/feature-endpoints/<id:feature_id>")
+@answers(FeatureAnswer, body=_feature_change)
 def update_feature(feature_id: str) -> Response:
+    """Changes what the body names, and only that."""
     changed = container().catalog_admin.update_feature(feature_id, _feature_change.load(read_object()))
     return success("Feature endpoint updated", feature_answer(changed))
 
 
 @blueprint.post("/packages")
+@answers(PackageAnswer, status=201, body=_package, refuses=(AlreadyExists, NotFound))
 def create_package() -> Response:
+    """What a wallet may use."""
     body = _package.load(read_object())
     created = container().catalog_admin.create_package(body["id"], body["name"], body["feature_ids"])
     return success("Package created", package_answer(created), 201)
@@ -102,38 +130,50 @@ def create_package() -> Response:
 
 @blueprint.get("/packages")
 @takes_page
+@answers(PageOf(PackageAnswer))
 def list_packages() -> Response:
     return listed("Packages", by_id(container().catalog_admin.packages, package_answer), columns.PACKAGES)
 
 
 @blueprint.patch("/packages/<id:package_id>")
+@answers(PackageAnswer, body=_package_change)
 def update_package(package_id: str) -> Response:
+    """Changes what the body names, and only that."""
     changed = container().catalog_admin.update_package(package_id, **_package_change.load(read_object()))
     return success("Package updated", package_answer(changed))
 
 
 @blueprint.post("/profit-rules")
+@answers(ProfitRuleAnswer, status=201, body=_profit_rule, refuses=(NotFound,))
 def create_profit_rule() -> Response:
+    """A rule is followed by a newer one, never edited. The most specific that is in force counts: feature and model,
+    feature, model, any.
+    """
     created = container().catalog_admin.create_rule(**_profit_rule.load(read_object()))
     return success("Profit rule created", rule_answer(created), 201)
 
 
 @blueprint.get("/profit-rules")
 @takes(*PAGE, *filters.SCOPE)
+@answers(PageOf(ProfitRuleAnswer))
 def list_profit_rules() -> Response:
+    """Newest first."""
     scope, catalog = filters.scope(), container().catalog_admin
     found = newest_first(lambda limit, before_id: catalog.rules(scope, limit, before_id), rule_answer)
     return listed("Profit rules", found, columns.PROFIT_RULES)
 
 
 @blueprint.post("/wallets")
+@answers(WalletAnswer, status=201, body=_wallet, refuses=(AlreadyExists, NotFound))
 def create_wallet() -> Response:
+    """Opens an empty wallet."""
     created = container().wallet_admin.create(**_wallet.load(read_object()))
     return success("Wallet created", wallet_answer(created), 201)
 
 
 @blueprint.get("/wallets")
 @takes(*PAGE, *filters.WALLETS)
+@answers(PageOf(WalletAnswer))
 def list_wallets() -> Response:
     wanted, wallets = filters.wallets(), container().wallet_admin
     found = by_id(lambda limit, after_id: wallets.list(limit, after_id, wanted), wallet_answer)
@@ -141,40 +181,53 @@ def list_wallets() -> Response:
 
 
 @blueprint.get("/wallets/<wallet:user_id>")
+@answers(WalletAnswer, refuses=(WalletNotFound,))
 def show_wallet(user_id: str) -> Response:
     return success("Wallet", wallet_answer(container().wallet_admin.get(user_id)))
 
 
 @blueprint.patch("/wallets/<wallet:user_id>")
+@answers(WalletAnswer, body=_wallet_change, refuses=(WalletNotFound, BalanceOutOfRange))
 def update_wallet(user_id: str) -> Response:
+    """Changes what the body names, and only that."""
     changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()))
     return success("Wallet updated", wallet_answer(changed))
 
 
 @blueprint.post("/wallets/<id:user_id>/top-ups")
-def top_up(user_id: str) -> Response:
+@answers(TransactionAnswer, body=_credit, is_repeatable=True, refuses=POSTING_ERRORS)
+def top_up_wallet(user_id: str) -> Response:
+    """Tokens that were paid for. Debts are collected from them at once."""
     return _post(user_id, PostingKind.TOP_UP, _credit, "Wallet topped up")
 
 
 @blueprint.post("/wallets/<id:user_id>/refunds")
-def refund(user_id: str) -> Response:
+@answers(TransactionAnswer, body=_credit, is_repeatable=True, refuses=POSTING_ERRORS)
+def refund_wallet(user_id: str) -> Response:
+    """Gives tokens back, for whatever reason."""
     return _post(user_id, PostingKind.REFUND, _credit, "Tokens refunded")
 
 
 @blueprint.post("/wallets/<id:user_id>/adjustments")
-def adjust(user_id: str) -> Response:
+@answers(TransactionAnswer, body=_adjustment, is_repeatable=True, refuses=POSTING_ERRORS)
+def adjust_wallet(user_id: str) -> Response:
+    """Sets a balance right: up, or down where the amount is below zero."""
     return _post(user_id, PostingKind.ADJUSTMENT, _adjustment, "Wallet adjusted")
 
 
 @blueprint.post("/wallets/<id:user_id>/chargebacks")
-def charge_back(user_id: str) -> Response:
+@answers(CorrectionAnswer, body=_credit, is_repeatable=True, refuses=POSTING_ERRORS)
+def charge_back_wallet(user_id: str) -> Response:
+    """Takes back tokens whose payment was taken back. What the wallet hasn't it owes."""
     asked = Chargeback(user_id, **asked_by_operator(_credit))
     return corrected(container().corrections.charge_back(asked), "Chargeback taken")
 
 
 @blueprint.get("/wallets/<id:user_id>/holds")
 @takes_page
+@answers(PageOf(HoldAnswer), refuses=(WalletNotFound,))
 def list_holds(user_id: str) -> Response:
+    """Open holds, in the order in which they expire."""
     holds = container().holds
     return listed(
         "Open holds", by_expiry(lambda limit, after: holds.list(user_id, limit, after), hold_answer), columns.HOLDS
@@ -182,7 +235,9 @@ def list_holds(user_id: str) -> Response:
 
 
 @blueprint.delete("/wallets/<id:user_id>/holds/<process_id>")
+@answers(ReleasedHoldAnswer, refuses=(HoldNotFound, WalletNotFound))
 def release_hold(user_id: str, process_id: str) -> Response:
+    """Gives an open hold back."""
     released = container().holds.give_back(user_id, process_id)
     return success("Hold given back", released_hold_answer(user_id, process_id, released))
 

@@ -8,30 +8,58 @@ from flask import Blueprint, Response
 
 from app.billing.corrections import Corrected
 from app.domain.corrections import CorrectionKind, CorrectionRequest
+from app.domain.errors import (
+    AlreadyWrittenOff,
+    BalanceOutOfRange,
+    CorrectionOfCorrection,
+    ExceedsOriginal,
+    IdempotencyConflict,
+    NotFound,
+    WalletBusy,
+    WalletNotFound,
+)
+from app.http.openapi.describe import ItemsOf, answers
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas import RequestSchema
 from app.http.schemas.corrections import AmendmentSchema, ReversalSchema
-from app.wire.answers import correction_answer
+from app.wire.answers import CorrectionAnswer, correction_answer
 
 blueprint = Blueprint("corrections", __name__, url_prefix="/api/admin/ends")
+
+# What may keep a run from being corrected.
+CORRECTION_ERRORS = (
+    NotFound,
+    WalletNotFound,
+    IdempotencyConflict,
+    ExceedsOriginal,
+    CorrectionOfCorrection,
+    AlreadyWrittenOff,
+    BalanceOutOfRange,
+    WalletBusy,
+)
 
 _reversal = ReversalSchema()
 _amendment = AmendmentSchema()
 
 
 @blueprint.post("/<uuid:end_id>/reversals")
-def reverse(end_id: UUID) -> Response:
+@answers(CorrectionAnswer, body=_reversal, is_repeatable=True, refuses=CORRECTION_ERRORS)
+def reverse_run(end_id: UUID) -> Response:
+    """Takes a run back: as if it had used nothing. Never gives back more than it took so far."""
     return _correct(end_id, CorrectionKind.REVERSAL, _reversal, "End reversed")
 
 
 @blueprint.post("/<uuid:end_id>/amendments")
-def amend(end_id: UUID) -> Response:
+@answers(CorrectionAnswer, body=_amendment, is_repeatable=True, refuses=CORRECTION_ERRORS)
+def amend_run(end_id: UUID) -> Response:
+    """Says what a run really used, at the price that it was accepted at."""
     return _correct(end_id, CorrectionKind.AMENDMENT, _amendment, "End amended")
 
 
 @blueprint.get("/<uuid:end_id>/corrections")
+@answers(ItemsOf(CorrectionAnswer))
 def list_corrections(end_id: UUID) -> Response:
-    """All of them: an end has few."""
+    """All of them, oldest first: an end has few."""
     found = container().corrections.of_end(end_id)
     return success("Corrections", {"items": [correction_answer(correction) for correction in found]})
 

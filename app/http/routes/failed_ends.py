@@ -8,19 +8,28 @@ from uuid import UUID
 
 from flask import Blueprint, Response
 
+from app.domain.errors import AlreadyExists, WalletBusy, WalletNotFound
 from app.domain.failed_ends import Filter, Group
 from app.domain.pages import FIRST_ID, Page
 from app.domain.tables import Kind
 from app.http import filters
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import Listing, listed, oldest_first
 from app.http.query import PAGE, takes
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas.admin import WriteOffSchema
 from app.operations.failed_end_sums import check_position
 from app.wire import columns
-from app.wire.answers import failed_end_answer, transaction_answer
+from app.wire.answers import FailedEndAnswer, TransactionAnswer, failed_end_answer, transaction_answer
 from app.wire.cursors import Order
-from app.wire.failed_ends import debt_answer, end_story_answer, failed_end_group_answer
+from app.wire.failed_ends import (
+    DebtAnswer,
+    EndStoryAnswer,
+    FailedEndGroupAnswer,
+    debt_answer,
+    end_story_answer,
+    failed_end_group_answer,
+)
 
 blueprint = Blueprint("failed_ends", __name__, url_prefix="/api/admin")
 
@@ -29,7 +38,9 @@ _write_off = WriteOffSchema()
 
 @blueprint.get("/failed-ends")
 @takes(*PAGE, *filters.FAILED_ENDS)
+@answers(PageOf(FailedEndAnswer))
 def list_failed_ends() -> Response:
+    """Runs, and what corrections charge, that could not be deducted so far. Oldest first."""
     matching = filters.failed_ends()
     failed_ends = container().failed_ends
     return listed(
@@ -41,6 +52,7 @@ def list_failed_ends() -> Response:
 
 @blueprint.get("/failed-ends/groups")
 @takes(*PAGE, *filters.FAILED_END_SUMS)
+@answers(PageOf(FailedEndGroupAnswer, total=FailedEndGroupAnswer))
 def group_failed_ends() -> Response:
     """How many there are and what they cost, the largest sums first, and all that match together."""
     return _sums(
@@ -51,24 +63,30 @@ def group_failed_ends() -> Response:
 
 @blueprint.get("/debts")
 @takes(*PAGE, *filters.FAILED_END_SUMS)
+@answers(PageOf(DebtAnswer, total=DebtAnswer))
 def list_debts() -> Response:
     """What wallets owe, the largest sums first, and all that match together."""
     return _sums("Debts", container().failed_end_sums.debts, debt_answer, columns.DEBT_SUMS)
 
 
 @blueprint.get("/ends/<uuid:end_id>")
+@answers(EndStoryAnswer)
 def show_end(end_id: UUID) -> Response:
     """One end's whole story, failed, waiting, settled or written off."""
     return success("End", end_story_answer(container().end_stories.tell(end_id)))
 
 
 @blueprint.post("/failed-ends/<uuid:end_id>/replay")
+@answers(FailedEndAnswer, refuses=(WalletBusy,))
 def replay_failed_end(end_id: UUID) -> Response:
+    """Has it tried again at once."""
     return success("Failed end is tried again", failed_end_answer(container().failed_ends.replay(end_id)))
 
 
 @blueprint.post("/failed-ends/<uuid:end_id>/write-off")
+@answers(TransactionAnswer, body=_write_off, is_repeatable=True, refuses=(AlreadyExists, WalletNotFound, WalletBusy))
 def write_off_failed_end(end_id: UUID) -> Response:
+    """Gives it up: it is entered as billed and as given back, so that the balance stays."""
     written_off = container().failed_ends.write_off(end_id, **asked_by_operator(_write_off))
     return repeatable("Failed end written off", transaction_answer(written_off.entry), replayed=written_off.replayed)
 

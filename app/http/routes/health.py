@@ -6,19 +6,24 @@ from flask import Blueprint, Response
 
 from app.access.gate import StoreState
 from app.http.json import respond
+from app.http.openapi.describe import Bare, answers
 from app.http.routes import container
+from app.wire.health import HealthAnswer, ReadinessAnswer
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@answers(Bare(HealthAnswer))
 def healthz() -> Response:
+    """Does the process answer?"""
     return respond({"status": "ok"})
 
 
 @blueprint.get("/readyz")
+@answers(Bare(ReadinessAnswer), status=(200, 503))
 def readyz() -> Response:
-    """503 when no end could be taken: either store alone takes some, Redis those of cached wallets."""
+    """Could an end be taken? Each store by name, with its state. `503`: neither store takes one."""
     stores = container().status.stores
     is_ready = StoreState.UP in stores.values()
     return respond(

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, request
 
 from app.http.auth import ADMIN_HEADER, Keys
 from app.http.errors import answer, failure
+from app.http.openapi.describe import Bare, answers
 from app.http.routes import container
 from app.wire.metrics import CONTENT_TYPE
 
@@ -22,7 +23,9 @@ BEARER = "bearer "
 
 
 @blueprint.get("/metrics")
+@answers(Bare(media_type="text/plain"), has_optional_key=True)
 def metrics() -> Response:
+    """Numbers for Prometheus: from this machine without a key, from elsewhere with an operator's."""
     if not (container().config.metrics_are_public or _is_from_here() or _has_key()):
         return answer(failure(401, "Invalid admin API key", code="invalid_api_key"))
     return Response(container().metrics.text(), content_type=CONTENT_TYPE)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request, url_for
 
-from app.domain.errors import NotFound
+from app.domain.errors import AlreadyExists, NotFound
 from app.domain.pages import NEWEST
 from app.http.json import read_object
+from app.http.openapi.describe import answers
 from app.http.routes import container, success
 from app.http.schemas.admin import ReconciliationSchema
-from app.wire.answers import reconciliation_answer
+from app.wire.answers import ReconciliationAnswer, reconciliation_answer
 
 blueprint = Blueprint("operations", __name__, url_prefix="/api/admin")
 
@@ -17,8 +18,16 @@ _reconciliation = ReconciliationSchema()
 
 
 @blueprint.post("/reconciliations")
-def reconcile() -> Response:
-    """A worker runs it; what it finds is to be asked for."""
+@answers(
+    ReconciliationAnswer,
+    status=202,
+    body=_reconciliation,
+    body_is_optional=True,
+    has_location=True,
+    refuses=(AlreadyExists,),
+)
+def request_reconciliation() -> Response:
+    """Compares every wallet with its ledger and its cached copy. A worker does it; what it finds is to be asked for."""
     body = _reconciliation.load(read_object() if request.get_data() else {})
     requested = container().reconciliation.request(is_full=body["is_full"])
     response = success("Reconciliation requested", reconciliation_answer(requested), 202)
@@ -27,6 +36,7 @@ def reconcile() -> Response:
 
 
 @blueprint.get("/reconciliations/<int:number>")
+@answers(ReconciliationAnswer)
 def show_reconciliation(number: int) -> Response:
     if number > NEWEST:
         raise NotFound("Reconciliation not found")

@@ -8,16 +8,22 @@ from flask import Blueprint, Response, request, url_for
 
 from app.catalog.price_lists.document import NotReadable
 from app.catalog.price_lists.document import parse as parse_list
-from app.domain.errors import NotFound
+from app.domain.errors import AlreadyExists, NotFound, PriceImportOutdated, PriceListRefused, PricesJump
 from app.domain.pages import NEWEST
 from app.http.headers import ADMIN_ACTOR, actor_of_call
 from app.http.json import BadBody, read_object
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first
 from app.http.query import takes_page
 from app.http.routes import container, repeatable, success
 from app.http.schemas.price_imports import ApprovalSchema, PriceImportSchema
 from app.wire import columns
-from app.wire.price_imports import price_import_answer, price_import_head_answer
+from app.wire.price_imports import (
+    PriceImportAnswer,
+    PriceImportHeadAnswer,
+    price_import_answer,
+    price_import_head_answer,
+)
 
 blueprint = Blueprint("price_imports", __name__, url_prefix="/api/admin/price-imports")
 
@@ -29,8 +35,16 @@ _approval = ApprovalSchema()
 
 
 @blueprint.post("")
+@answers(
+    PriceImportAnswer,
+    status=201,
+    body=_price_import,
+    has_location=True,
+    bytes_max=LIST_BYTES_MAX,
+    refuses=(PriceListRefused, NotFound, AlreadyExists),
+)
 def import_prices() -> Response:
-    """A dry run, kept as a draft."""
+    """Reads LiteLLM's or models.dev's list and tells what it would change: a draft, until it is approved."""
     request.max_content_length = LIST_BYTES_MAX
     draft = container().price_imports.draft(_price_import.load(read_object(_parsed)), actor_of_call(ADMIN_ACTOR))
     response = success("Price import drafted", price_import_answer(draft), 201)
@@ -40,18 +54,29 @@ def import_prices() -> Response:
 
 @blueprint.get("")
 @takes_page
+@answers(PageOf(PriceImportHeadAnswer))
 def list_price_imports() -> Response:
+    """Newest first."""
     found = newest_first(container().price_imports.list, price_import_head_answer)
     return listed("Price imports", found, columns.PRICE_IMPORTS)
 
 
 @blueprint.get("/<int:number>")
+@answers(PriceImportAnswer)
 def show_price_import(number: int) -> Response:
     return success("Price import", price_import_answer(container().price_imports.get(_known(number))))
 
 
 @blueprint.post("/<int:number>/approve")
+@answers(
+    PriceImportAnswer,
+    body=_approval,
+    body_is_optional=True,
+    is_repeatable=True,
+    refuses=(PricesJump, PriceImportOutdated, AlreadyExists, PriceListRefused),
+)
 def approve_price_import(number: int) -> Response:
+    """Makes a draft's prices, all or none."""
     body = _approval.load(read_object() if request.get_data() else {})
     approved = container().price_imports.approve(_known(number), **body, actor=actor_of_call(ADMIN_ACTOR))
     return repeatable("Price import approved", price_import_answer(approved.price_import), replayed=approved.replayed)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
+from app.domain.errors import WalletNotFound
 from app.domain.pages import FIRST_ID
 from app.domain.reports import Entries
 from app.http import filters, tables
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import Listing, newest_first
 from app.http.query import PAGE, takes
 from app.http.routes import container, success
 from app.operations.reports import check_key
 from app.stores.postgres.exports.columns import Style
-from app.wire.answers import transaction_answer
+from app.wire.answers import TransactionAnswer, transaction_answer
 from app.wire.cursors import Order
-from app.wire.reports import totals_answer, usage_row_answer
+from app.wire.reports import TotalsAnswer, UsageRowAnswer, totals_answer, usage_row_answer
 from app.wire.tables import Format
 
 blueprint = Blueprint("reports", __name__, url_prefix="/api/admin")
@@ -22,7 +24,9 @@ blueprint = Blueprint("reports", __name__, url_prefix="/api/admin")
 
 @blueprint.get("/usage")
 @takes(*PAGE, *filters.USAGE)
-def usage() -> Response:
+@answers(PageOf(UsageRowAnswer))
+def report_usage() -> Response:
+    """Usage and revenue of any days, added up by any grouping. Days are UTC."""
     wanted = filters.usage()
     format = tables.wanted()
     if format is not None:
@@ -39,19 +43,25 @@ def usage() -> Response:
 
 
 @blueprint.get("/totals")
-def totals() -> Response:
+@answers(TotalsAnswer)
+def report_totals() -> Response:
+    """What all wallets together have, owe and hold."""
     return success("Totals", totals_answer(container().reports.totals()))
 
 
 @blueprint.get("/transactions")
 @takes(*PAGE, *filters.ENTRIES)
-def list_all_transactions() -> Response:
+@answers(PageOf(TransactionAnswer))
+def list_transactions() -> Response:
+    """The ledger over all wallets, newest first."""
     return _transactions(filters.entries(), None)
 
 
 @blueprint.get("/wallets/<id:user_id>/transactions")
 @takes(*PAGE, *filters.ENTRIES_OF_WALLET)
-def list_transactions(user_id: str) -> Response:
+@answers(PageOf(TransactionAnswer), refuses=(WalletNotFound,))
+def list_wallet_transactions(user_id: str) -> Response:
+    """The ledger of one wallet, newest first."""
     return _transactions(filters.entries(), user_id)
 
 

@@ -6,15 +6,16 @@ from dataclasses import fields
 
 from flask import Blueprint, Response, url_for
 
-from app.domain.errors import NotFound
+from app.domain.errors import NotFound, NotReady
 from app.domain.pages import NEWEST
 from app.domain.repricings import RepricingFilter
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first
 from app.http.query import takes_page
 from app.http.routes import asked_by_operator, container, success
 from app.http.schemas.corrections import RepricingSchema
 from app.wire import columns
-from app.wire.answers import repricing_answer
+from app.wire.answers import RepricingAnswer, repricing_answer
 
 blueprint = Blueprint("repricings", __name__, url_prefix="/api/admin/repricings")
 
@@ -22,30 +23,35 @@ _repricing = RepricingSchema()
 
 
 @blueprint.post("")
-def create() -> Response:
-    """A worker selects the runs; what it does to whom is to be asked for."""
+@answers(RepricingAnswer, status=202, body=_repricing, has_location=True, refuses=(NotFound,))
+def create_repricing() -> Response:
+    """Asks for a dry run: a worker selects the runs, and what it would do to whom is to be asked for."""
     asked = asked_by_operator(_repricing)
     matching = RepricingFilter(**{field.name: asked.pop(field.name) for field in fields(RepricingFilter)})
     created = container().repricings.create(filter=matching, **asked)
     response = success("Repricing requested", repricing_answer(created), 202)
-    response.headers["Location"] = url_for("repricings.show", number=created.repricing.id)
+    response.headers["Location"] = url_for("repricings.show_repricing", number=created.repricing.id)
     return response
 
 
 @blueprint.get("")
 @takes_page
+@answers(PageOf(RepricingAnswer))
 def list_repricings() -> Response:
+    """Newest first."""
     found = newest_first(container().repricings.list, repricing_answer)
     return listed("Repricings", found, columns.REPRICINGS)
 
 
 @blueprint.get("/<int:number>")
-def show(number: int) -> Response:
+@answers(RepricingAnswer)
+def show_repricing(number: int) -> Response:
     return success("Repricing", repricing_answer(container().repricings.get(_known(number))))
 
 
 @blueprint.post("/<int:number>/apply")
-def apply(number: int) -> Response:
+@answers(RepricingAnswer, status=202, refuses=(NotReady,))
+def apply_repricing(number: int) -> Response:
     """A worker amends the runs; asked again, nothing more is done."""
     return success("Repricing is applied", repricing_answer(container().repricings.apply(_known(number))), 202)
 

@@ -7,9 +7,19 @@ from dataclasses import replace
 from flask import Blueprint, Response, g, request
 
 from app.billing.holds import ExtendRequest
-from app.domain.amounts import token_number
 from app.domain.corrections import OwnReversal
-from app.domain.moments import moment_text
+from app.domain.errors import (
+    AlreadyEnded,
+    FeatureNotAvailable,
+    HoldNotFound,
+    IdempotencyConflict,
+    ModelNotPriced,
+    ProcessOfAnotherUser,
+    ReversalNotAllowed,
+    TooManyHolds,
+    WalletBusy,
+    WalletNotFound,
+)
 from app.domain.wallets import Access
 from app.http import calls
 from app.http.headers import (
@@ -21,10 +31,29 @@ from app.http.headers import (
     header_text,
 )
 from app.http.json import read_object, respond
+from app.http.openapi.describe import answers
 from app.http.routes import container, success
-from app.http.routes.corrections import corrected
-from app.http.schemas.token_process import CancelSchema, EstimateSchema, ExtendSchema, OwnReversalSchema
-from app.wire.prices import estimate_answer
+from app.http.routes.corrections import CORRECTION_ERRORS, corrected
+from app.http.schemas.token_process import (
+    BatchSchema,
+    CancelSchema,
+    EndSchema,
+    EstimateSchema,
+    ExtendSchema,
+    OwnReversalSchema,
+    StartSchema,
+)
+from app.wire.answers import CorrectionAnswer
+from app.wire.prices import EstimateAnswer, estimate_answer
+from app.wire.token_process import (
+    BatchAnswer,
+    CancelledAnswer,
+    EndedAnswer,
+    ExtendedHoldAnswer,
+    StartedAnswer,
+    cancelled_answer,
+    extended_hold_answer,
+)
 
 blueprint = Blueprint("token_process", __name__, url_prefix="/api/token-process")
 
@@ -35,29 +64,62 @@ _reversal = OwnReversalSchema()
 
 
 @blueprint.post("/start")
+@answers(
+    StartedAnswer,
+    body=StartSchema(),
+    takes_key=True,
+    refuses=(FeatureNotAvailable, ModelNotPriced, WalletNotFound, IdempotencyConflict, TooManyHolds),
+)
 def start() -> Response:
+    """May this user run this feature now? Optionally reserves tokens for the run, in a hold."""
     return _answered(calls.start(container(), _call()))
 
 
 @blueprint.post("/end")
+@answers(
+    EndedAnswer,
+    body=EndSchema(),
+    takes_key=True,
+    takes_actor=True,
+    refuses=(FeatureNotAvailable, WalletNotFound, IdempotencyConflict, ProcessOfAnotherUser, WalletBusy),
+)
 def end() -> Response:
+    """The run has ended: bill what it used. `200` promises that it is billed exactly once, whatever dies next.
+
+    An end is never refused because of what happened since start. Repeatable by `Idempotency-Key` or by `process_id`;
+    with neither, each call is a run of its own.
+    """
     return _answered(calls.end(container(), _call()))
 
 
 @blueprint.post("/end/batch")
+@answers(BatchAnswer, body=BatchSchema(), takes_actor=True, bytes_max=calls.BATCH_BYTES_MAX)
 def end_batch() -> Response:
+    """Many ends at once, each answered as if it had come alone: one bad end never fails its neighbours."""
     request.max_content_length = calls.BATCH_BYTES_MAX
     return _answered(calls.end_batch(container(), _call()))
 
 
 @blueprint.post("/end/reverse")
-def reverse_end() -> Response:
+@answers(
+    CorrectionAnswer,
+    body=_reversal,
+    takes_actor=True,
+    is_repeatable=True,
+    refuses=(ReversalNotAllowed, *CORRECTION_ERRORS),
+)
+def reverse_own_run() -> Response:
+    """Take back a run of one's own, within the feature's `reversal_seconds`.
+
+    The run is named by `process_id`, `idempotency_key` or both.
+    """
     asked: OwnReversal = _reversal.load(read_object())
     asked = replace(asked, actor=actor_of_call(SERVER_ACTOR), request_id=g.request_id)
     return corrected(container().corrections.reverse_own(asked), "Token process reversed")
 
 
 @blueprint.post("/estimate")
+@answers(EstimateAnswer, body=_estimate, refuses=(FeatureNotAvailable, WalletNotFound, ProcessOfAnotherUser))
 def estimate() -> Response:
     """What an end would answer now. Nothing is recorded and no hold given back."""
     estimated = container().estimate.estimate(_estimate.load(read_object()))
@@ -65,34 +127,29 @@ def estimate() -> Response:
 
 
 @blueprint.post("/cancel")
+@answers(CancelledAnswer, body=_cancel, refuses=(WalletNotFound, AlreadyEnded, ProcessOfAnotherUser))
 def cancel() -> Response:
+    """The feature failed: give its hold back. Once more does nothing more."""
     body = _cancel.load(read_object())
     spendable_micros = container().holds.cancel(body["user_id"], body["process_id"])
-    return success(
-        "Token process cancelled",
-        {
-            "user_id": body["user_id"],
-            "process_id": body["process_id"],
-            "token": token_number(spendable_micros),
-        },
-    )
+    return success("Token process cancelled", cancelled_answer(**body, spendable_micros=spendable_micros))
 
 
 @blueprint.post("/hold/extend")
+@answers(
+    ExtendedHoldAnswer,
+    body=_extend,
+    takes_key=True,
+    refuses=(HoldNotFound, WalletNotFound, IdempotencyConflict, ProcessOfAnotherUser),
+)
 def extend_hold() -> Response:
+    """The run takes longer or costs more: add to its open hold, to its life, or to both at once."""
     asked: ExtendRequest
     asked, key = calls.with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend.load)
     answer = container().holds.extend(replace(asked, idempotency_key=key))
     response = success(
         "Hold extended" if answer.access is Access.GRANTED else "Hold not extended",
-        {
-            "user_id": asked.user_id,
-            "process_id": asked.process_id,
-            "token": token_number(answer.spendable_micros),
-            "hold_token": token_number(answer.hold_micros),
-            "expires_at": moment_text(answer.expires_at),
-            "status": answer.access,
-        },
+        extended_hold_answer(asked.user_id, asked.process_id, answer),
     )
     if answer.replayed:
         response.headers[REPLAYED_HEADER] = "true"

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from flask import Blueprint, Response, url_for
 
 from app.billing.top_up_schedules import ScheduleView
-from app.domain.errors import NotFound
+from app.domain.errors import AlreadyApplied, IdempotencyConflict, NotFound, ScheduleEnded, WalletNotFound
 from app.domain.pages import NEWEST
 from app.http import filters
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import by_id, listed, newest_first
 from app.http.query import PAGE, Parameter, read, takes, takes_page
 from app.http.routes import actor, asked_by_operator, container, repeatable, success
@@ -21,6 +22,11 @@ from app.stores.postgres.top_ups import WAITING, NewBatch
 from app.wire import columns
 from app.wire.top_ups import (
     OUTCOMES,
+    OutlookAnswer,
+    ScheduleAnswer,
+    ScheduleHeadAnswer,
+    TopUpAnswer,
+    TopUpWalletAnswer,
     outlook_answer,
     schedule_answer,
     schedule_head_answer,
@@ -41,19 +47,22 @@ _WITH_OUTCOME = (filters.one_of("outcome", (*OUTCOMES, WAITING), "Only wallets o
 
 
 @blueprint.post("/top-ups")
-def create() -> Response:
+@answers(TopUpAnswer, body=_top_up, is_repeatable=True, has_location=True, refuses=(NotFound, IdempotencyConflict))
+def create_top_up() -> Response:
     """A dry run with its wallets frozen, unless it is to be applied at once."""
     asked = asked_by_operator(_top_up)
     is_applied = asked.pop("is_applied")
     made = container().top_ups.create(NewBatch(**asked), is_applied=is_applied)
     response = repeatable("Top-up prepared", top_up_answer(made), replayed=made.replayed)
-    response.headers["Location"] = url_for("top_ups.show", number=made.batch.id)
+    response.headers["Location"] = url_for("top_ups.show_top_up", number=made.batch.id)
     return response
 
 
 @blueprint.get("/top-ups")
 @takes(*PAGE, *_OF_SCHEDULE)
+@answers(PageOf(TopUpAnswer))
 def list_top_ups() -> Response:
+    """Newest first."""
     schedule_id = read(_OF_SCHEDULE).get("schedule_id")
     top_ups = container().top_ups
     found = newest_first(
@@ -63,13 +72,16 @@ def list_top_ups() -> Response:
 
 
 @blueprint.get("/top-ups/<int:number>")
-def show(number: int) -> Response:
+@answers(TopUpAnswer)
+def show_top_up(number: int) -> Response:
+    """One of them, with what came of it so far."""
     return success("Top-up", top_up_answer(container().top_ups.get(_known(number, "Top-up not found"))))
 
 
 @blueprint.get("/top-ups/<int:number>/wallets")
 @takes(*PAGE, *_WITH_OUTCOME)
-def list_wallets(number: int) -> Response:
+@answers(PageOf(TopUpWalletAnswer))
+def list_top_up_wallets(number: int) -> Response:
     """What became of each wallet."""
     outcome = read(_WITH_OUTCOME).get("outcome")
     top_ups, known = container().top_ups, _known(number, "Top-up not found")
@@ -80,21 +92,31 @@ def list_wallets(number: int) -> Response:
 
 
 @blueprint.post("/top-ups/<int:number>/apply")
-def apply(number: int) -> Response:
+@answers(TopUpAnswer, status=202)
+def apply_top_up(number: int) -> Response:
     """Workers top up the wallets; asked again, nothing more is done."""
     known = _known(number, "Top-up not found")
     return success("Top-up is applied", top_up_answer(container().top_ups.apply(known, actor=actor())), 202)
 
 
 @blueprint.delete("/top-ups/<int:number>")
-def discard(number: int) -> Response:
+@answers(TopUpAnswer, takes_actor=False, refuses=(AlreadyApplied,))
+def discard_top_up(number: int) -> Response:
     """Forget a dry run."""
     discarded = container().top_ups.discard(_known(number, "Top-up not found"))
     return success("Top-up discarded", top_up_answer(discarded))
 
 
 @blueprint.post("/top-up-schedules")
-def create_schedule() -> Response:
+@answers(
+    ScheduleAnswer | OutlookAnswer,
+    body=_schedule,
+    is_repeatable=True,
+    has_location=True,
+    refuses=(NotFound, WalletNotFound, IdempotencyConflict),
+)
+def create_top_up_schedule() -> Response:
+    """Tops up by itself, each period once. With `dry_run` it only tells what it would do, and nothing is kept."""
     asked = asked_by_operator(_schedule)
     is_dry_run = asked.pop("is_dry_run")
     new = NewSchedule(**asked)
@@ -102,36 +124,46 @@ def create_schedule() -> Response:
         return success("What it would do", outlook_answer(container().top_up_schedules.dry_run(new)))
     made = container().top_up_schedules.create(new)
     response = repeatable("Schedule created", schedule_answer(made), replayed=made.replayed)
-    response.headers["Location"] = url_for("top_ups.show_schedule", number=made.schedule.id)
+    response.headers["Location"] = url_for("top_ups.show_top_up_schedule", number=made.schedule.id)
     return response
 
 
 @blueprint.get("/top-up-schedules")
 @takes_page
-def list_schedules() -> Response:
+@answers(PageOf(ScheduleHeadAnswer))
+def list_top_up_schedules() -> Response:
+    """Newest first."""
     return listed(
         "Schedules", newest_first(container().top_up_schedules.list, schedule_head_answer), columns.TOP_UP_SCHEDULES
     )
 
 
 @blueprint.get("/top-up-schedules/<int:number>")
-def show_schedule(number: int) -> Response:
+@answers(ScheduleAnswer)
+def show_top_up_schedule(number: int) -> Response:
+    """One of them, with what it would do now."""
     found = container().top_up_schedules.get(_known(number, "Schedule not found"))
     return success("Schedule", schedule_answer(found))
 
 
 @blueprint.post("/top-up-schedules/<int:number>/pause")
-def pause(number: int) -> Response:
+@answers(ScheduleAnswer, body=_reason, refuses=(ScheduleEnded,))
+def pause_top_up_schedule(number: int) -> Response:
+    """It falls due no more until it is resumed."""
     return _changed(number, container().top_up_schedules.pause, "Schedule paused")
 
 
 @blueprint.post("/top-up-schedules/<int:number>/resume")
-def resume(number: int) -> Response:
+@answers(ScheduleAnswer, body=_reason, refuses=(ScheduleEnded,))
+def resume_top_up_schedule(number: int) -> Response:
+    """It falls due again."""
     return _changed(number, container().top_up_schedules.resume, "Schedule resumed")
 
 
 @blueprint.post("/top-up-schedules/<int:number>/end")
-def end(number: int) -> Response:
+@answers(ScheduleAnswer, body=_reason)
+def end_top_up_schedule(number: int) -> Response:
+    """It never falls due again. What it has begun is finished."""
     return _changed(number, container().top_up_schedules.end, "Schedule ended")
 
 

@@ -11,10 +11,21 @@ from marshmallow.validate import OneOf
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import Unpriced
 from app.domain.corrections import REVERSAL_SECONDS_MAX
-from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX, new_user_id
+from app.domain.inputs import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.wallets import WalletStatus
-from app.http.schemas import RequestSchema
-from app.http.schemas.fields import Flag, FreeText, Moment, NewId, Percentage, Text, TokenAmount, WholeNumber
+from app.http.schemas import RequestSchema, shapes
+from app.http.schemas.fields import (
+    Flag,
+    FreeText,
+    Moment,
+    NewId,
+    NewUserId,
+    Percentage,
+    Text,
+    TokenAmount,
+    WholeNumber,
+)
+from app.http.schemas.shapes import Shape
 
 PACKAGE_FEATURES_MAX = 1_000
 
@@ -24,6 +35,9 @@ class Ids(fields.List[str]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Text(), **kwargs)
+
+    def shape(self) -> Shape:
+        return {"type": "array", "items": shapes.identifier(), "maxItems": PACKAGE_FEATURES_MAX}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
         # marshmallow would take an object for the list of its names.
@@ -59,7 +73,7 @@ class ProfitRuleSchema(RequestSchema):
 
 
 class WalletSchema(RequestSchema):
-    user_id = NewId(new_user_id, required=True)
+    user_id = NewUserId(required=True)
     package_id = Text(required=True, allow_none=True)
     status = Text(
         load_default=WalletStatus.ACTIVE,
@@ -71,7 +85,7 @@ class WalletSchema(RequestSchema):
 class CreditSchema(RequestSchema):
     """A top-up, a refund or a chargeback."""
 
-    amount_micros = TokenAmount(data_key="token", required=True)
+    amount_micros = TokenAmount(data_key="token", required=True, metadata={"description": "How many tokens."})
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
 
@@ -89,4 +103,9 @@ class ReconciliationSchema(RequestSchema):
 
 
 class AdjustmentSchema(CreditSchema):
-    amount_micros = TokenAmount(allow_negative=True, data_key="token", required=True)
+    amount_micros = TokenAmount(
+        allow_negative=True,
+        data_key="token",
+        required=True,
+        metadata={"description": "How many tokens: below zero to take some."},
+    )

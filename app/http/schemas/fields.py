@@ -1,4 +1,8 @@
-"""Fields that neither guess nor round: a wrong type is an error, and no number passes through a float."""
+"""Fields that neither guess nor round: a wrong type is an error, and no number passes through a float.
+
+Each says by its `shape` what it takes, in JSON Schema, and by `wire_value` how a loaded value is written: the API's
+description is made of them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,13 @@ from typing import Any, TypeVar
 from marshmallow import ValidationError, fields
 
 from app.domain import inputs, top_ups
+from app.domain.amounts import token_number
 from app.domain.inputs import ID_LENGTH_MAX
 from app.domain.price_limits import RATE_MICROS_MAX
 from app.domain.reports import moment_or_day
 from app.domain.usage import USAGE_TOKENS_MAX
+from app.http.schemas import shapes
+from app.http.schemas.shapes import Shape
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 
@@ -64,12 +71,18 @@ class Text(fields.Field[str]):
         """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
         return is_plain_text(value, self._length_max)
 
+    def shape(self) -> Shape:
+        return shapes.identifier(self._length_max)
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return check_text(value, self._length_max)
 
 
 class FreeText(Text):
     """A name or a reason, for people to read."""
+
+    def shape(self) -> Shape:
+        return shapes.printable(self._length_max)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return _checked(inputs.printable, value, self._length_max)
@@ -78,16 +91,29 @@ class FreeText(Text):
 class NewId(fields.Field[str]):
     """The id of what is to be created: it will stand in paths."""
 
-    def __init__(self, check: Callable[[object], str] = inputs.path_id, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._check = check
+    _check = staticmethod(inputs.path_id)
+
+    def shape(self) -> Shape:
+        return shapes.path_id()
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return _checked(self._check, value)
 
 
+class NewUserId(NewId):
+    """The id of a user whose wallet is to be created."""
+
+    _check = staticmethod(inputs.new_user_id)
+
+    def shape(self) -> Shape:
+        return shapes.new_user_id()
+
+
 class Flag(fields.Field[bool]):
     """true or false, and nothing that only looks like it."""
+
+    def shape(self) -> Shape:
+        return {"type": "boolean"}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -105,6 +131,9 @@ class WholeNumber(fields.Field[int]):
         """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
         return type(value) is int and self._least <= value <= self._most
 
+    def shape(self) -> Shape:
+        return shapes.whole_number(self._least, self._most)
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return whole_number(value, self._least, self._most)
 
@@ -117,6 +146,12 @@ class TokenAmount(fields.Field[int]):
         self._allow_negative = allow_negative
         self._allow_zero = allow_zero
 
+    def shape(self) -> Shape:
+        return shapes.amount(allow_negative=self._allow_negative, allow_zero=self._allow_zero)
+
+    def wire_value(self, micros: int) -> int | Decimal:
+        return token_number(micros)
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return _checked(inputs.amount_micros, value, allow_negative=self._allow_negative, allow_zero=self._allow_zero)
 
@@ -128,12 +163,18 @@ class Rate(fields.Field[int]):
         super().__init__(**kwargs)
         self._micros_max = micros_max
 
+    def shape(self) -> Shape:
+        return shapes.amount(allow_zero=True, micros_max=self._micros_max)
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return _checked(inputs.rate_micros, value, self._micros_max)
 
 
 class ModelOrPattern(fields.Field[str]):
     """A model's id, or how ids begin and a star."""
+
+    def shape(self) -> Shape:
+        return shapes.model_or_pattern()
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         return _checked(inputs.model_or_pattern, value)
@@ -142,12 +183,18 @@ class ModelOrPattern(fields.Field[str]):
 class Percentage(fields.Field[int]):
     """A percentage from 0 to 10,000 with at most two decimals; loads as basis points."""
 
+    def shape(self) -> Shape:
+        return shapes.percentage()
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         return _checked(inputs.profit_basis_points, value)
 
 
 class Moment(fields.Field[datetime]):
     """An ISO 8601 date and time with its offset."""
+
+    def shape(self) -> Shape:
+        return shapes.moment()
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         return _checked(inputs.moment, value)
@@ -156,12 +203,18 @@ class Moment(fields.Field[datetime]):
 class MomentOrDay(fields.Field[datetime]):
     """The same, or a day for its beginning."""
 
+    def shape(self) -> Shape:
+        return shapes.moment_or_day()
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         return _checked(moment_or_day, value)
 
 
 class Day(fields.Field[date]):
     """A day, such as 2030-01-31."""
+
+    def shape(self) -> Shape:
+        return shapes.day()
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> date:
         return _checked(top_ups.due_day, value)

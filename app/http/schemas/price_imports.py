@@ -19,7 +19,7 @@ FORMATS = [choice.value for choice in Format]
 class PriceImportSchema(RequestSchema):
     list_format = Text(data_key="format", required=True, validate=OneOf(FORMATS, error="Must be {choices}."))
     micros_per_dollar = TokenAmount(data_key="tokens_per_dollar", required=True)
-    document = fields.Raw(data_key="list", required=True)
+    document = fields.Raw(data_key="list", required=True, metadata={"shape": {"type": "object"}})
     providers = Ids(load_default=())
     models = Ids(load_default=())
     excluded_models = Ids(data_key="exclude_models", load_default=())

@@ -13,6 +13,7 @@ from app.domain.price_limits import REQUEST_MICROS_MAX
 from app.domain.rates import TIERS_MAX, Rates, Tier
 from app.http.schemas import RequestSchema
 from app.http.schemas.fields import ModelOrPattern, Moment, Rate, Text, WholeNumber
+from app.http.schemas.shapes import Shape
 
 
 class _RatesSchema(RequestSchema):
@@ -37,7 +38,10 @@ class TierSchema(_RatesSchema):
 class Tiers(fields.Field[tuple[Tier, ...]]):
     """Tiers in any order; loads in the order of their input."""
 
-    _schema = TierSchema()
+    item_schema = TierSchema()
+
+    def shape(self) -> Shape:
+        return {"type": "array", "maxItems": TIERS_MAX}
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -50,7 +54,7 @@ class Tiers(fields.Field[tuple[Tier, ...]]):
         errors: dict[str, Any] = {}
         for i, given in enumerate(value):
             try:
-                tiers.append(self._schema.load(given))
+                tiers.append(self.item_schema.load(given))
             except ValidationError as error:
                 errors[str(i)] = error.messages if isinstance(given, dict) else ["Must be a JSON object."]
         if errors:
@@ -78,3 +82,15 @@ class PriceSchema(_RatesSchema):
     def _price(self, data: dict[str, Any], **_: Any) -> NewPrice:
         scope = {name: data.pop(name) for name in ("feature_endpoint_id", "model", "effective_from")}
         return NewPrice(Rates(**{**data, "tiers": data["tiers"] or ()}), **scope)
+
+
+class Draft(fields.Field[NewPrice]):
+    """A price that isn't made yet."""
+
+    body_schema = PriceSchema()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> NewPrice:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be a JSON object.")
+        price: NewPrice = self.body_schema.load(value)
+        return price

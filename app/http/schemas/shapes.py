@@ -7,6 +7,7 @@ the checks refuse too, no pattern can name.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 from app.domain.amounts import AMOUNT_MICROS_MAX, MICROS_PER_TOKEN
@@ -56,14 +57,14 @@ def amount(*, allow_negative: bool = False, allow_zero: bool = False, micros_max
         bounds = {"minimum": 0}
     else:
         bounds = {"exclusiveMinimum": 0}
-    shape = {"type": "number", **bounds, "maximum": most, "multipleOf": 0.000001}
+    shape = {"type": "number", **bounds, "maximum": most, "multipleOf": Decimal("0.000001")}
     if allow_negative and not allow_zero:
         shape["not"] = {"const": 0}
     return shape
 
 
 def percentage() -> Shape:
-    return {"type": "number", "minimum": 0, "maximum": PROFIT_BASIS_POINTS_MAX // 100, "multipleOf": 0.01}
+    return {"type": "number", "minimum": 0, "maximum": PROFIT_BASIS_POINTS_MAX // 100, "multipleOf": Decimal("0.01")}
 
 
 def moment() -> Shape:
@@ -89,6 +90,20 @@ def one_of(values: Iterable[str]) -> Shape:
 def some_of(values: Iterable[str]) -> Shape:
     """A list with commas, each once at most."""
     return {"type": "array", "items": one_of(values), "uniqueItems": True, "minItems": 1}
+
+
+def at_least_one(*names: str) -> Shape:
+    """A rule for an object: at least one of these stands there, and not as null."""
+    return {"anyOf": [_given(name) for name in names]}
+
+
+def exactly_one(*names: str) -> Shape:
+    """Likewise: one of these and no other."""
+    return {"oneOf": [_given(name) for name in names]}
+
+
+def _given(name: str) -> Shape:
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
 def nullable(shape: Shape) -> Shape:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, post_load, validates_schema
+from marshmallow import ValidationError, fields, post_load, validates_schema
 
 from app.billing.estimate import EstimateRequest
 from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
+from app.catalog.prices import NewPrice
 from app.domain.corrections import OwnReversal
 from app.domain.ends import EndRequest
 from app.domain.holds import HOLD_SECONDS_MAX
 from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.usage import REQUESTS_MAX, Usage
-from app.http.schemas import RequestSchema
+from app.http.schemas import RequestSchema, shapes
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, FreeText, Text, TokenAmount, WholeNumber
+from app.http.schemas.prices import Draft
+from app.http.schemas.shapes import Shape
+
+BATCH_ENDS_MAX = 1_000
 
 
 class StartSchema(RequestSchema):
@@ -70,6 +75,34 @@ class EndSchema(_UsageSchema):
         )
 
 
+class EndOfBatchSchema(EndSchema):
+    """An end's body, with its key."""
+
+    idempotency_key = Text(length_max=IDEMPOTENCY_KEY_LENGTH_MAX, allow_none=True, load_default=None)
+
+
+class Ends(fields.Field[list[Any]]):
+    """A list of ends, each to be read for itself: one that is wrong is refused alone."""
+
+    item_schema = EndOfBatchSchema()
+    _reason = f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(error_messages={"required": self._reason, "null": self._reason}, **kwargs)
+
+    def shape(self) -> Shape:
+        return {"type": "array", "minItems": 1, "maxItems": BATCH_ENDS_MAX}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list) or not 1 <= len(value) <= BATCH_ENDS_MAX:
+            raise ValidationError(self._reason)
+        return value
+
+
+class BatchSchema(RequestSchema):
+    ends = Ends(required=True, metadata={"description": "One that is wrong is refused alone."})
+
+
 class QuoteSchema(_UsageSchema):
     """An end's body, whoever is to pay for it or nobody yet."""
 
@@ -88,6 +121,17 @@ class QuoteSchema(_UsageSchema):
 
 class EstimateSchema(QuoteSchema):
     user_id = Text(required=True)
+
+
+class TrialSchema(QuoteSchema):
+    """The same, and a price to try out."""
+
+    price = Draft(allow_none=True, load_default=None)
+
+    @post_load
+    def _request(self, data: dict[str, Any], **_: Any) -> Any:
+        price: NewPrice | None = data.pop("price")
+        return super()._request(data), price
 
 
 def _usage(data: dict[str, Any]) -> Usage:
@@ -117,6 +161,8 @@ class ExtendSchema(RequestSchema):
     hold_token = TokenAmount(allow_none=True, load_default=None)
     hold_seconds = WholeNumber(least=1, most=HOLD_SECONDS_MAX, allow_none=True, load_default=None)
 
+    rules = shapes.at_least_one("hold_token", "hold_seconds")
+
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> ExtendRequest:
         if data["hold_token"] is None and data["hold_seconds"] is None:
@@ -131,6 +177,8 @@ class OwnReversalSchema(RequestSchema):
     idempotency_key = Text(length_max=IDEMPOTENCY_KEY_LENGTH_MAX, allow_none=True, load_default=None)
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
+
+    rules = shapes.at_least_one("process_id", "idempotency_key")
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _names_a_run(self, _data: dict[str, Any], body: Mapping[str, Any], **_: Any) -> None:

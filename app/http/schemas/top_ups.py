@@ -11,7 +11,7 @@ from app.domain.errors import Invalid
 from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.top_ups import Calendar, CatchUp, Period, Rhythm, Target, TopUpAmount, TopUpMode
 from app.domain.wallets import WalletStatus
-from app.http.schemas import RequestSchema
+from app.http.schemas import RequestSchema, shapes
 from app.http.schemas.fields import Day, Flag, FreeText, Text, TokenAmount, WholeNumber
 
 
@@ -25,7 +25,9 @@ class _AmountSchema(RequestSchema):
 
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
-    add_micros = TokenAmount(data_key="token", allow_none=True, load_default=None)
+    add_micros = TokenAmount(
+        data_key="token", allow_none=True, load_default=None, metadata={"description": "What each wallet gets."}
+    )
     fill_micros = TokenAmount(data_key="fill_up_to_token", allow_none=True, load_default=None)
     wallet_status = Text(allow_none=True, load_default=WalletStatus.ACTIVE, validate=_one_of(WalletStatus))
 
@@ -41,6 +43,8 @@ class _AmountSchema(RequestSchema):
 
 
 class TopUpSchema(_AmountSchema):
+    rules = shapes.exactly_one("token", "fill_up_to_token")
+
     package_id = Text(required=True)
     is_applied = Flag(data_key="apply", load_default=False)
 
@@ -55,10 +59,20 @@ class TopUpSchema(_AmountSchema):
 
 
 class TopUpScheduleSchema(_AmountSchema):
+    rules = {  # noqa: RUF012
+        "allOf": [shapes.exactly_one("token", "fill_up_to_token"), shapes.exactly_one("package_id", "user_id")]
+    }
+
     package_id = Text(allow_none=True, load_default=None)
     user_id = Text(allow_none=True, load_default=None)
     period = Text(required=True, validate=_one_of(Period))
-    day = WholeNumber(least=1, most=31, allow_none=True, load_default=None)
+    day = WholeNumber(
+        least=1,
+        most=31,
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "1 (Monday) to 7 of a week; 1 to 31 of a month, its last where it is shorter."},
+    )
     starts_on = Day(allow_none=True, load_default=None)
     ends_on = Day(allow_none=True, load_default=None)
     catch_up = Text(load_default=CatchUp.EACH, validate=_one_of(CatchUp))

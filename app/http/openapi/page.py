@@ -1,0 +1,250 @@
+"""The description as a page for people: what `document` says, laid out in HTML, with one style sheet and no script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from app.wire import json
+
+# How deep what is nested is told; nothing of ours goes further.
+DEPTH_MAX = 4
+
+Part = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A parameter or a field. What is nested stands with dots."""
+
+    name: str
+    type: str
+    text: str
+    is_required: bool = False
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    title: str
+    request: str
+    status: int
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: str
+    text: str
+    rows: list[Row]
+    media_types: list[str]
+    headers: list[Row]
+
+
+@dataclass(slots=True)
+class Operation:
+    id: str
+    method: str
+    path: str
+    summary: str
+    text: str
+    key: str
+    parameters: list[Row]
+    body: list[Row]
+    body_text: str
+    answers: list[Response] = field(default_factory=list)
+    refusals: list[Response] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    name: str
+    operations: list[Operation]
+
+    @property
+    def anchor(self) -> str:
+        return self.name.lower().replace(" ", "-")
+
+
+def groups(document: Part) -> list[Group]:
+    """The operations by what they are about, in the document's order."""
+    reader = _Reader(document)
+    found: dict[str, list[Operation]] = {tag["name"]: [] for tag in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            found[operation["tags"][0]].append(reader.operation(method.upper(), path, operation))
+    return [Group(name, operations) for name, operations in found.items()]
+
+
+def prose(text: str) -> Markup:
+    """Paragraphs, `code` and **strong** as HTML; anything else is text."""
+    paragraphs = [_inline(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
+    return Markup("").join(Markup("<p>{}</p>").format(paragraph) for paragraph in paragraphs)
+
+
+def breakable(text: str) -> Markup:
+    """A path or a name that may be broken between its parts."""
+    return Markup(re.sub(r"(/|_|\.)(?=.)", r"\1<wbr>", str(escape(text))))  # noqa: S704
+
+
+def _inline(text: str) -> Markup:
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    # Both are our own texts, escaped above.
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))  # noqa: S704
+
+
+class _Reader:
+    def __init__(self, document: Part) -> None:
+        self._document = document
+
+    def operation(self, method: str, path: str, operation: Part) -> Operation:
+        body = operation.get("requestBody")
+        made = Operation(
+            id=operation["operationId"],
+            method=method,
+            path=path,
+            summary=operation["summary"],
+            text=operation.get("description", ""),
+            key=self._key(operation),
+            parameters=[self._parameter(self._resolved(each)) for each in operation.get("parameters", [])],
+            body=[] if body is None else list(self._rows(_schema_of(body))),
+            body_text="" if body is None else body["description"],
+        )
+        for status, response in operation["responses"].items():
+            said = self._response(status, self._resolved(response))
+            (made.answers if status < "400" or "code" not in _names(said) else made.refusals).append(said)
+        made.examples = [self._example(method, each) for each in operation.get("x-examples", [])]
+        return made
+
+    def _key(self, operation: Part) -> str:
+        schemes = self._document["components"]["securitySchemes"]
+        return next((schemes[name]["name"] for each in operation.get("security", []) for name in each), "")
+
+    def _parameter(self, parameter: Part) -> Row:
+        return Row(
+            parameter["name"],
+            self.type_text(parameter["schema"]),
+            parameter["description"],
+            parameter["required"],
+            parameter["in"],
+        )
+
+    def _response(self, status: str, response: Part) -> Response:
+        content = response.get("content", {})
+        schema = content.get("application/json", {}).get("schema")
+        headers = [
+            Row(name, self.type_text(header["schema"]), header["description"], header.get("required", False))
+            for name, header in ((name, self._resolved(each)) for name, each in response.get("headers", {}).items())
+        ]
+        rows = [] if schema is None else list(self._rows(schema))
+        return Response(status, response["description"], rows, list(content), headers)
+
+    def _example(self, method: str, example: Part) -> Example:
+        return Example(example["title"], example["curl"], example["status"], _pretty(example["response"]))
+
+    def _rows(self, schema: Part, prefix: str = "", depth: int = 0) -> Iterator[Row]:
+        """The fields of an object, and of what is nested in it."""
+        if depth > DEPTH_MAX:
+            return
+        schema = self._merged(schema)
+        required = schema.get("required", [])
+        for name, shape in schema.get("properties", {}).items():
+            text = shape.get("description") or self._merged(shape).get("description", "")
+            yield Row(f"{prefix}{name}", self.type_text(shape), text, name in required)
+            inner, suffix = self._inner(shape)
+            if inner is not None:
+                yield from self._rows(inner, f"{prefix}{name}{suffix}.", depth + 1)
+
+    def _inner(self, shape: Part) -> tuple[Part | None, str]:
+        """What is nested in a field: an object, or those of a list."""
+        merged = self._merged(shape)
+        if merged.get("properties"):
+            return merged, ""
+        items = merged.get("items")
+        if items is not None and self._merged(items).get("properties"):
+            return items, "[]"
+        return None, ""
+
+    def _merged(self, shape: Part) -> dict[str, Any]:
+        """A schema with what it refers to, and without null."""
+        merged: dict[str, Any] = {}
+        if "$ref" in shape:
+            merged |= self._merged(self._resolved(shape))
+        for each in shape.get("allOf", []):
+            merged |= self._merged(each)
+        options = [each for each in shape.get("anyOf", []) if each != {"type": "null"} and "required" not in each]
+        if len(options) == 1:
+            merged |= self._merged(options[0])
+        own = {name: value for name, value in shape.items() if name != "$ref"}
+        if "properties" in merged and "properties" in own:
+            own["properties"] = {
+                **merged["properties"],
+                **{name: {**merged["properties"].get(name, {}), **each} for name, each in own["properties"].items()},
+            }
+        return merged | own
+
+    def type_text(self, shape: Part) -> str:
+        """A type in words: `string, 1 to 128 characters`, `number above 0`."""
+        if options := [each for each in shape.get("anyOf", []) if "type" in each or "$ref" in each]:
+            return " or ".join(dict.fromkeys(self.type_text(each) for each in options))
+        if "$ref" in shape and not self._resolved(shape).get("properties"):
+            name = str(shape["$ref"]).rsplit("/", 1)[1]
+            return {"Tokens": "tokens, up to 6 decimals", "Percent": "percent, up to 2 decimals"}.get(name, name)
+        merged = self._merged(shape)
+        if "const" in merged:
+            return str(json.write(merged["const"]).decode())
+        types = merged.get("type", "object" if "properties" in merged else "any")
+        kinds = [types] if isinstance(types, str) else list(types)
+        if "enum" in merged:
+            return " | ".join("null" if each is None else str(each) for each in merged["enum"])
+        if "array" in kinds:
+            return f"list of {self.type_text(merged.get('items', {}))}{_bounds(merged)}"
+        named = [merged.get("format", kind) if kind == "string" else kind for kind in kinds]
+        return " or ".join(named) + _bounds(merged)
+
+    def _resolved(self, part: Part) -> Part:
+        if "$ref" not in part:
+            return part
+        found: Any = self._document
+        for name in part["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        resolved: Part = found
+        return resolved
+
+
+def _bounds(shape: Part) -> str:
+    said = []
+    least, most = shape.get("minimum"), shape.get("maximum")
+    if "exclusiveMinimum" in shape:
+        said.append(f"above {shape['exclusiveMinimum']}")
+    if least is not None and most is not None:
+        said.append(f"{least} to {most}")
+    elif most is not None:
+        said.append(f"at most {most}")
+    if "maxLength" in shape:
+        said.append(f"{shape.get('minLength', 0)} to {shape['maxLength']} characters")
+    if "maxItems" in shape:
+        said.append(f"{shape.get('minItems', 0)} to {shape['maxItems']}")
+    if "multipleOf" in shape:
+        said.append(f"up to {-shape['multipleOf'].as_tuple().exponent} decimals")
+    if shape.get("default") is not None:
+        said.append(f"{json.write(shape['default']).decode()} unless given")
+    return "".join(f", {each}" for each in said)
+
+
+def _names(response: Response) -> set[str]:
+    return {row.name for row in response.rows}
+
+
+def _schema_of(body: Part) -> Part:
+    schema: Part = body["content"]["application/json"]["schema"]
+    return schema
+
+
+def _pretty(body: Any) -> str:
+    return body if isinstance(body, str) else json.write_readable(body)

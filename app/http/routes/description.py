@@ -1,0 +1,77 @@
+"""The API's description, for programs and for people. No key needed: it says what the documentation says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+from flask import Blueprint, Response, current_app, render_template, request
+
+from app.http.json import MEDIA_TYPE
+from app.http.openapi import page
+from app.http.openapi.describe import Bare, answers
+from app.http.openapi.document import Document, build
+
+_HERE = Path(page.__file__).parent
+
+blueprint = Blueprint("description", __name__, template_folder=str(_HERE / "templates"))
+blueprint.add_app_template_filter(page.prose, "api_prose")
+blueprint.add_app_template_filter(page.breakable, "api_breakable")
+
+_EXTENSION = "tokentill.openapi"
+_making = Lock()
+# The page needs nothing but its own style sheet.
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@blueprint.get("/openapi.json")
+@answers(Bare(media_type=MEDIA_TYPE))
+def show_description() -> Response:
+    """This description, in OpenAPI 3.1."""
+    found = document()
+    return _cached(Response(found.content, mimetype=MEDIA_TYPE), found.etag)
+
+
+@blueprint.get("/docs")
+@answers(Bare(media_type="text/html"))
+def show_docs() -> Response:
+    """This description, as a page."""
+    found = document()
+    html = render_template(
+        "api-description.html", info=found.parsed["info"], groups=page.groups(found.parsed), etag=found.etag
+    )
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return _cached(response, found.etag)
+
+
+@blueprint.get("/docs/description.css")
+@answers(Bare(media_type="text/css"))
+def show_docs_style() -> Response:
+    """The page's style sheet."""
+    content = (_HERE / "static" / "description.css").read_bytes()
+    response = Response(content, mimetype="text/css")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.add_etag()
+    return _cached(response, response.get_etag()[0] or "")
+
+
+def document() -> Document:
+    """The description of the running application, made once a process."""
+    with _making:
+        if _EXTENSION not in current_app.extensions:
+            current_app.extensions[_EXTENSION] = build(current_app)
+        made: Document = current_app.extensions[_EXTENSION]
+        return made
+
+
+def _cached(response: Response, etag: str) -> Response:
+    """To be asked for again each time, and answered 304 as long as it is the same."""
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = "no-cache"
+    response.make_conditional(request)
+    return response
