@@ -55,6 +55,10 @@ class Config:
     metrics_port: int
     metrics_are_public: bool
     metrics_dir: str
+    data_dir: Path
+    # Who may look at flower, each as user:password; or by which addresses people may sign in through a provider.
+    flower_basic_auth: tuple[str, ...]
+    flower_auth: str
 
     @property
     def redis(self) -> RedisUrl:
@@ -99,6 +103,9 @@ class Config:
             metrics_port=_number(env, "METRICS_PORT", 0, 0, 65_535),
             metrics_are_public=_choice(env, "METRICS_PUBLIC", "0", ("0", "1")) == "1",
             metrics_dir=env.get("METRICS_DIR") or "",
+            data_dir=_data_dir(env),
+            flower_basic_auth=tuple(filter(None, env.get("FLOWER_BASIC_AUTH", "").split(","))),
+            flower_auth=env.get("FLOWER_AUTH", ""),
         )
 
 
@@ -106,7 +113,7 @@ def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
     """Where no database is named, the settings of the stack that `make up` runs beside us, if it runs."""
     if env.get("DATABASE_URL"):
         return env
-    handover = Path(env.get("DATA_DIR") or ".data") / "stack.env"
+    handover = _data_dir(env) / "stack.env"
     try:
         lines = handover.read_text().splitlines()
     except OSError:
@@ -114,6 +121,10 @@ def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
     # An empty variable is as good as none.
     given = {name: value for name, value in env.items() if value}
     return {**dict(line.split("=", 1) for line in lines if "=" in line), **given}
+
+
+def _data_dir(env: Mapping[str, str]) -> Path:
+    return Path(env.get("DATA_DIR") or ".data")
 
 
 def _required(env: Mapping[str, str], name: str) -> str:

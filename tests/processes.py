@@ -58,7 +58,7 @@ def run(
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             cwd=PROJECT,
-            env={"PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+            env={"PATH": f"{BIN}:{os.environ['PATH']}", "DATA_DIR": str(log.parent), **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

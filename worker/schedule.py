@@ -10,7 +10,9 @@ from app.stores.queue import MAINTENANCE_QUEUE
 
 def beat_schedule(config: Config) -> dict[str, Any]:
     def every(task: str, seconds: float) -> dict[str, Any]:
-        return {"task": task, "schedule": seconds, "options": {"queue": MAINTENANCE_QUEUE}}
+        # There are no arguments; flower shows that in their place.
+        shown = f"every {seconds:g} s"
+        return {"task": task, "schedule": seconds, "options": {"queue": MAINTENANCE_QUEUE, "argsrepr": shown}}
 
     return {
         "sweep": every("tokentill.sweep", config.sweep_seconds / 2),

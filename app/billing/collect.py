@@ -33,6 +33,8 @@ class Collected:
 
     report: SettleReport
     unfinished: IndebtedWallet | None = None
+    debt_micros: int | None = 0
+    """What the wallet still owes; None where somebody else has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Try:
     request_ids: Set[str] = frozenset()
     failed: int = 0
     has_more: bool = False
+    debt_micros: int | None = 0
+    """What the wallet owes after it; None where somebody else has it."""
 
 
 class Transactions(Protocol):
@@ -89,7 +93,7 @@ class CollectService:
                 continue
             report += announce(self._changes, done.wallets, done.request_ids) + SettleReport(indebted=done.failed)
             if not done.has_more:
-                return Collected(report)
+                return Collected(report, debt_micros=done.debt_micros)
             if time.monotonic() >= give_up_at:
                 return Collected(report, IndebtedWallet(wallet_id, done.wallets[0].wallet.debt_micros))
 
@@ -121,20 +125,22 @@ class CollectTransactions:
     def _try(self, connection: sa.Connection, wallet_id: WalletId, limit: int) -> Try:
         wallet = debts.lock(connection, wallet_id)
         if wallet is None:
-            return Try()
+            return Try(debt_micros=None)
         oldest = debts.claim_oldest(connection, wallet_id, limit)
         payable = _payable(oldest, wallet.room_micros)
         if payable:
             settled = settlement.settle(connection, [end.id for end in payable], self._policy, collecting=True)
             has_more = len(payable) == limit
             debts.schedule(connection, wallet_id, self._policy, at_once=has_more)
-            return Try(settled, {end.request_id for end in payable if end.request_id is not None}, has_more=has_more)
+            request_ids = {end.request_id for end in payable if end.request_id is not None}
+            left_micros = settled[0].wallet.debt_micros if settled else wallet.debt_micros
+            return Try(settled, request_ids, has_more=has_more, debt_micros=left_micros)
         tried = debts.claim_oldest_retrying(connection, wallet_id, limit) if wallet.is_due else []
         if tried:
             debts.count_failure(connection, tried, self._policy, FailureReason.INSUFFICIENT_TOKENS)
         if wallet.is_due:
             debts.schedule(connection, wallet_id, self._policy)
-        return Try(failed=len(tried))
+        return Try(failed=len(tried), debt_micros=wallet.debt_micros)
 
     def put_off_oldest(self, wallet_id: WalletId) -> SettleReport:
         """Count a try for a wallet's oldest debt; after the last one it is put aside for those behind it."""

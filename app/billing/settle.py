@@ -38,13 +38,16 @@ BEFORE_ALL = UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one committed transaction settled, and what it had to leave because its wallet was busy."""
+    """What one committed transaction settled, what it had to leave because its wallet was busy, and how many ends it
+    moved to the dead letters for want of a wallet.
+    """
 
     wallets: Sequence[SettledWallet]
     request_ids: Set[str]
     busy: Sequence[ClaimedWallet]
     lags_seconds: Sequence[float] = ()
     """How long ago its ends had been accepted when it began."""
+    dead: int = 0
 
 
 @dataclass
@@ -131,7 +134,7 @@ class SettleService:
             else:
                 run.report += self._bury(ids, error)
             return
-        run.report += announce(self._changes, batch.wallets, batch.request_ids)
+        run.report += announce(self._changes, batch.wallets, batch.request_ids) + SettleReport(dead=batch.dead)
         run.busy += batch.busy
 
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
@@ -178,13 +181,13 @@ class SettleTransactions:
                 kept = rollups.kept_by_others(connection, [wallet.wallet_id for wallet in claimed])
                 claimed = [replace(w, claim=Claim.BUSY) if w.wallet_id in kept else w for w in claimed]
             orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
-            if orphans:
-                settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)
+            is_buried = bool(orphans) and settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)
             ours = [wallet for wallet in claimed if wallet.claim is Claim.OURS]
             ends = [end_id for wallet in ours for end_id in wallet.ids]
             settled = settlement.settle(connection, ends, self._policy) if ends else []
             request_ids = frozenset[str]().union(*(wallet.request_ids for wallet in ours))
             lags_seconds = [lag for wallet in ours for lag in wallet.lags_seconds]
-            return Batch(settled, request_ids, [w for w in claimed if w.claim is Claim.BUSY], lags_seconds)
+            busy = [wallet for wallet in claimed if wallet.claim is Claim.BUSY]
+            return Batch(settled, request_ids, busy, lags_seconds, len(orphans) if is_buried else 0)
 
         return work

@@ -22,12 +22,15 @@ class Changes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SettleReport:
-    """How many ends a call settled, found settled already, left as debt, or moved to the dead letters."""
+    """How many ends a call settled, found settled already, left as debt, or moved to the dead letters; and what those
+    cost that it left as debt.
+    """
 
     settled: int = 0
     repeated: int = 0
     indebted: int = 0
     dead: int = 0
+    indebted_micros: int = 0
 
     def __add__(self, other: SettleReport) -> SettleReport:
         return SettleReport(
@@ -35,6 +38,7 @@ class SettleReport:
             self.repeated + other.repeated,
             self.indebted + other.indebted,
             self.dead + other.dead,
+            self.indebted_micros + other.indebted_micros,
         )
 
 
@@ -46,6 +50,7 @@ def announce(changes: Changes, wallets: Sequence[SettledWallet], request_ids: Se
         settled=sum(len(wallet.settled) - wallet.repeated for wallet in wallets),
         repeated=sum(wallet.repeated for wallet in wallets),
         indebted=sum(len(wallet.kept) for wallet in wallets),
+        indebted_micros=sum(wallet.kept_micros for wallet in wallets),
     )
     log.info(
         "ends_settled",

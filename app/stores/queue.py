@@ -195,10 +195,12 @@ class CeleryDoorbell:
         while not is_closing:
             end_ids, indebted, is_closing = self._next()
             for i in range(0, len(end_ids), IDS_PER_MESSAGE):
-                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [end_ids[i : i + IDS_PER_MESSAGE]])
-            for arguments in indebted.values():
+                batch = end_ids[i : i + IDS_PER_MESSAGE]
+                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [batch], shown=_shown(batch))
+            for wallet_id, debt_token in indebted.values():
                 # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
-                self._publish(COLLECT_DEBTS, RETRY_QUEUE, list(arguments))
+                shown = f"{wallet_id} owes {debt_token} tokens"
+                self._publish(COLLECT_DEBTS, RETRY_QUEUE, [wallet_id, debt_token], shown=shown)
             self._sent(len(end_ids) + sum(map(len, indebted.values())))
 
     def _next(self) -> tuple[list[str], dict[str, Sequence[str]], bool]:
@@ -230,7 +232,7 @@ class CeleryDoorbell:
             return int(self._client.llen(f"{KEY_PREFIX}{queue}")) >= self._messages_max
         return False
 
-    def _publish(self, task: str, queue: str, arguments: list[object]) -> None:
+    def _publish(self, task: str, queue: str, arguments: list[object], *, shown: str) -> None:
         if self._is_full(queue):
             if queue not in self._full_queues:
                 log.warning("doorbell_silent", queue=queue)
@@ -238,9 +240,16 @@ class CeleryDoorbell:
             return
         self._full_queues.discard(queue)
         try:
-            self._celery.send_task(task, args=arguments, queue=queue, retry=False)
+            self._celery.send_task(task, args=arguments, queue=queue, retry=False, argsrepr=shown)
         except (OperationalError, OSError) as error:
             log.warning("doorbell_failed", task=task, error=type(error).__name__, detail=str(error)[:200])
         except Exception:
             # The thread outlives whatever the broker does; the sweep finds what it couldn't announce.
             log.exception("doorbell_failed", task=task)
+
+
+def _shown(end_ids: Sequence[str]) -> str:
+    """What flower shows of a batch, whose ids would fill its page."""
+    if len(end_ids) == 1:
+        return f"1 end: {end_ids[0]}"
+    return f"{len(end_ids)} ends: {end_ids[0]} ... {end_ids[-1]}"

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.access.postgres import PostgresAccess
+from app.billing.settlements import SettleReport
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.errors import UnknownPayloadVersion, WalletBusy
 from app.domain.reasons import FailureReason
@@ -84,7 +85,7 @@ class Answers(Protocol):
 
 
 class Settlement(Protocol):
-    def settle(self, end_ids: Sequence[UUID]) -> object: ...
+    def settle(self, end_ids: Sequence[UUID]) -> SettleReport: ...
 
 
 class SpoolDrain:
@@ -103,8 +104,9 @@ class SpoolDrain:
         self._spool = spool
         self._settlement = settlement
 
-    def drain(self) -> int:
-        """Move what Redis kept while Postgres was away into the inbox, and settle it; how many ends there were.
+    def drain(self, tell: Callable[[SettleReport], object] = lambda _: None) -> int:
+        """Move what Redis kept while Postgres was away into the inbox, and settle it; how many ends there were. What
+        became of them is told to `tell`.
 
         An entry that can't be read, or that Postgres refuses, is put aside into Postgres and tried again each minute.
         Safe from several workers at once and after dying half-way: ids stay the same, and an end leaves the spool
@@ -112,11 +114,11 @@ class SpoolDrain:
         """
         drained = 0
         while entries := self._spool.take(ENDS_PER_DRAIN):
-            drained += self._drain(entries)
+            drained += self._drain(entries, tell)
         due = self._inbox.transaction(lambda inbox: inbox.put_aside_before(ASIDE_AGAIN_SECONDS, ENDS_PER_DRAIN))
-        return drained + (self._drain(due) if due else 0)
+        return drained + (self._drain(due, tell) if due else 0)
 
-    def _drain(self, entries: Sequence[SpoolEntry]) -> int:
+    def _drain(self, entries: Sequence[SpoolEntry], tell: Callable[[SettleReport], object]) -> int:
         """Bring entries into the inbox, and those that can't go there out of the way; how many went there."""
         ends: dict[SpoolEntry, AcceptedEnd] = {}
         unreadable: dict[SpoolEntry, Aside] = {}
@@ -137,7 +139,7 @@ class SpoolDrain:
             reused[end.wallet_id].append(end.id)
         self._records.void(reused)
         self._spool.remove(entries)
-        self._settlement.settle(moved.end_ids)
+        tell(self._settlement.settle(moved.end_ids))
         if moved.end_ids:
             log.info("spool_drained", ends=len(moved.end_ids), repeated=len(moved.repeated))
         return len(moved.end_ids)

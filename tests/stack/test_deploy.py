@@ -55,6 +55,7 @@ def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathF
             "ADMIN_API_KEY": ADMIN_KEY,
             "PORT": str(free_port()),
             "FLOWER_PORT": str(free_port()),
+            "FLOWER_BASIC_AUTH": "operator:a-password",
             "DATA_DIR": str(tmp_path_factory.mktemp("data")),
             "WEB_WORKERS": "1",
             "WEB_THREADS": "8",

@@ -119,5 +119,5 @@ def test_a_wallet_in_debt_is_one_task_that_says_what_it_is_about(shop: Billing) 
     messages = shop.container.redis_client.lrange("tokentill:queue:retry", 0, -1)
     headers = json.loads(messages[0])["headers"]
     assert headers["task"] == COLLECT_DEBTS
-    assert headers["argsrepr"] == "['poor', '33']"
+    assert headers["argsrepr"] == "poor owes 33 tokens"
     assert len(messages) < 5

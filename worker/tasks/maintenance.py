@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import structlog
 
+from app.billing.settlements import SettleReport
 from app.stores.queue import MAINTENANCE_QUEUE, RETRY_QUEUE, message_counts
 from worker.celery_app import celery, config, container
+from worker.tasks import outcomes
+from worker.tasks.outcomes import NotDeducted
 
 log = structlog.get_logger(__name__)
 
 WALLETS_PER_LOOK = 200
 
 
-@celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE)
-def sweep() -> None:
+@celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE, throws=(NotDeducted,))
+def sweep() -> str | None:
     """Settle accepted ends that have waited for a message long enough."""
     # Looked for twice in that time, so that the whole of it is the longest that an end waits for this.
-    container().settlement.sweep(older_than_seconds=config.sweep_seconds / 2)
+    return outcomes.of_settlement(container().settlement.sweep(older_than_seconds=config.sweep_seconds / 2))
 
 
 @celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)
@@ -30,10 +33,12 @@ def give_out_retries() -> None:
         container().doorbell.collect(container().collection.due_wallets(WALLETS_PER_LOOK - waiting))
 
 
-@celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE)
-def drain_spool() -> None:
+@celery.task(name="tokentill.drain_spool", queue=MAINTENANCE_QUEUE, throws=(NotDeducted,))
+def drain_spool() -> str | None:
     """Record and settle the ends that Redis kept while Postgres was away."""
-    container().spool_drain.drain()
+    reports: list[SettleReport] = []
+    container().spool_drain.drain(reports.append)
+    return outcomes.of_settlement(sum(reports, SettleReport()))
 
 
 @celery.task(name="tokentill.release_stranded_marks", queue=MAINTENANCE_QUEUE)

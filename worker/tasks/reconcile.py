@@ -7,6 +7,8 @@ import structlog
 from app.domain.errors import AlreadyExists
 from app.stores.queue import MAINTENANCE_QUEUE
 from worker.celery_app import celery, container
+from worker.tasks import outcomes
+from worker.tasks.outcomes import DoesNotAddUp
 
 log = structlog.get_logger(__name__)
 
@@ -14,19 +16,26 @@ log = structlog.get_logger(__name__)
 # the first still running and lets it be.
 SECONDS_MAX = 6 * 3_600
 
-limited = {"queue": MAINTENANCE_QUEUE, "soft_time_limit": SECONDS_MAX, "time_limit": SECONDS_MAX + 60}
+limited = {
+    "queue": MAINTENANCE_QUEUE,
+    "soft_time_limit": SECONDS_MAX,
+    "time_limit": SECONDS_MAX + 60,
+    "throws": (DoesNotAddUp,),
+}
 
 
 @celery.task(name="tokentill.reconcile", **limited)
-def reconcile() -> None:
+def reconcile() -> str | None:
     """Check every wallet and correct the cache; what doesn't add up is in the log and in `reconciliations`."""
     try:
-        container().reconciliation.run()
+        return outcomes.of_reconciliation(container().reconciliation.run())
     except AlreadyExists:
         log.info("reconciliation_skipped", reason="one is running already")
+        return None
 
 
 @celery.task(name="tokentill.run_requested_reconciliation", **limited)
-def run_requested_reconciliation() -> None:
+def run_requested_reconciliation() -> str | None:
     """The same, where an operator has asked for it."""
-    container().reconciliation.run_requested()
+    done = container().reconciliation.run_requested()
+    return None if done is None else outcomes.of_reconciliation(done)

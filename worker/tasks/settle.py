@@ -8,6 +8,8 @@ from app.domain.errors import Unavailable
 from app.domain.wallets import WalletId
 from app.stores.queue import COLLECT_DEBTS, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
 from worker.celery_app import celery, container
+from worker.tasks import outcomes
+from worker.tasks.outcomes import NotDeducted
 
 COLLECT_SECONDS = 0.25
 
@@ -17,23 +19,24 @@ COLLECT_SECONDS = 0.25
 @celery.task(
     name=SETTLE_ENDS,
     queue=SETTLE_QUEUE,
-    throws=(Unavailable,),
+    throws=(Unavailable, NotDeducted),
 )
-def settle_ends(end_ids: list[str]) -> None:
+def settle_ends(end_ids: list[str]) -> str | None:
     """Settle the accepted ends of these ids."""
-    container().settlement.settle([UUID(end_id) for end_id in end_ids])
+    return outcomes.of_settlement(container().settlement.settle([UUID(end_id) for end_id in end_ids]))
 
 
 @celery.task(
     name=COLLECT_DEBTS,
     queue=RETRY_QUEUE,
-    throws=(Unavailable,),
+    throws=(Unavailable, NotDeducted),
 )
-def collect_debts(wallet_id: WalletId, debt_token: str) -> None:
+def collect_debts(wallet_id: WalletId, debt_token: str) -> str:
     """Collect what a wallet can pay of its debts. `debt_token` is for whoever watches the queue.
 
     A wallet with many debts takes its turn among all others: a task ends soon, and sends for the next one.
     """
-    unfinished = container().collection.collect(wallet_id, COLLECT_SECONDS).unfinished
-    if unfinished is not None:
-        container().doorbell.collect([unfinished])
+    collected = container().collection.collect(wallet_id, COLLECT_SECONDS)
+    if collected.unfinished is not None:
+        container().doorbell.collect([collected.unfinished])
+    return outcomes.of_collection(wallet_id, collected)

@@ -32,7 +32,8 @@ _OLDEST_RETRYING = sa.text("""
 """)
 
 _LOCK = sa.text("""
-    SELECT posted_micros + overdraft_limit_micros AS room_micros, coalesce(collect_at <= now(), false) AS is_due
+    SELECT posted_micros + overdraft_limit_micros AS room_micros, coalesce(collect_at <= now(), false) AS is_due,
+        debt_micros
     FROM wallets WHERE wallet_id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
@@ -108,10 +109,11 @@ class IndebtedWallet:
 
 @dataclass(frozen=True, slots=True)
 class LockedWallet:
-    """What a locked wallet may be charged for debts, and whether they are due for a try."""
+    """What a locked wallet may be charged for debts, whether they are due for a try, and what they add up to."""
 
     room_micros: int
     is_due: bool
+    debt_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def lock(connection: sa.Connection, wallet_id: WalletId) -> LockedWallet | None:
     if row is None:
         return None
     promised_micros = int(connection.execute(_PROMISED, {"wallet_id": wallet_id}).scalar_one())
-    return LockedWallet(row.room_micros - promised_micros, row.is_due)
+    return LockedWallet(row.room_micros - promised_micros, row.is_due, row.debt_micros)
 
 
 def claim_oldest(connection: sa.Connection, wallet_id: WalletId, limit: int) -> list[ClaimedEnd]:

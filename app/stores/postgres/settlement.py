@@ -173,12 +173,13 @@ _SETTLE = sa.text("""
                 array_agg(id) FILTER (WHERE outcome IN ('settled', 'repeated')) AS settled_ids,
                 array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees')) AS kept_ids,
                 array_agg(id) FILTER (WHERE outcome IN ('failed', 'disagrees') AND NOT fits) AS untold_ids,
-                count(*) FILTER (WHERE outcome = 'repeated') AS repeated
+                count(*) FILTER (WHERE outcome = 'repeated') AS repeated,
+                coalesce(sum(cost_micros) FILTER (WHERE outcome IN ('failed', 'disagrees')), 0) AS kept_micros
             FROM outcome GROUP BY wallet_id
         ) AS o
         WHERE w.wallet_id = o.wallet_id
         RETURNING w.wallet_id, w.posted_micros, w.debt_micros, w.overdraft_limit_micros, w.status, w.package_id,
-            w.version, o.settled_ids, o.kept_ids, o.untold_ids, o.repeated
+            w.version, o.settled_ids, o.kept_ids, o.untold_ids, o.repeated, o.kept_micros
     ), stale AS (
         INSERT INTO stale_notes (wallet_id, version, wallet_ids)
         SELECT wallet_id, version, ARRAY(SELECT wallet_id FROM changed)
@@ -266,6 +267,8 @@ class SettledWallet:
     untold: tuple[UUID, ...]
     """Those of them that the wallet's debt doesn't tell of."""
     repeated: int
+    kept_micros: int = 0
+    """What all that are kept cost."""
 
     @property
     def told(self) -> list[UUID]:
@@ -334,6 +337,7 @@ def settle(
             tuple(row.kept_ids or ()),
             tuple(row.untold_ids or ()),
             row.repeated,
+            int(row.kept_micros),
         )
         for row in rows
     ]
