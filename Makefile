@@ -12,7 +12,7 @@ UV_VERSION := 0.13.9
 # Tests mostly wait for servers: one process more than two cores have. Each has stores of its own.
 TEST_PROCESSES ?= 3
 
-.PHONY: help install up test test-server test-clients test-client-python test-client-typescript chaos chaos-short bench check lint format lock clean
+.PHONY: help install up test test-server test-clients chaos chaos-short bench check lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,8 @@ test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and wor
 
 test-clients: test-client-python test-client-typescript ## run the client libraries' tests against the real stack
 
+# The parts of it.
+.PHONY: test-client-python test-client-typescript
 test-client-python: $(STAMP)
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/litellm/scripts/check
