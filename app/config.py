@@ -6,6 +6,7 @@ A wrong or missing setting raises `ConfigError`, whose message names the variabl
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -59,6 +60,8 @@ class Config:
     # Who may look at flower, each as user:password; or by which addresses people may sign in through a provider.
     flower_basic_auth: tuple[str, ...]
     flower_auth: str
+    # Where traces are sent. Empty: there are none.
+    otlp_endpoint: str
 
     @property
     def redis(self) -> RedisUrl:
@@ -106,6 +109,7 @@ class Config:
             data_dir=_data_dir(env),
             flower_basic_auth=tuple(filter(None, env.get("FLOWER_BASIC_AUTH", "").split(","))),
             flower_auth=env.get("FLOWER_AUTH", ""),
+            otlp_endpoint=_otlp_endpoint(env),
         )
 
 
@@ -161,6 +165,17 @@ def _checked(name: str, check: Callable[[str], T], value: str) -> T:
     except ValueError as error:
         # The value stays out of the message, and what caused it too: they may carry a password.
         raise ConfigError(f"{name} {error}.") from None
+
+
+def _otlp_endpoint(env: Mapping[str, str]) -> str:
+    endpoint = env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT must be the URL of a collector that takes OTLP over HTTP.")
+    if endpoint and importlib.util.find_spec("opentelemetry") is None:
+        raise ConfigError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry, which isn't installed: requirements/tracing.lock has it."
+        )
+    return endpoint
 
 
 def _database_url(env: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import socket
 
 from flask import Flask
 
-from app import logs
+from app import logs, tracing
 from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
 from app.http.factory import create_api
@@ -31,5 +31,6 @@ def serve(app: Flask) -> None:
     container: Container = app.extensions[EXTENSION]
     wait_for_catalog(container)
     wait_for_redis(container.redis_client)
+    tracing.switch_on(container.config, "web")
     container.watcher.start()
     container.metrics.start(ProcessKind.WEB, f"web@{socket.gethostname()}/{os.getpid()}")

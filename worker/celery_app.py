@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_init, worker_process_init, worker_process_shutdown
 
-from app import logs
+from app import logs, tracing
 from app.bootstrap import Container, wait_for_stores
 from app.config import Config, ConfigError
 from app.stores.postgres.processes import ProcessKind
@@ -68,9 +68,11 @@ def _learn_name(sender: str, **_: Any) -> None:
 @worker_process_init.connect
 def _begin_clean(**_: Any) -> None:
     container.cache_clear()
+    tracing.switch_on(config, "worker")
     container().metrics.start(ProcessKind.WORKER, worker_name)
 
 
 @worker_process_shutdown.connect
 def _hand_over(**_: Any) -> None:
     container().metrics.close()
+    tracing.switch_off()

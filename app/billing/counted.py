@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from typing import Protocol
 from uuid import UUID
 
+from app import tracing
 from app.billing import collect, end_record, settle
 from app.billing.collect import Try
 from app.billing.settle import Batch
@@ -66,7 +67,8 @@ class CountedSettlement:
 
     def settle(self, ids: Sequence[UUID]) -> Batch:
         started = time.monotonic()
-        batch = self._transactions.settle(ids)
+        with tracing.span("postgres settle ends", len(ids)):
+            batch = self._transactions.settle(ids)
         seconds = time.monotonic() - started
         _count(self._meters, batch.wallets, "inbox")
         # They were told as of the batch's beginning.

@@ -16,6 +16,7 @@ from uuid import UUID
 from redis import RedisError
 from uuid_utils.compat import uuid7
 
+from app import tracing
 from app.access.batcher import Batcher, Unanswered
 from app.access.gate import Gate
 from app.billing.end_decide import EndDecider
@@ -92,7 +93,9 @@ class EndService:
     def _priced(self, request: EndRequest) -> Priced:
         check_owner(request.process_id, request.user_id)
         quote = self._pricer.quote(request.feature_endpoint_id, request.model, request.usage)
-        return Priced(id=uuid7(), request=request, wallet_id=wallet_of(request.user_id), price=quote.price)
+        end_id = uuid7()
+        tracing.remember(end_id)
+        return Priced(id=end_id, request=request, wallet_id=wallet_of(request.user_id), price=quote.price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
         """Commit what waits and enter each result at its place. Wallets that aren't cached are, and their ends wait for
@@ -116,9 +119,17 @@ class EndService:
 
     def _commit(self, ends: list[Priced]) -> Sequence[Outcome]:
         """One batch, whoever sent its ends: decide, make durable, tell the workers."""
-        decisions = self._decider.decide(ends, self._catalog.epoch)
+        with tracing.run_of("commit ends", (end.id for end in ends)):
+            return self._decide_and_record(ends)
+
+    def _decide_and_record(self, ends: list[Priced]) -> Sequence[Outcome]:
+        with tracing.span("redis end", len(ends)):
+            decisions = self._decider.decide(ends, self._catalog.epoch)
         to_record = [decision for decision in decisions if isinstance(decision, Decided)]
-        recorded = self._recorder.record(to_record) if to_record else []
+        recorded: list[Recorded | Replayed | Refused] = []
+        if to_record:
+            with tracing.span("postgres record ends", len(to_record)):
+                recorded = self._recorder.record(to_record)
         self._release_later(to_record, recorded)
         self._ring(recorded)
         outcomes = iter(recorded)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from redis import RedisError
 
+from app import tracing
 from app.access.batcher import Batcher, Unanswered
 from app.access.gate import Gate
 from app.billing.ports import Balances, CurrentCatalog, HoldsToRelease, WalletsToCache
@@ -137,7 +138,8 @@ class StartService:
         )
 
     def _look(self, calls: list[StartCall]) -> Sequence[StartReply | None]:
-        return self._cache.start(calls, self._catalog.epoch)
+        with tracing.span("redis start", len(calls)):
+            return self._cache.start(calls, self._catalog.epoch)
 
     def _reply(self, call: StartCall) -> StartReply | None:
         """What the cached wallet says; None where it can't be cached."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from marshmallow import ValidationError
 
+from app import tracing
 from app.bootstrap import Container
 from app.http import calls, request_context
 from app.http.auth import SERVER_PREFIX, Keys
@@ -55,7 +56,8 @@ class HotRoutes:
         thread = threading.get_ident()
         self._busy[thread] = time.perf_counter()
         try:
-            return self._answer(environ, start_response)
+            with tracing.request(environ):
+                return self._answer(environ, start_response)
         finally:
             del self._busy[thread]
 
@@ -99,6 +101,7 @@ class HotRoutes:
         seconds = time.perf_counter() - started
         self._log.add(request_id, "POST", environ["PATH_INFO"], status, seconds)
         self._requests.observe(seconds, "POST", environ["PATH_INFO"], status)
+        tracing.answered("POST", environ["PATH_INFO"], status, request_id)
         request_context.finish()
         start_response(_STATUS_LINES[status], headers)
         return [content]

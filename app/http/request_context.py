@@ -9,7 +9,7 @@ from functools import cache
 from flask import Flask, Response, g, request
 from uuid_utils import uuid7
 
-from app import logs
+from app import logs, tracing
 from app.http.request_log import RequestLog
 from app.meters.instruments import Meters
 
@@ -42,7 +42,9 @@ def register(app: Flask, log: RequestLog, meters: Meters) -> None:
         response.headers[REQUEST_ID_HEADER] = g.request_id
         seconds = time.perf_counter() - g.started
         log.add(g.request_id, request.method, request.path, response.status_code, seconds)
-        meters.requests.observe(seconds, *_route(), response.status_code)
+        method, route = _route()
+        meters.requests.observe(seconds, method, route, response.status_code)
+        tracing.answered(method, route, response.status_code, g.request_id)
         finish()
         return response
 

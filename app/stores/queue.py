@@ -15,6 +15,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 
+from app import tracing
 from app.config import Config
 from app.domain.amounts import token_number
 from app.stores.broker import Amqp, broker_settings, use_lasting_transport
@@ -196,7 +197,8 @@ class CeleryDoorbell:
             end_ids, indebted, is_closing = self._next()
             for i in range(0, len(end_ids), IDS_PER_MESSAGE):
                 batch = end_ids[i : i + IDS_PER_MESSAGE]
-                self._publish(SETTLE_ENDS, SETTLE_QUEUE, [batch], shown=_shown(batch))
+                with tracing.sending(SETTLE_ENDS, batch) as headers:
+                    self._publish(SETTLE_ENDS, SETTLE_QUEUE, [batch], shown=_shown(batch), headers=headers)
             for wallet_id, debt_token in indebted.values():
                 # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
                 shown = f"{wallet_id} owes {debt_token} tokens"
@@ -232,7 +234,15 @@ class CeleryDoorbell:
             return int(self._client.llen(f"{KEY_PREFIX}{queue}")) >= self._messages_max
         return False
 
-    def _publish(self, task: str, queue: str, arguments: list[object], *, shown: str) -> None:
+    def _publish(
+        self,
+        task: str,
+        queue: str,
+        arguments: list[object],
+        *,
+        shown: str,
+        headers: dict[str, object] | None = None,
+    ) -> None:
         if self._is_full(queue):
             if queue not in self._full_queues:
                 log.warning("doorbell_silent", queue=queue)
@@ -240,7 +250,7 @@ class CeleryDoorbell:
             return
         self._full_queues.discard(queue)
         try:
-            self._celery.send_task(task, args=arguments, queue=queue, retry=False, argsrepr=shown)
+            self._celery.send_task(task, args=arguments, queue=queue, retry=False, argsrepr=shown, headers=headers)
         except (OperationalError, OSError) as error:
             log.warning("doorbell_failed", task=task, error=type(error).__name__, detail=str(error)[:200])
         except Exception:

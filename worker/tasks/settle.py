@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
+from app import tracing
 from app.domain.errors import Unavailable
 from app.domain.wallets import WalletId
 from app.stores.queue import COLLECT_DEBTS, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE
@@ -20,10 +22,13 @@ COLLECT_SECONDS = 0.25
     name=SETTLE_ENDS,
     queue=SETTLE_QUEUE,
     throws=(Unavailable, NotDeducted),
+    bind=True,
 )
-def settle_ends(end_ids: list[str]) -> str | None:
+def settle_ends(self: Any, end_ids: list[str]) -> str | None:
     """Settle the accepted ends of these ids."""
-    return outcomes.of_settlement(container().settlement.settle([UUID(end_id) for end_id in end_ids]))
+    with tracing.settling(self.request.headers, end_ids):
+        report = container().settlement.settle([UUID(end_id) for end_id in end_ids])
+    return outcomes.of_settlement(report)
 
 
 @celery.task(
