@@ -12,7 +12,8 @@ from celery import Celery
 from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.books import BookKeeping
+from app.access.books import BookKeeping, Books
+from app.access.bulk_books import BulkBooks
 from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
@@ -46,6 +47,7 @@ from app.config import Config, ConfigError
 from app.meters.instruments import Meters
 from app.metrics import Metrics
 from app.operations.archives import ArchiveService
+from app.operations.bulk_actions import BulkActionService
 from app.operations.demo import DemoSeed
 from app.operations.end_stories import EndStoryService
 from app.operations.exports import ExportService
@@ -143,7 +145,7 @@ class Container:
         self.wallet_changes = WalletChanges(postgres=self.postgres, cache=self.cache, redis=self.redis_gate)
         balances = Balances(self.postgres)
         intake = Intake(self.postgres)
-        books = BookKeeping(self.postgres)
+        books = BookKeeping(self.postgres, Books)
 
         # Catalog.
         self.catalog = CatalogSnapshot(self.watch_engine, self.clock)
@@ -290,6 +292,9 @@ class Container:
             doorbell=self.doorbell,
         )
         self.failed_ends = FailedEndService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
+        self.bulk_actions = BulkActionService(
+            books=BookKeeping(self.postgres, BulkBooks), changes=self.wallet_changes, doorbell=self.doorbell
+        )
         self.failed_end_sums = FailedEndSums(postgres=self.postgres)
         self.end_stories = EndStoryService(postgres=self.postgres)
         self.status = StatusService(

@@ -31,6 +31,7 @@ celery.conf.update(
         "worker.tasks.repricing",
         "worker.tasks.samples",
         "worker.tasks.top_ups",
+        "worker.tasks.bulk_actions",
     ],
 )
 

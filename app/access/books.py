@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
 T = TypeVar("T")
+B = TypeVar("B")
 
 
 class Books:
@@ -42,8 +43,9 @@ class Books:
     def find_write_off(self, end_id: UUID) -> LedgerEntry | None:
         return ledger.find_write_off(self._connection, end_id)
 
-    def is_billed(self, end_id: UUID) -> bool:
-        return ledger.is_billed(self._connection, end_id)
+    def billed_of(self, end_ids: Collection[UUID]) -> Set[UUID]:
+        """Those of these ends that are in the ledger already."""
+        return ledger.billed_of(self._connection, end_ids)
 
     def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]:
         """The wallet, if it can pay its oldest debt now and somebody has to be told."""
@@ -52,12 +54,12 @@ class Books:
     def payer_of(self, end_id: UUID) -> WalletId | None:
         return failed_ends.payer_of(self._connection, end_id)
 
-    def claim_failed(self, end_id: UUID) -> Any | None:
-        """A failed end's whole row, locked. Its wallet has to be locked already."""
-        return failed_ends.claim(self._connection, end_id)
+    def claim_failed(self, end_ids: Collection[UUID]) -> Sequence[Any]:
+        """The whole rows of those that have failed, locked. Their wallet has to be locked already."""
+        return failed_ends.claim(self._connection, end_ids)
 
-    def delete_failed(self, end_id: UUID) -> None:
-        failed_ends.delete(self._connection, end_id)
+    def delete_failed(self, end_ids: Collection[UUID]) -> None:
+        failed_ends.delete(self._connection, end_ids)
 
     def replay(self, end_ids: Collection[UUID]) -> Sequence[FailedEndRow]:
         return failed_ends.replay(self._connection, end_ids)
@@ -72,18 +74,19 @@ class Books:
         return failed_ends.count(self._connection, matching)
 
 
-class BookKeeping:
+class BookKeeping(Generic[B]):
     """Gives work its books. What it may raise: see `PostgresAccess`."""
 
-    def __init__(self, postgres: PostgresAccess) -> None:
+    def __init__(self, postgres: PostgresAccess, books: Callable[[sa.Connection], B]) -> None:
         self._postgres = postgres
+        self._books = books
 
-    def read(self, work: Callable[[Books], T]) -> T:
-        return self._postgres.run(lambda connection: work(Books(connection)))
+    def read(self, work: Callable[[B], T]) -> T:
+        return self._postgres.run(lambda connection: work(self._books(connection)))
 
-    def transaction(self, work: Callable[[Books], T]) -> T:
-        return self._postgres.transaction(lambda connection: work(Books(connection)))
+    def transaction(self, work: Callable[[B], T]) -> T:
+        return self._postgres.transaction(lambda connection: work(self._books(connection)))
 
-    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T:
+    def in_turn(self, wallet_id: WalletId, work: Callable[[B], T]) -> T:
         """A transaction that locks this one wallet."""
-        return self._postgres.wallet_transaction(wallet_id, lambda connection: work(Books(connection)))
+        return self._postgres.wallet_transaction(wallet_id, lambda connection: work(self._books(connection)))

@@ -195,7 +195,7 @@ def _give_up(connection: sa.Connection, told: Told, template: _Template, rows: S
     entries = []
     for row in rows:
         entries += [template.entry(-store.figures_of(row)), ledger.billed(row)]
-        failed_ends.delete(connection, row.id)
+        failed_ends.delete(connection, [row.id])
         told.ends.append(row.id)
     if not entries:
         return []

@@ -11,6 +11,7 @@ from flask import Flask
 from flask.cli import ScriptInfo
 
 from app.cli.archive import archive, archives
+from app.cli.bulk_actions import bulk_actions
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.debts import debts
 from app.cli.demo import demo
@@ -39,6 +40,7 @@ COMMANDS = (
     top_ups,
     top_up_schedules,
     failed_ends,
+    bulk_actions,
     debts,
     reports_group,
     samples,

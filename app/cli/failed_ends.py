@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from uuid import UUID
 
 import click
 
 from app.bootstrap import Container
 from app.cli import support
+from app.cli.bulk_runs import BulkOptions, bulk_options, check_selection, run
 from app.cli.failed_end_options import after_position, by_groups, checked_position, echo_sums, filters
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.bulk_actions import BulkKind
 from app.domain.ends import EndState
 from app.domain.failed_ends import Filter, Group
 from app.operations.failed_ends import FIRST_END
-from app.stores.postgres.failed_ends import FailedEndRow
 from app.wire.answers import failed_end_answer, transaction_answer
 from app.wire.failed_ends import failed_end_group_answer
 
-INTERRUPTED = 130
-
 end_id = click.argument("end_id", type=click.UUID)
+end_ids = click.argument("end_ids", type=click.UUID, nargs=-1)
 
 
 @click.group("failed-ends")
@@ -83,55 +80,48 @@ def show(services: Container, end_id: UUID, as_json: bool) -> None:
 
 
 @failed_ends.command("replay")
-@click.argument("end_ids", type=click.UUID, nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All that match the options, dead ones unless --state is given.")
-@filters
+@end_ids
+@bulk_options
+@click.option("--reason", type=support.REASON, help="Needed with --all or --reference.")
 @with_services
-def replay(services: Container, *, end_ids: tuple[UUID, ...], is_all: bool, matching: Filter) -> None:
-    """Have failed ends tried again now. Interrupted, the same command goes on with the rest.
+def replay(
+    services: Container, *, end_ids: tuple[UUID, ...], bulk: BulkOptions, matching: Filter, reason: str | None
+) -> None:
+    """Have failed ends tried again now: single ones, or many as a bulk action, which says what became of each.
 
     \b
-    flask failed-ends replay --all --state dead
+    flask failed-ends replay 01890a5d-ac96-774b-bcce-b302099a8057
+    flask failed-ends replay --all --error wallet_missing --reference inc-7 --reason "Wallets were created"
     """
-    if is_all == bool(end_ids):
-        raise click.UsageError("Give the ids of failed ends, or --all.")
-    if not is_all and matching != Filter():
-        raise click.UsageError("Filters go with --all.")
-    if is_all:
-        matching = replace(matching, state=matching.state or EndState.DEAD)
-        _replay(services.failed_ends.replay_matching(matching), services.failed_ends.count(matching))
-    else:
-        _replay(([services.failed_ends.replay(end_id)] for end_id in end_ids), len(end_ids))
-
-
-def _replay(pages: Iterator[Sequence[FailedEndRow]], total: int) -> None:
-    """Replay page after page, with a progress bar for whoever watches, then say what was done."""
-    done = settling = 0
-    try:
-        with click.progressbar(length=total, label="Replaying", file=sys.stderr) as bar:
-            for ends in pages:
-                done += len(ends)
-                settling += sum(end.state == EndState.ACCEPTED for end in ends)
-                bar.update(len(ends))
-    except KeyboardInterrupt:
-        click.echo(f"\nInterrupted: {done} of {total} replayed. The same command goes on with the rest.", err=True)
-        sys.exit(INTERRUPTED)
-    click.echo(f"{done} replayed: {settling} to be settled, {done - settling} to be tried again.")
+    check_selection(end_ids, bulk, matching)
+    if bulk.is_all or bulk.reference is not None:
+        run(services, bulk.asked(BulkKind.REPLAY, end_ids, matching, reason), bulk)
+        return
+    replayed = [services.failed_ends.replay(end_id) for end_id in end_ids]
+    settling = sum(end.state == EndState.ACCEPTED for end in replayed)
+    click.echo(f"{len(replayed)} replayed: {settling} to be settled, {len(replayed) - settling} to be tried again.")
 
 
 @failed_ends.command("write-off")
-@end_id
+@end_ids
+@bulk_options
 @click.option("--reason", type=support.REASON, required=True)
-@support.by
-@as_json
 @with_services
-def write_off(services: Container, *, end_id: UUID, reason: str, actor: str | None, as_json: bool) -> None:
-    """Give up a failed end's cost: the balance stays as it is, and the end is never deducted.
+def write_off(
+    services: Container, *, end_ids: tuple[UUID, ...], bulk: BulkOptions, matching: Filter, reason: str
+) -> None:
+    """Give up the cost of failed ends: balances stay as they are, and none of them is ever deducted.
 
     \b
     flask failed-ends write-off 01890a5d-ac96-774b-bcce-b302099a8057 --reason "Customer left" --by alice
+    flask failed-ends write-off --all --user poor --reference inc-8 --reason "Customer left" --dry-run
     """
-    written_off = services.failed_ends.write_off(end_id, reason, actor or support.operator())
+    check_selection(end_ids, bulk, matching)
+    if bulk.is_all or len(end_ids) > 1 or bulk.reference is not None:
+        run(services, bulk.asked(BulkKind.WRITE_OFF, end_ids, matching, reason), bulk)
+        return
+    [end_id] = end_ids
+    written_off = services.failed_ends.write_off(end_id, reason, bulk.actor)
     if written_off.replayed:
         click.echo("Written off before; nothing was done now.", err=True)
-    echo_object(transaction_answer(written_off.entry), as_json=as_json)
+    echo_object(transaction_answer(written_off.entry), as_json=bulk.as_json)

@@ -18,6 +18,8 @@ DomainError
  ├─ AlreadyApplied           a dry run is to be discarded that is none any more
  ├─ ScheduleEnded            a schedule is to go on that never falls due again
  ├─ Archived                 entries are asked for that are in files by now
+ ├─ FiguresDiffer            a bulk action is confirmed with other figures than it has
+ ├─ BulkActionCancelled      a bulk action is confirmed that was cancelled
  ├─ ReversalNotAllowed       a service server reverses a run later than its feature endpoint allows
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
  │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
@@ -138,6 +140,16 @@ class ScheduleEnded(DomainError):
 class Archived(DomainError):
     code = "archived"
     message = "These entries were moved into files"
+
+
+class FiguresDiffer(DomainError):
+    code = "figures_differ"
+    message = "These aren't the figures of its selection: nothing was done"
+
+
+class BulkActionCancelled(DomainError):
+    code = "bulk_action_cancelled"
+    message = "This bulk action was cancelled: draft another one"
 
 
 class ReversalNotAllowed(DomainError):

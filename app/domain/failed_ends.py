@@ -159,6 +159,12 @@ def duration_seconds(text: str) -> int:
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
+def duration_text(seconds: int) -> str:
+    """The same of a number of seconds, in the largest unit that tells it whole."""
+    unit = max((unit for unit, each in _UNIT_SECONDS.items() if seconds % each == 0), key=_UNIT_SECONDS.__getitem__)
+    return f"{seconds // _UNIT_SECONDS[unit]}{unit}"
+
+
 def groups(text: str) -> tuple[Group, ...]:
     """What is named in a list with commas, each once. Raises ValueError."""
     return inputs.some_of(Group, text)

@@ -10,6 +10,7 @@ from app.http.calls import BODY_BYTES_MAX
 from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
+    bulk_actions,
     corrections,
     description,
     failed_ends,
@@ -55,6 +56,7 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(prices.blueprint)
     app.register_blueprint(operations.blueprint)
     app.register_blueprint(failed_ends.blueprint)
+    app.register_blueprint(bulk_actions.blueprint)
     app.register_blueprint(price_imports.blueprint)
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)

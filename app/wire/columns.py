@@ -15,6 +15,7 @@ from app.wire.answers import (
     RepricingAnswer,
     WalletAnswer,
 )
+from app.wire.bulk_actions import BulkActionHeadAnswer, BulkEndAnswer
 from app.wire.failed_ends import DebtSumsAnswer, FailedEndSumsAnswer
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
@@ -52,6 +53,8 @@ FAILED_ENDS = columns_of(FailedEndAnswer)
 # Behind the columns of what is grouped by.
 FAILED_END_SUMS = columns_of(FailedEndSumsAnswer)
 DEBT_SUMS = columns_of(DebtSumsAnswer)
+BULK_ACTIONS = columns_of(BulkActionHeadAnswer)
+BULK_ENDS = columns_of(BulkEndAnswer)
 SAMPLES = columns_of(SampleAnswer)
 TOP_UPS = columns_of(TopUpAnswer)
 TOP_UP_WALLETS = columns_of(TopUpWalletAnswer)

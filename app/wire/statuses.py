@@ -25,6 +25,8 @@ STATUS_OF_CODE = {
     "already_applied": 409,
     "schedule_ended": 409,
     "archived": 409,
+    "figures_differ": 409,
+    "bulk_action_cancelled": 409,
     "correction_of_correction": 409,
     "written_off": 409,
     "too_many_holds": 429,

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flask import Flask
 from uuid_utils.compat import uuid7
 
 from app.cli import cli
-from app.operations import failed_ends
+from app.stores.postgres.debts import IndebtedWallet
 from tests.conftest import PROJECT
 from tests.processes import wait_until
 from tests.support import FEATURE, Billing, assert_conserved
@@ -93,40 +94,84 @@ def test_replay_by_id(run: Run, shop: Billing) -> None:
     assert (missing.exit_code, missing.stderr.splitlines()[-1]) == (1, "Error: Failed end not found")
 
 
-def test_a_thousand_in_one_command(run: Run, shop: Billing) -> None:
+BULK = ("--reference", "inc-1", "--reason", "Outage")
+
+
+@pytest.fixture
+def by_workers(shop: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is announced is settled at once."""
+    container = shop.container
+
+    def collect(wallets: Sequence[IndebtedWallet]) -> None:
+        for wallet in wallets:
+            container.collection.collect(wallet.wallet_id, seconds=5)
+
+    monkeypatch.setattr(container.doorbell, "settle", container.settlement.settle)
+    monkeypatch.setattr(container.doorbell, "collect", collect)
+
+
+@pytest.mark.usefixtures("by_workers")
+def test_a_thousand_replayed_in_one_command(run: Run, shop: Billing) -> None:
     put_aside(shop, "a", 700)
     put_aside(shop, "b", 300)
-    result = run("replay", "--all", "--state", "dead")
-    assert (result.exit_code, result.stdout) == (0, "1000 replayed: 1000 to be settled, 0 to be tried again.\n")
-    shop.settle_everything()
+    done = shown(run("replay", "--all", "--state", "dead", *BULK, "--yes", "--json"))
+    assert (done["state"], done["outcomes"]) == ("done", [{"outcome": "settled", "ends": 1000, "cost": 11_000}])
     assert shop.inbox_size() == 0
     assert shop.balance("a").posted_micros == 100_000_000_000 - 700 * COST_MICROS
     assert shop.balance("b").posted_micros == 100_000_000_000 - 300 * COST_MICROS
     assert_conserved(shop, "a", "b")
-    again = run("replay", "--all")
-    assert again.stdout == "0 replayed: 0 to be settled, 0 to be tried again.\n"
+    again = run("replay", "--all", "--state", "dead", *BULK)
+    assert (again.exit_code, again.stderr.splitlines()[0]) == (0, "Confirmed before, under the same reference.")
+    assert len(shop.ledger("a")) == 701
 
 
-def test_only_those_that_match(run: Run, shop: Billing) -> None:
-    put_aside(shop, "a", 3)
-    put_aside(shop, "b", 3)
-    shop.execute("UPDATE end_inbox SET last_error = 'insufficient_tokens' WHERE user_id = 'b'")
-    assert run("replay", "--all", "--user", "a", "--error", "insufficient_tokens").stdout.startswith("0 replayed")
-    assert run("replay", "--all", "--error", "insufficient_tokens").stdout == (
-        "3 replayed: 0 to be settled, 3 to be tried again.\n"
-    )
-    assert states(shop) == {"dead": 3, "retrying": 3}
-
-
-def test_what_fails_again_meanwhile_is_not_tried_for_ever(
-    run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("by_workers")
+def test_what_fails_again_is_not_tried_for_ever(run: Run, shop: Billing) -> None:
     put_aside(shop, "a", 5)
-    monkeypatch.setattr(failed_ends, "ENDS_PER_REPLAY", 2)
     shop.execute("UPDATE end_inbox SET cost_micros = 1")
-    monkeypatch.setattr(shop.container.doorbell, "settle", shop.container.settlement.settle)
-    assert run("replay", "--all").stdout.startswith("5 replayed")
+    done = run("replay", "--all", *BULK, "--yes")
+    assert "5 failed again: flask bulk-actions ends 1 --outcome failed_again" in done.stderr
     assert states(shop) == {"dead": 5}
+
+
+def test_a_dry_run_then_its_confirmation(run: Run, app: Flask, shop: Billing) -> None:
+    ids = put_aside(shop, "a", 3)
+    put_aside(shop, "b", 2)
+    dry = run("write-off", "--all", "--user", "a", "--older-than", "1s", "--younger-than", "1d", *BULK, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert dry.stderr == "Nothing is done yet: flask bulk-actions confirm 1 --ends 0 --cost 0\n"
+    time.sleep(1)
+    bulk = ("--reference", "inc-2", "--reason", "Outage")
+    dry = run("write-off", "--all", "--user", "a", "--older-than", "1s", *bulk, "--dry-run", "--by", "ann")
+    assert "selection     user_id=a older_than=1s" in dry.stdout
+    assert dry.stderr == "Nothing is done yet: flask bulk-actions confirm 2 --ends 3 --cost 33\n"
+    assert states(shop) == {"dead": 5}
+
+    def bulk_actions(*arguments: str) -> Result:
+        return app.test_cli_runner().invoke(cli, ("bulk-actions", *arguments))
+
+    wrong = bulk_actions("confirm", "2", "--ends", "4", "--cost", "33")
+    assert (wrong.exit_code, "It is about 3." in wrong.stderr) == (1, True)
+    done = shown(bulk_actions("confirm", "2", "--ends", "3", "--cost", "33", "--by", "ben", "--json"))
+    assert (done["state"], done["actor"], done["confirmed_by"]) == ("done", "ann", "ben")
+    assert states(shop) == {"dead": 2}
+    listed = shown(bulk_actions("ends", "2", "--outcome", "written_off", "--json"))["items"]
+    assert [item["end_id"] for item in listed] == ids
+    assert [item["state"] for item in shown(bulk_actions("list", "--json"))["items"]] == ["done", "draft"]
+    assert shown(bulk_actions("cancel", "1", "--json"))["state"] == "cancelled"
+    assert "cancelled" in bulk_actions("show", "1").stdout
+    assert bulk_actions("show", "9").exit_code == 1
+
+
+def test_a_bulk_write_off_asks_before_it_acts(app: Flask, shop: Billing) -> None:
+    ids = put_aside(shop, "a", 3)
+    command = ("failed-ends", "write-off", *ids[:2], *BULK)
+    declined = app.test_cli_runner().invoke(cli, command, input="n\n")
+    assert "Write off 2 ends of 1 users, 22 tokens? [y/N]" in declined.stderr
+    assert states(shop) == {"dead": 3}
+    agreed = app.test_cli_runner().invoke(cli, command, input="y\n")
+    assert (agreed.exit_code, states(shop)) == (0, {"dead": 1})
+    assert_conserved(shop, "a")
 
 
 def test_write_off(run: Run, shop: Billing) -> None:
@@ -159,35 +204,35 @@ def test_write_off_by_whoever_is_logged_in(
 def test_bad_options(run: Run) -> None:
     for arguments in (
         ("replay",),
-        ("replay", UNKNOWN, "--all"),
+        ("replay", UNKNOWN, "--all", *BULK),
         ("replay", UNKNOWN, "--state", "dead"),
+        ("replay", "--all"),
+        ("replay", "--all", "--reference", "r"),
         ("replay", "1"),
         ("list", "--state", "accepted"),
         ("show", "x"),
+        ("write-off",),
         ("write-off", UNKNOWN),
         ("write-off", UNKNOWN, "--reason", ""),
+        ("write-off", UNKNOWN, "--reason", "Gone", "--dry-run"),
+        ("write-off", UNKNOWN, UNKNOWN, "--reason", "Gone"),
+        ("write-off", "--all", "--reason", "Gone"),
+        ("write-off", "--all", "--feature-endpoint", "x", *BULK),
         ("write-off", UNKNOWN, "--reason", "Gone", "--by", "x" * 129),
     ):
-        assert run(*arguments).exit_code == 2
+        assert run(*arguments).exit_code == 2, arguments
 
 
 def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) -> None:
     """Ctrl-C in the middle: what is done stays done, and the same command does the rest."""
     put_aside(shop, "a", 150)
     put_aside(shop, "b", 150)
-    command = [Path(sys.executable).with_name("flask"), "failed-ends", "replay", "--all", "--state", "dead"]
-    settings = {"PATH": os.environ["PATH"], **environment, "DATABASE_TIMEOUT_SECONDS": "30"}
-
-    def is_waiting() -> bool:
-        with shop.container.engine.connect() as connection:
-            waiting = """
-                SELECT count(*) FROM pg_stat_activity
-                WHERE wait_event_type = 'Lock' AND query LIKE '%wallets%FOR NO KEY UPDATE%'
-            """
-            return bool(connection.execute(sa.text(waiting)).scalar_one())
+    flask = Path(sys.executable).with_name("flask")
+    command = [flask, "failed-ends", "write-off", "--all", *BULK, "--yes"]
+    settings = {"PATH": os.environ["PATH"], **environment}
 
     with shop.container.engine.begin() as lock:
-        # The second page comes to a wallet that somebody else is using.
+        # It comes to a wallet that somebody else is using.
         lock.execute(sa.text("SELECT 1 FROM wallets WHERE user_id = 'b' FOR UPDATE"))
         # Started in a shell's background we ignore Ctrl-C, and so would the command.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -197,16 +242,17 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
         signal.signal(signal.SIGINT, before)
         with process:
             try:
-                wait_until(is_waiting, what="the second page")
+                wait_until(lambda: states(shop) == {"dead": 150}, what="the first wallet")
                 process.send_signal(signal.SIGINT)
                 _, said = process.communicate(timeout=20)
             finally:
                 process.kill()
     assert process.returncode == 130
-    assert "Interrupted: 100 of 300 replayed. The same command goes on with the rest." in said
+    assert "Interrupted. Workers go on with bulk action 1." in said
     assert "Traceback" not in said
-    assert states(shop) == {"accepted": 100, "dead": 200}
+    assert states(shop) == {"dead": 150}
 
     again = subprocess.run(command, cwd=PROJECT, env=settings, capture_output=True, text=True, timeout=60, check=False)
-    assert (again.returncode, again.stdout) == (0, "200 replayed: 200 to be settled, 0 to be tried again.\n")
-    assert states(shop) == {"accepted": 300}
+    assert (again.returncode, "written_off" in again.stdout) == (0, True)
+    assert states(shop) == {}
+    assert_conserved(shop, "a", "b")

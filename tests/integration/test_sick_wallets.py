@@ -17,6 +17,7 @@ from app.billing import settle
 from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.amounts import DEBT_MICROS_MAX
+from app.domain.bulk_actions import BulkKind
 from app.domain.ends import EndAnswer
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.domain.failed_ends import Filter
@@ -24,6 +25,7 @@ from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import price
 from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
+from app.operations.bulk_actions import Asked
 from app.stores.postgres import inbox, settlement
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.redis.scripts import WalletScript
@@ -177,11 +179,16 @@ class TestLocked:
         shop.wallet("neighbour-2", tokens=0)
         owe(shop, "locked", 3)
         shop.container.end.end_all([shop.usage("neighbour-2"), shop.usage("neighbour-2")])
+        bulk = shop.container.bulk_actions
+        drafted, _ = bulk.draft(Asked(BulkKind.REPLAY, Filter(), {}, "r", "All again", "ops"))
+        action = drafted.action
+        bulk.confirm(action.id, ends=action.ends, cost_micros=action.cost_micros, actor="ops")
         with locked(shop, "locked"):
-            pages = shop.container.failed_ends.replay_matching(Filter())
-            assert [end.user_id for end in next(pages)] == ["neighbour-2"] * 2
-            with pytest.raises(WalletBusy):
-                next(pages)
+            bulk.work_off(seconds=5)
+            view = bulk.get(action.id)
+            assert (view.action.state, view.open, view.awaited) == ("running", 5, 2)
+        bulk.work_off(seconds=5)
+        assert bulk.get(action.id).awaited == 5
 
     def test_who_locks_what_notes_its_stale_copy_delays_nobody(self, shop: Billing) -> None:
         shop.wallet("locked")

@@ -204,7 +204,8 @@ def test_dead_letters_of_every_kind_are_replayed_or_written_off(old: OldDatabase
     assert shop.balance("user").debt_micros == 2 * COST + 7 * TOKEN
     assert shop.container.reconciliation.run().adds_up
 
-    shop.container.failed_ends.replay_all([disagrees, refused])
+    for end_id in (disagrees, refused):
+        shop.container.failed_ends.replay(end_id)
     shop.settle_everything()
     assert [entry.end_id for entry in shop.ledger("user")[1:]] == [refused]
     shop.container.failed_ends.write_off(reused, "a mistake", "test")

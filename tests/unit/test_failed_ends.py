@@ -1,4 +1,4 @@
-"""Failed ends over fake books: replayed to whom they belong, past locked wallets; written off once."""
+"""Failed ends over fake books: replayed to whom they belong, written off once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from app.domain.errors import AlreadyExists, NotFound, WalletBusy, WalletNotFound
+from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
 from app.domain.failed_ends import Filter
 from app.domain.reasons import FailureReason
 from app.domain.wallets import wallet_of
-from app.operations import failed_ends
 from app.operations.failed_ends import FailedEndService
 from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.ledger import billed
 from tests.unit.fakes import ALICE, TOKEN, FakeBooks, FakeChanges, FakeDoorbell, row
 
 COST = 11 * TOKEN
@@ -48,26 +48,9 @@ class TestReplay:
         assert world.service.replay(end_id).state == "accepted"
         assert (world.bell.settled, world.bell.collected) == ([end_id], [])
 
-    def test_debts_of_one_wallet_are_one_task(self, world: World) -> None:
-        ends = [world.owe(), world.owe()]
-        world.service.replay_all(ends)
-        assert world.bell.collected == [IndebtedWallet(ALICE, 2 * COST)]
-
     def test_one_that_is_not_there(self, world: World) -> None:
         with pytest.raises(NotFound):
             world.service.replay(UUID(int=9))
-
-    def test_all_that_match_but_those_of_locked_wallets(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(failed_ends, "ENDS_PER_REPLAY", 2)
-        mine = [world.owe(state="dead") for _ in range(3)]
-        theirs = [world.books.fail("bob", state="dead") for _ in range(2)]
-        world.books.busy.add(BOB)
-        replayed = []
-        with pytest.raises(WalletBusy):  # noqa: PT012 - it is raised at the end
-            for page in world.service.replay_matching(Filter(state="dead")):
-                replayed += [end.id for end in page]
-        assert replayed == mine
-        assert {world.books.failed[end_id].state for end_id in theirs} == {"dead"}
 
 
 class TestWriteOff:
@@ -109,7 +92,7 @@ class TestWriteOff:
     def test_one_that_is_billed_can_not_be(self, world: World) -> None:
         end_id = world.owe()
         wallet = world.books.wallets[ALICE]
-        entry = failed_ends.billed(world.books.failed[end_id])
+        entry = billed(world.books.failed[end_id])
         world.books.enter(wallet, [entry])
         with pytest.raises(AlreadyExists):
             world.service.write_off(end_id, "left", "ops")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -82,6 +82,11 @@ def condition(matching: Filter, among: sa.ColumnElement[bool] = NOT_ACCEPTED) ->
     return sa.and_(*parts, *_within(matching))
 
 
+def any_of(ids: Collection[UUID]) -> sa.ColumnElement[bool]:
+    """That an end of the inbox is one of these, and has failed."""
+    return sa.and_(end_inbox.c.id.in_(ids), NOT_ACCEPTED)
+
+
 def _within(matching: Filter) -> Iterator[sa.ColumnElement[bool]]:
     """Bounds of time, age and cost."""
     accepted_at, cost_micros = end_inbox.c.accepted_at, end_inbox.c.cost_micros
@@ -143,13 +148,13 @@ def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRo
     return [FailedEndRow(*row) for row in connection.execute(_ENDS.where(wanted).order_by(end_inbox.c.id))]
 
 
-def claim(connection: sa.Connection, end_id: UUID) -> Any | None:
-    """Lock a failed end; its whole row. The wallet must be locked already."""
+def claim(connection: sa.Connection, ids: Collection[UUID]) -> Sequence[Any]:
+    """Lock those of these ends that have failed; their whole rows, oldest first. Their wallet is locked already."""
     # Locking accepted ends as well would invite deadlocks: settlement takes those before their wallet.
-    statement = sa.select(end_inbox).where(end_inbox.c.id == end_id, NOT_ACCEPTED)
-    return connection.execute(statement.with_for_update()).one_or_none()
+    statement = sa.select(end_inbox).where(end_inbox.c.id.in_(ids), NOT_ACCEPTED).order_by(end_inbox.c.id)
+    return connection.execute(statement.with_for_update()).all()
 
 
-def delete(connection: sa.Connection, end_id: UUID) -> None:
-    """Take an end that is locked out of the inbox."""
-    connection.execute(sa.delete(end_inbox).where(end_inbox.c.id == end_id))
+def delete(connection: sa.Connection, ids: Collection[UUID]) -> None:
+    """Take ends that are locked out of the inbox."""
+    connection.execute(sa.delete(end_inbox).where(end_inbox.c.id.in_(ids)))

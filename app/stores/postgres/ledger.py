@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -93,21 +93,16 @@ def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]
     Whatever changes a balance but settlement comes through here. The wallet must be locked already, and its row is the
     caller's to change.
     """
-    entered = []
+    rows = []
     posted_micros = wallet.posted_micros
     for entry in entries:
         posted_micros += entry.amount_micros
-        row = connection.execute(
-            sa.insert(token_transactions)
-            .values(
-                wallet_id=wallet.id,
-                **{name: value for name, value in asdict(entry).items() if value is not None},
-                balance_after_micros=posted_micros,
-            )
-            .returning(*ENTRY_COLUMNS)
-        ).one()
-        entered.append(LedgerEntry(*row))
-    return entered
+        rows.append({**asdict(entry), "wallet_id": wallet.id, "balance_after_micros": posted_micros})
+    if not rows:
+        return []
+    # Numbered in this order, so that each balance follows from the entry before.
+    statement = sa.insert(token_transactions).returning(*ENTRY_COLUMNS, sort_by_parameter_order=True)
+    return [LedgerEntry(*row) for row in connection.execute(statement, rows)]
 
 
 def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
@@ -173,10 +168,13 @@ def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | Non
     return _find(connection, ["write_off"], end_id=end_id)
 
 
-def is_billed(connection: sa.Connection, end_id: UUID) -> bool:
-    """Whether what this row of the inbox stands for is in the ledger."""
-    billing = token_transactions.c.kind.in_(["usage", "amendment", "chargeback"])
-    return connection.execute(sa.select(sa.exists().where(token_transactions.c.end_id == end_id, billing))).scalar_one()
+def billed_of(connection: sa.Connection, end_ids: Collection[UUID]) -> set[UUID]:
+    """Those of these rows of the inbox of which what they stand for is in the ledger."""
+    entry = token_transactions.c
+    # An index for each of the two.
+    kinds = (entry.kind == "usage", entry.kind.in_(["amendment", "chargeback"]))
+    found = sa.union_all(*(sa.select(entry.end_id).where(kind, entry.end_id.in_(end_ids)) for kind in kinds))
+    return set(connection.execute(found).scalars())
 
 
 def _find(connection: sa.Connection, kinds: Sequence[str], **values: Any) -> LedgerEntry | None:

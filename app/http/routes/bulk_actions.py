@@ -1,0 +1,86 @@
+"""Replaying and writing off many failed ends: draft, confirm, watch. Part of the admin API."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, url_for
+
+from app.domain.bulk_actions import BulkOutcome
+from app.domain.errors import NotFound
+from app.domain.pages import NEWEST
+from app.http import filters
+from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.paging import listed, newest_first, oldest_first
+from app.http.query import PAGE, read, takes, takes_page
+from app.http.routes import asked_by_operator, container, repeatable, success
+from app.http.schemas.bulk_actions import BulkActionSchema, ConfirmationSchema
+from app.operations.bulk_actions import Asked
+from app.wire import columns
+from app.wire.bulk_actions import bulk_action_answer, bulk_action_head_answer, bulk_end_answer
+
+blueprint = Blueprint("bulk_actions", __name__, url_prefix="/api/admin/bulk-actions")
+
+_bulk_action = BulkActionSchema()
+_confirmation = ConfirmationSchema()
+
+OUTCOME = filters.one_of("outcome", tuple(BulkOutcome), "What became of them.")
+
+
+@blueprint.post("")
+def create() -> Response:
+    """A draft: which failed ends it is about is frozen, and nothing is done."""
+    drafted, is_known = container().bulk_actions.draft(Asked(**asked_by_operator(_bulk_action)))
+    answer = bulk_action_answer(drafted)
+    response = repeatable("Bulk action drafted", answer, replayed=is_known)
+    response.headers["Location"] = url_for("bulk_actions.show", number=drafted.action.id)
+    return response
+
+
+@blueprint.get("")
+@takes_page
+def list_bulk_actions() -> Response:
+    found = newest_first(container().bulk_actions.list, bulk_action_head_answer)
+    return listed("Bulk actions", found, columns.BULK_ACTIONS)
+
+
+@blueprint.get("/<int:number>")
+def show(number: int) -> Response:
+    """How far it is, and what became of its ends so far."""
+    return success("Bulk action", bulk_action_answer(container().bulk_actions.get(_known(number))))
+
+
+@blueprint.get("/<int:number>/ends")
+@takes(*PAGE, OUTCOME)
+def list_ends(number: int) -> Response:
+    """Each of its ends as it was selected, and what became of it."""
+    outcome = read([OUTCOME]).get("outcome")
+    wanted = None if outcome is None else BulkOutcome(outcome)
+    bulk_actions = container().bulk_actions
+    return listed(
+        "Ends of a bulk action",
+        oldest_first(
+            lambda limit, after_id: bulk_actions.ends(_known(number), limit, after_id, outcome=wanted), bulk_end_answer
+        ),
+        columns.BULK_ENDS,
+    )
+
+
+@blueprint.post("/<int:number>/confirm")
+def confirm(number: int) -> Response:
+    """A worker does it; asked again, nothing more is done. Other figures than the selection's are refused."""
+    asked = asked_by_operator(_confirmation)
+    del asked["request_id"]
+    confirmed = container().bulk_actions.confirm(_known(number), **asked)
+    return success("Bulk action is worked off", bulk_action_answer(confirmed), 202)
+
+
+@blueprint.post("/<int:number>/cancel")
+def cancel(number: int) -> Response:
+    """Nothing is done about the ends that are left."""
+    cancelled = container().bulk_actions.cancel(_known(number), actor=actor_of_call(ADMIN_ACTOR))
+    return success("Bulk action cancelled", bulk_action_answer(cancelled))
+
+
+def _known(number: int) -> int:
+    if number > NEWEST:
+        raise NotFound("Bulk action not found")
+    return number

@@ -1,0 +1,468 @@
+"""Replaying and writing off many failed ends: drafted, confirmed by their count and amount, worked off in slices.
+
+A draft freezes which ends it is about. Each batch is of one wallet, in a transaction that does something about its ends
+and says so: killed anywhere it goes on where it was, and one that is done finds nothing. One process at a time works
+on them, for a moment, and others have theirs in between.
+
+A replay is known to be done only when settlement has been at the end: it is sent first, and what came of it is looked
+for later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+import structlog
+
+from app.access.doorbell import Doorbell
+from app.billing.entries import Changes
+from app.domain.amounts import token_number
+from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState, Fate
+from app.domain.ends import EndState
+from app.domain.errors import (
+    BulkActionCancelled,
+    FiguresDiffer,
+    IdempotencyConflict,
+    NotFound,
+    WalletBusy,
+    WalletNotFound,
+)
+from app.domain.failed_ends import Filter
+from app.domain.pages import NEWEST, Page, page
+from app.domain.reasons import FailureReason
+from app.domain.wallets import Wallet, WalletId
+from app.operations import failed_ends as single
+from app.operations.write_offs import WriteOff, write_off
+from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkSum
+from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.failed_ends import FailedEndRow
+
+log = structlog.get_logger(__name__)
+
+# Of one wallet in one transaction: it is locked for some ten milliseconds.
+ENDS_PER_BATCH = 100
+AWAITED_PER_BATCH = 1_000
+USERS_TOLD_MAX = 100
+DRAFT_DAYS_MAX = 30
+PAUSE_SECONDS = 0.2
+FIRST_PLACE = ("", UUID(int=0))
+
+_ALREADY = {
+    Fate.SETTLED: BulkOutcome.ALREADY_SETTLED,
+    Fate.WRITTEN_OFF: BulkOutcome.ALREADY_WRITTEN_OFF,
+    Fate.CORRECTED: BulkOutcome.CORRECTED,
+    Fate.GONE: BulkOutcome.GONE,
+}
+
+Outcomes = dict[UUID, tuple[BulkOutcome, str | None]]
+T = TypeVar("T")
+
+
+class Books(single.Books, Protocol):
+    """Failed ends and bulk actions, in one transaction."""
+
+    def draft(self, **values: Any) -> int | None: ...
+
+    def freeze(self, number: int, matching: Filter) -> None: ...
+
+    def freeze_ends(self, number: int, end_ids: Collection[UUID]) -> None: ...
+
+    def find_action(self, number: int) -> BulkAction | None: ...
+
+    def find_action_by_reference(self, reference: str) -> BulkAction | None: ...
+
+    def lock_action(self, number: int) -> BulkAction | None: ...
+
+    def hold_action(self, number: int) -> BulkAction | None: ...
+
+    def list_actions(self, before_id: int, limit: int) -> Sequence[BulkAction]: ...
+
+    def confirm_action(self, number: int, confirmed_by: str) -> None: ...
+
+    def set_action_state(self, number: int, state: BulkState) -> None: ...
+
+    def unfinished_actions(self) -> Sequence[int]: ...
+
+    def take_turn(self) -> bool: ...
+
+    def sums(self, number: int, by: str, limit: int | None = None) -> Sequence[BulkSum]: ...
+
+    def count_awaited(self, number: int) -> int: ...
+
+    def count_users(self, number: int) -> int: ...
+
+    def has_open(self, number: int) -> bool: ...
+
+    def untouched(self, number: int, after: tuple[str, UUID], limit: int) -> Sequence[BulkEnd]: ...
+
+    def claim_items(self, number: int, end_ids: Collection[UUID]) -> Sequence[BulkEnd]: ...
+
+    def mark_replayed(self, number: int, end_ids: Collection[UUID]) -> None: ...
+
+    def awaited(self, number: int, after_id: UUID, limit: int) -> Sequence[AwaitedEnd]: ...
+
+    def set_outcomes(self, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]) -> None: ...
+
+    def cancel_untouched(self, number: int) -> None: ...
+
+    def fates(self, end_ids: Collection[UUID]) -> Mapping[UUID, Fate]: ...
+
+    def list_items(self, number: int, outcome: BulkOutcome | None, after_id: UUID, limit: int) -> Sequence[BulkEnd]: ...
+
+    def forget_drafts(self, days: int) -> None: ...
+
+
+class BookKeeping(Protocol):
+    """They raise Unavailable, and what `work` raises, which may run again; those that lock a wallet WalletBusy."""
+
+    def read(self, work: Callable[[Books], T]) -> T: ...
+
+    def transaction(self, work: Callable[[Books], T]) -> T: ...
+
+    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be done about which ends. `selection` says which, in the words of the API, for whoever reads it later.
+
+    `which` is a filter, or ids.
+    """
+
+    action: BulkKind
+    which: Filter | Sequence[UUID]
+    selection: Mapping[str, Any]
+    reference: str
+    reason: str
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkView:
+    """An action with the figures of its selection and how far it is. `awaited` ends were sent to be tried again."""
+
+    action: BulkAction
+    users: int
+    by_state: Sequence[BulkSum]
+    by_error: Sequence[BulkSum]
+    by_user: Sequence[BulkSum]
+    outcomes: Sequence[BulkSum]
+    awaited: int
+
+    @property
+    def open(self) -> int:
+        """Of how many ends it isn't known yet what becomes of them."""
+        return sum(each.ends for each in self.outcomes if each.key is None)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a committed transaction has done about ends of one wallet, and who has to hear of it."""
+
+    ends: int = 0
+    wallet: Wallet | None = None
+    written_off: Sequence[UUID] = ()
+    woken: Sequence[IndebtedWallet] = ()
+    replayed: Sequence[FailedEndRow] = ()
+
+
+class BulkActionService:
+    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Doorbell) -> None:
+        self._books = books
+        self._changes = changes
+        self._doorbell = doorbell
+
+    def draft(self, asked: Asked) -> tuple[BulkView, bool]:
+        """Freeze a selection and say what it is about; nothing is done. And whether this was asked for before.
+
+        Raises IdempotencyConflict (the reference came with something else) or Unavailable.
+        """
+
+        def work(books: Books) -> tuple[int, bool]:
+            number = books.draft(
+                action=asked.action,
+                selection=asked.selection,
+                reference=asked.reference,
+                reason=asked.reason,
+                actor=asked.actor,
+                request_id=asked.request_id,
+            )
+            if number is None:
+                return _drafted_before(books, asked).id, True
+            if isinstance(asked.which, Filter):
+                books.freeze(number, asked.which)
+            else:
+                books.freeze_ends(number, asked.which)
+            return number, False
+
+        number, is_known = self._books.transaction(work)
+        return self.get(number), is_known
+
+    def get(self, number: int) -> BulkView:
+        """Raises NotFound or Unavailable."""
+        return self._books.read(lambda books: _view(books, _find(books.find_action(number))))
+
+    def list(self, limit: int, before_id: int = NEWEST) -> Page[BulkAction, int]:
+        """Newest first. Raises Unavailable."""
+        return self._books.read(
+            lambda books: page(lambda count: books.list_actions(before_id, count), lambda action: action.id, limit)
+        )
+
+    def ends(
+        self, number: int, limit: int, after_id: str = single.FIRST_END, *, outcome: BulkOutcome | None = None
+    ) -> Page[BulkEnd, str]:
+        """The ends of an action and what became of them, oldest first. Raises NotFound or Unavailable."""
+        after = UUID(after_id)
+
+        def work(books: Books) -> Page[BulkEnd, str]:
+            _find(books.find_action(number))
+            return page(
+                lambda count: books.list_items(number, outcome, after, count), lambda end: str(end.end_id), limit
+            )
+
+        return self._books.read(work)
+
+    def confirm(self, number: int, *, ends: int, cost_micros: int, actor: str) -> BulkView:
+        """Have a draft worked off, by whoever states its count and amount; once is enough.
+
+        Raises NotFound, FiguresDiffer, BulkActionCancelled or Unavailable.
+        """
+
+        def work(books: Books) -> bool:
+            action = _find(books.lock_action(number))
+            _check_figures(action, ends, cost_micros)
+            if action.state in (BulkState.CANCELLED, BulkState.CANCELLING):
+                raise BulkActionCancelled
+            if action.state is not BulkState.DRAFT:
+                return False
+            books.confirm_action(number, actor)
+            if action.ends == 0:
+                books.set_action_state(number, BulkState.DONE)
+            return True
+
+        if self._books.transaction(work):
+            log.info("bulk_action_confirmed", id=number, ends=ends, micros=cost_micros, actor=actor)
+        return self.get(number)
+
+    def cancel(self, number: int, *, actor: str) -> BulkView:
+        """Let the ends be that nothing was done about; what was replayed is looked after to its end.
+
+        One that is done stays done. Raises NotFound or Unavailable.
+        """
+
+        def work(books: Books) -> bool:
+            action = _find(books.lock_action(number))
+            if action.state not in (BulkState.DRAFT, BulkState.RUNNING):
+                return False
+            books.cancel_untouched(number)
+            books.set_action_state(number, BulkState.CANCELLING if books.has_open(number) else BulkState.CANCELLED)
+            return True
+
+        if self._books.transaction(work):
+            log.info("bulk_action_cancelled", id=number, actor=actor)
+        return self.get(number)
+
+    def work_off(self, seconds: float) -> bool:
+        """Go on with what is confirmed, for about so long. Whether it is worth to go on at once. Raises Unavailable."""
+        give_up_at = time.monotonic() + seconds
+        return self._in_turn(self._books.read(lambda books: books.unfinished_actions()), give_up_at)
+
+    def go_on(self, number: int, on_step: Callable[[BulkView], None] = lambda view: None) -> BulkView:
+        """Work off one action to its end, in turn with the workers; `on_step` hears how far it is.
+
+        Raises NotFound or Unavailable.
+        """
+        while True:
+            view = self.get(number)
+            on_step(view)
+            if view.action.state not in (BulkState.RUNNING, BulkState.CANCELLING):
+                return view
+            if not self._in_turn([number], time.monotonic() + PAUSE_SECONDS):
+                time.sleep(PAUSE_SECONDS)
+
+    def forget_drafts(self) -> None:
+        """Remove drafts that nobody has confirmed for long. Raises Unavailable."""
+        self._books.transaction(lambda books: books.forget_drafts(DRAFT_DAYS_MAX))
+
+    def _in_turn(self, numbers: Sequence[int], give_up_at: float) -> bool:
+        """Work off these as long as nobody else is at it. Whether there was work to do and more of it is left."""
+        if not numbers:
+            return False
+
+        def work(turn: Books) -> bool:
+            if not turn.take_turn():
+                return False
+            are_left = [self._slice(number, give_up_at) for number in numbers]
+            return any(are_left)
+
+        # The turn ends with its transaction, however that ends; the work is done in transactions of its own.
+        return self._books.transaction(work)
+
+    def _slice(self, number: int, give_up_at: float) -> bool:
+        action = self._books.read(lambda books: books.find_action(number))
+        if action is None:
+            return False
+        is_left = action.state is BulkState.RUNNING and self._work(action, give_up_at)
+        self._look_after(action)
+        self._books.transaction(lambda books: _finish(books, number))
+        return is_left
+
+    def _work(self, action: BulkAction, give_up_at: float) -> bool:
+        """Do something about ends, wallet by wallet. Whether time ran out before all had their turn."""
+        busy: set[WalletId] = set()
+        for ends in self._untouched(action.id):
+            wallet_id = ends[0].wallet_id
+            if wallet_id in busy:
+                continue
+            if time.monotonic() >= give_up_at:
+                return True
+            try:
+                self._work_on(action, wallet_id, [end.end_id for end in ends])
+            except WalletBusy:
+                # The others first; this one again the next time.
+                busy.add(wallet_id)
+        return False
+
+    def _untouched(self, number: int) -> Iterator[Sequence[BulkEnd]]:
+        """Batches of one wallet each."""
+        place = FIRST_PLACE
+        while found := self._books.read(lambda books, place=place: books.untouched(number, place, ENDS_PER_BATCH)):  # type: ignore[misc]
+            for _, ends in groupby(found, lambda end: end.wallet_id):
+                yield list(ends)
+            place = (found[-1].wallet_id, found[-1].end_id)
+
+    def _work_on(self, action: BulkAction, wallet_id: WalletId, end_ids: Sequence[UUID]) -> None:
+        """One batch of one wallet in one transaction. Raises WalletBusy or Unavailable."""
+        step = _write_off if action.action is BulkKind.WRITE_OFF else _replay
+
+        def work(books: Books) -> _Batch:
+            wallet = books.lock(wallet_id)
+            held = books.hold_action(action.id)
+            if held is None or held.state is not BulkState.RUNNING:
+                return _Batch()
+            return step(books, held, wallet, books.claim_items(action.id, end_ids))
+
+        batch = self._books.in_turn(wallet_id, work)
+        if batch.wallet is not None:
+            self._changes.announce(batch.wallet, batch.written_off)
+            self._doorbell.collect(batch.woken)
+        single.ring(self._doorbell, batch.replayed)
+        log.info("bulk_action_worked", id=action.id, wallet_id=wallet_id, ends=batch.ends)
+
+    def _look_after(self, action: BulkAction) -> None:
+        """Say what came of the ends that were replayed, as far as it is known."""
+        after_id = UUID(int=0)
+        while found := self._books.read(
+            lambda books, after_id=after_id: books.awaited(action.id, after_id, AWAITED_PER_BATCH)  # type: ignore[misc]
+        ):
+            self._books.transaction(lambda books, found=found: _tell(books, action.id, found))  # type: ignore[misc]
+            after_id = found[-1].end_id
+
+
+def _find(action: BulkAction | None) -> BulkAction:
+    if action is None:
+        raise NotFound("Bulk action not found")
+    return action
+
+
+def _drafted_before(books: Books, asked: Asked) -> BulkAction:
+    known = _find(books.find_action_by_reference(asked.reference))
+    if (known.action, known.selection, known.reason) != (asked.action, asked.selection, asked.reason):
+        raise IdempotencyConflict("This reference was used with another body")
+    return known
+
+
+def _view(books: Books, action: BulkAction) -> BulkView:
+    return BulkView(
+        action=action,
+        users=books.count_users(action.id),
+        by_state=books.sums(action.id, "state"),
+        by_error=books.sums(action.id, "last_error"),
+        by_user=books.sums(action.id, "user_id", USERS_TOLD_MAX),
+        outcomes=books.sums(action.id, "outcome"),
+        awaited=books.count_awaited(action.id),
+    )
+
+
+def _check_figures(action: BulkAction, ends: int, cost_micros: int) -> None:
+    errors = {}
+    if ends != action.ends:
+        errors["ends"] = [f"It is about {action.ends}."]
+    if cost_micros != action.cost_micros:
+        errors["cost"] = [f"They cost {token_number(action.cost_micros)}."]
+    if errors:
+        raise FiguresDiffer(errors=errors)
+
+
+def _write_off(books: Books, action: BulkAction, wallet: Wallet | None, items: Sequence[BulkEnd]) -> _Batch:
+    if wallet is None:
+        # As a single one is refused: without a wallet there is no ledger that would show it.
+        refused = (BulkOutcome.REFUSED, WalletNotFound.code)
+        books.set_outcomes(action.id, {item.end_id: refused for item in items})
+        return _Batch(ends=len(items))
+    selected = {item.end_id: item.cost_micros for item in items}
+    failed = {end.id: end for end in books.claim_failed(selected)}
+    outcomes = _of_the_rest(books, selected.keys() - failed.keys())
+    outcomes |= dict.fromkeys(books.billed_of(list(failed)), (BulkOutcome.ALREADY_SETTLED, None))
+    outcomes |= {
+        end_id: (BulkOutcome.CHANGED, None)
+        for end_id, end in failed.items()
+        if end_id not in outcomes and end.cost_micros != selected[end_id]
+    }
+    ends = [end for end_id, end in failed.items() if end_id not in outcomes]
+    batch = _Batch(ends=len(items))
+    if ends:
+        by = action.confirmed_by or action.actor
+        given = WriteOff(action.reason, by, action.request_id, action.reference)
+        _, batch.wallet = write_off(books, wallet, ends, given)
+        batch.written_off = [end.id for end in ends]
+        # What stood behind them in the line may be payable.
+        batch.woken = books.wake(wallet.id)
+        outcomes |= dict.fromkeys(batch.written_off, (BulkOutcome.WRITTEN_OFF, None))
+    books.set_outcomes(action.id, outcomes)
+    return batch
+
+
+def _replay(books: Books, action: BulkAction, wallet: Wallet | None, items: Sequence[BulkEnd]) -> _Batch:
+    ids = [item.end_id for item in items]
+    replayed = books.replay(ids)
+    books.mark_replayed(action.id, [end.id for end in replayed])
+    books.set_outcomes(action.id, _of_the_rest(books, set(ids) - {end.id for end in replayed}))
+    return _Batch(ends=len(items), replayed=replayed)
+
+
+def _of_the_rest(books: Books, end_ids: Collection[UUID]) -> Outcomes:
+    """What became of ends that haven't failed any more. Of those that wait for a worker it will be known later."""
+    fates = books.fates(end_ids) if end_ids else {}
+    return {end_id: (_ALREADY[fate], None) for end_id, fate in fates.items() if fate in _ALREADY}
+
+
+def _tell(books: Books, number: int, awaited: Sequence[AwaitedEnd]) -> None:
+    outcomes: Outcomes = {}
+    for end in awaited:
+        is_debt = end.last_error == FailureReason.INSUFFICIENT_TOKENS
+        if end.state in (EndState.RETRYING, EndState.DEAD) and (end.is_tried or not is_debt):
+            outcomes[end.end_id] = (BulkOutcome.FAILED_AGAIN, end.last_error)
+    outcomes |= _of_the_rest(books, [end.end_id for end in awaited if end.state is None])
+    for end_id, (outcome, _) in outcomes.items():
+        if outcome is BulkOutcome.ALREADY_SETTLED:
+            # By the replay, as far as anybody can say.
+            outcomes[end_id] = (BulkOutcome.SETTLED, None)
+    books.set_outcomes(number, outcomes)
+
+
+def _finish(books: Books, number: int) -> None:
+    action = books.lock_action(number)
+    if action is None or books.has_open(number):
+        return
+    if action.state is BulkState.RUNNING:
+        books.set_action_state(number, BulkState.DONE)
+        log.info("bulk_action_done", id=number)
+    elif action.state is BulkState.CANCELLING:
+        books.set_action_state(number, BulkState.CANCELLED)
