@@ -11,7 +11,7 @@ from app.domain.bulk_actions import BulkOutcome, BulkState, Fate
 from app.domain.failed_ends import Filter
 from app.stores.postgres import bulk_actions as store
 from app.stores.postgres import failed_ends
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkSum
+from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures
 
 # A selection of hundreds of thousands is written down in one statement.
 FREEZE_SECONDS_MAX = 30.0
@@ -60,14 +60,8 @@ class BulkBooks(Books):
         """Whether it is this transaction's turn to work off bulk actions, and nobody else's until it ends."""
         return store.take_turn(self._connection)
 
-    def sums(self, number: int, by: str, limit: int | None = None) -> Sequence[BulkSum]:
-        return store.sums(self._connection, number, by, limit)
-
-    def count_awaited(self, number: int) -> int:
-        return store.count_awaited(self._connection, number)
-
-    def count_users(self, number: int) -> int:
-        return store.count_users(self._connection, number)
+    def figures(self, number: int, users_max: int) -> BulkFigures:
+        return store.figures(self._connection, number, users_max)
 
     def has_open(self, number: int) -> bool:
         return store.has_open(self._connection, number)

@@ -100,7 +100,7 @@ def follow(services: Container, number: int, *, as_json: bool) -> None:
 
             def on_step(view: BulkView) -> None:
                 nonlocal done
-                now = view.action.ends - view.open
+                now = view.action.ends - view.figures.open
                 bar.update(now - done)
                 done = now
 
@@ -128,14 +128,14 @@ def echo(view: BulkView, *, as_json: bool) -> None:
             click.echo()
             echo_table(list(rows[0]), rows[:USERS_PRINTED_MAX])
             if len(rows) > USERS_PRINTED_MAX and name == "by_user":
-                click.echo(f"... of {view.users} users")
+                click.echo(f"... of {view.figures.users} users")
     if view.action.state is BulkState.DRAFT:
         cost = answer["cost"]
         click.echo(
             f"Nothing is done yet: flask bulk-actions confirm {view.action.id} --ends {view.action.ends} --cost {cost}",
             err=True,
         )
-    failed = sum(each.ends for each in view.outcomes if each.key == BulkOutcome.FAILED_AGAIN)
+    failed = sum(each.ends for each in view.figures.outcomes if each.key == BulkOutcome.FAILED_AGAIN)
     if failed:
         click.echo(f"{failed} failed again: flask bulk-actions ends {view.action.id} --outcome failed_again", err=True)
 
@@ -145,4 +145,4 @@ def _is_meant(view: BulkView, options: BulkOptions) -> bool:
         return True
     action, cost = view.action, bulk_action_answer(view)["cost"]
     what = "Write off" if action.action is BulkKind.WRITE_OFF else "Replay"
-    return click.confirm(f"{what} {action.ends} ends of {view.users} users, {cost} tokens?", err=True)
+    return click.confirm(f"{what} {action.ends} ends of {view.figures.users} users, {cost} tokens?", err=True)

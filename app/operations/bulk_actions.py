@@ -38,7 +38,7 @@ from app.domain.reasons import FailureReason
 from app.domain.wallets import Wallet, WalletId
 from app.operations import failed_ends as single
 from app.operations.write_offs import WriteOff, write_off
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkSum
+from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 
@@ -90,11 +90,7 @@ class Books(single.Books, Protocol):
 
     def take_turn(self) -> bool: ...
 
-    def sums(self, number: int, by: str, limit: int | None = None) -> Sequence[BulkSum]: ...
-
-    def count_awaited(self, number: int) -> int: ...
-
-    def count_users(self, number: int) -> int: ...
+    def figures(self, number: int, users_max: int) -> BulkFigures: ...
 
     def has_open(self, number: int) -> bool: ...
 
@@ -145,20 +141,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class BulkView:
-    """An action with the figures of its selection and how far it is. `awaited` ends were sent to be tried again."""
+    """An action with the figures of its selection and how far it is."""
 
     action: BulkAction
-    users: int
-    by_state: Sequence[BulkSum]
-    by_error: Sequence[BulkSum]
-    by_user: Sequence[BulkSum]
-    outcomes: Sequence[BulkSum]
-    awaited: int
-
-    @property
-    def open(self) -> int:
-        """Of how many ends it isn't known yet what becomes of them."""
-        return sum(each.ends for each in self.outcomes if each.key is None)
+    figures: BulkFigures
 
 
 @dataclass(slots=True)
@@ -316,18 +302,22 @@ class BulkActionService:
     def _work(self, action: BulkAction, give_up_at: float) -> bool:
         """Do something about ends, wallet by wallet. Whether time ran out before all had their turn."""
         busy: set[WalletId] = set()
+        done = 0
+        is_left = False
         for ends in self._untouched(action.id):
             wallet_id = ends[0].wallet_id
             if wallet_id in busy:
                 continue
-            if time.monotonic() >= give_up_at:
-                return True
+            if is_left := time.monotonic() >= give_up_at:
+                break
             try:
-                self._work_on(action, wallet_id, [end.end_id for end in ends])
+                done += self._work_on(action, wallet_id, [end.end_id for end in ends])
             except WalletBusy:
                 # The others first; this one again the next time.
                 busy.add(wallet_id)
-        return False
+        if done or busy:
+            log.info("bulk_action_worked", id=action.id, ends=done, busy_wallets=len(busy))
+        return is_left
 
     def _untouched(self, number: int) -> Iterator[Sequence[BulkEnd]]:
         """Batches of one wallet each."""
@@ -337,8 +327,8 @@ class BulkActionService:
                 yield list(ends)
             place = (found[-1].wallet_id, found[-1].end_id)
 
-    def _work_on(self, action: BulkAction, wallet_id: WalletId, end_ids: Sequence[UUID]) -> None:
-        """One batch of one wallet in one transaction. Raises WalletBusy or Unavailable."""
+    def _work_on(self, action: BulkAction, wallet_id: WalletId, end_ids: Sequence[UUID]) -> int:
+        """One batch of one wallet in one transaction; how many ends. Raises WalletBusy or Unavailable."""
         step = _write_off if action.action is BulkKind.WRITE_OFF else _replay
 
         def work(books: Books) -> _Batch:
@@ -353,7 +343,7 @@ class BulkActionService:
             self._changes.announce(batch.wallet, batch.written_off)
             self._doorbell.collect(batch.woken)
         single.ring(self._doorbell, batch.replayed)
-        log.info("bulk_action_worked", id=action.id, wallet_id=wallet_id, ends=batch.ends)
+        return batch.ends
 
     def _look_after(self, action: BulkAction) -> None:
         """Say what came of the ends that were replayed, as far as it is known."""
@@ -379,15 +369,7 @@ def _drafted_before(books: Books, asked: Asked) -> BulkAction:
 
 
 def _view(books: Books, action: BulkAction) -> BulkView:
-    return BulkView(
-        action=action,
-        users=books.count_users(action.id),
-        by_state=books.sums(action.id, "state"),
-        by_error=books.sums(action.id, "last_error"),
-        by_user=books.sums(action.id, "user_id", USERS_TOLD_MAX),
-        outcomes=books.sums(action.id, "outcome"),
-        awaited=books.count_awaited(action.id),
-    )
+    return BulkView(action, books.figures(action.id, USERS_TOLD_MAX))
 
 
 def _check_figures(action: BulkAction, ends: int, cost_micros: int) -> None:

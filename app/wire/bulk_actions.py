@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 from uuid import UUID
 
 from app.domain.amounts import token_number
@@ -19,11 +19,18 @@ from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkSum
 from app.wire.types import Count, Moment, Text, Tokens, Uuid, Words
 
 
+class SelectionAnswer(TypedDict):
+    """What was asked for: a filter, in the words of the list of failed ends, or ids."""
+
+    filter: NotRequired[Annotated[dict[str, Text], "As it was given; none: all failed ends."]]
+    ids: NotRequired[list[Uuid]]
+
+
 class BulkActionHeadAnswer(TypedDict):
     id: Count
     action: Annotated[str, Words(BulkKind)]
     state: Annotated[str, Words(BulkState)]
-    selection: Annotated[dict[str, Any], "What was asked for: a filter, or ids."]
+    selection: SelectionAnswer
     ends: Annotated[Count, "How many failed ends were selected, to be stated to confirm it."]
     cost: Annotated[Tokens, "What they cost together, to be stated to confirm it."]
     reference: Text
@@ -40,7 +47,7 @@ def bulk_action_head_answer(action: BulkAction) -> BulkActionHeadAnswer:
         "id": action.id,
         "action": action.action,
         "state": action.state,
-        "selection": dict(action.selection),
+        "selection": cast(SelectionAnswer, dict(action.selection)),
         "ends": action.ends,
         "cost": token_number(action.cost_micros),
         "reference": action.reference,
@@ -88,15 +95,16 @@ class BulkActionAnswer(BulkActionHeadAnswer):
 
 
 def bulk_action_answer(view: BulkView) -> BulkActionAnswer:
+    figures = view.figures
     return {
         **bulk_action_head_answer(view.action),
-        "users": view.users,
-        "by_state": [{"state": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(view.by_state)],
-        "by_error": [{"last_error": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(view.by_error)],
-        "by_user": [{"user_id": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(view.by_user)],
-        "outcomes": [{"outcome": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(view.outcomes)],
-        "open": view.open,
-        "awaited": view.awaited,
+        "users": figures.users,
+        "by_state": [{"state": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(figures.by_state)],
+        "by_error": [{"last_error": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(figures.by_error)],
+        "by_user": [{"user_id": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(figures.by_user)],
+        "outcomes": [{"outcome": key, "ends": ends, "cost": cost} for key, ends, cost in _sums(figures.outcomes)],
+        "open": figures.open,
+        "awaited": figures.awaited,
     }
 
 
@@ -137,7 +145,7 @@ _WORDS = {
 }
 
 
-def selection_answer(which: Filter | Sequence[UUID]) -> dict[str, Any]:
+def selection_answer(which: Filter | Sequence[UUID]) -> SelectionAnswer:
     """Which failed ends are meant, in the words of the API; amounts as texts."""
     if not isinstance(which, Filter):
         return {"ids": [str(end_id) for end_id in which]}

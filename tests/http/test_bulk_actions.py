@@ -363,11 +363,11 @@ class TestCancel:
         service = shop.container.bulk_actions
         work_on, worked = service._work_on, []
 
-        def cancel_in_between(*args: Any) -> None:
+        def cancel_in_between(*args: Any) -> int:
             if len(worked) == 2:
                 data(admin.post(f"/bulk-actions/{number}/cancel", {}))
             worked.append(args)
-            work_on(*args)
+            return work_on(*args)
 
         monkeypatch.setattr(service, "_work_on", cancel_in_between)
         work_off(shop)

@@ -186,9 +186,9 @@ class TestLocked:
         with locked(shop, "locked"):
             bulk.work_off(seconds=5)
             view = bulk.get(action.id)
-            assert (view.action.state, view.open, view.awaited) == ("running", 5, 2)
+            assert (view.action.state, view.figures.open, view.figures.awaited) == ("running", 5, 2)
         bulk.work_off(seconds=5)
-        assert bulk.get(action.id).awaited == 5
+        assert bulk.get(action.id).figures.awaited == 5
 
     def test_who_locks_what_notes_its_stale_copy_delays_nobody(self, shop: Billing) -> None:
         shop.wallet("locked")

@@ -33,7 +33,7 @@ from app.domain.wallets import (
     wallet_of,
 )
 from app.stores.failures import Failure
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkSum
+from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures, BulkSum
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.inbox import KnownEnd
@@ -569,17 +569,16 @@ class FakeBulkBooks(FakeBooks):
     def take_turn(self) -> bool:
         return not self.is_taken
 
-    def sums(self, number: int, by: str, limit: int | None = None) -> Sequence[BulkSum]:
-        found: dict[Any, list[int]] = {}
-        for item in self._of(number):
-            found.setdefault(getattr(item, by), []).append(item.cost_micros)
-        return [BulkSum(key, len(costs), sum(costs)) for key, costs in found.items()][:limit]
+    def figures(self, number: int, users_max: int) -> BulkFigures:
+        def sums(by: str) -> list[BulkSum]:
+            found: dict[Any, list[int]] = {}
+            for item in self._of(number):
+                found.setdefault(getattr(item, by), []).append(item.cost_micros)
+            return [BulkSum(key, len(costs), sum(costs)) for key, costs in found.items()]
 
-    def count_awaited(self, number: int) -> int:
-        return sum(item.outcome is None and item.replayed_at is not None for item in self._of(number))
-
-    def count_users(self, number: int) -> int:
-        return len({item.user_id for item in self._of(number)})
+        awaited = sum(item.outcome is None and item.replayed_at is not None for item in self._of(number))
+        users = sums("user_id")
+        return BulkFigures(sums("state"), sums("last_error"), users[:users_max], len(users), sums("outcome"), awaited)
 
     def has_open(self, number: int) -> bool:
         return any(item.outcome is None for item in self._of(number))

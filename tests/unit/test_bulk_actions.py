@@ -69,8 +69,13 @@ def world() -> World:
 class TestDraft:
     def test_freezes_and_does_nothing(self, world: World) -> None:
         view = world.service.get(world.draft())
-        assert (view.action.state, view.action.ends, view.action.cost_micros, view.users) == ("draft", 5, 5 * COST, 2)
-        assert [(each.key, each.ends, each.cost_micros) for each in view.by_user] == [
+        assert (view.action.state, view.action.ends, view.action.cost_micros, view.figures.users) == (
+            "draft",
+            5,
+            5 * COST,
+            2,
+        )
+        assert [(each.key, each.ends, each.cost_micros) for each in view.figures.by_user] == [
             ("alice", 3, 3 * COST),
             ("bob", 2, 2 * COST),
         ]
@@ -217,7 +222,7 @@ class TestReplay:
         number = world.start(BulkKind.REPLAY)
         world.work_off()
         view = world.service.get(number)
-        assert (view.action.state, view.open, view.awaited) == ("running", 5, 5)
+        assert (view.action.state, view.figures.open, view.figures.awaited) == ("running", 5, 5)
         assert world.bell.settled == [rich]
         assert world.bell.collected == [IndebtedWallet(ALICE, 2 * COST), IndebtedWallet(BOB, 2 * COST)]
         # Nobody is replayed twice.
@@ -299,7 +304,7 @@ def test_in_the_foreground(world: World) -> None:
     seen: list[int] = []
 
     def on_step(view: BulkView) -> None:
-        seen.append(view.open)
+        seen.append(view.figures.open)
 
     assert world.service.go_on(number, on_step).action.state is BulkState.DONE
     assert seen == [5, 0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
-from marshmallow import Schema
+from marshmallow import RAISE, Schema
 from werkzeug.routing import Rule
 
 from app.domain.inputs import ACTOR_LENGTH_MAX
@@ -156,10 +156,14 @@ def _parameter(
 def _body(described: Description, schema: Schema, components: Components) -> Shape:
     most = described.bytes_max or BODY_BYTES_MAX
     return {
-        "description": f"At most {most // 1024} KiB. Unknown fields are ignored.",
+        "description": f"At most {most // 1024} KiB. Unknown fields are {_unknown(schema)}.",
         "required": not described.body_is_optional,
         "content": {MEDIA_TYPE: {"schema": body_schema(components, schema)}},
     }
+
+
+def _unknown(schema: Schema) -> str:
+    return "refused" if schema.unknown == RAISE else "ignored"
 
 
 def _responses(route: Route, described: Description, components: Components) -> Shape:

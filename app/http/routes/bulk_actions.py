@@ -5,17 +5,25 @@ from __future__ import annotations
 from flask import Blueprint, Response, url_for
 
 from app.domain.bulk_actions import BulkOutcome
-from app.domain.errors import NotFound
+from app.domain.errors import BulkActionCancelled, FiguresDiffer, IdempotencyConflict, NotFound
 from app.domain.pages import NEWEST
 from app.http import filters
 from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first, oldest_first
 from app.http.query import PAGE, read, takes, takes_page
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas.bulk_actions import BulkActionSchema, ConfirmationSchema
 from app.operations.bulk_actions import Asked
 from app.wire import columns
-from app.wire.bulk_actions import bulk_action_answer, bulk_action_head_answer, bulk_end_answer
+from app.wire.bulk_actions import (
+    BulkActionAnswer,
+    BulkActionHeadAnswer,
+    BulkEndAnswer,
+    bulk_action_answer,
+    bulk_action_head_answer,
+    bulk_end_answer,
+)
 
 blueprint = Blueprint("bulk_actions", __name__, url_prefix="/api/admin/bulk-actions")
 
@@ -26,31 +34,36 @@ OUTCOME = filters.one_of("outcome", tuple(BulkOutcome), "What became of them.")
 
 
 @blueprint.post("")
-def create() -> Response:
+@answers(BulkActionAnswer, body=_bulk_action, is_repeatable=True, has_location=True, refuses=(IdempotencyConflict,))
+def draft_bulk_action() -> Response:
     """A draft: which failed ends it is about is frozen, and nothing is done."""
     drafted, is_known = container().bulk_actions.draft(Asked(**asked_by_operator(_bulk_action)))
     answer = bulk_action_answer(drafted)
     response = repeatable("Bulk action drafted", answer, replayed=is_known)
-    response.headers["Location"] = url_for("bulk_actions.show", number=drafted.action.id)
+    response.headers["Location"] = url_for("bulk_actions.show_bulk_action", number=drafted.action.id)
     return response
 
 
 @blueprint.get("")
 @takes_page
+@answers(PageOf(BulkActionHeadAnswer))
 def list_bulk_actions() -> Response:
+    """Newest first, drafts among them."""
     found = newest_first(container().bulk_actions.list, bulk_action_head_answer)
     return listed("Bulk actions", found, columns.BULK_ACTIONS)
 
 
 @blueprint.get("/<int:number>")
-def show(number: int) -> Response:
+@answers(BulkActionAnswer)
+def show_bulk_action(number: int) -> Response:
     """How far it is, and what became of its ends so far."""
     return success("Bulk action", bulk_action_answer(container().bulk_actions.get(_known(number))))
 
 
 @blueprint.get("/<int:number>/ends")
 @takes(*PAGE, OUTCOME)
-def list_ends(number: int) -> Response:
+@answers(PageOf(BulkEndAnswer))
+def list_ends_of_bulk_action(number: int) -> Response:
     """Each of its ends as it was selected, and what became of it."""
     outcome = read([OUTCOME]).get("outcome")
     wanted = None if outcome is None else BulkOutcome(outcome)
@@ -65,7 +78,8 @@ def list_ends(number: int) -> Response:
 
 
 @blueprint.post("/<int:number>/confirm")
-def confirm(number: int) -> Response:
+@answers(BulkActionAnswer, status=202, body=_confirmation, refuses=(FiguresDiffer, BulkActionCancelled))
+def confirm_bulk_action(number: int) -> Response:
     """A worker does it; asked again, nothing more is done. Other figures than the selection's are refused."""
     asked = asked_by_operator(_confirmation)
     del asked["request_id"]
@@ -74,7 +88,8 @@ def confirm(number: int) -> Response:
 
 
 @blueprint.post("/<int:number>/cancel")
-def cancel(number: int) -> Response:
+@answers(BulkActionAnswer)
+def cancel_bulk_action(number: int) -> Response:
     """Nothing is done about the ends that are left."""
     cancelled = container().bulk_actions.cancel(_known(number), actor=actor_of_call(ADMIN_ACTOR))
     return success("Bulk action cancelled", bulk_action_answer(cancelled))

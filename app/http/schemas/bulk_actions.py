@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from marshmallow import RAISE, ValidationError, fields, post_load
@@ -15,8 +15,9 @@ from app.domain.inputs import REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 from app.domain.reasons import FailureReason
 from app.domain.reports import CHARGE_KINDS
 from app.http.filters import FAILED_STATES, failed_end_filter
-from app.http.schemas import RequestSchema
+from app.http.schemas import RequestSchema, shapes
 from app.http.schemas.fields import FreeText, MomentOrDay, Text, TokenAmount, WholeNumber
+from app.http.schemas.shapes import Shape
 from app.wire.bulk_actions import selection_answer
 
 IDS_MAX = 1_000
@@ -24,12 +25,17 @@ ENDS_MAX = 2**53
 
 
 class StrictSchema(RequestSchema):
+    rules: ClassVar[Shape] = {"additionalProperties": False}
+
     class Meta:
         unknown = RAISE
 
 
 class Duration(Text):
     """Such as 90s, 15m, 24h or 7d; loads as seconds."""
+
+    def shape(self) -> Shape:
+        return shapes.duration()
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
@@ -39,6 +45,10 @@ class Duration(Text):
 
 
 class EndIds(fields.Field[list[UUID]]):
+    def shape(self) -> Shape:
+        each = {"type": "string", "format": "uuid", "pattern": "^[0-9a-f-]{36}$"}
+        return {"type": "array", "items": each, "minItems": 1, "maxItems": IDS_MAX}
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[UUID]:
         if not isinstance(value, list) or not 1 <= len(value) <= IDS_MAX:
             raise ValidationError(f"Must be a list of 1 to {IDS_MAX} ids.")
@@ -86,12 +96,19 @@ class FailedEndFilterSchema(StrictSchema):
         return failed_end_filter(data | bounds)
 
 
+class FilterField(fields.Nested):
+    body_schema = FailedEndFilterSchema()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(self.body_schema, **kwargs)
+
+
 class BulkActionSchema(StrictSchema):
     """Which failed ends: `filter`, where `{}` means all of them, or `ids`."""
 
     action = _one_of(BulkKind, required=True)
-    filter = fields.Nested(FailedEndFilterSchema)
-    ids = EndIds()
+    filter = FilterField(metadata={"description": "Which failed ends: all that match, or all there are."})
+    ids = EndIds(metadata={"description": "Which failed ends, in place of a filter."})
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
 

@@ -19,6 +19,7 @@ from app.stores.postgres.tables import bulk_action_ends, bulk_actions, end_inbox
 
 # Any constant of our own: whoever has this lock works off bulk actions, everybody else lets them be.
 WORK_LOCK = 7_236_501_119
+TURN_SECONDS_MAX = 60.0
 
 _FATES = sa.text("""
     SELECT wanted.id, CASE
@@ -49,6 +50,23 @@ _AWAITED = sa.text("""
     LEFT JOIN wallets AS w ON w.wallet_id = b.wallet_id
     WHERE b.action_id = :number AND b.outcome IS NULL AND b.replayed_at IS NOT NULL AND b.end_id > :after
     ORDER BY b.end_id LIMIT :limit
+""")
+
+# All of it in one look at the ends.
+_FIGURES = sa.text("""
+    SELECT
+        CASE grouping(state, last_error, outcome) WHEN 3 THEN 'state' WHEN 5 THEN 'last_error' ELSE 'outcome' END AS by,
+        CASE grouping(state, last_error, outcome) WHEN 3 THEN state WHEN 5 THEN last_error ELSE outcome END AS key,
+        count(*) AS ends, sum(cost_micros) AS cost_micros,
+        count(*) FILTER (WHERE outcome IS NULL AND replayed_at IS NOT NULL) AS awaited
+    FROM bulk_action_ends WHERE action_id = :number
+    GROUP BY GROUPING SETS ((state), (last_error), (outcome))
+    ORDER BY cost_micros DESC, key
+""")
+_BY_USER = sa.text("""
+    SELECT user_id, count(*) AS ends, sum(cost_micros) AS cost_micros, count(*) OVER () AS users
+    FROM bulk_action_ends WHERE action_id = :number
+    GROUP BY user_id ORDER BY sum(cost_micros) DESC, user_id LIMIT :users_max
 """)
 
 _SET_OUTCOMES = sa.text("""
@@ -110,6 +128,25 @@ class BulkSum:
     key: str | None
     ends: int
     cost_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFigures:
+    """The ends of an action added up, the largest sums first; of many users the first. `awaited` were sent to be tried
+    again, and it isn't known yet what becomes of them.
+    """
+
+    by_state: Sequence[BulkSum]
+    by_error: Sequence[BulkSum]
+    by_user: Sequence[BulkSum]
+    users: int
+    outcomes: Sequence[BulkSum]
+    awaited: int
+
+    @property
+    def open(self) -> int:
+        """Of how many ends it isn't known yet what becomes of them."""
+        return sum(each.ends for each in self.outcomes if each.key is None)
 
 
 _COLUMNS = [bulk_actions.c[field.name] for field in fields(BulkAction)]
@@ -178,32 +215,30 @@ def unfinished(connection: sa.Connection) -> list[int]:
 
 
 def take_turn(connection: sa.Connection) -> bool:
-    """Whether it is this transaction's turn to work off bulk actions: one at a time leaves others room."""
+    """Whether it is this transaction's turn to work off bulk actions: one at a time leaves others room.
+
+    It stands idle while the work is done in others.
+    """
+    allow_seconds(connection, TURN_SECONDS_MAX)
     return bool(connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(WORK_LOCK))).scalar_one())
 
 
-def sums(connection: sa.Connection, number: int, by: str, limit: int | None = None) -> list[BulkSum]:
-    """Its ends by a column, the largest sums first."""
-    key, cost_micros = bulk_action_ends.c[by], sa.func.sum(bulk_action_ends.c.cost_micros)
-    statement = (
-        sa.select(key, sa.func.count(), cost_micros)
-        .where(bulk_action_ends.c.action_id == number)
-        .group_by(key)
-        .order_by(cost_micros.desc(), key)
-        .limit(limit)
+def figures(connection: sa.Connection, number: int, users_max: int) -> BulkFigures:
+    """Its ends added up: by what they were, by whose they are, by what became of them."""
+    rows = connection.execute(_FIGURES, {"number": number}).all()
+    by_user = connection.execute(_BY_USER, {"number": number, "users_max": users_max}).all()
+
+    def sums(by: str) -> list[BulkSum]:
+        return [BulkSum(row.key, row.ends, int(row.cost_micros)) for row in rows if row.by == by]
+
+    return BulkFigures(
+        by_state=sums("state"),
+        by_error=sums("last_error"),
+        by_user=[BulkSum(row.user_id, row.ends, int(row.cost_micros)) for row in by_user],
+        users=by_user[0].users if by_user else 0,
+        outcomes=sums("outcome"),
+        awaited=sum(row.awaited for row in rows if row.by == "outcome"),
     )
-    return [BulkSum(key, ends, int(micros)) for key, ends, micros in connection.execute(statement)]
-
-
-def count_awaited(connection: sa.Connection, number: int) -> int:
-    """How many were replayed of which it isn't known yet what becomes of them."""
-    statement = sa.select(sa.func.count()).where(_is_open(number), bulk_action_ends.c.replayed_at.is_not(None))
-    return connection.execute(statement).scalar_one()
-
-
-def count_users(connection: sa.Connection, number: int) -> int:
-    users = sa.func.count(bulk_action_ends.c.user_id.distinct())
-    return connection.execute(sa.select(users).where(bulk_action_ends.c.action_id == number)).scalar_one()
 
 
 def has_open(connection: sa.Connection, number: int) -> bool:

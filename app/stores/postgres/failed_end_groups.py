@@ -72,7 +72,8 @@ def add_up(
         sa.select(
             *keys,
             sa.func.count(),
-            sa.func.count(end_inbox.c.user_id.distinct()),
+            # Told apart byte by byte, which is several times as fast as by any language's rules.
+            sa.func.count(end_inbox.c.user_id.collate("C").distinct()),
             cost_micros,
             *_of_state("retrying"),
             *_of_state("dead"),
