@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from app.cli import cli
 from app.stores.postgres.debts import IndebtedWallet
+from app.stores.postgres.engine import allow_seconds
 from tests.conftest import PROJECT
 from tests.processes import wait_until
 from tests.support import FEATURE, Billing, assert_conserved
@@ -233,6 +234,7 @@ def test_interrupted_and_repeated(shop: Billing, environment: dict[str, str]) ->
 
     with shop.container.engine.begin() as lock:
         # It comes to a wallet that somebody else is using.
+        allow_seconds(lock, None)
         lock.execute(sa.text("SELECT 1 FROM wallets WHERE user_id = 'b' FOR UPDATE"))
         # Started in a shell's background we ignore Ctrl-C, and so would the command.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
