@@ -12,6 +12,8 @@ from celery import Celery
 from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access.audit_book import AuditBook
+from app.access.authentication import Authentication
 from app.access.books import BookKeeping, Books
 from app.access.bulk_books import BulkBooks
 from app.access.changes import WalletChanges
@@ -19,9 +21,11 @@ from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
+from app.access.key_ring import KeyRing
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
 from app.access.top_ups import TopUpBookKeeping
+from app.access.wrong_keys import WrongKeys
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
 from app.billing.counted import CountedCollection, CountedIntake, CountedSettlement, CountedSpool
@@ -44,15 +48,18 @@ from app.catalog.price_imports import PriceImports
 from app.catalog.prices import PriceAdmin
 from app.catalog.snapshot import CatalogSnapshot
 from app.config import Config, ConfigError
+from app.domain.keys import KeyKind
 from app.meters.instruments import Meters
 from app.metrics import Metrics
 from app.operations.archives import ArchiveService
+from app.operations.audit_log import AuditLog
 from app.operations.bulk_actions import BulkActionService
 from app.operations.demo import DemoSeed
 from app.operations.end_stories import EndStoryService
 from app.operations.exports import ExportService
 from app.operations.failed_end_sums import FailedEndSums
 from app.operations.failed_ends import FailedEndService
+from app.operations.keys import KeyAdmin
 from app.operations.reports import ReportService
 from app.operations.samples import SampleService
 from app.operations.status import StatusService
@@ -74,6 +81,7 @@ from app.stores.redis.wallet_cache import WalletCache
 from app.stores.redis.wallet_holds import WalletHolds
 from app.stores.redis.wallet_look import WalletLooks
 from app.stores.redis.wallet_snapshot import WalletSnapshots
+from app.stores.redis.wrong_keys import SharedStrikes
 from app.upkeep.cache_audit import CacheAudit
 from app.upkeep.ledger_audit import LedgerAudit
 from app.upkeep.pulse import Pulse
@@ -128,6 +136,16 @@ class Container:
         self.postgres_gate = Gate("postgres", postgres_failure, is_watched=is_watched)
         self.redis_gate = Gate("redis", redis_failure, is_watched=is_watched)
         self.postgres = PostgresAccess(self.engine, self.postgres_gate, wait_seconds=config.database_timeout_seconds)
+        environment = {KeyKind.SERVICE: config.server_api_keys, KeyKind.OPERATOR: config.admin_api_keys}
+        self.keys = KeyRing(
+            environment,
+            postgres=self.postgres,
+            clock=self.clock,
+            offline_seconds_max=config.api_keys_offline_seconds,
+        )
+        self.wrong_keys = WrongKeys(SharedStrikes(self.redis_client), self.redis_gate)
+        self.authentication = Authentication(self.keys, self.wrong_keys)
+        audit_book = AuditBook(self.postgres)
         self.scripts = WalletScripts(self.redis_client)
         self.records = Records(self.redis_client, seconds=config.idempotency_cache_seconds)
         self.in_flight = InFlight(self.redis_client)
@@ -148,7 +166,7 @@ class Container:
         books = BookKeeping(self.postgres, Books)
 
         # Catalog.
-        self.catalog = CatalogSnapshot(self.watch_engine, self.clock)
+        self.catalog = CatalogSnapshot(self.watch_engine, self.clock, self.keys)
         catalog_changes = CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
         self.catalog_admin = CatalogAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
         self.price_imports = PriceImports(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
@@ -163,6 +181,7 @@ class Container:
             records=self.records,
             loader=self.loader,
             redis=self.redis_gate,
+            audit=audit_book,
         )
         self.start = StartService(
             balances=balances,
@@ -277,6 +296,8 @@ class Container:
             probe=Probe(self.watch_client, self.redis_client),
             settlement=self.settlement,
             spool=self.spool_drain,
+            keys=self.keys,
+            wrong_keys=self.wrong_keys,
             collection=self.collection,
             postgres=self.postgres_gate,
             redis=self.redis_gate,
@@ -291,6 +312,8 @@ class Container:
             changes=self.wallet_changes,
             doorbell=self.doorbell,
         )
+        self.key_admin = KeyAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
+        self.audit_log = AuditLog(self.postgres)
         self.failed_ends = FailedEndService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
         self.bulk_actions = BulkActionService(
             books=BookKeeping(self.postgres, BulkBooks), changes=self.wallet_changes, doorbell=self.doorbell

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -22,6 +23,8 @@ T = TypeVar("T")
 DEMO_SERVER_KEY = "dev-server-key"
 DEMO_ADMIN_KEY = "dev-admin-key"
 MODES = ("local", "production")
+# "forwarded" is RFC 7239's.
+PROXY_HEADERS = ("x-forwarded-for", "forwarded")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -36,6 +39,11 @@ class Config:
     redis_url: str
     server_api_keys: tuple[str, ...]
     admin_api_keys: tuple[str, ...]
+    # For how long named keys are believed while Postgres can't be asked whether they still are in force.
+    api_keys_offline_seconds: int
+    # Whose word counts for whom they pass a request on, and in which header they say it.
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    proxy_header: str
     log_level: str
     # How long a call to a store may take before it counts as away.
     database_timeout_seconds: float
@@ -90,6 +98,9 @@ class Config:
             redis_url=_redis_url(env),
             server_api_keys=_api_keys(env, "SERVER_API_KEY", mode),
             admin_api_keys=_api_keys(env, "ADMIN_API_KEY", mode),
+            api_keys_offline_seconds=_number(env, "API_KEYS_OFFLINE_SECONDS", 86_400, 60, 604_800),
+            trusted_proxies=_networks(env, "TRUSTED_PROXIES"),
+            proxy_header=_choice(env, "PROXY_HEADER", "x-forwarded-for", PROXY_HEADERS),
             log_level=_choice(env, "LOG_LEVEL", "INFO", LOG_LEVELS),
             database_timeout_seconds=_number(env, "DATABASE_TIMEOUT_SECONDS", 5.0, 0.1, 60),
             redis_timeout_seconds=_number(env, "REDIS_TIMEOUT_SECONDS", 1.0, 0.01, 60),
@@ -186,6 +197,20 @@ def _redis_url(env: Mapping[str, str]) -> str:
     value = _required(env, "REDIS_URL")
     _checked("REDIS_URL", RedisUrl.parse, value)
     return value
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Addresses and networks, separated by commas."""
+    found = []
+    for part in env.get(name, "").split(","):
+        if text := part.strip():
+            try:
+                found.append(ip_network(text))
+            except ValueError:
+                raise ConfigError(
+                    f"{name} must be addresses or networks such as 10.0.0.0/8, separated by commas, not {text!r}."
+                ) from None
+    return tuple(found)
 
 
 def _api_keys(env: Mapping[str, str], name: str, mode: str) -> tuple[str, ...]:

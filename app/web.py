@@ -10,6 +10,7 @@ from flask import Flask
 from app import logs, tracing
 from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
+from app.http.client_address import ClientAddress
 from app.http.factory import create_api
 from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
@@ -21,8 +22,9 @@ def create_app(config: Config | None = None, *, container: Container | None = No
     container = container or Container(config or Config.from_environment(), is_watched=True)
     logs.configure(container.config.log_level)
     log = RequestLog()
-    api = create_api(container, log)
-    api.wsgi_app = HotRoutes(api.wsgi_app, container, log)  # type: ignore[method-assign]
+    addresses = ClientAddress(container.config)
+    api = create_api(container, log, addresses)
+    api.wsgi_app = HotRoutes(api.wsgi_app, container, log, addresses)  # type: ignore[method-assign]
     return api
 
 

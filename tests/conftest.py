@@ -129,14 +129,17 @@ def admin_headers() -> dict[str, str]:
 
 def empty_stores(config: Config, redis_client: Redis) -> None:
     engine = sa.create_engine(config.database_url, poolclass=sa.NullPool)
-    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "system_state")
+    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name not in ("system_state", "api_keys"))
     with engine.begin() as connection:
         # The ledger refuses to be emptied; only a superuser's session may step over its trigger.
         connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
         connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY"))
+        # The rows of the environment's keys come with the schema.
+        connection.execute(sa.text("DELETE FROM api_keys WHERE digest IS NOT NULL"))
+        connection.execute(sa.text("UPDATE api_keys SET last_used_at = NULL, last_used_address = NULL"))
         connection.execute(
             sa.text("""
-                UPDATE system_state SET catalog_version = catalog_version + 1,
+                UPDATE system_state SET catalog_version = catalog_version + 1, keys_version = keys_version + 1,
                     archived_end_id = '00000000-0000-0000-0000-000000000000'
             """)
         )

@@ -9,9 +9,11 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.access.postgres import PostgresAccess
+from app.domain.audit import Change
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.wallets import Wallet, WalletId
-from app.stores.postgres import corrections, debts, failed_ends, ledger, wallets
+from app.stores.postgres import audit, corrections, debts, failed_ends, ledger, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
@@ -46,6 +48,10 @@ class Books:
     def billed_of(self, end_ids: Collection[UUID]) -> Set[UUID]:
         """Those of these ends that are in the ledger already."""
         return ledger.billed_of(self._connection, end_ids)
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
+        """Write down who did what with this transaction."""
+        audit.write_all(self._connection, caller, changes)
 
     def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]:
         """The wallet, if it can pay its oldest debt now and somebody has to be told."""

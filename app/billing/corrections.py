@@ -30,7 +30,7 @@ from app.domain.errors import (
     WalletNotFound,
 )
 from app.domain.wallets import Wallet, WalletId, wallet_of
-from app.stores.postgres import catalog, inbox, ledger, wallets
+from app.stores.postgres import audit, catalog, inbox, ledger, wallets
 from app.stores.postgres import corrections as store
 from app.stores.postgres.corrections import Correction, Run
 from app.stores.postgres.ledger import LedgerEntry
@@ -103,8 +103,7 @@ class CorrectionService:
             kind=CorrectionKind.REVERSAL,
             reference=asked.reference,
             reason=asked.reason,
-            actor=asked.actor,
-            request_id=asked.request_id,
+            caller=asked.caller,
         )
         return self._correct(request, _check_window)
 
@@ -209,6 +208,18 @@ def _correct(
         raise CorrectionOfCorrection
     check(connection, run)
     correction, told = correct(connection, wallet, run, request, policy)
+    audit.write(
+        connection,
+        request.caller,
+        "end.reversed" if request.kind is CorrectionKind.REVERSAL else "end.amended",
+        ("end", request.end_id),
+        before={"cost_micros": correction.cost_before_micros, "user_id": run.user_id},
+        after={
+            "cost_micros": correction.cost_after_micros,
+            "reference": request.reference,
+            "reason": request.reason,
+        },
+    )
     return _Outcome(correction, _entries(connection, correction), told)
 
 
@@ -241,8 +252,8 @@ def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: Retr
         "cost_micros": chargeback.amount_micros,
         "reference": chargeback.reference,
         "reason": chargeback.reason,
-        "actor": chargeback.actor,
-        "request_id": chargeback.request_id,
+        "actor": chargeback.caller.actor,
+        "request_id": chargeback.caller.request_id,
     }
     charge_id = charge(connection, told, row, policy)
     entries = ledger.find_billed(connection, charge_id)
@@ -259,8 +270,21 @@ def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: Retr
         debt_change_micros=0 if entries else chargeback.amount_micros,
         charge_id=charge_id,
         transaction_ids=[entry.id for entry in entries],
-        actor=chargeback.actor,
-        request_id=chargeback.request_id,
+        actor=chargeback.caller.actor,
+        request_id=chargeback.caller.request_id,
+    )
+    audit.write(
+        connection,
+        chargeback.caller,
+        "wallet.charged_back",
+        ("wallet", wallet_id),
+        before={"posted_micros": wallet.posted_micros, "debt_micros": wallet.debt_micros},
+        after={
+            "posted_micros": wallet.posted_micros + kept.posted_change_micros,
+            "debt_micros": wallet.debt_micros + kept.debt_change_micros,
+            "reference": chargeback.reference,
+            "reason": chargeback.reason,
+        },
     )
     return _Outcome(kept, entries, told)
 

@@ -18,7 +18,9 @@ from redis import RedisError
 
 from app.access.gate import Gate
 from app.billing.ports import Balances, CurrentCatalog, WalletsToCache
+from app.domain.audit import Change
 from app.domain.errors import AlreadyEnded, HoldNotFound, IdempotencyConflict, Unavailable, WalletNotFound
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.processes import check_owner
 from app.domain.reasons import CacheVerdict
@@ -83,6 +85,11 @@ class RememberedRuns(Protocol):
         """Raises RedisError, as those below."""
 
 
+class AuditBook(Protocol):
+    def around(self, caller: Caller, work: Callable[[], T], told: Callable[[T], Change]) -> T:
+        """Do it and write it down. Raises Unavailable, and what `work` raises."""
+
+
 class OpenHolds(Protocol):
     def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None: ...
 
@@ -102,8 +109,10 @@ class HoldService:
         records: RememberedRuns,
         loader: WalletsToCache,
         redis: Gate,
+        audit: AuditBook,
     ) -> None:
         self._balances = balances
+        self._audit = audit
         self._runs = runs
         self._catalog = catalog
         self._holds = holds
@@ -169,14 +178,26 @@ class HoldService:
             [HoldView(hold.process_id, hold.amount_micros, hold.ends_at) for hold in found.items], found.next_key
         )
 
-    def give_back(self, user_id: str, process_id: str) -> ReleaseReply:
-        """Release an open hold for an operator. Raises HoldNotFound, WalletNotFound or Unavailable."""
+    def give_back(self, user_id: str, process_id: str, caller: Caller = SYSTEM) -> ReleaseReply:
+        """Release an open hold for an operator, with an entry in the audit log.
+
+        Raises HoldNotFound, WalletNotFound or Unavailable.
+        """
         wallet_id = wallet_of(user_id)
-        reply = self._asked(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
-        if not reply.released_micros:
-            raise HoldNotFound
-        log.info("hold_released_by_operator", user_id=user_id, process_id=process_id)
-        return reply
+
+        def release() -> ReleaseReply:
+            reply = self._asked(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
+            if not reply.released_micros:
+                raise HoldNotFound
+            return reply
+
+        def told(reply: ReleaseReply) -> Change:
+            before = {"user_id": user_id, "held_micros": reply.released_micros}
+            return Change("hold.released", "hold", process_id, before=before)
+
+        released = self._audit.around(caller, release, told)
+        log.info("hold_released_by_operator", user_id=user_id, process_id=process_id, actor=caller.actor)
+        return released
 
     def release_later(self, wallet_id: WalletId, process_id: str) -> None:
         """Have a hold, if there is one, given back once Redis answers, as long as this process lives."""

@@ -11,13 +11,21 @@ from typing import Any, Protocol
 
 from app.billing.entries import Bell, Change, Changes, Entered
 from app.domain.amounts import BALANCE_MICROS_MAX
+from app.domain.audit import Change as Audited
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletNotFound
-from app.domain.postings import Posting
+from app.domain.keys import Caller
+from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Wallet, WalletId, wallet_of
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
 ANOTHER_BODY = "This reference was used with another body"
+
+_ACTIONS = {
+    PostingKind.TOP_UP: "wallet.topped_up",
+    PostingKind.REFUND: "wallet.refunded",
+    PostingKind.ADJUSTMENT: "wallet.adjusted",
+}
 
 
 class Books(Protocol):
@@ -34,6 +42,8 @@ class Books(Protocol):
     def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet: ...
 
     def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Audited]) -> None: ...
 
 
 class BookKeeping(Protocol):
@@ -60,7 +70,9 @@ def _post(books: Books, wallet_id: WalletId, posting: Posting) -> Change:
         raise WalletNotFound
     known = books.find_posting(wallet_id, posting.reference)
     if known is None:
-        return post_new(books, wallet, posting)
+        posted = post_new(books, wallet, posting)
+        books.audit(posting.caller, [_audited(wallet, posting)])
+        return posted
     if (known.kind, known.amount_micros, known.reason) != (posting.kind, posting.amount_micros, posting.reason):
         raise IdempotencyConflict(ANOTHER_BODY)
     return Change(known)
@@ -89,6 +101,20 @@ def _entry(posting: Posting) -> NewEntry:
         amount_micros=posting.amount_micros,
         reference=posting.reference,
         reason=posting.reason,
-        actor=posting.actor,
-        request_id=posting.request_id,
+        actor=posting.caller.actor,
+        request_id=posting.caller.request_id,
+    )
+
+
+def _audited(wallet: Wallet, posting: Posting) -> Audited:
+    return Audited(
+        _ACTIONS[posting.kind],
+        "wallet",
+        wallet.id,
+        before={"posted_micros": wallet.posted_micros},
+        after={
+            "posted_micros": wallet.posted_micros + posting.amount_micros,
+            "reference": posting.reference,
+            "reason": posting.reason,
+        },
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -20,9 +20,10 @@ from app.access.postgres import PostgresAccess
 from app.billing.run_account import Told, correct, quote
 from app.domain.corrections import CorrectionKind, CorrectionRequest
 from app.domain.errors import AlreadyWrittenOff, BalanceOutOfRange, DomainError, NotFound, NotReady, WalletBusy
+from app.domain.keys import SYSTEM, Caller, caller_again
 from app.domain.pages import NEWEST, Page, page
 from app.domain.repricings import RepricingFilter, RepricingOutcome, RepricingState
-from app.stores.postgres import catalog, prices, wallets
+from app.stores.postgres import audit, catalog, prices, wallets
 from app.stores.postgres import corrections as corrections_store
 from app.stores.postgres import repricings as store
 from app.stores.postgres.repricings import RepricedEnd, Repricing, RepricingGroup, RepricingSums
@@ -58,8 +59,7 @@ class RepricingService:
         filter: RepricingFilter,
         *,
         reason: str,
-        actor: str | None = None,
-        request_id: str | None = None,
+        caller: Caller = SYSTEM,
     ) -> RepricingView:
         """Ask for a dry run. Raises NotFound (the price or the feature endpoint) or Unavailable."""
 
@@ -70,9 +70,17 @@ class RepricingService:
             if feature_id is not None and catalog.find_feature(connection, feature_id) is None:
                 reasons = [f"Unknown feature endpoint: {feature_id}"]
                 raise NotFound("Feature endpoint not found", errors={"feature_endpoint_id": reasons})
-            return store.insert(
-                connection, filter, price_id=price_id, reason=reason, actor=actor, request_id=request_id
+            made = store.insert(
+                connection,
+                filter,
+                price_id=price_id,
+                reason=reason,
+                actor=caller.actor,
+                request_id=caller.request_id,
             )
+            after = {"price_id": price_id, "reason": reason, **asdict(filter)}
+            audit.write(connection, caller, "repricing.created", ("repricing", made.id), after=after)
+            return made
 
         return self.get(self._postgres.transaction(work).id)
 
@@ -98,13 +106,17 @@ class RepricingService:
 
         return self._postgres.run(work)
 
-    def apply(self, number: int) -> RepricingView:
+    def apply(self, number: int, caller: Caller = SYSTEM) -> RepricingView:
         """Have it applied; once is enough. Raises NotFound, NotReady (it is selecting) or Unavailable."""
 
         def work(connection: sa.Connection) -> None:
             if _find(connection, number).state is RepricingState.SELECTING:
                 raise NotReady
-            store.set_state(connection, number, RepricingState.READY, RepricingState.APPLYING)
+            if store.set_state(connection, number, RepricingState.READY, RepricingState.APPLYING):
+                sums = store.sums(connection, number)
+                after = {"state": RepricingState.APPLYING, "runs": sums.runs, "cost_micros": sums.new_cost_micros}
+                before = {"state": RepricingState.READY, "cost_micros": sums.old_cost_micros}
+                audit.write(connection, caller, "repricing.applied", ("repricing", number), before=before, after=after)
 
         self._postgres.transaction(work)
         return self.get(number)
@@ -219,6 +231,5 @@ def _request(repricing: Repricing, end_id: UUID) -> CorrectionRequest:
         reason=repricing.reason,
         usage=None,
         price_id=repricing.price_id,
-        actor=repricing.actor,
-        request_id=repricing.request_id,
+        caller=caller_again(repricing.actor, repricing.request_id),
     )

@@ -70,8 +70,8 @@ class _Template:
             process_id=run.process_id,
             reference=request.reference,
             reason=request.reason,
-            actor=request.actor,
-            request_id=request.request_id,
+            actor=request.caller.actor,
+            request_id=request.caller.request_id,
         )
 
     def charge(self, figures: Figures) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def correct(
         debt_change_micros=debt_change_micros,
         charge_id=charge_id,
         transaction_ids=sorted(entry.id for entry in entries),
-        actor=request.actor,
-        request_id=request.request_id,
+        actor=request.caller.actor,
+        request_id=request.caller.request_id,
     )
     return kept, told
 

@@ -16,18 +16,24 @@ import structlog
 
 from app.access.postgres import PostgresAccess
 from app.billing.postings import ANOTHER_BODY
-from app.billing.top_ups import FREEZE_SECONDS_MAX, check_target
+from app.billing.top_ups import FREEZE_SECONDS_MAX, check_target, told
 from app.domain.errors import IdempotencyConflict, Invalid, NotFound, ScheduleEnded, TooSlow, WalletBusy
+from app.domain.keys import SYSTEM, Caller, caller_again
 from app.domain.pages import NEWEST, Page, page
 from app.domain.top_ups import ScheduleState, TopUpState, schedule_reference
+from app.stores.postgres import audit, top_ups
 from app.stores.postgres import top_up_schedules as store
-from app.stores.postgres import top_ups
 from app.stores.postgres.top_up_schedules import NewSchedule, TopUpSchedule
 from app.stores.postgres.top_ups import NewBatch, Plan
 
 log = structlog.get_logger(__name__)
 
 DATES_TOLD = 6
+_ACTIONS = {
+    ScheduleState.ACTIVE: "top_up_schedule.resumed",
+    ScheduleState.PAUSED: "top_up_schedule.paused",
+    ScheduleState.ENDED: "top_up_schedule.ended",
+}
 NOTHING = Plan(0, 0)
 
 
@@ -61,6 +67,9 @@ class TopUpScheduleService:
                 check_target(connection, new.target)
                 made = store.insert(connection, new, *_starts(connection, new))
                 if made is not None:
+                    after = {"reference": made.reference, "reason": made.reason, **told(made)}
+                    subject = ("top_up_schedule", made.id)
+                    audit.write(connection, new.caller, "top_up_schedule.created", subject, after=after)
                     return _view(connection, made)
                 known = store.find_by_reference(connection, new.reference)
             if known is None or not _is_repeated(known, new):
@@ -99,30 +108,24 @@ class TopUpScheduleService:
             )
         )
 
-    def pause(
-        self, number: int, *, reason: str, actor: str | None = None, request_id: str | None = None
-    ) -> ScheduleView:
+    def pause(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
         """Have it fall due no more until it is resumed. Raises NotFound, ScheduleEnded or Unavailable."""
-        return self._set_state(number, ScheduleState.PAUSED, reason, actor, request_id)
+        return self._set_state(number, ScheduleState.PAUSED, reason, caller)
 
-    def resume(
-        self, number: int, *, reason: str, actor: str | None = None, request_id: str | None = None
-    ) -> ScheduleView:
+    def resume(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
         """Have it fall due again; what fell due before today meanwhile is left out.
 
         Raises NotFound, ScheduleEnded or Unavailable.
         """
-        return self._set_state(number, ScheduleState.ACTIVE, reason, actor, request_id)
+        return self._set_state(number, ScheduleState.ACTIVE, reason, caller)
 
-    def end(self, number: int, *, reason: str, actor: str | None = None, request_id: str | None = None) -> ScheduleView:
+    def end(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
         """Have it never fall due again. What it has begun is finished. Raises NotFound or Unavailable."""
-        return self._set_state(number, ScheduleState.ENDED, reason, actor, request_id)
+        return self._set_state(number, ScheduleState.ENDED, reason, caller)
 
-    def _set_state(
-        self, number: int, state: ScheduleState, reason: str, actor: str | None, request_id: str | None
-    ) -> ScheduleView:
-        changed = self._postgres.transaction(lambda connection: _set_state(connection, number, state))
-        log.info("schedule_changed", id=number, state=state, reason=reason, actor=actor, request_id=request_id)
+    def _set_state(self, number: int, state: ScheduleState, reason: str, caller: Caller) -> ScheduleView:
+        changed = self._postgres.transaction(lambda connection: _set_state(connection, number, state, reason, caller))
+        log.info("schedule_changed", id=number, state=state, reason=reason, actor=caller.actor)
         return changed
 
     def work_off(self, seconds: float) -> None:
@@ -156,8 +159,7 @@ def _fall_due(connection: sa.Connection, number: int) -> str | None:
         target=schedule.target,
         amount=schedule.amount,
         reason=schedule.reason,
-        actor=schedule.actor,
-        request_id=schedule.request_id,
+        caller=caller_again(schedule.actor, schedule.request_id),
         schedule_id=number,
         due_on=due_on,
     )
@@ -167,7 +169,9 @@ def _fall_due(connection: sa.Connection, number: int) -> str | None:
     return reference
 
 
-def _set_state(connection: sa.Connection, number: int, state: ScheduleState) -> ScheduleView:
+def _set_state(
+    connection: sa.Connection, number: int, state: ScheduleState, reason: str, caller: Caller
+) -> ScheduleView:
     schedule = store.lock(connection, number)
     if schedule is None:
         raise NotFound("Schedule not found")
@@ -181,7 +185,12 @@ def _set_state(connection: sa.Connection, number: int, state: ScheduleState) -> 
     elif state is ScheduleState.ACTIVE:
         next_on = schedule.rhythm.resumed(schedule.next_on, store.today(connection))
         state = ScheduleState.ENDED if next_on is None else state
-    return _view(connection, store.update(connection, number, state=state, next_on=next_on))
+    changed = store.update(connection, number, state=state, next_on=next_on)
+    before = {"state": schedule.state, "next_on": schedule.next_on}
+    after = {"state": changed.state, "next_on": changed.next_on, "reason": reason}
+    subject = ("top_up_schedule", number)
+    audit.write(connection, caller, _ACTIONS[changed.state], subject, before=before, after=after)
+    return _view(connection, changed)
 
 
 def _starts(connection: sa.Connection, new: NewSchedule) -> tuple[date, date]:

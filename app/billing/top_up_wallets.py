@@ -16,6 +16,7 @@ import structlog
 from app.billing.entries import Bell, Change
 from app.billing.postings import Books, post_new
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletBusy, WalletNotFound
+from app.domain.keys import caller_again
 from app.domain.postings import Posting, PostingKind
 from app.domain.reasons import FailureReason
 from app.domain.top_ups import TopUpMode, TopUpOutcome
@@ -140,8 +141,7 @@ def _post(books: TopUpBooks, batch: TopUpBatch, member: BatchWallet, wallet: Wal
         amount_micros=amount_micros,
         reference=batch.reference,
         reason=batch.reason,
-        actor=batch.actor,
-        request_id=batch.request_id,
+        caller=caller_again(batch.actor, batch.request_id),
     )
     try:
         return post_new(books, wallet, posting)

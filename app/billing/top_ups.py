@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -18,10 +19,12 @@ from app.access.postgres import PostgresAccess
 from app.billing.postings import ANOTHER_BODY
 from app.billing.top_up_wallets import WalletTopUp
 from app.domain.errors import AlreadyApplied, IdempotencyConflict, Invalid, NotFound, WalletNotFound
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.top_ups import Target, TopUpState
-from app.stores.postgres import catalog, wallets
+from app.stores.postgres import audit, catalog, wallets
 from app.stores.postgres import top_ups as store
+from app.stores.postgres.top_up_schedules import TopUpSchedule
 from app.stores.postgres.top_ups import BatchWallet, NewBatch, Results, TopUpBatch
 
 log = structlog.get_logger(__name__)
@@ -61,12 +64,13 @@ class TopUpService:
             state = TopUpState.APPLYING if is_applied else TopUpState.READY
             made = store.insert(connection, new, state, FREEZE_SECONDS_MAX)
             if made is not None:
+                _audit(connection, new.caller, "top_up.applied" if is_applied else "top_up.created", made)
                 return TopUpView(made, Results())
             known = store.find_by_reference(connection, new.reference)
             if known is None or not _is_repeated(known, new):
                 raise IdempotencyConflict(ANOTHER_BODY)
             if is_applied:
-                known = _apply(connection, known.id, new.actor)
+                known = _apply(connection, known.id, new.caller)
             return _view(connection, known, replayed=True)
 
         return self._postgres.transaction(work)
@@ -103,11 +107,11 @@ class TopUpService:
 
         return self._postgres.run(work)
 
-    def apply(self, number: int, *, actor: str | None = None) -> TopUpView:
+    def apply(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
         """Have a dry run applied; once is enough. Raises NotFound or Unavailable."""
-        return self._postgres.transaction(lambda connection: _view(connection, _apply(connection, number, actor)))
+        return self._postgres.transaction(lambda connection: _view(connection, _apply(connection, number, caller)))
 
-    def discard(self, number: int) -> TopUpView:
+    def discard(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
         """Forget a dry run: its reference may be used again. Raises NotFound, AlreadyApplied or Unavailable."""
 
         def work(connection: sa.Connection) -> TopUpView:
@@ -115,6 +119,7 @@ class TopUpService:
             if batch.state is not TopUpState.READY:
                 raise AlreadyApplied
             store.delete(connection, number)
+            _audit(connection, caller, "top_up.discarded", batch)
             return TopUpView(batch, Results())
 
         return self._postgres.transaction(work)
@@ -180,11 +185,26 @@ def _locked(connection: sa.Connection, number: int) -> TopUpBatch:
     return found
 
 
-def _apply(connection: sa.Connection, number: int, actor: str | None) -> TopUpBatch:
+def _apply(connection: sa.Connection, number: int, caller: Caller) -> TopUpBatch:
     batch = _locked(connection, number)
     if batch.state is TopUpState.READY:
-        store.start(connection, number, actor)
+        store.start(connection, number, caller.actor)
+        _audit(connection, caller, "top_up.applied", batch)
     return _find(connection, number)
+
+
+def _audit(connection: sa.Connection, caller: Caller, action: str, batch: TopUpBatch) -> None:
+    """One entry for all its wallets: what became of each stands with it, and in the ledger."""
+    after = {"reference": batch.reference, "reason": batch.reason, "wallets": batch.planned.wallets, **told(batch)}
+    audit.write(connection, caller, action, ("top_up", batch.id), after=after)
+
+
+def told(asked: TopUpBatch | TopUpSchedule) -> dict[str, Any]:
+    """What the audit log tells of whose wallets are topped up, and by how much."""
+    return {
+        **{name: value for name, value in asdict(asked.target).items() if value is not None},
+        f"{asked.amount.mode}_micros": asked.amount.micros,
+    }
 
 
 def _view(connection: sa.Connection, batch: TopUpBatch, *, replayed: bool = False) -> TopUpView:

@@ -29,14 +29,15 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.in_force import ProfitRules, RateCards
+from app.domain.keys import SYSTEM, Caller
 from app.domain.moments import moment_text
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_changes import Difference, PriceChange, difference
 from app.domain.price_limits import errors_of_card, exceeds_limit
 from app.domain.rates import RateCard, Rates
+from app.stores.postgres import audit, prices, system
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import price_imports as store
-from app.stores.postgres import prices, system
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stored_rates
 
@@ -74,7 +75,7 @@ class PriceImports:
         self._changes = changes
         self._now = now
 
-    def draft(self, request: ImportRequest, actor: str | None = None) -> PriceImport:
+    def draft(self, request: ImportRequest, caller: Caller = SYSTEM) -> PriceImport:
         """Read a list, tell what it would change, and keep that as a draft. No price changes.
 
         Raises PriceListRefused, Invalid, NotFound (the feature endpoint), AlreadyExists (prices from the same moment
@@ -119,12 +120,14 @@ class PriceImports:
             "counts": _counts(listed, found),
             "proposed": [_proposed_row(change) for change in found.proposed],
             "report": _report(listed, found, impact),
-            "actor": actor,
+            "actor": caller.actor,
         }
 
         def keep(connection: sa.Connection) -> PriceImport:
             allow_seconds(connection, SECONDS_MAX)
-            return store.insert(connection, **values)
+            made = store.insert(connection, **values)
+            audit.write(connection, caller, "price_import.drafted", ("price_import", made.id), after=_told(made))
+            return made
 
         return self._postgres.transaction(keep)
 
@@ -140,7 +143,7 @@ class PriceImports:
             )
         )
 
-    def approve(self, import_id: int, *, allow_jumps: bool = False, actor: str | None = None) -> Approved:
+    def approve(self, import_id: int, *, allow_jumps: bool = False, caller: Caller = SYSTEM) -> Approved:
         """Make a draft's prices, all or none, from its moment or from now on. Once more: the same answer.
 
         Raises NotFound, PricesJump (unless they are allowed), PriceImportOutdated, AlreadyExists, PriceListRefused
@@ -155,7 +158,7 @@ class PriceImports:
 
         for _ in range(ATTEMPTS):
             try:
-                approved = self._postgres.transaction(lambda connection: _approve(connection, import_id, actor))
+                approved = self._postgres.transaction(lambda connection: _approve(connection, import_id, caller))
             except _CatalogChanged:
                 continue
             self._changes.show()
@@ -167,7 +170,7 @@ class _CatalogChanged(Exception):
     """Somebody has changed the catalog between our look and our change: roll back and look again."""
 
 
-def _approve(connection: sa.Connection, import_id: int, actor: str | None) -> Approved:
+def _approve(connection: sa.Connection, import_id: int, caller: Caller) -> Approved:
     """Raises _CatalogChanged, besides what `approve` does.
 
     The change is announced last, so that the many rows of an import keep nobody waiting for the row that every process
@@ -188,10 +191,22 @@ def _approve(connection: sa.Connection, import_id: int, actor: str | None) -> Ap
     _check_moment(made_of, cards)
     _check_limits(made_of, ProfitRules(catalog_store.all_rules(connection)), state.now)
     made = prices.insert_all(connection, proposed, feature_endpoint_id=feature, effective_from=effective_from)
-    approved = store.mark_approved(connection, import_id, approved_by=actor, price_ids=made)
+    approved = store.mark_approved(connection, import_id, approved_by=caller.actor, price_ids=made)
+    after = {**_told(approved), "prices": len(made), "effective_from": effective_from}
+    audit.write(connection, caller, "price_import.approved", ("price_import", import_id), after=after)
     if not catalog_store.announce_change_since(connection, state.counters.catalog_version):
         raise _CatalogChanged
     return Approved(approved, replayed=False)
+
+
+def _told(found: PriceImport) -> dict[str, Any]:
+    """What the audit log tells of an import: not its prices, which are kept with it."""
+    return {
+        "format": found.format,
+        "feature_endpoint_id": found.feature_endpoint_id,
+        "effective_from": found.effective_from,
+        "counts": found.counts,
+    }
 
 
 def _check_base(cards: RateCards, draft: PriceImport, at: datetime) -> None:

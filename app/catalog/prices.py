@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,10 +14,12 @@ from app.catalog.admin import check_features
 from app.catalog.changes import CatalogChanges
 from app.domain.errors import AlreadyExists, Invalid
 from app.domain.in_force import ProfitRules
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_limits import errors_of_card
 from app.domain.rates import RateCard, Rates
 from app.domain.reports import Scope
+from app.stores.postgres import audit
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import prices as store
 
@@ -41,7 +44,7 @@ class PriceAdmin:
         self._changes = changes
         self._now = now
 
-    def add(self, price: NewPrice) -> RateCard:
+    def add(self, price: NewPrice, caller: Caller = SYSTEM) -> RateCard:
         """Raises NotFound (the feature endpoint), AlreadyExists (a price for the same from the same moment on), Invalid
         (a run could cost more than can be counted) or Unavailable.
         """
@@ -63,6 +66,7 @@ class PriceAdmin:
             if card is None:
                 reason = "There is a price for the same feature endpoint and model from this moment on."
                 raise AlreadyExists("Price exists already", errors={"effective_from": [reason]})
+            audit.write(connection, caller, "price.created", ("price", card.id), after=_told(card))
             return card
 
         return self._changes.make(work)
@@ -74,3 +78,13 @@ class PriceAdmin:
                 lambda count: store.list_cards(connection, scope, before_id, count), lambda card: card.id, limit
             )
         )
+
+
+def _told(card: RateCard) -> dict[str, Any]:
+    """What the audit log tells of a rate card: whose it is, and what it says."""
+    return {
+        "feature_endpoint_id": card.feature_endpoint_id,
+        "model": card.model,
+        "effective_from": card.effective_from,
+        **{name: value for name, value in asdict(card.rates).items() if value},
+    }

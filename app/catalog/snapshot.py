@@ -3,6 +3,8 @@
 A request never waits for it. A change shows in every process within the poll interval, and at once in the
 process that made it. While Postgres is away the last copy goes on serving.
 
+The same look keeps the API keys fresh (`app/access/key_ring.py`).
+
 Each look also tells whether Postgres has lost what it once told us, as after a fail-over to an older copy. Then
 everything that was cached from the lost state is void: a new epoch begins, beyond every one that is known anywhere.
 """
@@ -18,6 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.access.clock import StoreClock
+from app.access.key_ring import KeyRing
 from app.domain.catalog import Catalog
 from app.stores.postgres import catalog as catalog_store
 from app.stores.postgres import system
@@ -27,10 +30,11 @@ log = structlog.get_logger(__name__)
 
 
 class CatalogSnapshot:
-    def __init__(self, engine: sa.Engine, clock: StoreClock) -> None:
+    def __init__(self, engine: sa.Engine, clock: StoreClock, keys: KeyRing) -> None:
         self._engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._clock = clock
+        self._keys = keys
         # One look at a time, by one connection, which is replaced by nobody who isn't looking.
         self._looking = threading.Lock()
         self._lock = threading.Lock()
@@ -90,6 +94,8 @@ class CatalogSnapshot:
                 counters = system.overtake(connection, known)
                 log.error("postgres_is_older", known=known, told=state.counters)
             self.learn(counters)
+            # First: a key that was revoked waits for no catalog to be loaded.
+            self._keys.look(connection, counters.keys_version)
             if counters.catalog_version <= self._catalog.version:
                 return self._catalog
             loaded = catalog_store.load(connection)

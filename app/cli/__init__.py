@@ -11,12 +11,14 @@ from flask import Flask
 from flask.cli import ScriptInfo
 
 from app.cli.archive import archive, archives
+from app.cli.audit_log import audit_log
 from app.cli.bulk_actions import bulk_actions
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.debts import debts
 from app.cli.demo import demo
 from app.cli.ends import ends
 from app.cli.failed_ends import failed_ends
+from app.cli.keys import keys
 from app.cli.price_imports import COMMANDS as PRICE_IMPORT_COMMANDS
 from app.cli.prices import prices
 from app.cli.reconcile import reconcile
@@ -48,6 +50,8 @@ COMMANDS = (
     reconcile,
     archive,
     archives,
+    keys,
+    audit_log,
     demo,
 )
 

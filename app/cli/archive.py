@@ -13,6 +13,7 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_page, with_services
 from app.domain import reports
+from app.domain.keys import Caller
 from app.domain.pages import Page
 from app.operations.exports import Export
 from app.stores.postgres.archives import Archive
@@ -34,8 +35,9 @@ MONTH = support.Checked("month", lambda text: reports.month(text)[0])
 @click.option(
     "--format", "format", type=click.Choice([format.value for format in Format]), default="csv", show_default=True
 )
+@support.by
 @with_services
-def archive(services: Container, before: date, folder: Path, format: str) -> None:
+def archive(services: Container, before: date, folder: Path, format: str, caller: Caller) -> None:
     """Move the ledger's entries of all months before one into files. Interrupted, the same command goes on.
 
     Each month becomes a file, which is sealed with its hash; then its entries leave the ledger. What stays are every
@@ -49,7 +51,10 @@ def archive(services: Container, before: date, folder: Path, format: str) -> Non
     chosen = Format(format)
     check_available(chosen)
     done = 0
-    for archived in services.archives.archive(before, folder, lambda export: _shaped(export, chosen), chosen.value):
+    archived_months = services.archives.archive(
+        before, folder, lambda export: _shaped(export, chosen), chosen.value, caller
+    )
+    for archived in archived_months:
         done += 1
         click.echo(f"{archived.month:%Y-%m}  {archived.entries} entries  {archived.file_name}  {archived.sha256}")
     if not done:

@@ -11,6 +11,7 @@ from app.cli import support
 from app.cli.bulk_runs import echo, follow
 from app.cli.support import as_json, echo_page, page_size, with_services
 from app.domain.bulk_actions import BulkOutcome
+from app.domain.keys import Caller
 from app.domain.pages import NEWEST
 from app.operations.failed_ends import FIRST_END
 from app.wire.bulk_actions import bulk_action_head_answer, bulk_end_answer
@@ -80,16 +81,13 @@ def list_ends(
 @support.by
 @as_json
 @with_services
-def confirm(
-    services: Container, /, *, number: int, ends: int, cost_micros: int, actor: str | None, as_json: bool
-) -> None:
+def confirm(services: Container, /, *, number: int, ends: int, cost_micros: int, caller: Caller, as_json: bool) -> None:
     """Do what was drafted. Interrupted, workers go on; done, it does nothing more.
 
     \b
     flask bulk-actions confirm 3 --ends 193 --cost 184214.25
     """
-    by = actor or support.operator()
-    services.bulk_actions.confirm(number, ends=ends, cost_micros=cost_micros, actor=by)
+    services.bulk_actions.confirm(number, ends=ends, cost_micros=cost_micros, caller=caller)
     follow(services, number, as_json=as_json)
 
 
@@ -98,10 +96,10 @@ def confirm(
 @support.by
 @as_json
 @with_services
-def cancel(services: Container, number: int, actor: str | None, as_json: bool) -> None:
+def cancel(services: Container, number: int, caller: Caller, as_json: bool) -> None:
     """Do nothing about the ends that are left of a bulk action.
 
     \b
     flask bulk-actions cancel 3
     """
-    echo(services.bulk_actions.cancel(number, actor=actor or support.operator()), as_json=as_json)
+    echo(services.bulk_actions.cancel(number, caller=caller), as_json=as_json)

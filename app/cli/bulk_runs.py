@@ -17,6 +17,7 @@ from app.cli.failed_end_options import filters
 from app.cli.support import as_json, echo_object, echo_table
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.operations.bulk_actions import Asked, BulkView
 from app.wire.bulk_actions import bulk_action_answer, selection_answer
 
@@ -41,7 +42,7 @@ class BulkOptions:
     reference: str | None
     is_dry: bool
     is_sure: bool
-    actor: str
+    caller: Caller
     as_json: bool
 
     def asked(self, action: BulkKind, end_ids: Sequence[UUID], matching: Filter, reason: str | None) -> Asked:
@@ -49,17 +50,16 @@ class BulkOptions:
         if self.reference is None or reason is None:
             raise click.UsageError("A bulk action needs --reference and --reason.")
         which = matching if self.is_all else sorted(set(end_ids))
-        return Asked(action, which, selection_answer(which), self.reference, reason, self.actor)
+        return Asked(action, which, selection_answer(which), self.reference, reason, self.caller)
 
 
 def bulk_options(command: Command) -> Command:
     """Decorates a command that takes `bulk: BulkOptions` and `matching: Filter`."""
 
     @wraps(command)
-    def run(*args: Any, actor: str | None, **kwargs: Any) -> Any:
-        names = [name for name in BulkOptions.__dataclass_fields__ if name != "actor"]
-        given = {name: kwargs.pop(name) for name in names}
-        return command(*args, bulk=BulkOptions(**given, actor=actor or support.operator()), **kwargs)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in BulkOptions.__dataclass_fields__}
+        return command(*args, bulk=BulkOptions(**given), **kwargs)
 
     decorated = filters(run)
     for option in reversed(_OPTIONS):
@@ -87,7 +87,9 @@ def run(services: Container, asked: Asked, options: BulkOptions) -> None:
         return
     else:
         action = view.action
-        services.bulk_actions.confirm(action.id, ends=action.ends, cost_micros=action.cost_micros, actor=options.actor)
+        services.bulk_actions.confirm(
+            action.id, ends=action.ends, cost_micros=action.cost_micros, caller=options.caller
+        )
     follow(services, view.action.id, as_json=options.as_json)
 
 

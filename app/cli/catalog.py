@@ -13,6 +13,7 @@ from app.cli.support import as_json, echo_object, echo_page, page_size, with_ser
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.corrections import REVERSAL_SECONDS_MAX
+from app.domain.keys import Caller
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.reports import Scope
 from app.wire.answers import feature_answer, package_answer, rule_answer
@@ -42,6 +43,7 @@ reversal_seconds = click.option(
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.  [1]")
 @unpriced_choice
 @reversal_seconds
+@support.by
 @as_json
 @with_services
 def create_feature(
@@ -52,6 +54,7 @@ def create_feature(
     min_micros: int | None,
     unpriced: str | None,
     reversal_seconds: int | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Add a feature endpoint.
@@ -62,7 +65,7 @@ def create_feature(
     least_micros = MICROS_PER_TOKEN if min_micros is None else min_micros
     policy = Unpriced(unpriced or Unpriced.DEFAULT)
     feature = FeatureEndpoint(feature_id, name, least_micros, policy, reversal_seconds or 0)
-    echo_object(feature_answer(services.catalog_admin.create_feature(feature)), as_json=as_json)
+    echo_object(feature_answer(services.catalog_admin.create_feature(feature, caller)), as_json=as_json)
 
 
 @features.command("list")
@@ -86,6 +89,7 @@ def list_features(services: Container, limit: int, after: str | None, as_json: b
 @click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.")
 @unpriced_choice
 @reversal_seconds
+@support.by
 @as_json
 @with_services
 def update_feature(
@@ -96,6 +100,7 @@ def update_feature(
     min_micros: int | None,
     unpriced: str | None,
     reversal_seconds: int | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Change a feature endpoint.
@@ -110,7 +115,7 @@ def update_feature(
         "reversal_seconds": reversal_seconds,
     }
     changes = {column: value for column, value in given.items() if value is not None}
-    echo_object(feature_answer(services.catalog_admin.update_feature(feature_id, changes)), as_json=as_json)
+    echo_object(feature_answer(services.catalog_admin.update_feature(feature_id, changes, caller)), as_json=as_json)
 
 
 @click.group()
@@ -122,17 +127,18 @@ def packages() -> None:
 @click.argument("package_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
 @click.option("--feature", "feature_ids", type=support.ID, multiple=True, help="Included; may be repeated.")
+@support.by
 @as_json
 @with_services
 def create_package(
-    services: Container, package_id: str, name: str, feature_ids: tuple[str, ...], as_json: bool
+    services: Container, *, package_id: str, name: str, feature_ids: tuple[str, ...], caller: Caller, as_json: bool
 ) -> None:
     """Add a package.
 
     \b
     flask packages create basic --name "Basic" --feature chat --feature images
     """
-    created = services.catalog_admin.create_package(package_id, name, feature_ids)
+    created = services.catalog_admin.create_package(package_id, name, feature_ids, caller)
     echo_object(package_answer(created), as_json=as_json)
 
 
@@ -162,6 +168,7 @@ def list_packages(services: Container, limit: int, after: str | None, as_json: b
     help="Included from now on, in place of all others.",
 )
 @click.option("--no-features", is_flag=True, help="Include none.")
+@support.by
 @as_json
 @with_services
 def update_package(
@@ -171,6 +178,7 @@ def update_package(
     name: str | None,
     feature_ids: tuple[str, ...],
     no_features: bool,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Rename a package, or replace what it includes.
@@ -181,7 +189,7 @@ def update_package(
     if no_features and feature_ids:
         raise click.UsageError("--feature and --no-features exclude each other.")
     replaced = feature_ids if feature_ids or no_features else None
-    changed = services.catalog_admin.update_package(package_id, name=name, feature_ids=replaced)
+    changed = services.catalog_admin.update_package(package_id, name=name, feature_ids=replaced, caller=caller)
     echo_object(package_answer(changed), as_json=as_json)
 
 
@@ -195,6 +203,7 @@ def profit_rules() -> None:
 @click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only for this feature endpoint.")
 @click.option("--model", type=support.ID, help="Only for this model.")
 @click.option("--effective-from", type=support.MOMENT, help="ISO 8601 with offset.  [now]")
+@support.by
 @as_json
 @with_services
 def create_profit_rule(
@@ -204,6 +213,7 @@ def create_profit_rule(
     feature_endpoint_id: str | None,
     model: str | None,
     effective_from: datetime | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Add a profit rule.
@@ -212,7 +222,11 @@ def create_profit_rule(
     flask profit-rules create --percentage 12.5 --feature chat --effective-from 2030-01-01T00:00:00Z
     """
     created = services.catalog_admin.create_rule(
-        basis_points, feature_endpoint_id=feature_endpoint_id, model=model, effective_from=effective_from
+        basis_points,
+        feature_endpoint_id=feature_endpoint_id,
+        model=model,
+        effective_from=effective_from,
+        caller=caller,
     )
     echo_object(rule_answer(created), as_json=as_json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, echo_table, with_services
 from app.domain.corrections import CorrectionKind, CorrectionRequest
+from app.domain.keys import Caller
 from app.domain.pages import Page
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX, Usage
 from app.wire.answers import correction_answer
@@ -57,15 +57,13 @@ def show(services: Container, *, end_id: UUID, as_json: bool) -> None:
 @support.by
 @as_json
 @with_services
-def reverse(
-    services: Container, *, end_id: UUID, reference: str, reason: str, actor: str | None, as_json: bool
-) -> None:
+def reverse(services: Container, *, end_id: UUID, reference: str, reason: str, caller: Caller, as_json: bool) -> None:
     """Give back all that a run has cost. Its id stands in the wallet's transactions and among failed ends.
 
     \b
     flask ends reverse 01890a5d-ac96-774b-bcce-b302099a8057 --reference ticket-7 --reason "Empty answer"
     """
-    _correct(services, CorrectionRequest(end_id, CorrectionKind.REVERSAL, reference, reason, actor=actor), as_json)
+    _correct(services, CorrectionRequest(end_id, CorrectionKind.REVERSAL, reference, reason, caller=caller), as_json)
 
 
 @ends.command("amend")
@@ -93,7 +91,7 @@ def amend(
     cache_write_tokens: int,
     reasoning_tokens: int,
     requests: int,
-    actor: str | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Say what a run has really used: the difference is given back or charged, at the price it was accepted at.
@@ -105,7 +103,7 @@ def amend(
     if errors := usage.errors():
         reasons = [f"--{field.replace('_', '-')}: {' '.join(texts)}" for field, texts in errors.items()]
         raise click.UsageError(" ".join(reasons))
-    request = CorrectionRequest(end_id, CorrectionKind.AMENDMENT, reference, reason, usage, actor=actor)
+    request = CorrectionRequest(end_id, CorrectionKind.AMENDMENT, reference, reason, usage, caller=caller)
     _correct(services, request, as_json)
 
 
@@ -161,5 +159,4 @@ def _echo_story(story: EndStoryAnswer) -> None:
 
 
 def _correct(services: Container, request: CorrectionRequest, as_json: bool) -> None:
-    request = replace(request, actor=request.actor or support.operator())
     echo_corrected(services.corrections.correct(request), as_json=as_json)

@@ -97,7 +97,7 @@ def replay(
     if bulk.is_all or bulk.reference is not None:
         run(services, bulk.asked(BulkKind.REPLAY, end_ids, matching, reason), bulk)
         return
-    replayed = [services.failed_ends.replay(end_id) for end_id in end_ids]
+    replayed = [services.failed_ends.replay(end_id, bulk.caller) for end_id in end_ids]
     settling = sum(end.state == EndState.ACCEPTED for end in replayed)
     click.echo(f"{len(replayed)} replayed: {settling} to be settled, {len(replayed) - settling} to be tried again.")
 
@@ -121,7 +121,7 @@ def write_off(
         run(services, bulk.asked(BulkKind.WRITE_OFF, end_ids, matching, reason), bulk)
         return
     [end_id] = end_ids
-    written_off = services.failed_ends.write_off(end_id, reason, bulk.actor)
+    written_off = services.failed_ends.write_off(end_id, reason, bulk.caller)
     if written_off.replayed:
         click.echo("Written off before; nothing was done now.", err=True)
     echo_object(transaction_answer(written_off.entry), as_json=bulk.as_json)

@@ -16,6 +16,7 @@ from app.catalog.price_lists.document import NotReadable, parse
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, echo_table, page_size, with_services
 from app.domain.errors import PriceListRefused
+from app.domain.keys import Caller
 from app.domain.pages import NEWEST
 from app.wire.price_imports import price_import_answer, price_import_head_answer
 
@@ -69,7 +70,7 @@ def import_prices(
     no_dated_ids: bool,
     feature_endpoint_id: str | None,
     effective_from: datetime | None,
-    actor: str | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Show what a price list would change, and keep that as a draft. Nothing is fetched, and no price changes.
@@ -92,7 +93,7 @@ def import_prices(
             feature_endpoint_id=feature_endpoint_id,
             effective_from=effective_from,
         )
-        draft = services.price_imports.draft(request, actor or support.operator())
+        draft = services.price_imports.draft(request, caller)
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from None
     except NotReadable as error:
@@ -139,13 +140,13 @@ def show_import(services: Container, import_id: int, as_json: bool) -> None:
 @support.by
 @as_json
 @with_services
-def approve_import(services: Container, import_id: int, allow_jumps: bool, actor: str | None, as_json: bool) -> None:
+def approve_import(services: Container, import_id: int, allow_jumps: bool, caller: Caller, as_json: bool) -> None:
     """Make the prices of a draft, all or none. Once more changes nothing.
 
     \b
     flask prices approve 1 --allow-jumps
     """
-    approved = services.price_imports.approve(import_id, allow_jumps=allow_jumps, actor=actor or support.operator())
+    approved = services.price_imports.approve(import_id, allow_jumps=allow_jumps, caller=caller)
     if approved.replayed:
         click.echo("Approved before; nothing was changed now.", err=True)
     answer = price_import_answer(approved.price_import)

@@ -13,6 +13,7 @@ from app.bootstrap import Container
 from app.catalog.prices import NewPrice
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.keys import Caller
 from app.domain.pages import NEWEST
 from app.domain.rates import TIERS_MAX, Rates, Tier
 from app.domain.reports import Scope
@@ -91,6 +92,7 @@ def prices() -> None:
 @click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only for this feature endpoint.")
 @click.option("--effective-from", type=support.MOMENT, help="ISO 8601 with offset.  [now]")
 @rate_options(required=True)
+@support.by
 @as_json
 @with_services
 def add_price(
@@ -100,6 +102,7 @@ def add_price(
     model: str | None,
     feature_endpoint_id: str | None,
     effective_from: datetime | None,
+    caller: Caller,
     as_json: bool,
     **rates: Any,
 ) -> None:
@@ -108,7 +111,8 @@ def add_price(
     \b
     flask prices add --model "gpt-4.1*" --input-per-million 2 --output-per-million 8 --cached-input-per-million 0.5
     """
-    created = services.price_admin.add(NewPrice(_rates(**rates), feature_endpoint_id, model, effective_from))
+    price = NewPrice(_rates(**rates), feature_endpoint_id, model, effective_from)
+    created = services.price_admin.add(price, caller)
     echo_object(_flat(price_answer(created), as_json=as_json), as_json=as_json)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from app.bootstrap import Container
+from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, with_services
+from app.domain.keys import Caller
 from app.domain.pages import Page
 from app.stores.postgres.reconciliation import Drift, Reconciliation
 from app.wire.answers import drift_answer, reconciliation_answer
@@ -16,9 +18,10 @@ DOES_NOT_ADD_UP = 1
 @click.command("reconcile")
 @click.option("--full", "is_full", is_flag=True, help="Read every ledger from its start, and all days' roll-ups.")
 @click.option("--repair", is_flag=True, help="Make roll-ups that are wrong anew, from the ledger.")
+@support.by
 @as_json
 @with_services
-def reconcile(services: Container, is_full: bool, repair: bool, as_json: bool) -> None:
+def reconcile(services: Container, is_full: bool, repair: bool, caller: Caller, as_json: bool) -> None:
     """Compare every wallet with its ledger and its cached copy, and correct the copies.
 
     Each ledger is read from where the last reconciliation found it right, and the roll-ups of yesterday and today are
@@ -29,7 +32,7 @@ def reconcile(services: Container, is_full: bool, repair: bool, as_json: bool) -
     \b
     flask reconcile --full
     """
-    done = services.reconciliation.run(is_full=is_full, repair=repair)
+    done = services.reconciliation.run(is_full=is_full, repair=repair, caller=caller)
     answer = dict(reconciliation_answer(done))
     if as_json:
         echo_object(answer, as_json=True)

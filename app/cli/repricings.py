@@ -10,6 +10,7 @@ import click
 from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.keys import Caller
 from app.domain.pages import NEWEST, Page
 from app.domain.repricings import RepricingFilter, RepricingState
 from app.wire.answers import repricing_answer, repricing_group_answer
@@ -45,7 +46,7 @@ def create(
     user_id: str | None,
     accepted_from: datetime | None,
     accepted_to: datetime | None,
-    actor: str | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Select runs and print what a price would do to them. Nothing is changed until it is applied.
@@ -54,7 +55,7 @@ def create(
     flask repricings create --price 7 --model large --from 2030-01-01T00:00:00Z --reason "Wrong price"
     """
     matching = RepricingFilter(feature_endpoint_id, model, user_id, accepted_from, accepted_to)
-    created = services.repricings.create(price_id, matching, reason=reason, actor=actor or support.operator())
+    created = services.repricings.create(price_id, matching, reason=reason, caller=caller)
     _go_on(services, created.repricing.id, "Selecting", None)
     _echo(services, created.repricing.id, as_json=as_json)
 
@@ -90,15 +91,16 @@ def list_repricings(services: Container, limit: int, before: int | None, as_json
 
 @repricings.command("apply")
 @number
+@support.by
 @as_json
 @with_services
-def apply(services: Container, number: int, as_json: bool) -> None:
+def apply(services: Container, number: int, caller: Caller, as_json: bool) -> None:
     """Amend the runs of a repricing. Interrupted, the same command goes on; done, it does nothing more.
 
     \b
     flask repricings apply 3
     """
-    runs = services.repricings.apply(number).sums.runs
+    runs = services.repricings.apply(number, caller).sums.runs
     _go_on(services, number, "Applying", runs)
     _echo(services, number, as_json=as_json)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -19,6 +21,7 @@ from app.config import ConfigError
 from app.domain import inputs
 from app.domain.errors import DomainError, Unavailable
 from app.domain.failed_ends import duration_seconds
+from app.domain.keys import Caller, command_caller
 from app.domain.pages import Page
 from app.domain.price_limits import RATE_MICROS_MAX, REQUEST_MICROS_MAX
 from app.domain.reports import moment_or_day
@@ -72,16 +75,25 @@ after_id = click.option("--after", "after", type=ID, help="Start behind this one
 before_number = click.option(
     "--before", "before", type=click.IntRange(1, 2**63 - 1), help="Start behind (older than) this one."
 )
-by = click.option("--by", "actor", type=ACTOR, help="Who decided it.  [you, as the system knows you]")
 
 
 def operator() -> str:
-    """Who runs the command."""
+    """Who runs the command, as the system knows them."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
         # A container's user may have no name.
-        return "cli"
+        return f"uid-{os.getuid()}"
+
+
+def _caller(context: click.Context, parameter: click.Parameter, by: str | None) -> Caller:
+    return command_caller(by or operator(), f"{operator()}@{socket.gethostname()}")
+
+
+# Every command that changes something takes it: who it was stands in the ledger and the audit log.
+by = click.option(
+    "--by", "caller", type=ACTOR, callback=_caller, help="Who decided it.  [you, as the system knows you]"
+)
 
 
 def with_services(command: Callable[Concatenate[Container, P], None]) -> Callable[P, None]:

@@ -14,6 +14,7 @@ from app.billing.top_ups import TopUpView
 from app.bootstrap import Container
 from app.cli import support
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
+from app.domain.keys import Caller
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.top_ups import (
     Calendar,
@@ -108,7 +109,7 @@ def create(
     reference: str,
     reason: str,
     is_applied: bool,
-    actor: str | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Freeze which wallets are meant, and print how many they are and how many tokens that takes.
@@ -121,7 +122,7 @@ def create(
         target=_target(package_id, None, status),
         amount=_amount(add_micros, fill_micros),
         reason=reason,
-        actor=actor or support.operator(),
+        caller=caller,
     )
     made = services.top_ups.create(new, is_applied=is_applied)
     if made.replayed:
@@ -135,26 +136,27 @@ def create(
 @support.by
 @as_json
 @with_services
-def apply(services: Container, number: int, actor: str | None, as_json: bool) -> None:
+def apply(services: Container, number: int, caller: Caller, as_json: bool) -> None:
     """Top up the wallets of a dry run. Interrupted, workers go on; done, it does nothing more.
 
     \b
     flask top-ups apply 3
     """
-    _go_on(services, services.top_ups.apply(number, actor=actor or support.operator()))
+    _go_on(services, services.top_ups.apply(number, caller))
     _echo(services, number, as_json=as_json)
 
 
 @top_ups.command("discard")
 @number
+@support.by
 @with_services
-def discard(services: Container, number: int) -> None:
+def discard(services: Container, number: int, caller: Caller) -> None:
     """Forget a dry run: its reference may be used again.
 
     \b
     flask top-ups discard 3
     """
-    services.top_ups.discard(number)
+    services.top_ups.discard(number, caller)
     click.echo(f"Discarded {number}.")
 
 
@@ -249,7 +251,7 @@ def create_schedule(
     ends_on: date | None,
     catch_up: str,
     is_dry_run: bool,
-    actor: str | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Have wallets topped up each day, week or month.
@@ -266,7 +268,7 @@ def create_schedule(
         rhythm=Rhythm(Calendar(Period(period), day), ends_on, CatchUp(catch_up)),
         starts_on=starts_on,
         reason=reason,
-        actor=actor or support.operator(),
+        caller=caller,
     )
     if is_dry_run:
         echo_object(outlook_answer(services.top_up_schedules.dry_run(new)), as_json=as_json)
@@ -314,8 +316,8 @@ def _state_command(name: str, change: Callable[[Container], Callable[..., Schedu
     @support.by
     @as_json
     @with_services
-    def command(services: Container, number: int, reason: str, actor: str | None, as_json: bool) -> None:
-        changed = change(services)(number, reason=reason, actor=actor or support.operator())
+    def command(services: Container, number: int, reason: str, caller: Caller, as_json: bool) -> None:
+        changed = change(services)(number, reason=reason, caller=caller)
         echo_object(schedule_answer(changed), as_json=as_json)
 
 

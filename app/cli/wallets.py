@@ -11,6 +11,7 @@ from app.cli import support
 from app.cli.ends import echo_corrected
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.corrections import Chargeback
+from app.domain.keys import Caller
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
 from app.domain.reports import Entries, EntryKind, Wallets
@@ -46,13 +47,16 @@ def wallets() -> None:
 @click.argument("user_id", type=support.NEW_USER_ID)
 @click.option("--package", "package_id", type=support.ID, help="Without one the user can start nothing.")
 @overdraft_limit
+@support.by
 @as_json
 @with_services
 def create(
     services: Container,
+    *,
     user_id: str,
     package_id: str | None,
     overdraft_limit_micros: int | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Open an empty wallet.
@@ -60,7 +64,9 @@ def create(
     \b
     flask wallets create alice --package basic
     """
-    created = services.wallet_admin.create(user_id, package_id, overdraft_limit_micros=overdraft_limit_micros or 0)
+    created = services.wallet_admin.create(
+        user_id, package_id, overdraft_limit_micros=overdraft_limit_micros or 0, caller=caller
+    )
     echo_object(wallet_answer(created), as_json=as_json)
 
 
@@ -103,6 +109,7 @@ def list_wallets(
 @click.option("--package", "package_id", type=support.ID)
 @click.option("--no-package", is_flag=True, help="Take the package away.")
 @overdraft_limit
+@support.by
 @as_json
 @with_services
 def update(
@@ -113,6 +120,7 @@ def update(
     package_id: str | None,
     no_package: bool,
     overdraft_limit_micros: int | None,
+    caller: Caller,
     as_json: bool,
 ) -> None:
     """Change a wallet's status, package or overdraft limit.
@@ -126,7 +134,7 @@ def update(
     changes: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
     if no_package:
         changes["package_id"] = None
-    echo_object(wallet_answer(services.wallet_admin.update(user_id, changes)), as_json=as_json)
+    echo_object(wallet_answer(services.wallet_admin.update(user_id, changes, caller)), as_json=as_json)
 
 
 @wallets.command("transactions")
@@ -175,15 +183,16 @@ def holds(services: Container, user_id: str, limit: int, after: str | None, as_j
 @wallets.command("release-hold")
 @user_id
 @click.argument("process_id", type=support.ID)
+@support.by
 @as_json
 @with_services
-def release_hold(services: Container, user_id: str, process_id: str, as_json: bool) -> None:
+def release_hold(services: Container, user_id: str, process_id: str, caller: Caller, as_json: bool) -> None:
     """Give an open hold back. The run may go on and still bills.
 
     \b
     flask wallets release-hold alice 01a20596-5336-7733-91c3-ec7baf964834-8db1423494eb
     """
-    released = services.holds.give_back(user_id, process_id)
+    released = services.holds.give_back(user_id, process_id, caller)
     echo_object(released_hold_answer(user_id, process_id, released), as_json=as_json)
 
 
@@ -195,13 +204,13 @@ def release_hold(services: Container, user_id: str, process_id: str, as_json: bo
 @support.by
 @as_json
 @with_services
-def charge_back(services: Container, /, *, actor: str | None, as_json: bool, **asked: Any) -> None:
+def charge_back(services: Container, /, *, as_json: bool, **asked: Any) -> None:
     """Take back tokens whose payment was taken back. What the wallet doesn't have it owes.
 
     \b
     flask wallets charge-back alice --token 100 --reference dispute-9 --reason "Card disputed"
     """
-    chargeback = Chargeback(**asked, actor=actor or support.operator())
+    chargeback = Chargeback(**asked)
     echo_corrected(services.corrections.charge_back(chargeback), as_json=as_json)
 
 
@@ -214,8 +223,8 @@ def _posting(name: str, kind: PostingKind, amount: support.Checked[int], help: s
     @support.by
     @as_json
     @with_services
-    def post(services: Container, /, *, actor: str | None, as_json: bool, **asked: Any) -> None:
-        posting = Posting(kind=kind, **asked, actor=actor or support.operator())
+    def post(services: Container, /, *, as_json: bool, **asked: Any) -> None:
+        posting = Posting(kind=kind, **asked)
         posted = services.postings.post(posting)
         if posted.replayed:
             click.echo("Posted before, under the same reference; nothing was posted now.", err=True)

@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pricing import Price
 from app.domain.usage import Usage
 
@@ -96,8 +97,8 @@ class CorrectionRequest:
     """What an end shall have used instead (nothing at all for a reversal, None: what it has), and by which rate card it
     shall be priced (None: the one that it was priced by).
 
-    `reference` is unique among an end's corrections: it makes the correction repeatable. `actor` and `request_id` say
-    who asked for it; they are kept and make no other correction of it.
+    `reference` is unique among an end's corrections: it makes the correction repeatable. Who asked for it
+    is kept, and makes no other correction of it.
     """
 
     end_id: UUID
@@ -106,8 +107,7 @@ class CorrectionRequest:
     reason: str
     usage: Usage | None = NO_USAGE
     price_id: int | None = None
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM
 
     def is_repeated_by(self, kind: str, reason: str | None, usage: Usage, price_id: int | None) -> bool:
         """Whether a correction of these was asked for by the same words."""
@@ -127,8 +127,7 @@ class OwnReversal:
     reason: str
     process_id: str | None = None
     idempotency_key: str | None = None
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,5 +141,4 @@ class Chargeback:
     amount_micros: int
     reference: str
     reason: str | None = None
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM

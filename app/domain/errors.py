@@ -27,6 +27,10 @@ DomainError
  ├─ PricesJump               an import changes prices by more than half, which nobody has allowed
  ├─ ArchiveRefused           the ledger or an archive's file isn't as it should be: nothing was removed
  ├─ NotAcceptable            this installation can't write the form that is asked for
+ ├─ InvalidApiKey            no key of this kind is in force that reads so
+ ├─ TooManyWrongKeys         the same, from an address that many wrong keys came from
+ ├─ KeyNotAllowed            the key is right, and lacks the scope that the call asks for
+ ├─ KeyNotChangeable         a key that isn't in force any more, was rotated, or stands in the environment
  ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
  └─ Unavailable              no store could take it now; nothing was recorded
      ├─ WalletBusy              somebody else keeps the wallet's row; others are not concerned
@@ -185,6 +189,30 @@ class ArchiveRefused(DomainError):
 class NotAcceptable(DomainError):
     code = "not_acceptable"
     message = "This form can't be answered"
+
+
+class InvalidApiKey(DomainError):
+    code = "invalid_api_key"
+    message = "Invalid API key"
+
+
+class TooManyWrongKeys(DomainError):
+    code = "too_many_wrong_keys"
+    message = "Too many wrong API keys"
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__()
+        self.retry_after_seconds = retry_after_seconds
+
+
+class KeyNotAllowed(DomainError):
+    code = "key_not_allowed"
+    message = "This key is not allowed to do that"
+
+
+class KeyNotChangeable(DomainError):
+    code = "key_not_changeable"
+    message = "This key can't be changed"
 
 
 class BalanceOutOfRange(DomainError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.errors import Invalid
+from app.domain.keys import SYSTEM, Caller
 
 
 class PostingKind(StrEnum):
@@ -18,7 +19,7 @@ class PostingKind(StrEnum):
 class Posting:
     """`reference` is unique among a wallet's postings: it makes the posting repeatable.
 
-    `actor` and `request_id` say who asked for it; they are kept and make no other posting of it.
+    Who asked for it is kept, and makes no other posting of it.
     """
 
     user_id: str
@@ -26,8 +27,7 @@ class Posting:
     amount_micros: int
     reference: str
     reason: str | None = None
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM
 
     def __post_init__(self) -> None:
         if self.amount_micros == 0:

@@ -16,8 +16,9 @@ from marshmallow import ValidationError
 from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.ends import EndAnswer, EndRequest
+from app.domain.keys import actor_of
 from app.http.errors import domain_failure, messages_of, validation_failure
-from app.http.headers import IDEMPOTENCY_HEADER, SERVER_ACTOR, checked_actor
+from app.http.headers import IDEMPOTENCY_HEADER, checked_person
 from app.http.schemas.compiled import compiled
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX, check_text
 from app.http.schemas.token_process import BatchSchema, EndSchema, StartSchema
@@ -36,8 +37,10 @@ class Call(NamedTuple):
 
     body: dict[str, Any]
     request_id: str
+    caller_name: str
+    """The name of its key."""
     idempotency_key: str | None = None
-    actor: str | None = None
+    person: str | None = None
 
 
 class Answer(NamedTuple):
@@ -58,7 +61,7 @@ def start(services: Container, call: Call) -> Answer:
 
 
 def end(services: Container, call: Call) -> Answer:
-    who = checked_actor(call.actor, SERVER_ACTOR)
+    who = actor_of(call.caller_name, checked_person(call.person))
     asked = _end_request(call, call.body, call.idempotency_key, IDEMPOTENCY_HEADER, who)
     accepted = services.end.end(asked)
     return Answer("Token process ended", ended_answer(accepted), accepted.replayed)
@@ -66,7 +69,7 @@ def end(services: Container, call: Call) -> Answer:
 
 def end_batch(services: Container, call: Call) -> Answer:
     ends: list[Any] = _batch.load(call.body)["ends"]
-    who = checked_actor(call.actor, SERVER_ACTOR)
+    who = actor_of(call.caller_name, checked_person(call.person))
     results: list[dict[str, Any] | None] = [None] * len(ends)
     valid: dict[int, EndRequest] = {}
     for i, body in enumerate(ends):

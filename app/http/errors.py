@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from app import logs
 from app.domain.amounts import token_number
-from app.domain.errors import DomainError, Unavailable
+from app.domain.errors import DomainError, TooManyWrongKeys, Unavailable
 from app.http.json import BadBody, respond
 from app.wire.statuses import STATUS_OF_CODE
 
@@ -68,7 +69,10 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(DomainError)
     def _domain(error: DomainError) -> Response:
-        return answer(domain_failure(error))
+        response = answer(domain_failure(error))
+        if isinstance(error, TooManyWrongKeys):
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+        return response
 
     @app.errorhandler(ValidationError)
     def _validation(error: ValidationError) -> Response:

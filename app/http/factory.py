@@ -7,14 +7,17 @@ from flask import Flask, Response, request
 from app.bootstrap import EXTENSION, Container
 from app.http import auth, errors, query, request_context
 from app.http.calls import BODY_BYTES_MAX
+from app.http.client_address import ClientAddress
 from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
+    audit_log,
     bulk_actions,
     corrections,
     description,
     failed_ends,
     health,
+    keys,
     metrics,
     operations,
     price_imports,
@@ -38,7 +41,7 @@ class Api(Flask):
         return response
 
 
-def create_api(container: Container, log: RequestLog) -> Flask:
+def create_api(container: Container, log: RequestLog, addresses: ClientAddress) -> Flask:
     """All calls, answered by Flask. `app/web.py` puts the hot routes in front."""
     app = Api("tokentill")
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
@@ -47,8 +50,8 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
     # In this order: an id before anything can be refused, then the key, then the query, then the route.
-    request_context.register(app, log, container.meters)
-    auth.register(app, container.config)
+    request_context.register(app, log, addresses, container.meters)
+    auth.register(app, container)
     query.register(app)
     errors.register(app)
     app.register_blueprint(token_process.blueprint)
@@ -63,6 +66,8 @@ def create_api(container: Container, log: RequestLog) -> Flask:
     app.register_blueprint(top_ups.blueprint)
     app.register_blueprint(reports.blueprint)
     app.register_blueprint(samples.blueprint)
+    app.register_blueprint(keys.blueprint)
+    app.register_blueprint(audit_log.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.register_blueprint(description.blueprint)

@@ -14,14 +14,17 @@ from marshmallow import ValidationError
 
 from app.domain import failed_ends as failed
 from app.domain import inputs, reports
+from app.domain.audit import AuditFilter
 from app.domain.ends import EndState
 from app.domain.failed_ends import AgeBand, Filter
-from app.domain.inputs import ID_LENGTH_MAX
+from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX
+from app.domain.keys import NAME_LENGTH_MAX, KeyKind
 from app.domain.reasons import FailureReason
 from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Group, Scope, Usage, Wallets
 from app.domain.wallets import WalletStatus
 from app.http.query import Parameter, read
 from app.http.schemas import shapes
+from app.stores.postgres.api_keys import KeyFilter, KeyState
 
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
@@ -121,6 +124,24 @@ USAGE = (
     *_OF_WALLET,
     PRICE,
 )
+KEYS = (text("name"), one_of("kind", tuple(KeyKind)), one_of("state", tuple(KeyState)))
+# A key's name, a slash, and a person.
+_ACTOR_LENGTH_MAX = NAME_LENGTH_MAX + 1 + ACTOR_LENGTH_MAX
+AUDIT_LOG = (
+    *MOMENTS,
+    text("action", "What was done: `wallet.suspended`."),
+    text("subject_kind", "To what kind of thing: `wallet`."),
+    text("subject_id", "To which of them."),
+    Parameter(
+        "actor",
+        lambda value: inputs.identifier(value, _ACTOR_LENGTH_MAX),
+        shapes.identifier(_ACTOR_LENGTH_MAX),
+        "Whose doing: a whole actor, or a key's name for all who are behind it.",
+    ),
+    text("key_id", "By which key."),
+    text("address", "Where from."),
+    text("request_id"),
+)
 
 
 def entries() -> Entries:
@@ -168,6 +189,16 @@ def wallets() -> Wallets:
 def scope() -> Scope:
     """The filters of profit rules and of prices. Raises ValidationError."""
     return Scope(**read(SCOPE))
+
+
+def keys() -> KeyFilter:
+    """The filters of API keys. Raises ValidationError."""
+    return KeyFilter(**read(KEYS))
+
+
+def audit_log() -> AuditFilter:
+    """The filters of the audit log. Raises ValidationError."""
+    return AuditFilter(**_renamed(read(AUDIT_LOG)))
 
 
 # What filters call their fields, where that isn't the parameter's name.

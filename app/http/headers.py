@@ -11,9 +11,6 @@ from app.http.schemas.fields import check_text
 ACTOR_HEADER = "X-Actor"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
-# Who it was where nobody says so.
-ADMIN_ACTOR = "admin-api"
-SERVER_ACTOR = "token-process-api"
 
 
 def header_text(name: str) -> str | None:
@@ -32,15 +29,15 @@ def as_written(value: str | None) -> str | None:
         return value
 
 
-def actor_of_call(default: str) -> str:
+def person_of_call() -> str | None:
     """On whose behalf the caller says that it calls. Raises ValidationError."""
-    return checked_actor(header_text(ACTOR_HEADER), default)
+    return checked_person(header_text(ACTOR_HEADER))
 
 
-def checked_actor(given: str | None, default: str) -> str:
+def checked_person(given: str | None) -> str | None:
     """The text of that header, if it will do. Raises ValidationError."""
     if given is None:
-        return default
+        return None
     try:
         return check_text(given, ACTOR_LENGTH_MAX)
     except ValidationError as error:

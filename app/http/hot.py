@@ -19,9 +19,12 @@ from marshmallow import ValidationError
 
 from app import tracing
 from app.bootstrap import Container
+from app.domain.errors import Unavailable
+from app.domain.keys import ApiKey, KeyKind, KeyScope
 from app.http import calls, request_context
-from app.http.auth import SERVER_PREFIX, Keys
+from app.http.auth import SERVER_PREFIX
 from app.http.calls import Answer, Call
+from app.http.client_address import ClientAddress
 from app.http.errors import domain_failure, extra_headers
 from app.http.headers import REPLAYED_HEADER, as_written
 from app.http.json import MEDIA_TYPE, BadBody, parse_object
@@ -42,10 +45,11 @@ _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in H
 class HotRoutes:
     """WSGI middleware."""
 
-    def __init__(self, flask: WSGIApplication, services: Container, log: RequestLog) -> None:
+    def __init__(self, flask: WSGIApplication, services: Container, log: RequestLog, addresses: ClientAddress) -> None:
         self._flask = flask
         self._services = services
-        self._keys = Keys(services.config.server_api_keys)
+        self._keys = services.keys
+        self._addresses = addresses
         self._log = log
         self._requests = services.meters.requests
         # By thread, as each has one request at a time: since when it is at it.
@@ -78,6 +82,10 @@ class HotRoutes:
         route = _ROUTES.get(environ["PATH_INFO"])
         if route is None or (length := self._usual_length(environ, route[1])) is None:
             return self._flask(environ, start_response)
+        address = self._addresses.of(environ)
+        key = self._key(environ, address)
+        if key is None:
+            return self._flask(environ, start_response)
         started = time.perf_counter()
         # One read: it gives up the interpreter, as the server has the bytes.
         data = environ["wsgi.input"].read(length)
@@ -85,7 +93,7 @@ class HotRoutes:
         headers = [("Content-Type", MEDIA_TYPE), (request_context.REQUEST_ID_HEADER, request_id)]
         status = 200
         try:
-            answer = route[0](self._services, self._call(environ, data, request_id))
+            answer = route[0](self._services, self._call(environ, data, request_id, key.name))
             body = answer.body
             if answer.is_replayed:
                 headers.append((REPLAYED_HEADER, "true"))
@@ -99,7 +107,7 @@ class HotRoutes:
         content = write(body)
         headers.append(("Content-Length", str(len(content))))
         seconds = time.perf_counter() - started
-        self._log.add(request_id, "POST", environ["PATH_INFO"], status, seconds)
+        self._log.add(request_id, "POST", environ["PATH_INFO"], status, seconds, address=address)
         self._requests.observe(seconds, "POST", environ["PATH_INFO"], status)
         tracing.answered("POST", environ["PATH_INFO"], status, request_id)
         request_context.finish()
@@ -116,16 +124,24 @@ class HotRoutes:
             and length.isdecimal()
             and "HTTP_TRANSFER_ENCODING" not in environ
             and int(length) <= bytes_max
-            and self._keys.include(environ.get("HTTP_X_SERVER_API_KEY", ""))
         ):
             return int(length)
         return None
 
+    def _key(self, environ: WSGIEnvironment, address: str) -> ApiKey | None:
+        """The key in force that allows the calls that are answered here."""
+        try:
+            key = self._keys.find(KeyKind.SERVICE, environ.get("HTTP_X_SERVER_API_KEY", ""), address)
+        except Unavailable:
+            return None
+        return key if key is not None and KeyScope.BILLING in key.scopes else None
+
     @staticmethod
-    def _call(environ: WSGIEnvironment, data: bytes, request_id: str) -> Call:
+    def _call(environ: WSGIEnvironment, data: bytes, request_id: str, caller_name: str) -> Call:
         return Call(
             parse_object(data),
             request_id,
+            caller_name,
             as_written(environ.get("HTTP_IDEMPOTENCY_KEY")),
             as_written(environ.get("HTTP_X_ACTOR")),
         )

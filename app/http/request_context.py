@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 from uuid_utils import uuid7
 
 from app import logs, tracing
+from app.http.client_address import ClientAddress
 from app.http.request_log import RequestLog
 from app.meters.instruments import Meters
 
@@ -31,17 +32,18 @@ def finish() -> None:
     logs.request_id.set(None)
 
 
-def register(app: Flask, log: RequestLog, meters: Meters) -> None:
+def register(app: Flask, log: RequestLog, addresses: ClientAddress, meters: Meters) -> None:
     @app.before_request
     def _begin() -> None:
         g.started = time.perf_counter()
+        g.address = addresses.of(request.environ)
         g.request_id = begin(request.headers.get(REQUEST_ID_HEADER, ""))
 
     @app.after_request
     def _finish(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = g.request_id
         seconds = time.perf_counter() - g.started
-        log.add(g.request_id, request.method, request.path, response.status_code, seconds)
+        log.add(g.request_id, request.method, request.path, response.status_code, seconds, address=g.address)
         method, route = _route()
         meters.requests.observe(seconds, method, route, response.status_code)
         tracing.answered(method, route, response.status_code, g.request_id)

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 WRITE_SECONDS = 0.05
 PENDING_MAX = 20_000
 
-_Entry = tuple[float, str, str, str, int, float]
+_Entry = tuple[float, str, str, str, int, float, str]
 
 
 class RequestLog:
@@ -38,14 +38,14 @@ class RequestLog:
         self._thread: threading.Thread | None = None
         self._writing = threading.Lock()
 
-    def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
+    def add(self, request_id: str, method: str, path: str, status: int, seconds: float, *, address: str) -> None:
         """Have a request's line written, if such lines are wanted."""
         if not _logger.isEnabledFor(logging.INFO):
             return
         if len(self._entries) >= PENDING_MAX:
             self._dropped += 1
             return
-        self._entries.append((time.time(), request_id, method, path, status, seconds))
+        self._entries.append((time.time(), request_id, method, path, status, seconds, address))
         if self._thread is None:
             self._start_thread()
         if not self._wakeup.is_set():
@@ -85,12 +85,13 @@ class RequestLog:
 
 
 def _fields(entry: _Entry) -> dict[str, object]:
-    moment, request_id, method, path, status, seconds = entry
+    moment, request_id, method, path, status, seconds, address = entry
     return {
         "method": method,
         "path": path,
         "status": status,
         "duration_seconds": round(seconds, 4),
+        "address": address,
         "request_id": request_id,
         "level": "info",
         "logger": _logger.name,

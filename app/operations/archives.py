@@ -16,16 +16,18 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import sqlalchemy as sa
 import structlog
 from redis import RedisError
 
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import ArchiveRefused, Invalid, Unavailable
+from app.domain.keys import SYSTEM, Caller
 from app.domain.reports import midnight, next_month
 from app.operations.exports import Export, ExportService
 from app.stores.postgres import archives as store
-from app.stores.postgres import rollups
+from app.stores.postgres import audit, rollups
 from app.stores.postgres.archives import Archive
 from app.stores.redis.spool import Spool
 
@@ -53,7 +55,9 @@ class ArchiveService:
         """Oldest first. Raises Unavailable."""
         return self._postgres.run(store.list_archives)
 
-    def archive(self, before: date, folder: Path, shape: Shape, suffix: str) -> Iterator[Archive]:
+    def archive(
+        self, before: date, folder: Path, shape: Shape, suffix: str, caller: Caller = SYSTEM
+    ) -> Iterator[Archive]:
         """Archive all months before the one that begins on `before`, each told when it is done.
 
         `shape` makes a file's bytes of a table. Raises Invalid for a month that isn't over for long enough,
@@ -65,16 +69,16 @@ class ArchiveService:
         self._check_spool()
         for archive in self.list():
             if archive.removed_at is None:
-                yield self._remove(archive, folder)
+                yield self._remove(archive, folder, caller)
         oldest = self._postgres.run(store.oldest_entry_at)
         if oldest is None:
             return
         archived = self._postgres.run(store.archived_until)
         month = max(filter(None, (oldest.date().replace(day=1), archived)))
         while month < before:
-            if self._seal(month, folder, shape, suffix):
+            if self._seal(month, folder, shape, suffix, caller):
                 [archive] = [archive for archive in self.list() if archive.month == month]
-                yield self._remove(archive, folder)
+                yield self._remove(archive, folder, caller)
             month = next_month(month)
 
     def _check_spool(self) -> None:
@@ -88,7 +92,7 @@ class ArchiveService:
         if spooled:
             raise ArchiveRefused(f"{spooled} ends are spooled in Redis: wait until they are drained")
 
-    def _seal(self, month: date, folder: Path, shape: Shape, suffix: str) -> bool:
+    def _seal(self, month: date, folder: Path, shape: Shape, suffix: str, caller: Caller) -> bool:
         """Write a month's file and seal it. False where it has no entries that aren't archived."""
         until = midnight(next_month(month))
         last_entry_id = self._postgres.transaction(
@@ -99,8 +103,9 @@ class ArchiveService:
         self._check(month, last_entry_id)
         path = folder / f"ledger-{month:%Y-%m}.{suffix}"
         sha256 = _write(path, shape(self._exports.entries_up_to(last_entry_id)))
-        is_ours = self._postgres.transaction(
-            lambda connection: store.seal(
+
+        def seal(connection: sa.Connection) -> bool:
+            is_ours = store.seal(
                 connection,
                 month=month,
                 last_entry_id=last_entry_id,
@@ -109,8 +114,12 @@ class ArchiveService:
                 ends_before=_first_id(until + CLOCKS_DIFFER_MAX),
                 seconds=STEP_SECONDS_MAX,
             )
-        )
-        if not is_ours:
+            if is_ours:
+                after = {"file_name": path.name, "sha256": sha256, "last_entry_id": last_entry_id}
+                audit.write(connection, caller, "ledger_archive.sealed", _subject(month), after=after)
+            return is_ours
+
+        if not self._postgres.transaction(seal):
             raise ArchiveRefused(f"{month:%Y-%m} is being archived elsewhere")
         log.info("ledger_sealed", month=f"{month:%Y-%m}", file=path.name, sha256=sha256)
         return True
@@ -131,7 +140,7 @@ class ArchiveService:
                 raise ArchiveRefused(f"The roll-ups of {day} are not right: see `flask reconcile --full --repair`")
             day += timedelta(days=1)
 
-    def _remove(self, archive: Archive, folder: Path) -> Archive:
+    def _remove(self, archive: Archive, folder: Path, caller: Caller) -> Archive:
         """Remove what a sealed file has, if it has it."""
         path = folder / archive.file_name
         if not path.is_file() or _sha256(path) != archive.sha256:
@@ -140,10 +149,20 @@ class ArchiveService:
             lambda connection: store.remove(connection, archive.last_entry_id, REMOVED_AT_ONCE, STEP_SECONDS_MAX)
         ):
             pass
-        self._postgres.transaction(lambda connection: store.finish(connection, archive.month))
+
+        def finish(connection: sa.Connection) -> None:
+            store.finish(connection, archive.month)
+            after = {"file_name": archive.file_name, "entries": archive.entries}
+            audit.write(connection, caller, "ledger_archive.removed", _subject(archive.month), after=after)
+
+        self._postgres.transaction(finish)
         removed_at: datetime = self._postgres.run(store.now)
         log.info("ledger_archived", month=f"{archive.month:%Y-%m}", entries=archive.entries, file=path.name)
         return replace(archive, removed_at=removed_at)
+
+
+def _subject(month: date) -> tuple[str, str]:
+    return ("ledger_archive", f"{month:%Y-%m}")
 
 
 def _write(path: Path, data: Iterator[bytes]) -> str:

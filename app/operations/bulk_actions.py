@@ -22,6 +22,7 @@ import structlog
 from app.access.doorbell import Doorbell
 from app.billing.entries import Changes
 from app.domain.amounts import token_number
+from app.domain.audit import Change
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState, Fate
 from app.domain.ends import EndState
 from app.domain.errors import (
@@ -33,6 +34,7 @@ from app.domain.errors import (
     WalletNotFound,
 )
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.pages import NEWEST, Page, page
 from app.domain.reasons import FailureReason
 from app.domain.wallets import Wallet, WalletId
@@ -135,8 +137,7 @@ class Asked:
     selection: Mapping[str, Any]
     reference: str
     reason: str
-    actor: str
-    request_id: str | None = None
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,8 @@ class BulkActionService:
                 selection=asked.selection,
                 reference=asked.reference,
                 reason=asked.reason,
-                actor=asked.actor,
-                request_id=asked.request_id,
+                actor=asked.caller.actor,
+                request_id=asked.caller.request_id,
             )
             if number is None:
                 return _drafted_before(books, asked).id, True
@@ -185,6 +186,7 @@ class BulkActionService:
                 books.freeze(number, asked.which)
             else:
                 books.freeze_ends(number, asked.which)
+            _audit(books, asked.caller, "bulk_action.drafted", _find(books.find_action(number)))
             return number, False
 
         number, is_known = self._books.transaction(work)
@@ -214,7 +216,7 @@ class BulkActionService:
 
         return self._books.read(work)
 
-    def confirm(self, number: int, *, ends: int, cost_micros: int, actor: str) -> BulkView:
+    def confirm(self, number: int, *, ends: int, cost_micros: int, caller: Caller) -> BulkView:
         """Have a draft worked off, by whoever states its count and amount; once is enough.
 
         Raises NotFound, FiguresDiffer, BulkActionCancelled or Unavailable.
@@ -227,16 +229,17 @@ class BulkActionService:
                 raise BulkActionCancelled
             if action.state is not BulkState.DRAFT:
                 return False
-            books.confirm_action(number, actor)
+            books.confirm_action(number, caller.actor)
+            _audit(books, caller, "bulk_action.confirmed", action)
             if action.ends == 0:
                 books.set_action_state(number, BulkState.DONE)
             return True
 
         if self._books.transaction(work):
-            log.info("bulk_action_confirmed", id=number, ends=ends, micros=cost_micros, actor=actor)
+            log.info("bulk_action_confirmed", id=number, ends=ends, micros=cost_micros, actor=caller.actor)
         return self.get(number)
 
-    def cancel(self, number: int, *, actor: str) -> BulkView:
+    def cancel(self, number: int, *, caller: Caller) -> BulkView:
         """Let the ends be that nothing was done about; what was replayed is looked after to its end.
 
         One that is done stays done. Raises NotFound or Unavailable.
@@ -247,11 +250,12 @@ class BulkActionService:
             if action.state not in (BulkState.DRAFT, BulkState.RUNNING):
                 return False
             books.cancel_untouched(number)
+            _audit(books, caller, "bulk_action.cancelled", action)
             books.set_action_state(number, BulkState.CANCELLING if books.has_open(number) else BulkState.CANCELLED)
             return True
 
         if self._books.transaction(work):
-            log.info("bulk_action_cancelled", id=number, actor=actor)
+            log.info("bulk_action_cancelled", id=number, actor=caller.actor)
         return self.get(number)
 
     def work_off(self, seconds: float) -> bool:
@@ -353,6 +357,18 @@ class BulkActionService:
         ):
             self._books.transaction(lambda books, found=found: _tell(books, action.id, found))  # type: ignore[misc]
             after_id = found[-1].end_id
+
+
+def _audit(books: Books, caller: Caller, action: str, bulk: BulkAction) -> None:
+    """One entry for all its ends: what became of each stands with it."""
+    after = {
+        "action": bulk.action,
+        "reference": bulk.reference,
+        "reason": bulk.reason,
+        "ends": bulk.ends,
+        "cost_micros": bulk.cost_micros,
+    }
+    books.audit(caller, [Change(action, "bulk_action", str(bulk.id), after=after)])
 
 
 def _find(action: BulkAction | None) -> BulkAction:

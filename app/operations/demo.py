@@ -9,6 +9,7 @@ from app.catalog.admin import CatalogAdmin
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.catalog import FeatureEndpoint
 from app.domain.errors import AlreadyExists, Invalid
+from app.domain.keys import SYSTEM, Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.reports import Scope
 from app.domain.wallets import WalletBalance
@@ -30,7 +31,7 @@ class DemoSeed:
         self._wallets = wallets
         self._postings = postings
 
-    def seed(self) -> WalletBalance:
+    def seed(self, caller: Caller = SYSTEM) -> WalletBalance:
         """Add what is missing of the demo, change nothing that is there; the demo wallet.
 
         Raises Invalid outside local mode, or Unavailable.
@@ -38,13 +39,13 @@ class DemoSeed:
         if not self._is_local:
             raise Invalid("The demo is seeded with TOKENTILL_MODE=local only")
         with suppress(AlreadyExists):
-            self._catalog.create_feature(FeatureEndpoint(FEATURE_ID, "Demo feature", MICROS_PER_TOKEN))
+            self._catalog.create_feature(FeatureEndpoint(FEATURE_ID, "Demo feature", MICROS_PER_TOKEN), caller)
         with suppress(AlreadyExists):
-            self._catalog.create_package(PACKAGE_ID, "Demo package", [FEATURE_ID])
+            self._catalog.create_package(PACKAGE_ID, "Demo package", [FEATURE_ID], caller)
         if not self._catalog.rules(Scope(), 1).items:
-            self._catalog.create_rule(PROFIT_BASIS_POINTS)
+            self._catalog.create_rule(PROFIT_BASIS_POINTS, caller=caller)
         with suppress(AlreadyExists):
-            self._wallets.create(USER_ID, PACKAGE_ID)
+            self._wallets.create(USER_ID, PACKAGE_ID, caller=caller)
         # Its reference makes it happen once.
-        self._postings.post(Posting(USER_ID, PostingKind.TOP_UP, OPENING_MICROS, "demo-seed"))
+        self._postings.post(Posting(USER_ID, PostingKind.TOP_UP, OPENING_MICROS, "demo-seed", caller=caller))
         return self._wallets.get(USER_ID)

@@ -7,7 +7,7 @@ between. Each may be repeated: a replay of what is replayed changes nothing, and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -15,9 +15,11 @@ import structlog
 
 from app.access.doorbell import Doorbell
 from app.billing.entries import Change, Changes, Entered
+from app.domain.audit import Change as Audited
 from app.domain.ends import EndState
 from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
 from app.domain.failed_ends import Filter
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import Page, page
 from app.domain.wallets import Wallet, WalletId
 from app.operations.write_offs import Books as WriteOffBooks
@@ -44,6 +46,8 @@ class Books(WriteOffBooks, Protocol):
     def billed_of(self, end_ids: Collection[UUID]) -> Set[UUID]: ...
 
     def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Audited]) -> None: ...
 
     def payer_of(self, end_id: UUID) -> WalletId | None: ...
 
@@ -92,18 +96,18 @@ class FailedEndService:
             raise NotFound("Failed end not found")
         return found
 
-    def replay(self, end_id: UUID) -> FailedEndRow:
+    def replay(self, end_id: UUID, caller: Caller = SYSTEM) -> FailedEndRow:
         """Have a failed end tried again at once; what it is after that. Raises NotFound, WalletBusy or Unavailable."""
         wallet_id = self._books.read(lambda books: books.payer_of(end_id))
         if wallet_id is None:
             raise NotFound("Failed end not found")
-        replayed = self._books.in_turn(wallet_id, lambda books: books.replay([end_id]))
+        replayed = self._books.in_turn(wallet_id, lambda books: _replay(books, [end_id], caller))
         if not replayed:
             raise NotFound("Failed end not found")
         ring(self._doorbell, replayed)
         return replayed[0]
 
-    def write_off(self, end_id: UUID, reason: str, actor: str, request_id: str | None = None) -> Entered:
+    def write_off(self, end_id: UUID, reason: str, caller: Caller) -> Entered:
         """Give up an end's cost, with two ledger entries that leave the balance as it is. It can't be billed any more.
 
         Raises NotFound, WalletNotFound, Unavailable, or AlreadyExists when it has been billed.
@@ -111,13 +115,13 @@ class FailedEndService:
         wallet_id = self._books.read(lambda books: books.payer_of(end_id))
 
         def work(books: Books) -> Change:
-            return _write_off(books, end_id, WriteOff(reason, actor, request_id))
+            return _write_off(books, end_id, reason, caller)
 
         # An end that isn't there any more may have been written off: that is told, and needs no turn.
         change = self._books.transaction(work) if wallet_id is None else self._books.in_turn(wallet_id, work)
         entered = change.tell(self._changes, self._doorbell)
         if not entered.replayed:
-            log.info("end_written_off", end_id=str(end_id), actor=actor, micros=entered.entry.amount_micros)
+            log.info("end_written_off", end_id=str(end_id), actor=caller.actor, micros=entered.entry.amount_micros)
         return entered
 
 
@@ -133,7 +137,13 @@ def ring(doorbell: Doorbell, ends: Sequence[FailedEndRow]) -> None:
     doorbell.collect([IndebtedWallet(wallet_id, micros) for wallet_id, micros in owed_micros.items()])
 
 
-def _write_off(books: Books, end_id: UUID, given: WriteOff) -> Change:
+def _replay(books: Books, end_ids: Sequence[UUID], caller: Caller) -> Sequence[FailedEndRow]:
+    replayed = books.replay(end_ids)
+    books.audit(caller, [Audited("failed_end.replayed", "end", str(end.id), after=_told(end)) for end in replayed])
+    return replayed
+
+
+def _write_off(books: Books, end_id: UUID, reason: str, caller: Caller) -> Change:
     wallet_id = books.payer_of(end_id)
     wallet = None if wallet_id is None else books.lock(wallet_id)
     known = books.find_write_off(end_id)
@@ -148,6 +158,13 @@ def _write_off(books: Books, end_id: UUID, given: WriteOff) -> Change:
         raise NotFound("Failed end not found")
     if books.billed_of([end_id]):
         raise AlreadyExists("This end is billed already")
-    entries, changed = write_off(books, wallet, ends, given)
+    entries, changed = write_off(books, wallet, ends, WriteOff(reason, caller.actor, caller.request_id))
+    after = {"state": "written_off", "reason": reason}
+    books.audit(caller, [Audited("failed_end.written_off", "end", str(end_id), _told(ends[0]), after)])
     # What stood behind it in the line may be payable.
     return Change(entries[end_id], changed, told=[end_id], woken=books.wake(wallet.id))
+
+
+def _told(end: Any) -> Mapping[str, Any]:
+    """What the audit log tells of a failed end."""
+    return {"state": end.state, "user_id": end.user_id, "cost_micros": end.cost_micros}

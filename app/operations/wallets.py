@@ -13,15 +13,23 @@ from app.access.changes import WalletChanges
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
+from app.domain.audit import differing
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
+from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.reports import Wallets
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
-from app.stores.postgres import balances, catalog, debts, wallets
+from app.stores.postgres import audit, balances, catalog, debts, wallets
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.redis.wallet_holds import WalletHolds
 
 ALL_WALLETS = Wallets()
+
+_ACTIONS = {
+    WalletStatus.ACTIVE: "wallet.activated",
+    WalletStatus.SUSPENDED: "wallet.suspended",
+    WalletStatus.CLOSED: "wallet.closed",
+}
 
 
 class WalletAdmin:
@@ -47,6 +55,7 @@ class WalletAdmin:
         *,
         status: str = WalletStatus.ACTIVE,
         overdraft_limit_micros: int = 0,
+        caller: Caller = SYSTEM,
     ) -> WalletBalance:
         """Open an empty wallet. Raises AlreadyExists, NotFound (the package) or Unavailable."""
 
@@ -62,12 +71,13 @@ class WalletAdmin:
             )
             if opened is None:
                 raise AlreadyExists("Wallet exists already")
+            audit.write(connection, caller, "wallet.created", ("wallet", opened.id), after=_told(opened))
             return opened
 
         self._changes.announce(self._postgres.transaction(work))
         return self.get(user_id)
 
-    def update(self, user_id: str, changes: Mapping[str, Any]) -> WalletBalance:
+    def update(self, user_id: str, changes: Mapping[str, Any], caller: Caller = SYSTEM) -> WalletBalance:
         """Change any of status, package_id and overdraft_limit_micros; nothing given changes nothing.
 
         Raises WalletNotFound, NotFound (the package), Unavailable, or BalanceOutOfRange when more is
@@ -76,7 +86,7 @@ class WalletAdmin:
         if changes:
             wallet_id = wallet_of(user_id)
             changed, woken = self._postgres.wallet_transaction(
-                wallet_id, lambda connection: _update(connection, wallet_id, changes)
+                wallet_id, lambda connection: _update(connection, wallet_id, changes, caller)
             )
             self._changes.announce(changed)
             self._doorbell.collect(woken)
@@ -122,7 +132,7 @@ class WalletAdmin:
 
 
 def _update(
-    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]
+    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any], caller: Caller
 ) -> tuple[Wallet, Sequence[IndebtedWallet]]:
     wallet = wallets.lock(connection, wallet_id)
     if wallet is None:
@@ -132,8 +142,21 @@ def _update(
     if wallet.posted_micros < -limit_micros:
         raise BalanceOutOfRange("More is overdrawn than the new limit allows")
     changed = wallets.update(connection, wallet_id, changes)
+    before, after = differing(_told(wallet), _told(changed))
+    if after:
+        action = _ACTIONS[changed.status] if "status" in after else "wallet.updated"
+        audit.write(connection, caller, action, ("wallet", wallet_id), before=before, after=after)
     has_more_room = limit_micros > wallet.overdraft_limit_micros
     return changed, debts.wake(connection, wallet_id) if has_more_room else ()
+
+
+def _told(wallet: Wallet) -> Mapping[str, Any]:
+    """What the audit log tells of a wallet's terms."""
+    return {
+        "status": wallet.status,
+        "package_id": wallet.package_id,
+        "overdraft_limit_micros": wallet.overdraft_limit_micros,
+    }
 
 
 def _check_package(connection: sa.Connection, package_id: str | None) -> None:

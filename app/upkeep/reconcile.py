@@ -19,8 +19,10 @@ from redis import RedisError
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.errors import AlreadyExists, NotFound, Unavailable
+from app.domain.keys import SYSTEM, Caller
 from app.domain.reasons import DriftKind
 from app.domain.wallets import WalletId
+from app.stores.postgres import audit
 from app.stores.postgres import reconciliation as store
 from app.stores.postgres.reconciliation import Drift, Reconciliation, State
 from app.upkeep.cache_audit import CacheAudit, Suspect
@@ -75,24 +77,37 @@ class ReconcileService:
         self._cache = cache
         self._redis = redis
 
-    def request(self, *, is_full: bool = False) -> Reconciliation:
+    def request(self, *, is_full: bool = False, caller: Caller = SYSTEM) -> Reconciliation:
         """Have a worker run one soon. Raises AlreadyExists while one waits or runs, or Unavailable."""
-        requested = self._postgres.transaction(lambda connection: store.request(connection, is_full=is_full))
-        if requested is None:
-            raise AlreadyExists(RUNNING_ALREADY)
-        return requested
 
-    def run(self, *, is_full: bool = False, repair: bool = False) -> Reconciliation:
+        def work(connection: sa.Connection) -> Reconciliation:
+            requested = store.request(connection, is_full=is_full)
+            if requested is None:
+                raise AlreadyExists(RUNNING_ALREADY)
+            subject = ("reconciliation", requested.id)
+            audit.write(connection, caller, "reconciliation.requested", subject, after={"is_full": is_full})
+            return requested
+
+        return self._postgres.transaction(work)
+
+    def run(self, *, is_full: bool = False, repair: bool = False, caller: Caller = SYSTEM) -> Reconciliation:
         """Check every wallet and correct the cache; what was found.
 
         Ledgers are read from where the last reconciliation found them right, or `is_full`, from their start, roll-ups
-        for two days or all. `repair` makes those that are wrong anew.
+        for two days or all. `repair` makes those that are wrong anew. What runs by itself isn't written down.
         Raises AlreadyExists when one is running, or Unavailable.
         """
-        begun = self._postgres.transaction(lambda connection: store.begin(connection, is_full=is_full))
-        if begun is None:
-            raise AlreadyExists(RUNNING_ALREADY)
-        return self._run(begun, repair=repair)
+
+        def work(connection: sa.Connection) -> Reconciliation:
+            begun = store.begin(connection, is_full=is_full)
+            if begun is None:
+                raise AlreadyExists(RUNNING_ALREADY)
+            if caller != SYSTEM:
+                after = {"is_full": is_full, "repair": repair}
+                audit.write(connection, caller, "reconciliation.run", ("reconciliation", begun.id), after=after)
+            return begun
+
+        return self._run(self._postgres.transaction(work), repair=repair)
 
     def run_requested(self) -> Reconciliation | None:
         """Run the one that was asked for, if one was and none is running. Raises Unavailable."""

@@ -1,9 +1,9 @@
-"""Three background threads in each serving process: one keeps an eye on Postgres, one on Redis, one steps in.
+"""Background threads in each serving process: one keeps an eye on Postgres, one on Redis, one steps in, one notes uses.
 
 The first two look by a write, on connections of their own, so that nothing that calls do keeps them from looking. They
 keep the catalog fresh, close and open the gates, and begin a new cache epoch whenever Redis may have missed something
 (a call was made past it, or it restarted). While Redis can't be used no message reaches a worker: then the third
-thread settles.
+thread settles. The fourth tells of wrong API keys, and writes down when right ones were last used.
 """
 
 from __future__ import annotations
@@ -77,6 +77,14 @@ class Drain(Protocol):
     def drain(self) -> int: ...
 
 
+class KeyUses(Protocol):
+    def write_uses(self) -> None: ...
+
+
+class WrongKeys(Protocol):
+    def report(self) -> None: ...
+
+
 class Watcher:
     def __init__(
         self,
@@ -86,6 +94,8 @@ class Watcher:
         settlement: Settlement,
         collection: Collection,
         spool: Drain,
+        keys: KeyUses,
+        wrong_keys: WrongKeys,
         postgres: Gate,
         redis: Gate,
     ) -> None:
@@ -94,6 +104,8 @@ class Watcher:
         self._settlement = settlement
         self._collection = collection
         self._spool = spool
+        self._keys = keys
+        self._wrong_keys = wrong_keys
         self._postgres = postgres
         self._redis = redis
         self._probed_at = -PROBE_SECONDS
@@ -104,7 +116,7 @@ class Watcher:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for look in (self.look_at_postgres, self.look_at_redis, self.step_in):
+        for look in (self.look_at_postgres, self.look_at_redis, self.step_in, self.note_keys):
             thread = threading.Thread(target=self._repeat, args=(look,), name=look.__name__, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -165,6 +177,12 @@ class Watcher:
         except (Unavailable, RedisError):
             # The next look tries again.
             return
+
+    def note_keys(self) -> None:
+        """Tell of wrong API keys, and keep when right ones were last used, now and then."""
+        self._wrong_keys.report()
+        with suppress(Unavailable):
+            self._keys.write_uses()
 
     def _look_or_probe(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,7 @@ from app.wire.answers import (
 )
 from app.wire.bulk_actions import BulkActionHeadAnswer, BulkEndAnswer
 from app.wire.failed_ends import DebtSumsAnswer, FailedEndSumsAnswer
+from app.wire.keys import AuditEntryAnswer, KeyAnswer
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
 from app.wire.samples import SampleAnswer
@@ -59,3 +60,5 @@ SAMPLES = columns_of(SampleAnswer)
 TOP_UPS = columns_of(TopUpAnswer)
 TOP_UP_WALLETS = columns_of(TopUpWalletAnswer)
 TOP_UP_SCHEDULES = columns_of(ScheduleHeadAnswer)
+KEYS = columns_of(KeyAnswer)
+AUDIT_LOG = columns_of(AuditEntryAnswer)

@@ -5,9 +5,11 @@ from __future__ import annotations
 STATUS_OF_CODE = {
     "validation_failed": 400,
     "price_list_refused": 400,
+    "invalid_api_key": 401,
     "feature_not_available": 403,
     "model_not_priced": 403,
     "reversal_not_allowed": 403,
+    "key_not_allowed": 403,
     "wallet_not_found": 404,
     "hold_not_found": 404,
     "not_found": 404,
@@ -27,9 +29,11 @@ STATUS_OF_CODE = {
     "archived": 409,
     "figures_differ": 409,
     "bulk_action_cancelled": 409,
+    "key_not_changeable": 409,
     "correction_of_correction": 409,
     "written_off": 409,
     "too_many_holds": 429,
+    "too_many_wrong_keys": 429,
     "temporarily_unavailable": 503,
     "wallet_busy": 503,
 }

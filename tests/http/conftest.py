@@ -25,7 +25,7 @@ def _as_described(monkeypatch: pytest.MonkeyPatch) -> None:
     def checked_send(client: FlaskClient, *args: Any, **kwargs: Any) -> TestResponse:
         loaded.clear()
         response = send(client, *args, **kwargs)
-        if kwargs.get("buffered", True) and response.request.method != "OPTIONS":
+        if kwargs.get("buffered", True) and response.request.method not in ("OPTIONS", "HEAD"):
             app, request = client.application, response.request
             if (route := described().route(app, request.method, request.path)) is not None:
                 described().check(route, response)

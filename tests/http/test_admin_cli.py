@@ -248,6 +248,8 @@ def test_all_commands() -> None:
         *(f"failed-ends {name}" for name in ("list", "show", "replay", "write-off")),
         *(f"reports {name}" for name in ("usage", "totals")),
         "transactions export",
+        *(f"keys {name}" for name in ("create", "list", "show", "rotate", "revoke")),
+        *(f"audit-log {name}" for name in ("list", "export")),
         "archive",
         "archives",
         "reconcile",

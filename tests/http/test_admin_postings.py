@@ -64,7 +64,7 @@ class TestEachKind:
             "end_id": None,
             "corrects": None,
             "request_id": response.headers["X-Request-Id"],
-            "actor": "admin-api",
+            "actor": "admin",
             "accepted_at": None,
         }
         assert posted(admin) == Decimal("10.25")

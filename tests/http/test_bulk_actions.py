@@ -78,7 +78,7 @@ class TestDraft:
         ]  # fmt: skip
         assert draft["by_user"] == [{"user_id": user_id, "ends": 5, "cost": 55} for user_id in USERS]
         assert draft["by_error"] == [{"last_error": "insufficient_tokens", "ends": 20, "cost": 220}]
-        assert (draft["actor"], draft["confirmed_by"], draft["open"]) == ("admin-api", None, 20)
+        assert (draft["actor"], draft["confirmed_by"], draft["open"]) == ("admin", None, 20)
         assert not work_off(shop)
         assert shop.inbox_size() == 20
         assert shown(admin, draft["id"]) == draft
@@ -162,8 +162,8 @@ class TestConfirmation:
         data(admin.post(f"/bulk-actions/{draft['id']}/confirm", {"ends": 20, "cost": 220}), 202)
         work_off(shop)
         done = shown(admin, draft["id"])
-        assert (done["actor"], done["confirmed_by"]) == ("ann", "ben")
-        assert {entry.actor for entry in shop.ledger("user-0") if entry.kind == "write_off"} == {"ben"}
+        assert (done["actor"], done["confirmed_by"]) == ("admin/ann", "admin/ben")
+        assert {entry.actor for entry in shop.ledger("user-0") if entry.kind == "write_off"} == {"admin/ben"}
 
 
 class TestWriteOff:

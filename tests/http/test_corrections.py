@@ -93,7 +93,7 @@ class TestReversal:
                 "end_id": None,
                 "reference": "ticket-1",
                 "reason": "Empty answer",
-                "actor": "admin-api",
+                "actor": "admin",
                 "balance_after": 20,
             }.items()
         )
@@ -396,7 +396,7 @@ class TestBadRequests:
         headers = {**admin_headers, "X-Actor": ""}
         assert_invalid(client.post(path, json={}, headers=headers), "reference", "reason", "X-Actor")
         named = client.post(path, json=REVERSAL, headers={**admin_headers, "X-Actor": "alice"})
-        assert data(named, 201)["actor"] == "alice"
+        assert data(named, 201)["actor"] == "admin/alice"
 
     def test_an_end_that_redis_still_keeps(self, admin: Admin, till: Billing) -> None:
         end_id = str(uuid4())

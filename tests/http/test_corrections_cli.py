@@ -34,7 +34,7 @@ def test_reverse(flask: Run, till: Billing, end_id: str) -> None:
     done = flask(*command, "--json")
     assert done.exit_code == 0, done.output
     answer = simplejson.loads(done.output)
-    assert (answer["kind"], answer["token"], answer["actor"]) == ("reversal", 11, "alice")
+    assert (answer["kind"], answer["token"], answer["actor"]) == ("reversal", 11, "cli/alice")
     again = flask(*command)
     assert "Done before" in again.output
     assert till.balance("u").posted_micros == 20_000_000

@@ -154,7 +154,7 @@ def test_a_dry_run_then_its_confirmation(run: Run, app: Flask, shop: Billing) ->
     wrong = bulk_actions("confirm", "2", "--ends", "4", "--cost", "33")
     assert (wrong.exit_code, "It is about 3." in wrong.stderr) == (1, True)
     done = shown(bulk_actions("confirm", "2", "--ends", "3", "--cost", "33", "--by", "ben", "--json"))
-    assert (done["state"], done["actor"], done["confirmed_by"]) == ("done", "ann", "ben")
+    assert (done["state"], done["actor"], done["confirmed_by"]) == ("done", "cli/ann", "cli/ben")
     assert states(shop) == {"dead": 2}
     listed = shown(bulk_actions("ends", "2", "--outcome", "written_off", "--json"))["items"]
     assert [item["end_id"] for item in listed] == ids
@@ -183,7 +183,7 @@ def test_write_off(run: Run, shop: Billing) -> None:
         "write_off",
         11,
         "Customer left",
-        "alice",
+        "cli/alice",
     )
     again = run("write-off", end_id, "--reason", "Customer left", "--json")
     assert (again.stdout, again.stderr) == (first.stdout, "Written off before; nothing was done now.\n")
@@ -192,7 +192,9 @@ def test_write_off(run: Run, shop: Billing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "actor"), [(lambda: "operator", "operator"), (lambda: {}["no such user"], "cli")], ids=["named", "none"]
+    ("named", "actor"),
+    [(lambda: "operator", "cli/operator"), (lambda: {}["no such user"], f"cli/uid-{os.getuid()}")],
+    ids=["named", "none"],
 )
 def test_write_off_by_whoever_is_logged_in(
     run: Run, shop: Billing, monkeypatch: pytest.MonkeyPatch, named: Callable[[], str], actor: str

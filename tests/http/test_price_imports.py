@@ -92,7 +92,7 @@ def test_a_dry_run_shows_prices_and_changes_none(till: Billing, admin: Admin) ->
 def test_approving_makes_prices_that_are_billed(till: Billing, admin: Admin, client: FlaskClient) -> None:
     before = run(client, model="gpt-5", input_token=1_000, output_token=8)
     done = approved(admin, drafted(admin, {"gpt-5": GPT}))
-    assert (done["state"], done["approved_by"]) == ("approved", "admin-api")
+    assert (done["state"], done["approved_by"]) == ("approved", "admin")
     # By the default rule 8 / 4 and 10 %; by the price 1 + 0.032 and 10 %, at once in the process that approved it.
     assert before["cost"] == Decimal("2.2")
     assert run(client, model="gpt-5", input_token=1_000, output_token=8)["cost"] == Decimal("1.1352")

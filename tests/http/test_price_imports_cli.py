@@ -58,7 +58,7 @@ def test_from_a_list_to_prices(run: Run, show: Callable[..., Any], listed: Calla
         "gemini/gemini-2.5-pro-202*",
     ]
     done = show("approve", str(draft["id"]), "--by", "alice")
-    assert (done["state"], done["approved_by"]) == ("approved", "alice")
+    assert (done["state"], done["approved_by"]) == ("approved", "cli/alice")
     assert all(row["price_id"] for row in done["new"])
     assert show("show-import", str(draft["id"])) == done
     again = run("approve", str(draft["id"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -38,7 +39,7 @@ def test_a_run(admin: Admin, till: Billing, service: Any) -> None:
     till.execute("UPDATE end_inbox SET accepted_at = '2026-01-02T03:04:05.678Z'")
     till.settle_everything()
     [entry] = entries(admin)
-    assert (entry["request_id"], entry["actor"], entry["end_id"]) == ("request-7", "chat-server", str(end.id))
+    assert (entry["request_id"], entry["actor"], entry["end_id"]) == ("request-7", "server/chat-server", str(end.id))
     assert entry["accepted_at"] == "2026-01-02T03:04:05.678Z"
     assert entry["created_at"] > entry["accepted_at"]
 
@@ -47,7 +48,7 @@ def test_runs_of_a_batch(admin: Admin, till: Billing, service: Any) -> None:
     answer = service("end/batch", {"ends": [{**END, "idempotency_key": str(i)} for i in range(2)]})
     till.settle_everything()
     assert [(entry["request_id"], entry["actor"]) for entry in entries(admin)] == [
-        (answer.headers["X-Request-Id"], "token-process-api")
+        (answer.headers["X-Request-Id"], "server")
     ] * 2
 
 
@@ -64,7 +65,7 @@ def test_a_run_that_waited_out_postgres(admin: Admin, till: Billing, service: An
     [entry] = till.ledger("u")[1:]
     assert before - timedelta(milliseconds=1) <= entry.accepted_at <= after
     assert entry.created_at > entry.accepted_at
-    assert (entry.request_id, entry.actor) == ("request-7", "token-process-api")
+    assert (entry.request_id, entry.actor) == ("request-7", "server")
 
 
 def test_a_repeat_changes_neither(admin: Admin, till: Billing, service: Any) -> None:
@@ -73,14 +74,14 @@ def test_a_repeat_changes_neither(admin: Admin, till: Billing, service: Any) -> 
         assert answer.status_code == 200
     till.settle_everything()
     [entry] = entries(admin)
-    assert (entry["request_id"], entry["actor"]) == ("first", "first")
+    assert (entry["request_id"], entry["actor"]) == ("first", "server/first")
 
 
 def test_a_posting(client: FlaskClient, admin_headers: dict[str, str], till: Billing) -> None:
     body = {"token": 5, "reference": "r"}
     headers = {**admin_headers, "X-Request-Id": "request-8", "X-Actor": "zoë".encode().decode("latin-1")}
     entry = data(client.post(f"{PREFIX}/wallets/u/top-ups", json=body, headers=headers), 201)
-    assert (entry["request_id"], entry["actor"], entry["accepted_at"]) == ("request-8", "zoë", None)
+    assert (entry["request_id"], entry["actor"], entry["accepted_at"]) == ("request-8", "admin/zoë", None)
     # Who asks again is somebody else, and the posting is the same.
     headers["X-Actor"] = "bob"
     assert data(client.post(f"{PREFIX}/wallets/u/top-ups", json=body, headers=headers), 200) == entry
@@ -113,10 +114,10 @@ def test_a_write_off_is_the_operators_and_its_usage_the_services(
     body = {"reason": "Customer left"}
     data(client.post(f"{PREFIX}/failed-ends/{end.id}/write-off", json=body, headers=headers), 201)
     usage, write_off = entries(admin)
-    assert (usage["request_id"], usage["actor"]) == ("run", "chat-server")
+    assert (usage["request_id"], usage["actor"]) == ("run", "server/chat-server")
     assert UUID(usage["end_id"]) == UUID(write_off["end_id"]) == end.id
     assert usage["accepted_at"] is not None
-    assert (write_off["request_id"], write_off["actor"], write_off["accepted_at"]) == ("decision", "alice", None)
+    assert (write_off["request_id"], write_off["actor"], write_off["accepted_at"]) == ("decision", "admin/alice", None)
 
 
 def test_a_command_says_who_ran_it(app: Flask, admin: Admin, till: Billing) -> None:
@@ -125,8 +126,8 @@ def test_a_command_says_who_ran_it(app: Flask, admin: Admin, till: Billing) -> N
         command = ("wallets", "top-up", "u", "--token", "1", "--reference", reference, *by)
         assert runner.invoke(cli, command).exit_code == 0
     named, unnamed = entries(admin)
-    assert (named["actor"], named["request_id"]) == ("carol", None)
-    assert unnamed["actor"] not in (None, "", "admin-api")
+    assert (named["actor"], named["request_id"]) == ("cli/carol", None)
+    assert unnamed["actor"] == f"cli/{getpass.getuser()}"
 
 
 @pytest.mark.parametrize("actor", ["", "x" * 129, "a\u0085b", "a\u202eb"])

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.billing.start import StartRequest
+from app.domain.keys import Caller
 from tests.http.admin import Admin, assert_invalid, data
 from tests.support import FEATURE, PACKAGE, Billing
 
@@ -34,7 +35,7 @@ def shop(billing: Billing) -> Billing:
     )
     billing.settle_everything()
     [failed] = billing.inbox("bob")
-    container.failed_ends.write_off(failed.id, "left", "me")
+    container.failed_ends.write_off(failed.id, "left", Caller("me"))
     return billing
 
 

@@ -46,7 +46,7 @@ class TestReverse:
             "reversal",
             11,
             "retry-1",
-            "chat-server",
+            "server/chat-server",
         )
         again = client.post(PATH, json={**BODY, **keys}, headers=server_headers)
         assert data(again, 200) == first

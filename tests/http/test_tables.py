@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.operations import exports
 from app.stores.postgres.engine import allow_seconds
@@ -40,7 +41,9 @@ def shop(billing: Billing) -> Billing:
         ]
     )
     billing.settle_everything()
-    billing.container.postings.post(Posting("ann", PostingKind.ADJUSTMENT, -1, "@ref", "+1 for you", actor="＝sum"))
+    billing.container.postings.post(
+        Posting("ann", PostingKind.ADJUSTMENT, -1, "@ref", "+1 for you", caller=Caller("＝sum"))
+    )
     return billing
 
 

@@ -77,7 +77,7 @@ def test_each_period_once(admin: Admin, shop: Billing) -> None:
     assert history(admin, made["id"]) == [(reference, "done", 2)]
     assert data(admin.get(f"/top-up-schedules/{made['id']}"))["next_on"] == f"{day + timedelta(days=1)}"
     entry = data(admin.get("/wallets/a/transactions"))["items"][0]
-    assert (entry["reference"], entry["reason"], entry["actor"]) == (reference, "Allowance", "admin-api")
+    assert (entry["reference"], entry["reason"], entry["actor"]) == (reference, "Allowance", "admin")
     # Who joined later may be given the period's by its reference, and nobody gets it twice so.
     shop.wallet("late", tokens=0)
     work_off(shop)
@@ -259,7 +259,7 @@ def test_from_the_command_line(app: Flask, shop: Billing) -> None:
     assert "weekly" not in flask("list").output
     assert flask("create", *options, "--day", "1", "--by", "maria").exit_code == 0
     assert "Created before" in flask("create", *options, "--day", "1").output
-    assert simplejson.loads(flask("show", "1", "--json").stdout)["actor"] == "maria"
+    assert simplejson.loads(flask("show", "1", "--json").stdout)["actor"] == "cli/maria"
     assert "weekly" in flask("list").output
     for command, state in (("pause", "paused"), ("resume", "active"), ("end", "ended")):
         assert simplejson.loads(flask(command, "1", "--reason", "x", "--json").stdout)["state"] == state

@@ -60,14 +60,14 @@ def test_a_dry_run_then_every_wallet_once(admin: Admin, shop: Billing) -> None:
         100,
         None,
         "active",
-        "admin-api",
+        "admin",
     )
     work_off(shop)
     assert posted(shop, "a", "b", "c", "idle", "other") == [0, 30, 150, 5, 0]
     assert data(admin.get(f"/top-ups/{number}")) == dry
 
     applied = data(admin.post(f"/top-ups/{number}/apply", {}), 202)
-    assert (applied["state"], applied["applied_by"]) == ("applying", "admin-api")
+    assert (applied["state"], applied["applied_by"]) == ("applying", "admin")
     work_off(shop)
     done = data(admin.get(f"/top-ups/{number}"))
     assert (done["state"], done["topped_up"], done["skipped"], done["refused"], done["waiting"]) == ("done", 3, 0, 0, 0)
@@ -81,7 +81,7 @@ def test_a_dry_run_then_every_wallet_once(admin: Admin, shop: Billing) -> None:
         100,
         "spring",
         "Spring gift",
-        "admin-api",
+        "admin",
     )
     [wallet] = [item for item in admin.items(f"/top-ups/{number}/wallets") if item["user_id"] == "a"]
     assert wallet == {

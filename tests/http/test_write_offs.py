@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from app.billing.start import StartRequest
 from app.bootstrap import Container
 from app.domain.errors import NotFound
+from app.domain.keys import Caller
 from app.domain.wallets import Access
 from stack.embedded import PostgresServer
 from tests.http.admin import PREFIX, Admin, assert_invalid, data, failure
@@ -33,7 +34,7 @@ class TestWriteOff:
             33,
             53,
             "Customer left",
-            "admin-api",
+            "admin",
         )
         assert entry["reference"] is None
 
@@ -93,7 +94,7 @@ class TestWriteOff:
 
     def test_many_at_once(self, till: Billing, owed: str) -> None:
         def write_off(i: int) -> bool:
-            return till.container.failed_ends.write_off(UUID(owed), "Gone", f"operator-{i}").replayed
+            return till.container.failed_ends.write_off(UUID(owed), "Gone", Caller(f"operator-{i}")).replayed
 
         with ThreadPoolExecutor(8) as pool:
             replayed = list(pool.map(write_off, range(16)))
@@ -116,7 +117,7 @@ class TestWriteOff:
                 case 0:
                     # It may be settled, or about to be.
                     with suppress(NotFound):
-                        container.failed_ends.write_off(end_id, "Gone", "me")
+                        container.failed_ends.write_off(end_id, "Gone", Caller("me"))
                 case 1:
                     container.collection.collect("u", seconds=1)
                 case 2:
@@ -152,7 +153,7 @@ class TestWriteOff:
             json={"reason": "Customer left"},
             headers={**admin_headers, "X-Actor": "alice@example.com"},
         )
-        assert data(response, 201)["actor"] == "alice@example.com"
+        assert data(response, 201)["actor"] == "admin/alice@example.com"
 
     def test_bad_requests(self, client: FlaskClient, admin: Admin, admin_headers: dict[str, str], owed: str) -> None:
         path = f"/failed-ends/{owed}/write-off"

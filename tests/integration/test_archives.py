@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from app.domain.ends import AcceptedEnd
 from app.domain.errors import ArchiveRefused, IdempotencyConflict, Invalid, Unavailable
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import Price
 from app.domain.reports import Group, Usage
@@ -134,11 +135,11 @@ class TestNothingTwice:
         shop.container.end.end(shop.usage("bob", output_tokens=40_000))
         shop.settle_everything()
         [failed] = shop.inbox("bob")
-        first = shop.container.failed_ends.write_off(failed.id, "left", "me")
+        first = shop.container.failed_ends.write_off(failed.id, "left", Caller("me"))
         tamper(shop, "UPDATE token_transactions SET created_at = '2026-03-18Z' WHERE created_at > '2026-06-01'")
         tamper(shop, "UPDATE usage_daily SET day = '2026-03-18' WHERE day > '2026-06-01'")
         archive(shop, tmp_path, date(2026, 4, 1))
-        again = shop.container.failed_ends.write_off(failed.id, "left", "me")
+        again = shop.container.failed_ends.write_off(failed.id, "left", Caller("me"))
         assert again.replayed
         assert again.entry.id == first.entry.id
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.domain.corrections import Chargeback, CorrectionKind, CorrectionRequest
 from app.domain.errors import AlreadyExists, AlreadyWrittenOff, ExceedsOriginal, NotFound
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.usage import Usage
 from stack.embedded import PostgresServer
@@ -73,7 +74,7 @@ def test_in_the_midst_of_everything(billing: Billing, postgres_server: PostgresS
         match i % 7:
             case 0:
                 with suppress(NotFound, AlreadyExists):
-                    container.failed_ends.write_off(end_id, "Gone", "me")
+                    container.failed_ends.write_off(end_id, "Gone", Caller("me"))
             case 1:
                 container.collection.collect("user-1", seconds=1)
             case 2:

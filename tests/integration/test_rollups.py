@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.bootstrap import Container
 from app.domain.errors import WalletBusy
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import WalletId
 from app.stores.postgres import rollups
@@ -55,11 +56,11 @@ def test_a_write_off_stands_beside_its_run(shop: Billing) -> None:
     settle(shop, shop.usage(model="a", output_tokens=4_000))
     assert rolled_up(shop) == []
     [failed] = shop.inbox()
-    shop.container.failed_ends.write_off(failed.id, "left", "me")
+    shop.container.failed_ends.write_off(failed.id, "left", Caller("me"))
     [row] = rolled_up(shop)
     assert (row.model, row.feature_endpoint_id, row.runs) == ("a", FEATURE, 1)
     assert row.cost_micros == row.written_off_micros == 1_100_000_000
-    shop.container.failed_ends.write_off(failed.id, "left", "me")
+    shop.container.failed_ends.write_off(failed.id, "left", Caller("me"))
     assert rolled_up(shop) == [row]
 
 

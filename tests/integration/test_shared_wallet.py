@@ -10,6 +10,7 @@ from app.billing.holds import ExtendRequest
 from app.billing.start import StartRequest
 from app.domain.errors import HoldNotFound, IdempotencyConflict
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import Access, Deduction, WalletId, wallet_of
 from tests.support import FEATURE, PACKAGE, Billing, assert_conserved, collect_now
@@ -94,7 +95,7 @@ def test_debts_of_both_are_one_line(shop: Billing) -> None:
     failed = shop.container.failed_ends.list(Filter(user_id="bob"), 10).items
     assert [(end.wallet_id, end.user_id) for end in failed] == [(WALLET, "bob")]
 
-    shop.container.failed_ends.write_off(failed[0].id, "a gift", "test")
+    shop.container.failed_ends.write_off(failed[0].id, "a gift", Caller("test"))
     shop.container.postings.post(Posting("bob", PostingKind.TOP_UP, 100 * TOKEN, "paid"))
     collect_now(shop.container, WALLET)
     assert shop.inbox(WALLET) == []

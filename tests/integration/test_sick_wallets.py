@@ -21,6 +21,7 @@ from app.domain.bulk_actions import BulkKind
 from app.domain.ends import EndAnswer
 from app.domain.errors import TooSlow, Unavailable, WalletBusy
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.pricing import price
 from app.domain.usage import Usage
@@ -371,7 +372,7 @@ class TestOutOfRange:
         assert shop.cached_spendable_micros("deep") == -5 * cost_micros
         # What is put aside is replayed once there is room for it.
         aside = shop.inbox("deep")[-1].id
-        shop.container.failed_ends.write_off(shop.inbox("deep")[0].id, "Agreed", "me")
+        shop.container.failed_ends.write_off(shop.inbox("deep")[0].id, "Agreed", Caller("me"))
         shop.container.failed_ends.replay(aside)
         shop.settle_everything()
         assert [end.state for end in shop.inbox("deep") if end.id == aside] == ["retrying"]

@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 from app.bootstrap import Container
 from app.config import Config
 from app.domain.errors import IdempotencyConflict
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from stack.embedded import PostgresServer
 from tests.support import FEATURE, PACKAGE, Billing, assert_conserved
@@ -208,8 +209,8 @@ def test_dead_letters_of_every_kind_are_replayed_or_written_off(old: OldDatabase
         shop.container.failed_ends.replay(end_id)
     shop.settle_everything()
     assert [entry.end_id for entry in shop.ledger("user")[1:]] == [refused]
-    shop.container.failed_ends.write_off(reused, "a mistake", "test")
-    shop.container.failed_ends.write_off(disagrees, "a mistake", "test")
+    shop.container.failed_ends.write_off(reused, "a mistake", Caller("test"))
+    shop.container.failed_ends.write_off(disagrees, "a mistake", Caller("test"))
 
     assert shop.balance("user").debt_micros == 0
     assert shop.balance("user").posted_micros == 100 * TOKEN - COST

@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from redis import ConnectionError as RedisConnectionError
 
 from app.access.gate import Gate
+from app.domain.audit import Change
 from app.domain.bulk_actions import BulkOutcome, BulkState, Fate
 from app.domain.catalog import Catalog, FeatureEndpoint, Package
 from app.domain.ends import AcceptedEnd, EndRequest
 from app.domain.errors import Unavailable, WalletBusy
 from app.domain.failed_ends import Filter
 from app.domain.in_force import ProfitRules
+from app.domain.keys import Caller
 from app.domain.pricing import ProfitRule
 from app.domain.reasons import CacheVerdict, FailureReason
 from app.domain.wallets import (
@@ -390,6 +392,16 @@ class FakeChanges:
         self.applied.append(WalletChange(wallet, told))
 
 
+class FakeAuditBook:
+    def __init__(self) -> None:
+        self.audited: list[tuple[str, Change]] = []
+
+    def around(self, caller: Caller, work: Callable[[], T], told: Callable[[T], Change]) -> T:
+        done = work()
+        self.audited.append((caller.actor, told(done)))
+        return done
+
+
 class FakeBooks:
     """Wallets with their ledgers and failed ends. A transaction that raises leaves all as it was."""
 
@@ -400,16 +412,20 @@ class FakeBooks:
         self.chargebacks: set[str] = set()
         self.busy: set[WalletId] = set()
         self.turns: list[WalletId] = []
+        self.audited: list[tuple[str, Change]] = []
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
+        self.audited += [(caller.actor, change) for change in changes]
 
     def read(self, work: Callable[[Any], T]) -> T:
         return work(self)
 
     def transaction(self, work: Callable[[Any], T]) -> T:
-        before = (dict(self.wallets), list(self.ledger), dict(self.failed))
+        before = (dict(self.wallets), list(self.ledger), dict(self.failed), list(self.audited))
         try:
             return work(self)
         except Exception:
-            self.wallets, self.ledger, self.failed = before
+            self.wallets, self.ledger, self.failed, self.audited = before
             raise
 
     def in_turn(self, wallet_id: WalletId, work: Callable[[Any], T]) -> T:

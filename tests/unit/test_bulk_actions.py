@@ -10,6 +10,7 @@ import pytest
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState
 from app.domain.errors import BulkActionCancelled, FiguresDiffer, IdempotencyConflict, NotFound, WalletNotFound
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.reasons import FailureReason
 from app.domain.wallets import wallet_of
 from app.operations import bulk_actions
@@ -36,13 +37,13 @@ class World:
             self.books.update(wallet_id, {"debt_micros": ends * COST})
 
     def draft(self, action: BulkKind = BulkKind.WRITE_OFF, which: Any = None, **values: Any) -> int:
-        asked = {"selection": {"filter": {}}, "reference": "r", "reason": "left", "actor": "ann", **values}
+        asked = {"selection": {"filter": {}}, "reference": "r", "reason": "left", "caller": Caller("ann"), **values}
         drafted, _ = self.service.draft(Asked(action, Filter() if which is None else which, **asked))
         return drafted.action.id
 
     def confirm(self, number: int) -> None:
         action = self.books.actions[number]
-        self.service.confirm(number, ends=action.ends, cost_micros=action.cost_micros, actor="ben")
+        self.service.confirm(number, ends=action.ends, cost_micros=action.cost_micros, caller=Caller("ben"))
 
     def start(self, action: BulkKind = BulkKind.WRITE_OFF, **values: Any) -> int:
         number = self.draft(action, **values)
@@ -108,7 +109,7 @@ class TestConfirmation:
     def test_other_figures_are_refused(self, world: World, ends: int, cost_micros: int, named: list[str]) -> None:
         number = world.draft()
         with pytest.raises(FiguresDiffer) as refused:
-            world.service.confirm(number, ends=ends, cost_micros=cost_micros, actor="ben")
+            world.service.confirm(number, ends=ends, cost_micros=cost_micros, caller=Caller("ben"))
         assert list(refused.value.errors or ()) == named
         assert world.books.actions[number].state is BulkState.DRAFT
 
@@ -127,7 +128,7 @@ class TestConfirmation:
 
     def test_of_what_there_is_not(self, world: World) -> None:
         with pytest.raises(NotFound):
-            world.service.confirm(9, ends=0, cost_micros=0, actor="ben")
+            world.service.confirm(9, ends=0, cost_micros=0, caller=Caller("ben"))
 
 
 class TestWriteOff:
@@ -262,7 +263,7 @@ class TestReplay:
 class TestCancel:
     def test_a_draft(self, world: World) -> None:
         number = world.draft()
-        assert world.service.cancel(number, actor="ann").action.state is BulkState.CANCELLED
+        assert world.service.cancel(number, caller=Caller("ann")).action.state is BulkState.CANCELLED
         with pytest.raises(BulkActionCancelled):
             world.confirm(number)
         assert not world.work_off()
@@ -272,7 +273,7 @@ class TestCancel:
         number = world.start()
         world.books.busy.add(BOB)
         world.work_off()
-        world.service.cancel(number, actor="ann")
+        world.service.cancel(number, caller=Caller("ann"))
         world.books.busy.clear()
         world.work_off()
         assert world.outcomes(number) == {
@@ -283,7 +284,7 @@ class TestCancel:
         number = world.start(BulkKind.REPLAY)
         world.books.busy.add(BOB)
         world.work_off()
-        assert world.service.cancel(number, actor="ann").action.state is BulkState.CANCELLING
+        assert world.service.cancel(number, caller=Caller("ann")).action.state is BulkState.CANCELLING
         for end_id in world.mine:
             world.settle(end_id)
         world.books.busy.clear()
@@ -296,7 +297,7 @@ class TestCancel:
     def test_one_that_is_done_stays_done(self, world: World) -> None:
         number = world.start()
         world.work_off()
-        assert world.service.cancel(number, actor="ann").action.state is BulkState.DONE
+        assert world.service.cancel(number, caller=Caller("ann")).action.state is BulkState.DONE
 
 
 def test_in_the_foreground(world: World) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from app.domain.errors import AlreadyExists, NotFound, WalletNotFound
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.domain.reasons import FailureReason
 from app.domain.wallets import wallet_of
 from app.operations.failed_ends import FailedEndService
@@ -56,7 +57,7 @@ class TestReplay:
 class TestWriteOff:
     def test_leaves_the_balance_and_ends_the_debt(self, world: World) -> None:
         end_id = world.owe()
-        written = world.service.write_off(end_id, "left", "ops")
+        written = world.service.write_off(end_id, "left", Caller("ops"))
         assert (written.entry.kind, written.entry.actor, written.replayed) == ("write_off", "ops", False)
         assert [(entry.kind, entry.amount_micros) for entry in world.books.ledger] == [
             ("write_off", COST),
@@ -70,8 +71,8 @@ class TestWriteOff:
 
     def test_answers_as_it_did(self, world: World) -> None:
         end_id = world.owe()
-        first = world.service.write_off(end_id, "left", "ops")
-        again = world.service.write_off(end_id, "left", "ops")
+        first = world.service.write_off(end_id, "left", Caller("ops"))
+        again = world.service.write_off(end_id, "left", Caller("ops"))
         assert (again.entry, again.replayed) == (first.entry, True)
         assert len(world.books.ledger) == 2
         # One that isn't there any more needs no turn.
@@ -80,13 +81,13 @@ class TestWriteOff:
     def test_what_no_debt_tells_of_takes_nothing_from_it(self, world: World) -> None:
         world.owe()
         end_id = world.books.fail(is_debt=False)
-        world.service.write_off(end_id, "left", "ops")
+        world.service.write_off(end_id, "left", Caller("ops"))
         assert world.books.wallets[ALICE].debt_micros == COST
 
     def test_what_stood_behind_it_may_be_payable(self, world: World) -> None:
         end_id = world.owe()
         world.books.update(ALICE, {"debt_micros": COST + 4 * TOKEN})
-        world.service.write_off(end_id, "left", "ops")
+        world.service.write_off(end_id, "left", Caller("ops"))
         assert world.bell.collected == [IndebtedWallet(ALICE, 4 * TOKEN)]
 
     def test_one_that_is_billed_can_not_be(self, world: World) -> None:
@@ -95,14 +96,14 @@ class TestWriteOff:
         entry = billed(world.books.failed[end_id])
         world.books.enter(wallet, [entry])
         with pytest.raises(AlreadyExists):
-            world.service.write_off(end_id, "left", "ops")
+            world.service.write_off(end_id, "left", Caller("ops"))
         assert end_id in world.books.failed
 
     def test_without_end_or_wallet(self, world: World) -> None:
         with pytest.raises(NotFound):
-            world.service.write_off(UUID(int=9), "left", "ops")
+            world.service.write_off(UUID(int=9), "left", Caller("ops"))
         with pytest.raises(WalletNotFound):
-            world.service.write_off(world.books.fail("carol"), "left", "ops")
+            world.service.write_off(world.books.fail("carol"), "left", Caller("ops"))
 
 
 def test_looking_at_them(world: World) -> None:

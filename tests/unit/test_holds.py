@@ -23,6 +23,7 @@ from tests.unit.fakes import (
     ALICE,
     FEATURE,
     TOKEN,
+    FakeAuditBook,
     FakeBalances,
     FakeCache,
     FakeCatalog,
@@ -53,6 +54,7 @@ class World:
             records=self.records,
             loader=FakeLoader(self.balances, self.cache),
             redis=self.redis,
+            audit=FakeAuditBook(),
         )
 
     def end_run(self, user_id: str = "alice") -> None:

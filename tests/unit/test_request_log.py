@@ -28,7 +28,7 @@ def _wanted() -> Iterator[None]:
 
 
 def add(log: RequestLog, request_id: str = "id-1") -> None:
-    log.add(request_id, "POST", "/api/token-process/start", 200, 0.00126)
+    log.add(request_id, "POST", "/api/token-process/start", 200, 0.00126, address="192.0.2.1")
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -49,6 +49,7 @@ def test_a_line_says_what_it_did_before() -> None:
         "path": "/api/token-process/start",
         "status": 200,
         "duration_seconds": 0.0013,
+        "address": "192.0.2.1",
         "request_id": "id-1",
         "level": "info",
         "logger": "app.http.request_log",

@@ -86,6 +86,12 @@ class FakeWork:
         self._do("drain")
         return 0
 
+    def report(self) -> None:
+        self._do("report")
+
+    def write_uses(self) -> None:
+        self._do("write_uses")
+
     def _do(self, what: str) -> None:
         self.done.append(what)
         if what in self.errors:
@@ -105,6 +111,8 @@ class World:
             settlement=self.work,
             collection=self.work,
             spool=self.work,
+            keys=self.work,
+            wrong_keys=self.work,
             postgres=self.postgres,
             redis=self.redis,
         )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from app.bootstrap import Container
 from app.domain.bulk_actions import BulkKind, BulkState
 from app.domain.failed_ends import Filter
+from app.domain.keys import Caller
 from app.operations.bulk_actions import Asked
 from app.stores.postgres.engine import allow_seconds
 from tests import processes
@@ -47,9 +48,9 @@ def owe(shop: Billing, ends_each: int) -> None:
 
 
 def confirmed(container: Container, action: BulkKind) -> int:
-    drafted, _ = container.bulk_actions.draft(Asked(action, Filter(), {"filter": {}}, action, "Outage", "ops"))
+    drafted, _ = container.bulk_actions.draft(Asked(action, Filter(), {"filter": {}}, action, "Outage", Caller("ops")))
     figures = drafted.action
-    container.bulk_actions.confirm(figures.id, ends=figures.ends, cost_micros=figures.cost_micros, actor="ops")
+    container.bulk_actions.confirm(figures.id, ends=figures.ends, cost_micros=figures.cost_micros, caller=Caller("ops"))
     return figures.id
 
 

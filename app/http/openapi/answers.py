@@ -36,7 +36,9 @@ def answer_schema(components: Components, hint: Any) -> Shape:
     if origin is list:
         return {"type": "array", "items": answer_schema(components, get_args(hint)[0])}
     if origin is dict:
-        return {"type": "object", "additionalProperties": answer_schema(components, get_args(hint)[1])}
+        inner = get_args(hint)[1]
+        # Whatever was changed of whatever it is: its fields differ from one to the other.
+        return {"type": "object"} | ({} if inner is Any else {"additionalProperties": answer_schema(components, inner)})
     if hint not in _PLAIN:
         raise TypeError(f"{hint!r} isn't a type of an answer: see app/wire/types.py")
     return dict(_PLAIN[hint])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.domain.errors import DomainError, Unavailable
+from app.domain.errors import DomainError, InvalidApiKey, KeyNotAllowed, TooManyWrongKeys, Unavailable
 from app.http.json import MEDIA_TYPE
 from app.http.openapi.components import Components, reference
 from app.http.request_context import REQUEST_ID_HEADER
@@ -38,7 +38,9 @@ def usual(
     if has_key:
         found[400] = ["validation_failed"]
     if has_key or has_optional_key:
-        found[401] = ["invalid_api_key"]
+        found[401] = [InvalidApiKey.code]
+        found[403] = [KeyNotAllowed.code]
+        found[429] = [TooManyWrongKeys.code]
     if has_body:
         found[400] = ["validation_failed", "invalid_json"]
         found[413] = ["request_entity_too_large"]
@@ -103,7 +105,7 @@ def failure_response(components: Components, status: int, codes: list[str]) -> S
             "properties": {"status": {"const": status}, "code": {"enum": codes}},
         }
         headers = {REQUEST_ID_HEADER: reference("RequestId", "headers")}
-        if status == STATUS_OF_CODE[Unavailable.code]:
+        if status == STATUS_OF_CODE[Unavailable.code] or TooManyWrongKeys.code in codes:
             headers["Retry-After"] = reference("RetryAfter", "headers")
         components.responses[name] = {
             "description": f"{_WHAT.get(status, 'Refused')} ({', '.join(f'`{code}`' for code in codes)}).",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response, current_app, g
+from flask import Response, current_app
 from marshmallow import ValidationError
 
 from app.bootstrap import EXTENSION, Container
+from app.http.auth import caller_of_call
 from app.http.errors import messages_of
-from app.http.headers import ADMIN_ACTOR, REPLAYED_HEADER, actor_of_call
+from app.http.headers import REPLAYED_HEADER
 from app.http.json import read_object, respond
 from app.http.schemas import RequestSchema
 
@@ -34,22 +35,17 @@ def repeatable(message: str, data: Mapping[str, Any], *, replayed: bool) -> Resp
 
 
 def asked_by_operator(schema: RequestSchema) -> dict[str, Any]:
-    """The body as the schema loads it, with `actor` and `request_id`. What is wrong with either is said together."""
-    asked: dict[str, Any] = {"request_id": g.request_id}
+    """The body as the schema loads it, with the `caller`. What is wrong with either is said together."""
+    asked: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     try:
         asked |= schema.load(read_object())
     except ValidationError as error:
         errors |= messages_of(error)
     try:
-        asked["actor"] = actor_of_call(ADMIN_ACTOR)
+        asked["caller"] = caller_of_call()
     except ValidationError as error:
         errors |= messages_of(error)
     if errors:
         raise ValidationError(errors)
     return asked
-
-
-def actor() -> str:
-    """On whose behalf an operator calls. Raises ValidationError."""
-    return actor_of_call(ADMIN_ACTOR)

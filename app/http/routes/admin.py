@@ -20,6 +20,7 @@ from app.domain.errors import (
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
 from app.domain.postings import Posting, PostingKind
 from app.http import filters
+from app.http.auth import caller_of_call
 from app.http.json import read_object
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import by_expiry, by_id, listed, newest_first
@@ -100,7 +101,7 @@ def create_feature() -> Response:
     """What is sold."""
     body = _feature.load(read_object())
     feature = FeatureEndpoint(**{**body, "unpriced": Unpriced(body["unpriced"])})
-    created = container().catalog_admin.create_feature(feature)
+    created = container().catalog_admin.create_feature(feature, caller_of_call())
     return success("Feature endpoint created", feature_answer(created), 201)
 
 
@@ -115,7 +116,9 @@ def list_features() -> Response:
 @answers(FeatureAnswer, body=_feature_change)
 def update_feature(feature_id: str) -> Response:
     """Changes what the body names, and only that."""
-    changed = container().catalog_admin.update_feature(feature_id, _feature_change.load(read_object()))
+    changed = container().catalog_admin.update_feature(
+        feature_id, _feature_change.load(read_object()), caller_of_call()
+    )
     return success("Feature endpoint updated", feature_answer(changed))
 
 
@@ -124,7 +127,7 @@ def update_feature(feature_id: str) -> Response:
 def create_package() -> Response:
     """What a wallet may use."""
     body = _package.load(read_object())
-    created = container().catalog_admin.create_package(body["id"], body["name"], body["feature_ids"])
+    created = container().catalog_admin.create_package(body["id"], body["name"], body["feature_ids"], caller_of_call())
     return success("Package created", package_answer(created), 201)
 
 
@@ -139,7 +142,9 @@ def list_packages() -> Response:
 @answers(PackageAnswer, body=_package_change)
 def update_package(package_id: str) -> Response:
     """Changes what the body names, and only that."""
-    changed = container().catalog_admin.update_package(package_id, **_package_change.load(read_object()))
+    changed = container().catalog_admin.update_package(
+        package_id, **_package_change.load(read_object()), caller=caller_of_call()
+    )
     return success("Package updated", package_answer(changed))
 
 
@@ -149,7 +154,7 @@ def create_profit_rule() -> Response:
     """A rule is followed by a newer one, never edited. The most specific that is in force counts: feature and model,
     feature, model, any.
     """
-    created = container().catalog_admin.create_rule(**_profit_rule.load(read_object()))
+    created = container().catalog_admin.create_rule(**_profit_rule.load(read_object()), caller=caller_of_call())
     return success("Profit rule created", rule_answer(created), 201)
 
 
@@ -167,7 +172,7 @@ def list_profit_rules() -> Response:
 @answers(WalletAnswer, status=201, body=_wallet, refuses=(AlreadyExists, NotFound))
 def create_wallet() -> Response:
     """Opens an empty wallet."""
-    created = container().wallet_admin.create(**_wallet.load(read_object()))
+    created = container().wallet_admin.create(**_wallet.load(read_object()), caller=caller_of_call())
     return success("Wallet created", wallet_answer(created), 201)
 
 
@@ -190,7 +195,7 @@ def show_wallet(user_id: str) -> Response:
 @answers(WalletAnswer, body=_wallet_change, refuses=(WalletNotFound, BalanceOutOfRange))
 def update_wallet(user_id: str) -> Response:
     """Changes what the body names, and only that."""
-    changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()))
+    changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()), caller_of_call())
     return success("Wallet updated", wallet_answer(changed))
 
 
@@ -238,7 +243,7 @@ def list_holds(user_id: str) -> Response:
 @answers(ReleasedHoldAnswer, refuses=(HoldNotFound, WalletNotFound))
 def release_hold(user_id: str, process_id: str) -> Response:
     """Gives an open hold back."""
-    released = container().holds.give_back(user_id, process_id)
+    released = container().holds.give_back(user_id, process_id, caller_of_call())
     return success("Hold given back", released_hold_answer(user_id, process_id, released))
 
 

@@ -8,7 +8,7 @@ from app.domain.bulk_actions import BulkOutcome
 from app.domain.errors import BulkActionCancelled, FiguresDiffer, IdempotencyConflict, NotFound
 from app.domain.pages import NEWEST
 from app.http import filters
-from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.auth import caller_of_call
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first, oldest_first
 from app.http.query import PAGE, read, takes, takes_page
@@ -82,7 +82,6 @@ def list_ends_of_bulk_action(number: int) -> Response:
 def confirm_bulk_action(number: int) -> Response:
     """A worker does it; asked again, nothing more is done. Other figures than the selection's are refused."""
     asked = asked_by_operator(_confirmation)
-    del asked["request_id"]
     confirmed = container().bulk_actions.confirm(_known(number), **asked)
     return success("Bulk action is worked off", bulk_action_answer(confirmed), 202)
 
@@ -91,7 +90,7 @@ def confirm_bulk_action(number: int) -> Response:
 @answers(BulkActionAnswer)
 def cancel_bulk_action(number: int) -> Response:
     """Nothing is done about the ends that are left."""
-    cancelled = container().bulk_actions.cancel(_known(number), actor=actor_of_call(ADMIN_ACTOR))
+    cancelled = container().bulk_actions.cancel(_known(number), caller=caller_of_call())
     return success("Bulk action cancelled", bulk_action_answer(cancelled))
 
 

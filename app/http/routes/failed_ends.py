@@ -13,6 +13,7 @@ from app.domain.failed_ends import Filter, Group
 from app.domain.pages import FIRST_ID, Page
 from app.domain.tables import Kind
 from app.http import filters
+from app.http.auth import caller_of_call
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import Listing, listed, oldest_first
 from app.http.query import PAGE, takes
@@ -80,7 +81,8 @@ def show_end(end_id: UUID) -> Response:
 @answers(FailedEndAnswer, refuses=(WalletBusy,))
 def replay_failed_end(end_id: UUID) -> Response:
     """Has it tried again at once."""
-    return success("Failed end is tried again", failed_end_answer(container().failed_ends.replay(end_id)))
+    replayed = container().failed_ends.replay(end_id, caller_of_call())
+    return success("Failed end is tried again", failed_end_answer(replayed))
 
 
 @blueprint.post("/failed-ends/<uuid:end_id>/write-off")

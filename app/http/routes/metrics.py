@@ -1,4 +1,5 @@
-"""Numbers for Prometheus, on the API's own port: for whoever is on this machine, or has an operator's key.
+"""Numbers for Prometheus, on the API's own port: for whoever is on this machine, or has an operator's key
+with the scope `metrics`.
 
 A port of their own (METRICS_PORT) asks for no key, as it is reached by nobody else.
 """
@@ -9,8 +10,8 @@ from ipaddress import ip_address
 
 from flask import Blueprint, Response, request
 
-from app.http.auth import ADMIN_HEADER, Keys
-from app.http.errors import answer, failure
+from app.domain.keys import KeyKind
+from app.http.auth import ADMIN_HEADER, authenticate
 from app.http.openapi.describe import Bare, answers
 from app.http.routes import container
 from app.wire.metrics import CONTENT_TYPE
@@ -26,8 +27,8 @@ BEARER = "bearer "
 @answers(Bare(media_type="text/plain"), has_optional_key=True)
 def metrics() -> Response:
     """Numbers for Prometheus: from this machine without a key, from elsewhere with an operator's."""
-    if not (container().config.metrics_are_public or _is_from_here() or _has_key()):
-        return answer(failure(401, "Invalid admin API key", code="invalid_api_key"))
+    if not (container().config.metrics_are_public or _is_from_here()):
+        authenticate(container(), KeyKind.OPERATOR, _given_key())
     return Response(container().metrics.text(), content_type=CONTENT_TYPE)
 
 
@@ -39,10 +40,10 @@ def _is_from_here() -> bool:
     return peer.is_loopback and not any(name in request.headers for name in FORWARDED)
 
 
-def _has_key() -> bool:
+def _given_key() -> str:
     """In the header of the admin API, or as the bearer token that Prometheus has a setting for."""
     given = request.headers.get(ADMIN_HEADER)
     if given is None:
         authorization = request.headers.get("Authorization", "")
         given = authorization[len(BEARER) :].strip() if authorization.lower().startswith(BEARER) else ""
-    return Keys(container().config.admin_api_keys).include(given)
+    return given

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request, url_for
 
 from app.domain.errors import AlreadyExists, NotFound
 from app.domain.pages import NEWEST
+from app.http.auth import caller_of_call
 from app.http.json import read_object
 from app.http.openapi.describe import answers
 from app.http.routes import container, success
@@ -29,7 +30,7 @@ _reconciliation = ReconciliationSchema()
 def request_reconciliation() -> Response:
     """Compares every wallet with its ledger and its cached copy. A worker does it; what it finds is to be asked for."""
     body = _reconciliation.load(read_object() if request.get_data() else {})
-    requested = container().reconciliation.request(is_full=body["is_full"])
+    requested = container().reconciliation.request(is_full=body["is_full"], caller=caller_of_call())
     response = success("Reconciliation requested", reconciliation_answer(requested), 202)
     response.headers["Location"] = url_for("operations.show_reconciliation", number=requested.id)
     return response

@@ -10,7 +10,7 @@ from app.catalog.price_lists.document import NotReadable
 from app.catalog.price_lists.document import parse as parse_list
 from app.domain.errors import AlreadyExists, NotFound, PriceImportOutdated, PriceListRefused, PricesJump
 from app.domain.pages import NEWEST
-from app.http.headers import ADMIN_ACTOR, actor_of_call
+from app.http.auth import caller_of_call
 from app.http.json import BadBody, read_object
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first
@@ -46,7 +46,7 @@ _approval = ApprovalSchema()
 def import_prices() -> Response:
     """Reads LiteLLM's or models.dev's list and tells what it would change: a draft, until it is approved."""
     request.max_content_length = LIST_BYTES_MAX
-    draft = container().price_imports.draft(_price_import.load(read_object(_parsed)), actor_of_call(ADMIN_ACTOR))
+    draft = container().price_imports.draft(_price_import.load(read_object(_parsed)), caller_of_call())
     response = success("Price import drafted", price_import_answer(draft), 201)
     response.headers["Location"] = url_for("price_imports.show_price_import", number=draft.id)
     return response
@@ -78,7 +78,7 @@ def show_price_import(number: int) -> Response:
 def approve_price_import(number: int) -> Response:
     """Makes a draft's prices, all or none."""
     body = _approval.load(read_object() if request.get_data() else {})
-    approved = container().price_imports.approve(_known(number), **body, actor=actor_of_call(ADMIN_ACTOR))
+    approved = container().price_imports.approve(_known(number), **body, caller=caller_of_call())
     return repeatable("Price import approved", price_import_answer(approved.price_import), replayed=approved.replayed)
 
 

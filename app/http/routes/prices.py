@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from app.domain.errors import AlreadyExists, Invalid, NotFound, ProcessOfAnotherUser, WalletNotFound
 from app.http import filters
+from app.http.auth import caller_of_call
 from app.http.json import read_object
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first
@@ -28,7 +29,7 @@ def create_price() -> Response:
     """What a model costs by kind of usage. A price is followed by a newer one, never edited. The most specific counts:
     feature and exact model, feature and longest pattern, exact model, longest pattern, feature, any.
     """
-    created = container().price_admin.add(_price.load(read_object()))
+    created = container().price_admin.add(_price.load(read_object()), caller_of_call())
     return success("Price created", price_answer(created), 201)
 
 

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, url_for
 from app.domain.errors import NotFound, NotReady
 from app.domain.pages import NEWEST
 from app.domain.repricings import RepricingFilter
+from app.http.auth import caller_of_call
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import listed, newest_first
 from app.http.query import takes_page
@@ -53,7 +54,9 @@ def show_repricing(number: int) -> Response:
 @answers(RepricingAnswer, status=202, refuses=(NotReady,))
 def apply_repricing(number: int) -> Response:
     """A worker amends the runs; asked again, nothing more is done."""
-    return success("Repricing is applied", repricing_answer(container().repricings.apply(_known(number))), 202)
+    return success(
+        "Repricing is applied", repricing_answer(container().repricings.apply(_known(number), caller_of_call())), 202
+    )
 
 
 def _known(number: int) -> int:

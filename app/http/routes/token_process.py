@@ -22,12 +22,11 @@ from app.domain.errors import (
 )
 from app.domain.wallets import Access
 from app.http import calls
+from app.http.auth import caller_of_call
 from app.http.headers import (
     ACTOR_HEADER,
     IDEMPOTENCY_HEADER,
     REPLAYED_HEADER,
-    SERVER_ACTOR,
-    actor_of_call,
     header_text,
 )
 from app.http.json import read_object, respond
@@ -114,7 +113,7 @@ def reverse_own_run() -> Response:
     The run is named by `process_id`, `idempotency_key` or both.
     """
     asked: OwnReversal = _reversal.load(read_object())
-    asked = replace(asked, actor=actor_of_call(SERVER_ACTOR), request_id=g.request_id)
+    asked = replace(asked, caller=caller_of_call())
     return corrected(container().corrections.reverse_own(asked), "Token process reversed")
 
 
@@ -157,7 +156,8 @@ def extend_hold() -> Response:
 
 
 def _call() -> calls.Call:
-    return calls.Call(read_object(), g.request_id, header_text(IDEMPOTENCY_HEADER), header_text(ACTOR_HEADER))
+    key, person = header_text(IDEMPOTENCY_HEADER), header_text(ACTOR_HEADER)
+    return calls.Call(read_object(), g.request_id, g.caller.name, key, person)
 
 
 def _answered(answer: calls.Answer) -> Response:

@@ -10,10 +10,11 @@ from app.billing.top_up_schedules import ScheduleView
 from app.domain.errors import AlreadyApplied, IdempotencyConflict, NotFound, ScheduleEnded, WalletNotFound
 from app.domain.pages import NEWEST
 from app.http import filters
+from app.http.auth import caller_of_call
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import by_id, listed, newest_first
 from app.http.query import PAGE, Parameter, read, takes, takes_page
-from app.http.routes import actor, asked_by_operator, container, repeatable, success
+from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.schemas import shapes
 from app.http.schemas.admin import ReasonSchema
 from app.http.schemas.top_ups import TopUpScheduleSchema, TopUpSchema
@@ -96,14 +97,14 @@ def list_top_up_wallets(number: int) -> Response:
 def apply_top_up(number: int) -> Response:
     """Workers top up the wallets; asked again, nothing more is done."""
     known = _known(number, "Top-up not found")
-    return success("Top-up is applied", top_up_answer(container().top_ups.apply(known, actor=actor())), 202)
+    return success("Top-up is applied", top_up_answer(container().top_ups.apply(known, caller_of_call())), 202)
 
 
 @blueprint.delete("/top-ups/<int:number>")
-@answers(TopUpAnswer, takes_actor=False, refuses=(AlreadyApplied,))
+@answers(TopUpAnswer, refuses=(AlreadyApplied,))
 def discard_top_up(number: int) -> Response:
     """Forget a dry run."""
-    discarded = container().top_ups.discard(_known(number, "Top-up not found"))
+    discarded = container().top_ups.discard(_known(number, "Top-up not found"), caller_of_call())
     return success("Top-up discarded", top_up_answer(discarded))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.domain.amounts import AMOUNT_MICROS_MAX, MICROS_PER_TOKEN
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS
+from app.domain.keys import NAME_LENGTH_MAX, RESERVED_NAMES
 from app.domain.pricing import PROFIT_BASIS_POINTS_MAX
 
 Shape = dict[str, Any]
@@ -37,6 +38,12 @@ def path_id() -> Shape:
 
 def new_user_id() -> Shape:
     return _text(ID_LENGTH_MAX, f"^{_NO_DOTS}{_NO_WALLET_PARTS}{_IDENTIFIER}+$")
+
+
+def key_name() -> Shape:
+    """Reserved names are refused in capitals, too."""
+    reserved = "|".join("".join(f"[{c}{c.upper()}]" for c in name) for name in sorted(RESERVED_NAMES))
+    return _text(NAME_LENGTH_MAX, f"^(?!(?:{reserved})$)[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 def model_or_pattern() -> Shape:

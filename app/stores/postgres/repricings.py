@@ -152,9 +152,10 @@ def lock(connection: sa.Connection, number: int) -> Repricing | None:
     return None if row is None else _repricing(row)
 
 
-def set_state(connection: sa.Connection, number: int, before: RepricingState, state: RepricingState) -> None:
+def set_state(connection: sa.Connection, number: int, before: RepricingState, state: RepricingState) -> bool:
+    """False: it wasn't in the state before."""
     statement = sa.update(repricings).where(repricings.c.id == number, repricings.c.state == before)
-    connection.execute(statement.values(state=state))
+    return connection.execute(statement.values(state=state)).rowcount > 0
 
 
 def next_ends(connection: sa.Connection, repricing: Repricing, limit: int, seconds: float) -> list[UUID]:

@@ -4,7 +4,7 @@ Postgres has lost what came since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -23,22 +23,16 @@ class Counters:
     cache_epoch: int = 0
     heartbeat: int = 0
     """How often somebody has written here to see whether that can be done."""
+    keys_version: int = 0
+    """How often an API key was made, rotated or revoked."""
 
     def follows(self, known: Counters) -> bool:
         """May this be the state of the same Postgres later on?"""
-        return (
-            self.catalog_version >= known.catalog_version
-            and self.cache_epoch >= known.cache_epoch
-            and self.heartbeat >= known.heartbeat
-        )
+        return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(known), strict=True))
 
     def later(self, other: Counters) -> Counters:
         """The higher one of each."""
-        return Counters(
-            max(self.catalog_version, other.catalog_version),
-            max(self.cache_epoch, other.cache_epoch),
-            max(self.heartbeat, other.heartbeat),
-        )
+        return Counters(*map(max, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +41,21 @@ class SystemState:
     now: datetime
 
 
-_COUNTERS = (system_state.c.catalog_version, system_state.c.cache_epoch, system_state.c.heartbeat)
+_NAMES = tuple(field.name for field in fields(Counters))
+_COUNTERS = tuple(system_state.c[name] for name in _NAMES)
 _NOW = sa.func.clock_timestamp().label("now")
 
 
 def read(connection: sa.Connection) -> SystemState:
     row = connection.execute(sa.select(*_COUNTERS, _NOW)).one()
-    return SystemState(Counters(*row[:3]), row.now)
+    return SystemState(Counters(*row[: len(_NAMES)]), row.now)
 
 
 def beat(connection: sa.Connection) -> SystemState:
     """The same, by a write that is committed when it answers."""
     update = sa.update(system_state).values(heartbeat=system_state.c.heartbeat + 1)
     row = connection.execute(update.returning(*_COUNTERS, _NOW)).one()
-    return SystemState(Counters(*row[:3]), row.now)
+    return SystemState(Counters(*row[: len(_NAMES)]), row.now)
 
 
 def bump_epoch(connection: sa.Connection) -> int:
@@ -70,13 +65,15 @@ def bump_epoch(connection: sa.Connection) -> int:
     return epoch
 
 
+def announce_keys(connection: sa.Connection) -> None:
+    """Tell every process that API keys change, and put such changes one after another."""
+    connection.execute(sa.update(system_state).values(keys_version=system_state.c.keys_version + 1))
+
+
 def overtake(connection: sa.Connection, known: Counters) -> Counters:
     """Take all counters beyond what they were in a state that is lost; the counters after it."""
     update = sa.update(system_state).values(
-        {
-            name: sa.func.greatest(system_state.c[name], getattr(known, name)) + OVERTAKE
-            for name in ("catalog_version", "cache_epoch", "heartbeat")
-        }
+        {name: sa.func.greatest(system_state.c[name], getattr(known, name)) + OVERTAKE for name in _NAMES}
     )
     return Counters(*connection.execute(update.returning(*_COUNTERS)).one())
 

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
+from app.domain.keys import SYSTEM, Caller
 from app.domain.top_ups import Calendar, CatchUp, Period, Rhythm, ScheduleState, Target, TopUpAmount, TopUpMode
 from app.stores.postgres.tables import top_up_schedules as schedules
 
@@ -26,8 +27,7 @@ class NewSchedule:
     rhythm: Rhythm
     starts_on: date | None
     reason: str
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def insert(connection: sa.Connection, new: NewSchedule, starts_on: date, next_on
         "catch_up": new.rhythm.catch_up,
         "next_on": next_on,
         "reason": new.reason,
-        "actor": new.actor,
-        "request_id": new.request_id,
+        "actor": new.caller.actor,
+        "request_id": new.caller.request_id,
     }
     statement = pg_insert(schedules).values(values).on_conflict_do_nothing().returning(schedules)
     row = connection.execute(statement).one_or_none()

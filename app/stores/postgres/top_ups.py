@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
+from app.domain.keys import SYSTEM, Caller
 from app.domain.top_ups import Target, TopUpAmount, TopUpMode, TopUpState
 from app.domain.wallets import WalletId
 from app.stores.postgres.engine import allow_seconds
@@ -70,8 +71,7 @@ class NewBatch:
     target: Target
     amount: TopUpAmount
     reason: str
-    actor: str | None = None
-    request_id: str | None = None
+    caller: Caller = SYSTEM
     schedule_id: int | None = None
     due_on: date | None = None
 
@@ -150,11 +150,11 @@ def insert(connection: sa.Connection, new: NewBatch, state: TopUpState, seconds:
         "mode": new.amount.mode,
         "amount_micros": new.amount.micros,
         "reason": new.reason,
-        "actor": new.actor,
-        "request_id": new.request_id,
+        "actor": new.caller.actor,
+        "request_id": new.caller.request_id,
     }
     if state is TopUpState.APPLYING:
-        values |= {"applied_by": new.actor, "applied_at": sa.func.now()}
+        values |= {"applied_by": new.caller.actor, "applied_at": sa.func.now()}
     statement = pg_insert(batches).values(values).on_conflict_do_nothing().returning(batches.c.id)
     number = connection.execute(statement).scalar_one_or_none()
     if number is None:
@@ -211,7 +211,7 @@ def unfinished(connection: sa.Connection) -> list[int]:
     return list(connection.execute(statement.order_by(batches.c.id)).scalars())
 
 
-def start(connection: sa.Connection, number: int, actor: str | None) -> None:
+def start(connection: sa.Connection, number: int, actor: str) -> None:
     """Have a locked dry run applied."""
     changes = {"state": TopUpState.APPLYING, "applied_by": actor, "applied_at": sa.func.now()}
     connection.execute(sa.update(batches).where(batches.c.id == number).values(changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.stores.postgres.tables.access import api_keys, audit_log
 from app.stores.postgres.tables.base import metadata
 from app.stores.postgres.tables.catalog import (
     feature_endpoints,
@@ -27,8 +28,10 @@ from app.stores.postgres.tables.wallets import end_inbox, end_keys, wallets
 from app.stores.postgres.tables.watch import processes, samples
 
 __all__ = [
+    "api_keys",
     "archived_balances",
     "archived_postings",
+    "audit_log",
     "bulk_action_ends",
     "bulk_actions",
     "corrections",

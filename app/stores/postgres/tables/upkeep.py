@@ -15,6 +15,7 @@ system_state = sa.Table(
     sa.Column("catalog_version", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("cache_epoch", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("heartbeat", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("keys_version", sa.BigInteger, nullable=False, server_default="1"),
     # Before it lie ends without a key of which the ledger may tell no more.
     sa.Column("archived_end_id", pg.UUID, nullable=False, server_default="00000000-0000-0000-0000-000000000000"),
     sa.CheckConstraint("id = 1", name="system_state_single_row"),

@@ -1,0 +1,128 @@
+"""Each process's own copy of the API keys that are in force, looked up by hash.
+
+No call asks a store for its key. The copy is looked after as the catalog's is (`app/catalog/snapshot.py`), four times
+a second: a key that was revoked, made or rotated is so in every process within that time, and a key expires at its
+moment. While Postgres is away the copy goes on serving, up to a bound: then keys of the database are refused as
+something that can't be told now, and those of the environment go on.
+
+When keys were last used is kept in memory, and written now and then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from hmac import compare_digest
+
+import sqlalchemy as sa
+import structlog
+
+from app.access.clock import StoreClock
+from app.access.postgres import PostgresAccess
+from app.domain.errors import Unavailable
+from app.domain.keys import ENVIRONMENT_NAMES, SCOPES_OF_KIND, ApiKey, KeyKind, digest_of
+from app.stores.postgres import api_keys
+from app.stores.postgres.api_keys import Use
+
+log = structlog.get_logger(__name__)
+
+USES_SECONDS = 10.0
+
+_Keys = Mapping[KeyKind, Mapping[bytes, ApiKey]]
+
+
+class KeyRing:
+    def __init__(
+        self,
+        environment: Mapping[KeyKind, Collection[str]],
+        *,
+        postgres: PostgresAccess,
+        clock: StoreClock,
+        offline_seconds_max: float,
+    ) -> None:
+        """`environment` has the keys that are in force as long as the process runs."""
+        self._environment = [_of_environment(kind, key) for kind, keys in environment.items() for key in keys]
+        self._postgres = postgres
+        self._clock = clock
+        self._offline_seconds_max = offline_seconds_max
+        self._keys: _Keys = _by_digest(self._environment)
+        self._by_fingerprint: Mapping[str, ApiKey] = {}
+        self._version: int | None = None
+        self._looked_at = time.monotonic()
+        self._used: dict[str, tuple[float, str]] = {}
+        self._uses_written_at = 0.0
+        self._writing = threading.Lock()
+
+    def find(self, kind: KeyKind, given: str, address: str) -> ApiKey | None:
+        """The key in force that a header's text is, used from that address. None: there is none of this kind.
+
+        Raises Unavailable when it was in force too long ago to say that it still is.
+        """
+        digest = digest_of(given.encode("latin-1", "replace"))
+        key = self._keys[kind].get(digest)
+        # Which digest is looked up nobody can choose byte by byte; what decides is compared in constant time all the
+        # same.
+        if key is None or not compare_digest(key.digest, digest):
+            return None
+        return self._used_now(key, address)
+
+    def remembered(self, fingerprint: str, address: str) -> ApiKey | None:
+        """The key in force that a session began with, by its `fingerprint`. None: it isn't in force any more.
+
+        Raises Unavailable, as `find` does.
+        """
+        found = self._by_fingerprint.get(fingerprint)
+        return None if found is None else self._used_now(found, address)
+
+    def look(self, connection: sa.Connection, version: int) -> None:
+        """Postgres has answered, and this is the version of its keys: load them if it is another than ours."""
+        asked_at = time.monotonic()
+        if version != self._version:
+            keys = [*self._environment, *api_keys.in_force(connection)]
+            self._by_fingerprint = {key.fingerprint: key for key in keys}
+            self._keys = _by_digest(keys)
+            self._version = version
+        self._looked_at = asked_at
+
+    def write_uses(self) -> None:
+        """Keep when keys were last used, at most every USES_SECONDS. Raises Unavailable."""
+        if time.monotonic() - self._uses_written_at >= USES_SECONDS:
+            self.write_uses_now()
+
+    def write_uses_now(self) -> None:
+        with self._writing:
+            self._uses_written_at = time.monotonic()
+            # A use that comes in while they change places may be lost: the next one won't be.
+            used, self._used = self._used, {}
+            if not used:
+                return
+            uses = [Use(key_id, self._moment(at), address) for key_id, (at, address) in list(used.items())]
+            try:
+                self._postgres.run(lambda connection: api_keys.write_uses(connection, uses))
+            except Unavailable:
+                self._used = {**used, **self._used}
+                raise
+
+    def _used_now(self, key: ApiKey, address: str) -> ApiKey | None:
+        now = time.monotonic()
+        if not key.is_of_environment:
+            if key.expires_at is not None and self._clock.now() >= key.expires_at:
+                return None
+            if now - self._looked_at > self._offline_seconds_max:
+                raise Unavailable("It can't be told whether this key is still in force, please retry")
+        self._used[key.id] = (now, address)
+        return key
+
+    def _moment(self, at: float) -> datetime:
+        return self._clock.now() - timedelta(seconds=time.monotonic() - at)
+
+
+def _of_environment(kind: KeyKind, key: str) -> ApiKey:
+    name = ENVIRONMENT_NAMES[kind]
+    return ApiKey(name, name, kind, SCOPES_OF_KIND[kind], digest_of(key.encode()), is_of_environment=True)
+
+
+def _by_digest(keys: Collection[ApiKey]) -> _Keys:
+    return {kind: {key.digest: key for key in keys if key.kind is kind} for kind in KeyKind}

@@ -1,0 +1,127 @@
+"""The brake on wrong keys: whoever guesses is made to wait, and seen.
+
+What is counted is shared by all processes, through Redis; each remembers who has to wait, so that a flood of guesses
+costs Redis a few calls, and counts by itself while Redis is away. Memory is bounded on both sides: whoever floods it
+with addresses has the oldest forgotten. Of IPv6 a /64 counts as one, as each host has that many.
+
+Told in the log: when an address is made to wait, and now and then how many wrong keys came from whom. Never a line for
+each of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from redis import RedisError
+
+from app.access.gate import Gate
+from app.domain.addresses import neighbourhood
+from app.domain.wrong_keys import Strikes, Verdict, strike
+
+log = structlog.get_logger(__name__)
+
+ADDRESSES_MAX = 10_000
+REPORT_SECONDS = 10.0
+# Of those that are made to wait, so many are told at once in that time; all of them are in its report.
+LINES_MAX = 10
+NAMED_MAX = 10
+# So many in that time are worth a report, from however many addresses.
+MANY = 100
+
+
+class Counted(Protocol):
+    def strike(self, address: str) -> Verdict:
+        """Raises RedisError."""
+
+
+class WrongKeys:
+    def __init__(self, shared: Counted, redis: Gate, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._shared = shared
+        self._redis = redis
+        self._now = now
+        self._lock = threading.Lock()
+        self._strikes: OrderedDict[str, Strikes] = OrderedDict()
+        # Since the last report.
+        self._wrong: dict[str, int] = {}
+        self._wrong_elsewhere = 0
+        self._lines = 0
+        self._is_somebody_waiting = False
+        self._reported_at = now()
+
+    def wait_seconds(self, address: str) -> float:
+        """A wrong key came from there: how long it has to wait now, 0: not at all."""
+        network, now = neighbourhood(address), self._now()
+        with self._lock:
+            self._count(network)
+            known = self._strikes.get(network)
+            if known is not None and now < known.until:
+                self._is_somebody_waiting = True
+                return known.until - now
+        verdict = self._asked(network)
+        with self._lock:
+            if verdict is None:
+                found, verdict = strike(self._strikes.get(network), now)
+            else:
+                found = Strikes(verdict.wrong, now, verdict.waits, now + verdict.wait_seconds)
+            self._remember(network, found)
+            is_told = verdict.is_new and self._lines < LINES_MAX
+            self._lines += is_told
+            self._is_somebody_waiting |= verdict.wait_seconds > 0
+        if is_told:
+            log.warning(
+                "wrong_keys_braked",
+                address=network,
+                wrong=verdict.wrong,
+                times=verdict.waits,
+                retry_after_seconds=round(verdict.wait_seconds),
+            )
+        return verdict.wait_seconds
+
+    def report(self) -> None:
+        """Tell now and then what came in since the last time, if it was much or somebody was made to wait."""
+        now = self._now()
+        if now - self._reported_at < REPORT_SECONDS:
+            return
+        with self._lock:
+            wrong, self._wrong = self._wrong, {}
+            elsewhere, self._wrong_elsewhere = self._wrong_elsewhere, 0
+            is_somebody_waiting, self._is_somebody_waiting = self._is_somebody_waiting, False
+            seconds, self._reported_at, self._lines = now - self._reported_at, now, 0
+        total = sum(wrong.values()) + elsewhere
+        if is_somebody_waiting or total >= MANY:
+            most = sorted(wrong.items(), key=lambda item: -item[1])[:NAMED_MAX]
+            log.warning(
+                "wrong_keys",
+                wrong=total,
+                # More than that many aren't told apart.
+                addresses=len(wrong),
+                most=dict(most),
+                seconds=round(seconds),
+            )
+
+    def _count(self, network: str) -> None:
+        if network in self._wrong or len(self._wrong) < ADDRESSES_MAX:
+            self._wrong[network] = self._wrong.get(network, 0) + 1
+        else:
+            self._wrong_elsewhere += 1
+
+    def _asked(self, network: str) -> Verdict | None:
+        """What Redis says, None without it."""
+        if not self._redis.is_open:
+            return None
+        try:
+            return self._shared.strike(network)
+        except RedisError as error:
+            self._redis.close(error)
+            return None
+
+    def _remember(self, network: str, strikes: Strikes) -> None:
+        self._strikes[network] = strikes
+        self._strikes.move_to_end(network)
+        while len(self._strikes) > ADDRESSES_MAX:
+            self._strikes.popitem(last=False)

@@ -1,0 +1,94 @@
+"""Commands that read the audit log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from app.bootstrap import Container
+from app.cli import support
+from app.cli.support import as_json, echo_page, page_size, with_services
+from app.domain.audit import AuditFilter
+from app.domain.pages import NEWEST
+from app.wire.columns import AUDIT_LOG
+from app.wire.json import write
+from app.wire.keys import audit_answer
+from app.wire.tables import csv_of_rows, header
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENTRIES_PER_FETCH = 1_000
+
+
+def _filters(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--from", "since", type=support.MOMENT_OR_DAY, help="A day (UTC), or a moment."),
+            click.option("--to", "until", type=support.MOMENT_OR_DAY, help="The first that isn't meant any more."),
+            click.option("--action", type=support.ID, help="Such as wallet.suspended."),
+            click.option("--subject-kind", type=support.ID, help="Such as wallet."),
+            click.option("--subject", "subject_id", type=support.ID, help="The id of what was changed."),
+            click.option("--actor", type=support.ID, help="A key's name, or that and a person: admin/anna."),
+            click.option("--key", "key_id", type=support.ID, help="The id of a key."),
+            click.option("--address", type=support.ID, help="Where it came from."),
+            click.option("--request", "request_id", type=support.ID),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group("audit-log")
+def audit_log() -> None:
+    """The audit log: who changed what, when and from where."""
+
+
+@audit_log.command("list")
+@_filters
+@page_size
+@support.before_number
+@as_json
+@with_services
+def list_entries(services: Container, /, *, limit: int, before: int | None, as_json: bool, **filters: Any) -> None:
+    """List changes, newest first.
+
+    \b
+    flask audit-log list --subject-kind wallet --subject alice
+    """
+    page = services.audit_log.list(AuditFilter(**filters), limit, before or NEWEST)
+    columns = ("id", "at", "actor", "action", "subject_kind", "subject_id", "before", "after", "address")
+    # As text what was changed is JSON too: it has fields of its own.
+    echo_page(page, audit_answer if as_json else _flat, columns, as_json=as_json, more="--before")
+
+
+@audit_log.command("export")
+@_filters
+@click.option("--output", type=click.File("wb", lazy=True), default="-", help="File to write to.  [standard output]")
+@with_services
+def export(services: Container, /, *, output: Any, **filters: Any) -> None:
+    """Write changes as CSV, newest first, however many they are.
+
+    \b
+    flask audit-log export --from 2030-01-01 --to 2030-02-01 --output january.csv
+    """
+    wanted = AuditFilter(**filters)
+    start: int | None = NEWEST
+    try:
+        output.write(header(AUDIT_LOG))
+        while start is not None:
+            page = services.audit_log.list(wanted, ENTRIES_PER_FETCH, start)
+            for line in csv_of_rows(AUDIT_LOG, map(audit_answer, page.items)):
+                output.write(line)
+            start = page.next_key
+        output.flush()
+    except BrokenPipeError:
+        # Whoever reads has enough.
+        sys.exit(1)
+
+
+def _flat(entry: Any) -> dict[str, Any]:
+    answer = audit_answer(entry)
+    return {name: write(value).decode() if isinstance(value, dict) else value for name, value in answer.items()}

@@ -1,0 +1,179 @@
+"""API keys: what one looks like, what it may do, and the caller that it stands for.
+
+A key is `tt_service_<id>_<secret>` or `tt_operator_<id>_<secret>`. The id is public: lists, logs and the audit log name
+a key by it. The secret has 256 random bits, so a plain SHA-256 of the whole is all that is stored, and is looked up by.
+
+Whoever changes something is a `Caller`. Use cases take one, stamp `caller.actor` on what they enter, and hand it to the
+audit log (`app/stores/postgres/audit.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from app.domain.errors import KeyNotAllowed
+
+
+class KeyKind(StrEnum):
+    SERVICE = "service"
+    OPERATOR = "operator"
+
+
+class KeyScope(StrEnum):
+    """What a key may be allowed. Which one a route asks for: `app/http/scopes.py`."""
+
+    BILLING = "billing"
+    """Start, end, cancel, holds and reversals of own runs."""
+    ESTIMATE = "estimate"
+
+    READ = "read"
+    """Everything that is looked at, but keys, the audit log and metrics."""
+    WALLETS = "wallets"
+    """Wallets and all that is posted to them, corrections and repricings too."""
+    FAILED_ENDS = "failed-ends"
+    CATALOG = "catalog"
+    WEBHOOKS = "webhooks"
+    KEYS = "keys"
+    AUDIT = "audit"
+    METRICS = "metrics"
+
+
+_OF_SERVICES = frozenset({KeyScope.BILLING, KeyScope.ESTIMATE})
+SCOPES_OF_KIND: Mapping[KeyKind, frozenset[KeyScope]] = {
+    KeyKind.SERVICE: _OF_SERVICES,
+    KeyKind.OPERATOR: frozenset(KeyScope) - _OF_SERVICES,
+}
+
+# The keys of SERVER_API_KEY and ADMIN_API_KEY: their names, and their ids too.
+ENVIRONMENT_NAMES: Mapping[KeyKind, str] = {KeyKind.SERVICE: "server", KeyKind.OPERATOR: "admin"}
+COMMAND_NAME = "cli"
+SYSTEM_NAME = "tokentill"
+# Nobody's key may be called so: an entry in the ledger would seem to be somebody else's.
+RESERVED_NAMES = frozenset({*ENVIRONMENT_NAMES.values(), COMMAND_NAME, SYSTEM_NAME})
+
+NAME_LENGTH_MAX = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+ID_LENGTH = 10
+SECRET_LENGTH = 43
+_ID_CHARACTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+_SECRET_CHARACTERS = string.ascii_letters + string.digits
+
+OVERLAP_SECONDS_DEFAULT = 86_400
+OVERLAP_SECONDS_MAX = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that is in force, as each process knows it: without what it is written as."""
+
+    id: str
+    name: str
+    kind: KeyKind
+    scopes: frozenset[KeyScope]
+    digest: bytes
+    expires_at: datetime | None = None
+    is_of_environment: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """By which a session remembers the key that it began with. The digest can't be told from it."""
+        return hashlib.sha256(b"session of " + self.digest).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for something, on whose behalf, from where, and by which request.
+
+    `name` is the key's; of a command `cli`, of the server itself `tokentill`. Neither of these has a kind.
+    """
+
+    name: str
+    kind: KeyKind | None = None
+    scopes: frozenset[KeyScope] = frozenset()
+    key_id: str | None = None
+    address: str | None = None
+    """The client's IP address; of a command `user@host`."""
+    person: str | None = None
+    """Who is behind it, as the caller says: the header X-Actor, or a command's --by."""
+    request_id: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """As it stands in the ledger and the audit log. A key's name has no slash: the first one ends it."""
+        return actor_of(self.name, self.person)
+
+    def check(self, scope: KeyScope) -> None:
+        """Raises KeyNotAllowed."""
+        if scope not in self.scopes:
+            raise KeyNotAllowed(f"This key lacks the scope {scope}")
+
+
+# What the server does unasked, and what tests do that don't care.
+SYSTEM = Caller(SYSTEM_NAME)
+
+
+def actor_of(name: str, person: str | None) -> str:
+    return name if person is None else f"{name}/{person}"
+
+
+def caller_again(actor: str | None, request_id: str | None) -> Caller:
+    """Who asked for something that is carried on later, as far as it was kept with it."""
+    if actor is None:
+        return replace(SYSTEM, request_id=request_id)
+    name, slash, person = actor.partition("/")
+    return Caller(name, person=person if slash else None, request_id=request_id)
+
+
+def command_caller(person: str, address: str) -> Caller:
+    """Whoever runs a command beside the stores: there is nothing that they couldn't do."""
+    return Caller(COMMAND_NAME, scopes=frozenset(KeyScope), address=address, person=person)
+
+
+def key_name(value: object) -> str:
+    """The name of a key to be made. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("Must be a string.")  # noqa: TRY004
+    if not 1 <= len(value) <= NAME_LENGTH_MAX:
+        raise ValueError(f"Must have 1 to {NAME_LENGTH_MAX} characters.")
+    if not _NAME.fullmatch(value):
+        raise ValueError("Must have letters, digits, dots, dashes and underscores only, a letter or digit first.")
+    if value.lower() in RESERVED_NAMES:
+        raise ValueError(f"Must not be {value}: that is somebody else's name in the ledger.")
+    return value
+
+
+def scopes_of(kind: KeyKind, names: Iterable[object]) -> frozenset[KeyScope]:
+    """Some of a kind's scopes. Raises ValueError."""
+    possible = SCOPES_OF_KIND[kind]
+    given = list(names)
+    if not given or any(name not in possible for name in given):
+        raise ValueError(f"Must be some of {', '.join(scope for scope in KeyScope if scope in possible)}.")
+    return frozenset(KeyScope(str(name)) for name in given)
+
+
+def in_order(scopes: Iterable[KeyScope]) -> list[KeyScope]:
+    """As they are told everywhere."""
+    found = frozenset(scopes)
+    return [scope for scope in KeyScope if scope in found]
+
+
+def make_key(kind: KeyKind) -> tuple[str, str]:
+    """A new key: its id, and all of it, which nobody can tell again."""
+    key_id = _random(_ID_CHARACTERS, ID_LENGTH)
+    return key_id, f"tt_{kind}_{key_id}_{_random(_SECRET_CHARACTERS, SECRET_LENGTH)}"
+
+
+def digest_of(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _random(characters: str, length: int) -> str:
+    return "".join(secrets.choice(characters) for _ in range(length))

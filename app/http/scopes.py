@@ -1,0 +1,118 @@
+"""Which scope each route asks for: the one table. A route that isn't in it fails `tests/unit/test_scopes.py`.
+
+A route is named by its method and its rule, as Flask knows it. HEAD is as GET; OPTIONS needs any key of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flask import Request
+
+from app.domain.errors import KeyNotAllowed
+from app.domain.keys import KeyScope
+
+SCOPES: Mapping[str, KeyScope] = {
+    # Service servers
+    "POST /api/token-process/start": KeyScope.BILLING,
+    "POST /api/token-process/end": KeyScope.BILLING,
+    "POST /api/token-process/end/batch": KeyScope.BILLING,
+    "POST /api/token-process/end/reverse": KeyScope.BILLING,
+    "POST /api/token-process/cancel": KeyScope.BILLING,
+    "POST /api/token-process/hold/extend": KeyScope.BILLING,
+    "POST /api/token-process/estimate": KeyScope.ESTIMATE,
+    # Catalog
+    "GET /api/admin/feature-endpoints": KeyScope.READ,
+    "POST /api/admin/feature-endpoints": KeyScope.CATALOG,
+    "PATCH /api/admin/feature-endpoints/<id:feature_id>": KeyScope.CATALOG,
+    "GET /api/admin/packages": KeyScope.READ,
+    "POST /api/admin/packages": KeyScope.CATALOG,
+    "PATCH /api/admin/packages/<id:package_id>": KeyScope.CATALOG,
+    "GET /api/admin/profit-rules": KeyScope.READ,
+    "POST /api/admin/profit-rules": KeyScope.CATALOG,
+    "GET /api/admin/prices": KeyScope.READ,
+    "POST /api/admin/prices": KeyScope.CATALOG,
+    "POST /api/admin/prices/estimate": KeyScope.READ,
+    "GET /api/admin/price-imports": KeyScope.READ,
+    "POST /api/admin/price-imports": KeyScope.CATALOG,
+    "GET /api/admin/price-imports/<int:number>": KeyScope.READ,
+    "POST /api/admin/price-imports/<int:number>/approve": KeyScope.CATALOG,
+    # Wallets
+    "GET /api/admin/wallets": KeyScope.READ,
+    "POST /api/admin/wallets": KeyScope.WALLETS,
+    "GET /api/admin/wallets/<wallet:user_id>": KeyScope.READ,
+    "PATCH /api/admin/wallets/<wallet:user_id>": KeyScope.WALLETS,
+    "POST /api/admin/wallets/<id:user_id>/top-ups": KeyScope.WALLETS,
+    "POST /api/admin/wallets/<id:user_id>/refunds": KeyScope.WALLETS,
+    "POST /api/admin/wallets/<id:user_id>/adjustments": KeyScope.WALLETS,
+    "POST /api/admin/wallets/<id:user_id>/chargebacks": KeyScope.WALLETS,
+    "GET /api/admin/wallets/<id:user_id>/transactions": KeyScope.READ,
+    "GET /api/admin/wallets/<id:user_id>/holds": KeyScope.READ,
+    "DELETE /api/admin/wallets/<id:user_id>/holds/<process_id>": KeyScope.WALLETS,
+    # Top-ups of many wallets
+    "GET /api/admin/top-ups": KeyScope.READ,
+    "POST /api/admin/top-ups": KeyScope.WALLETS,
+    "GET /api/admin/top-ups/<int:number>": KeyScope.READ,
+    "DELETE /api/admin/top-ups/<int:number>": KeyScope.WALLETS,
+    "GET /api/admin/top-ups/<int:number>/wallets": KeyScope.READ,
+    "POST /api/admin/top-ups/<int:number>/apply": KeyScope.WALLETS,
+    "GET /api/admin/top-up-schedules": KeyScope.READ,
+    "POST /api/admin/top-up-schedules": KeyScope.WALLETS,
+    "GET /api/admin/top-up-schedules/<int:number>": KeyScope.READ,
+    "POST /api/admin/top-up-schedules/<int:number>/pause": KeyScope.WALLETS,
+    "POST /api/admin/top-up-schedules/<int:number>/resume": KeyScope.WALLETS,
+    "POST /api/admin/top-up-schedules/<int:number>/end": KeyScope.WALLETS,
+    # Corrections
+    "GET /api/admin/ends/<uuid:end_id>/corrections": KeyScope.READ,
+    "POST /api/admin/ends/<uuid:end_id>/reversals": KeyScope.WALLETS,
+    "POST /api/admin/ends/<uuid:end_id>/amendments": KeyScope.WALLETS,
+    "GET /api/admin/repricings": KeyScope.READ,
+    "POST /api/admin/repricings": KeyScope.WALLETS,
+    "GET /api/admin/repricings/<int:number>": KeyScope.READ,
+    "POST /api/admin/repricings/<int:number>/apply": KeyScope.WALLETS,
+    # Failed ends and reconciliations
+    "GET /api/admin/failed-ends": KeyScope.READ,
+    "GET /api/admin/failed-ends/groups": KeyScope.READ,
+    "GET /api/admin/debts": KeyScope.READ,
+    "GET /api/admin/ends/<uuid:end_id>": KeyScope.READ,
+    "POST /api/admin/failed-ends/<uuid:end_id>/replay": KeyScope.FAILED_ENDS,
+    "POST /api/admin/failed-ends/<uuid:end_id>/write-off": KeyScope.FAILED_ENDS,
+    "GET /api/admin/bulk-actions": KeyScope.READ,
+    "POST /api/admin/bulk-actions": KeyScope.FAILED_ENDS,
+    "GET /api/admin/bulk-actions/<int:number>": KeyScope.READ,
+    "GET /api/admin/bulk-actions/<int:number>/ends": KeyScope.READ,
+    "POST /api/admin/bulk-actions/<int:number>/confirm": KeyScope.FAILED_ENDS,
+    "POST /api/admin/bulk-actions/<int:number>/cancel": KeyScope.FAILED_ENDS,
+    "POST /api/admin/reconciliations": KeyScope.WALLETS,
+    "GET /api/admin/reconciliations/<int:number>": KeyScope.READ,
+    # Reports
+    "GET /api/admin/usage": KeyScope.READ,
+    "GET /api/admin/totals": KeyScope.READ,
+    "GET /api/admin/transactions": KeyScope.READ,
+    "GET /api/admin/samples": KeyScope.READ,
+    # Keys and the audit log
+    "GET /api/admin/keys": KeyScope.KEYS,
+    "POST /api/admin/keys": KeyScope.KEYS,
+    "GET /api/admin/keys/<key_id>": KeyScope.KEYS,
+    "POST /api/admin/keys/<key_id>/rotate": KeyScope.KEYS,
+    "POST /api/admin/keys/<key_id>/revoke": KeyScope.KEYS,
+    "GET /api/admin/audit-log": KeyScope.AUDIT,
+    # Where it asks for a key at all
+    "GET /metrics": KeyScope.METRICS,
+}
+
+
+def asked_for(request: Request) -> KeyScope | None:
+    """The scope that a request's route asks for. None: there is no such route, or it tells its methods only.
+
+    Raises KeyNotAllowed for a route without one.
+    """
+    rule = request.url_rule
+    if rule is None or request.method == "OPTIONS":
+        return None
+    method = "GET" if request.method == "HEAD" else request.method
+    scope = SCOPES.get(f"{method} {rule.rule}")
+    if scope is None:
+        # One that was forgotten above opens to nobody.
+        raise KeyNotAllowed
+    return scope

@@ -1,0 +1,205 @@
+"""Making, rotating, revoking and looking at API keys.
+
+Changes come one after another and are announced in their own transaction; every process has them with its next look.
+Nobody gives a key what they lack themselves. The keys of the environment are changed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from app.access.postgres import PostgresAccess
+from app.catalog.changes import CatalogChanges
+from app.domain.errors import AlreadyExists, Invalid, KeyNotAllowed, KeyNotChangeable, NotFound
+from app.domain.keys import OVERLAP_SECONDS_DEFAULT, Caller, KeyKind, KeyScope, digest_of, in_order, make_key
+from app.domain.pages import NEWEST, Page, page
+from app.stores.postgres import api_keys as store
+from app.stores.postgres import audit, system
+from app.stores.postgres.api_keys import KeyFilter, KeyRow, KeyState
+
+log = structlog.get_logger(__name__)
+
+ALL_KEYS = KeyFilter()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """`key` is all of it, for this once: nobody can tell it again."""
+
+    row: KeyRow
+    key: str
+
+
+class KeyAdmin:
+    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
+        self._postgres = postgres
+        self._changes = changes
+        self._now = now
+
+    def create(
+        self,
+        name: str,
+        kind: KeyKind,
+        scopes: Collection[KeyScope],
+        *,
+        expires_at: datetime | None = None,
+        caller: Caller,
+    ) -> MadeKey:
+        """Raises KeyNotAllowed (a scope that the caller lacks), AlreadyExists (a key in force is called so), Invalid or
+        Unavailable.
+        """
+        self._check(kind, scopes, expires_at, caller)
+
+        def work(connection: sa.Connection) -> MadeKey:
+            system.announce_keys(connection)
+            if store.is_name_taken(connection, name):
+                reason = f"A key in force is called {name}: rotate or revoke it, or take another name."
+                raise AlreadyExists("Key exists already", errors={"name": [reason]})
+            return _make(connection, caller, name=name, kind=kind, scopes=scopes, expires_at=expires_at)
+
+        made = self._announced(work)
+        log.info("key_created", key_id=made.row.id, name=name, kind=kind, actor=caller.actor)
+        return made
+
+    def rotate(
+        self,
+        key_id: str,
+        *,
+        overlap_seconds: int = OVERLAP_SECONDS_DEFAULT,
+        expires_at: datetime | None = None,
+        caller: Caller,
+    ) -> MadeKey:
+        """A successor of the same name and scopes; the old one is in force for so long beside it.
+
+        It lives as long as the old one was to live, unless it is told otherwise. Raises NotFound, KeyNotChangeable (of
+        the environment, not in force, or rotated already), KeyNotAllowed, Invalid or Unavailable.
+        """
+
+        def work(connection: sa.Connection) -> MadeKey:
+            system.announce_keys(connection)
+            old = _changeable(connection, key_id)
+            if old.state is not KeyState.ACTIVE:
+                raise KeyNotChangeable(f"This key is {old.state}: make another one")
+            if old.replaced_by is not None:
+                raise KeyNotChangeable(f"This key was rotated already: its successor is {old.replaced_by}")
+            end = expires_at
+            if end is None and old.lifetime_seconds is not None:
+                end = self._now() + timedelta(seconds=old.lifetime_seconds)
+            self._check(old.kind, old.scopes, end, caller)
+            made = _make(
+                connection,
+                caller,
+                name=old.name,
+                kind=old.kind,
+                scopes=old.scopes,
+                expires_at=end,
+                replaces=key_id,
+            )
+            ending = store.end_within(connection, key_id, overlap_seconds)
+            audit.write(
+                connection,
+                caller,
+                "key.rotated",
+                ("key", key_id),
+                before={"expires_at": old.expires_at},
+                after={"expires_at": ending.expires_at, "replaced_by": made.row.id},
+            )
+            return made
+
+        made = self._announced(work)
+        log.info("key_rotated", key_id=key_id, name=made.row.name, replaced_by=made.row.id, actor=caller.actor)
+        return made
+
+    def revoke(self, key_id: str, *, caller: Caller) -> KeyRow:
+        """From within a second on it opens nothing any more, anywhere. Done once, it is done.
+
+        Raises NotFound, KeyNotChangeable (of the environment) or Unavailable.
+        """
+
+        def work(connection: sa.Connection) -> KeyRow:
+            system.announce_keys(connection)
+            old = _changeable(connection, key_id)
+            if old.state is KeyState.REVOKED:
+                return old
+            revoked = store.revoke(connection, key_id, caller.actor)
+            before, after = {"state": old.state, "name": old.name}, {"state": revoked.state}
+            audit.write(connection, caller, "key.revoked", ("key", key_id), before=before, after=after)
+            return revoked
+
+        revoked = self._announced(work)
+        log.info("key_revoked", key_id=key_id, name=revoked.name, actor=caller.actor)
+        return revoked
+
+    def get(self, key_id: str) -> KeyRow:
+        """Raises NotFound or Unavailable."""
+        return self._postgres.run(lambda connection: _found(store.find(connection, key_id)))
+
+    def list(self, limit: int, before_number: int = NEWEST, wanted: KeyFilter = ALL_KEYS) -> Page[KeyRow, int]:
+        """Newest first; those of the environment are the oldest. Raises Unavailable."""
+        return self._postgres.run(
+            lambda connection: page(
+                lambda count: store.list_newest(connection, wanted, before_number, count), lambda key: key.number, limit
+            )
+        )
+
+    def _check(self, kind: KeyKind, scopes: Collection[KeyScope], expires_at: datetime | None, caller: Caller) -> None:
+        if expires_at is not None and expires_at <= self._now():
+            raise Invalid(errors={"expires_at": ["Must be in the future."]})
+        # An operator's key that may make keys makes service servers' too: those open nothing that it can't look at.
+        lacking = set(scopes) - set(caller.scopes) if kind is KeyKind.OPERATOR else set()
+        if lacking:
+            raise KeyNotAllowed(f"This key lacks the scopes that the other has: {', '.join(in_order(lacking))}")
+
+    def _announced(self, work: Callable[[sa.Connection], T]) -> T:
+        result = self._postgres.transaction(work)
+        self._changes.show()
+        return result
+
+
+def _make(
+    connection: sa.Connection,
+    caller: Caller,
+    *,
+    name: str,
+    kind: KeyKind,
+    scopes: Collection[KeyScope],
+    expires_at: datetime | None,
+    replaces: str | None = None,
+) -> MadeKey:
+    key_id, key = make_key(kind)
+    row = store.insert(
+        connection,
+        key_id=key_id,
+        name=name,
+        kind=kind,
+        scopes=in_order(scopes),
+        digest=digest_of(key.encode()),
+        created_by=caller.actor,
+        expires_at=expires_at,
+        replaces=replaces,
+    )
+    after = {"name": name, "kind": kind, "scopes": in_order(scopes), "expires_at": expires_at, "replaces": replaces}
+    audit.write(connection, caller, "key.created", ("key", key_id), after=after)
+    return MadeKey(row, key)
+
+
+def _changeable(connection: sa.Connection, key_id: str) -> KeyRow:
+    key = _found(store.find(connection, key_id))
+    if key.is_of_environment:
+        variable = "SERVER_API_KEY" if key.kind is KeyKind.SERVICE else "ADMIN_API_KEY"
+        raise KeyNotChangeable(f"This key stands in {variable}: change it there and restart")
+    return key
+
+
+def _found(key: KeyRow | None) -> KeyRow:
+    if key is None:
+        raise NotFound("Key not found")
+    return key
