@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -24,6 +25,7 @@ from app.access.intake import Balances, Intake
 from app.access.key_ring import KeyRing
 from app.access.loader import WalletLoader
 from app.access.postgres import PostgresAccess
+from app.access.run_books import RepricingBooks, RunBooks
 from app.access.top_ups import TopUpBookKeeping
 from app.access.wrong_keys import WrongKeys
 from app.billing.collect import CollectService, CollectTransactions
@@ -238,15 +240,16 @@ class Container:
         )
         self.postings = PostingService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
         self.corrections = CorrectionService(
-            postgres=self.postgres,
+            books=BookKeeping(self.postgres, partial(RunBooks, policy=policy)),
             changes=self.wallet_changes,
             doorbell=self.doorbell,
-            policy=policy,
             spool=self.spool,
             redis=self.redis_gate,
         )
         self.repricings = RepricingService(
-            postgres=self.postgres, changes=self.wallet_changes, doorbell=self.doorbell, policy=policy
+            books=BookKeeping(self.postgres, partial(RepricingBooks, policy=policy)),
+            changes=self.wallet_changes,
+            doorbell=self.doorbell,
         )
         self.top_ups = TopUpService(
             postgres=self.postgres,

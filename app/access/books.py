@@ -18,8 +18,8 @@ from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
 
-T = TypeVar("T")
 B = TypeVar("B")
+T = TypeVar("T")
 
 
 class Books:
@@ -84,6 +84,7 @@ class BookKeeping(Generic[B]):
     """Gives work its books. What it may raise: see `PostgresAccess`."""
 
     def __init__(self, postgres: PostgresAccess, books: Callable[[sa.Connection], B]) -> None:
+        """`books`: which ones, for a transaction on this connection."""
         self._postgres = postgres
         self._books = books
 

@@ -6,20 +6,20 @@ what the first has done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 from redis import RedisError
 
-from app.access.changes import WalletChanges
-from app.access.doorbell import Doorbell
 from app.access.gate import Gate
-from app.access.postgres import PostgresAccess
+from app.billing.entries import Bell, Changes
 from app.billing.postings import ANOTHER_BODY
-from app.billing.run_account import Told, charge, correct
+from app.billing.run_account import RunBooks, Told, charge, correct
+from app.domain.audit import Change
+from app.domain.catalog import FeatureEndpoint
 from app.domain.corrections import NO_USAGE, Chargeback, CorrectionKind, CorrectionRequest, OwnReversal
 from app.domain.errors import (
     CorrectionOfCorrection,
@@ -29,15 +29,15 @@ from app.domain.errors import (
     Unavailable,
     WalletNotFound,
 )
+from app.domain.keys import Caller
 from app.domain.wallets import Wallet, WalletId, wallet_of
-from app.stores.postgres import audit, catalog, inbox, ledger, wallets
-from app.stores.postgres import corrections as store
 from app.stores.postgres.corrections import Correction, Run
+from app.stores.postgres.inbox import KnownEnd
 from app.stores.postgres.ledger import LedgerEntry
-from app.stores.postgres.settlement import RetryPolicy
-from app.stores.redis.spool import Spool
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 END_NOT_FOUND = "End not found"
 
@@ -58,21 +58,56 @@ class _Outcome:
     told: Told | None = None
 
 
+class CorrectionBooks(RunBooks, Protocol):
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def known_ends(self, idempotency_keys: Collection[str], process_ids: Collection[str]) -> Sequence[KnownEnd]: ...
+
+    def wallet_of_run(self, end_id: UUID) -> WalletId | None:
+        """Who pays for an end. None where we don't know it."""
+
+    def is_charge(self, end_id: UUID) -> bool:
+        """Whether this is no end, but what a correction has charged."""
+
+    def find_run(self, end_id: UUID) -> Run | None: ...
+
+    def find_correction(self, end_id: UUID, reference: str) -> Correction | None: ...
+
+    def corrections_of(self, end_id: UUID) -> Sequence[Correction]:
+        """Oldest first."""
+
+    def find_chargeback(self, wallet_id: WalletId, reference: str) -> Correction | None: ...
+
+    def find_posting(self, wallet_id: WalletId, reference: str) -> LedgerEntry | None: ...
+
+    def find_entries(self, numbers: Sequence[int]) -> Sequence[LedgerEntry]: ...
+
+    def feature(self, feature_endpoint_id: str) -> FeatureEndpoint | None: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class BookKeeping(Protocol):
+    def read(self, work: Callable[[CorrectionBooks], T]) -> T:
+        """Raises Unavailable."""
+
+    def in_turn(self, wallet_id: WalletId, work: Callable[[CorrectionBooks], T]) -> T:
+        """In one transaction that locks this wallet. Raises WalletBusy or Unavailable."""
+
+
+class Spool(Protocol):
+    """Errors are redis-py's own."""
+
+    def size(self) -> int: ...
+
+    def holding(self, end_ids: Sequence[UUID]) -> Set[UUID]: ...
+
+
 class CorrectionService:
-    def __init__(
-        self,
-        *,
-        postgres: PostgresAccess,
-        changes: WalletChanges,
-        doorbell: Doorbell,
-        policy: RetryPolicy,
-        spool: Spool,
-        redis: Gate,
-    ) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Bell, spool: Spool, redis: Gate) -> None:
+        self._books = books
         self._changes = changes
         self._doorbell = doorbell
-        self._policy = policy
         self._spool = spool
         self._redis = redis
 
@@ -82,7 +117,7 @@ class CorrectionService:
         Raises NotFound (no such end), CorrectionOfCorrection, AlreadyWrittenOff, ExceedsOriginal, IdempotencyConflict,
         BalanceOutOfRange, WalletNotFound, WalletBusy or Unavailable.
         """
-        return self._correct(request, lambda connection, run: None)
+        return self._correct(request, lambda books, run: None)
 
     def reverse_own(self, asked: OwnReversal) -> Corrected:
         """Reverse a run for the service server that reported it, as long as its feature endpoint allows that.
@@ -107,21 +142,21 @@ class CorrectionService:
         )
         return self._correct(request, _check_window)
 
-    def _known(self, asked: OwnReversal) -> Sequence[inbox.KnownEnd]:
+    def _known(self, asked: OwnReversal) -> Sequence[KnownEnd]:
         keys = [] if asked.idempotency_key is None else [asked.idempotency_key]
         processes = [] if asked.process_id is None else [asked.process_id]
-        return self._postgres.run(lambda connection: inbox.find_keys(connection, keys, processes))
+        return self._books.read(lambda books: books.known_ends(keys, processes))
 
     def of_end(self, end_id: UUID) -> Sequence[Corrected]:
         """An end's corrections, oldest first. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> Sequence[Corrected] | None:
-            if store.wallet_of(connection, end_id) is None:
+        def work(books: CorrectionBooks) -> Sequence[Corrected] | None:
+            if books.wallet_of_run(end_id) is None:
                 return None
-            found = store.list_of_end(connection, end_id)
-            return [Corrected(correction, _entries(connection, correction)) for correction in found]
+            found = books.corrections_of(end_id)
+            return [Corrected(correction, _entries(books, correction)) for correction in found]
 
-        corrected = self._postgres.run(work)
+        corrected = self._books.read(work)
         if corrected is None:
             raise NotFound(END_NOT_FOUND)
         return corrected
@@ -131,33 +166,31 @@ class CorrectionService:
 
         Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy or Unavailable.
         """
-        outcome = self._postgres.wallet_transaction(
-            wallet_of(chargeback.user_id), lambda connection: _charge_back(connection, chargeback, self._policy)
-        )
+        outcome = self._books.in_turn(wallet_of(chargeback.user_id), lambda books: _charge_back(books, chargeback))
         return self._told(outcome)
 
-    def _correct(self, request: CorrectionRequest, check: Callable[[sa.Connection, Run], None]) -> Corrected:
+    def _correct(self, request: CorrectionRequest, check: Callable[[CorrectionBooks, Run], None]) -> Corrected:
         wallet_id = self._wallet_of(request.end_id)
 
-        def work(connection: sa.Connection) -> _Outcome:
-            wallet = wallets.lock(connection, wallet_id)
+        def work(books: CorrectionBooks) -> _Outcome:
+            wallet = books.lock(wallet_id)
             if wallet is None:
                 raise WalletNotFound
-            return _correct(connection, wallet, request, self._policy, check)
+            return _correct(books, wallet, request, check)
 
-        return self._told(self._postgres.wallet_transaction(wallet_id, work))
+        return self._told(self._books.in_turn(wallet_id, work))
 
     def _wallet_of(self, end_id: UUID) -> WalletId:
-        def look(connection: sa.Connection) -> WalletId | None:
-            return store.wallet_of(connection, end_id)
+        def look(books: CorrectionBooks) -> WalletId | None:
+            return books.wallet_of_run(end_id)
 
-        wallet_id = self._postgres.run(look)
+        wallet_id = self._books.read(look)
         if wallet_id is None:
-            if self._postgres.run(lambda connection: store.is_charge(connection, end_id)):
+            if self._books.read(lambda books: books.is_charge(end_id)):
                 raise CorrectionOfCorrection
             self._raise_if_spooled(end_id)
             # It may have been recorded between the two looks.
-            wallet_id = self._postgres.run(look)
+            wallet_id = self._books.read(look)
         if wallet_id is None:
             raise NotFound(END_NOT_FOUND)
         return wallet_id
@@ -190,57 +223,53 @@ class CorrectionService:
 
 
 def _correct(
-    connection: sa.Connection,
+    books: CorrectionBooks,
     wallet: Wallet,
     request: CorrectionRequest,
-    policy: RetryPolicy,
-    check: Callable[[sa.Connection, Run], None],
+    check: Callable[[CorrectionBooks, Run], None],
 ) -> _Outcome:
-    known = store.find(connection, request.end_id, request.reference)
+    known = books.find_correction(request.end_id, request.reference)
     if known is not None:
         if not request.is_repeated_by(known.kind, known.reason, known.usage, known.price_id):
             raise IdempotencyConflict(ANOTHER_BODY)
-        return _Outcome(known, _entries(connection, known))
-    run = store.find_run(connection, request.end_id)
+        return _Outcome(known, _entries(books, known))
+    run = books.find_run(request.end_id)
     if run is None:
         raise NotFound(END_NOT_FOUND)
     if run.kind != "usage":
         raise CorrectionOfCorrection
-    check(connection, run)
-    correction, told = correct(connection, wallet, run, request, policy)
-    audit.write(
-        connection,
-        request.caller,
+    check(books, run)
+    correction, told = correct(books, wallet, run, request)
+    after = {"cost_micros": correction.cost_after_micros, "reference": request.reference, "reason": request.reason}
+    change = Change(
         "end.reversed" if request.kind is CorrectionKind.REVERSAL else "end.amended",
-        ("end", request.end_id),
+        "end",
+        str(request.end_id),
         before={"cost_micros": correction.cost_before_micros, "user_id": run.user_id},
-        after={
-            "cost_micros": correction.cost_after_micros,
-            "reference": request.reference,
-            "reason": request.reason,
-        },
+        after=after,
     )
-    return _Outcome(correction, _entries(connection, correction), told)
+    books.audit(request.caller, [change])
+    return _Outcome(correction, _entries(books, correction), told)
 
 
-def _check_window(connection: sa.Connection, run: Run) -> None:
-    feature = catalog.find_feature(connection, run.feature_endpoint_id)
+def _check_window(books: CorrectionBooks, run: Run) -> None:
+    feature = books.feature(run.feature_endpoint_id)
     seconds = 0 if feature is None else feature.reversal_seconds
     if seconds == 0 or run.age_seconds is None or run.age_seconds > seconds:
         raise ReversalNotAllowed
 
 
-def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: RetryPolicy) -> _Outcome:
+def _charge_back(books: CorrectionBooks, chargeback: Chargeback) -> _Outcome:
     wallet_id = wallet_of(chargeback.user_id)
-    wallet = wallets.lock(connection, wallet_id)
+    wallet = books.lock(wallet_id)
     if wallet is None:
         raise WalletNotFound
-    known = store.find_chargeback(connection, wallet_id, chargeback.reference)
+    known = books.find_chargeback(wallet_id, chargeback.reference)
     if known is not None:
         if (known.amount_micros, known.reason) != (-chargeback.amount_micros, chargeback.reason):
             raise IdempotencyConflict(ANOTHER_BODY)
-        return _Outcome(known, _entries(connection, known))
-    if ledger.find_posting(connection, wallet_id, chargeback.reference) is not None:
+        return _Outcome(known, _entries(books, known))
+    if books.find_posting(wallet_id, chargeback.reference) is not None:
         raise IdempotencyConflict(ANOTHER_BODY)
     told = Told(wallet)
     row = {
@@ -255,10 +284,9 @@ def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: Retr
         "actor": chargeback.caller.actor,
         "request_id": chargeback.caller.request_id,
     }
-    charge_id = charge(connection, told, row, policy)
-    entries = ledger.find_billed(connection, charge_id)
-    kept = store.insert(
-        connection,
+    charge_id = charge(books, told, row)
+    entries = books.find_billed(charge_id)
+    kept = books.keep(
         None,
         kind=CorrectionKind.CHARGEBACK,
         wallet_id=wallet_id,
@@ -273,11 +301,10 @@ def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: Retr
         actor=chargeback.caller.actor,
         request_id=chargeback.caller.request_id,
     )
-    audit.write(
-        connection,
-        chargeback.caller,
+    change = Change(
         "wallet.charged_back",
-        ("wallet", wallet_id),
+        "wallet",
+        wallet_id,
         before={"posted_micros": wallet.posted_micros, "debt_micros": wallet.debt_micros},
         after={
             "posted_micros": wallet.posted_micros + kept.posted_change_micros,
@@ -286,13 +313,14 @@ def _charge_back(connection: sa.Connection, chargeback: Chargeback, policy: Retr
             "reason": chargeback.reason,
         },
     )
+    books.audit(chargeback.caller, [change])
     return _Outcome(kept, entries, told)
 
 
-def _entries(connection: sa.Connection, correction: Correction) -> Sequence[LedgerEntry]:
-    return ledger.find_entries(connection, correction.transaction_ids)
+def _entries(books: CorrectionBooks, correction: Correction) -> Sequence[LedgerEntry]:
+    return books.find_entries(correction.transaction_ids)
 
 
-def _is_named(end: inbox.KnownEnd, idempotency_key: str | None, process_id: str | None) -> bool:
+def _is_named(end: KnownEnd, idempotency_key: str | None, process_id: str | None) -> bool:
     """Whether an end has all of the keys that were given."""
     return idempotency_key in (None, end.idempotency_key) and process_id in (None, end.process_id)

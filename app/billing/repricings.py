@@ -9,27 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.changes import WalletChanges
-from app.access.doorbell import Doorbell
-from app.access.postgres import PostgresAccess
-from app.billing.run_account import Told, correct, quote
+from app.billing.entries import Bell, Changes
+from app.billing.run_account import RunBooks, Told, correct, quote
+from app.domain.audit import Change
+from app.domain.catalog import FeatureEndpoint
 from app.domain.corrections import CorrectionKind, CorrectionRequest
 from app.domain.errors import AlreadyWrittenOff, BalanceOutOfRange, DomainError, NotFound, NotReady, WalletBusy
 from app.domain.keys import SYSTEM, Caller, caller_again
 from app.domain.pages import NEWEST, Page, page
 from app.domain.repricings import RepricingFilter, RepricingOutcome, RepricingState
-from app.stores.postgres import audit, catalog, prices, wallets
-from app.stores.postgres import corrections as corrections_store
-from app.stores.postgres import repricings as store
+from app.domain.wallets import Wallet, WalletId
+from app.stores.postgres.corrections import Run
 from app.stores.postgres.repricings import RepricedEnd, Repricing, RepricingGroup, RepricingSums
-from app.stores.postgres.settlement import RetryPolicy
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 ENDS_PER_BATCH = 500
 BATCH_SECONDS_MAX = 30.0
@@ -44,14 +44,68 @@ class RepricingView:
     groups: Sequence[RepricingGroup]
 
 
+class RepricingBooks(RunBooks, Protocol):
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def find_run(self, end_id: UUID) -> Run | None: ...
+
+    def wallet_of_run(self, end_id: UUID) -> WalletId | None: ...
+
+    def is_price(self, number: int) -> bool: ...
+
+    def feature(self, feature_endpoint_id: str) -> FeatureEndpoint | None: ...
+
+    def create(self, filter: RepricingFilter, **values: Any) -> Repricing: ...
+
+    def find(self, number: int) -> Repricing | None: ...
+
+    def lock_repricing(self, number: int) -> Repricing | None:
+        """Keep others from selecting for it. None while somebody does."""
+
+    def list_newest(self, before_id: int, limit: int) -> Sequence[Repricing]: ...
+
+    def unfinished(self) -> Sequence[int]:
+        """Those that are selecting or applying, oldest first."""
+
+    def set_state(self, number: int, before: RepricingState, state: RepricingState) -> bool:
+        """False: it wasn't in the state before."""
+
+    def sums(self, number: int) -> RepricingSums: ...
+
+    def groups(self, number: int, limit: int) -> Sequence[RepricingGroup]: ...
+
+    def next_ends(self, repricing: Repricing, limit: int, seconds: float) -> Sequence[UUID]:
+        """The ends behind those that were looked at, in the order of their ids."""
+
+    def add_ends(self, number: int, ends: Sequence[RepricedEnd], up_to: UUID) -> None:
+        """Freeze these, and note up to which end was looked."""
+
+    def open_ends(self, number: int, after_id: UUID, limit: int) -> Sequence[RepricedEnd]:
+        """Of its runs those that nothing was done about, in the order of their ids."""
+
+    def claim_run(self, number: int, end_id: UUID) -> bool:
+        """Lock a run of it. False: something was done about it meanwhile."""
+
+    def set_outcome(self, number: int, end_id: UUID, outcome: RepricingOutcome | str) -> None: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class BookKeeping(Protocol):
+    def read(self, work: Callable[[RepricingBooks], T]) -> T:
+        """Statements that each commit on their own. Raises Unavailable."""
+
+    def transaction(self, work: Callable[[RepricingBooks], T]) -> T: ...
+
+    def in_turn(self, wallet_id: WalletId, work: Callable[[RepricingBooks], T]) -> T:
+        """In one transaction that locks this wallet. Raises WalletBusy or Unavailable."""
+
+
 class RepricingService:
-    def __init__(
-        self, *, postgres: PostgresAccess, changes: WalletChanges, doorbell: Doorbell, policy: RetryPolicy
-    ) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Bell) -> None:
+        self._books = books
         self._changes = changes
         self._doorbell = doorbell
-        self._policy = policy
 
     def create(
         self,
@@ -63,15 +117,14 @@ class RepricingService:
     ) -> RepricingView:
         """Ask for a dry run. Raises NotFound (the price or the feature endpoint) or Unavailable."""
 
-        def work(connection: sa.Connection) -> Repricing:
-            if price_id not in prices.by_ids(connection, [price_id]):
+        def work(books: RepricingBooks) -> Repricing:
+            if not books.is_price(price_id):
                 raise NotFound("Price not found", errors={"price_id": ["Unknown price."]})
             feature_id = filter.feature_endpoint_id
-            if feature_id is not None and catalog.find_feature(connection, feature_id) is None:
+            if feature_id is not None and books.feature(feature_id) is None:
                 reasons = [f"Unknown feature endpoint: {feature_id}"]
                 raise NotFound("Feature endpoint not found", errors={"feature_endpoint_id": reasons})
-            made = store.insert(
-                connection,
+            made = books.create(
                 filter,
                 price_id=price_id,
                 reason=reason,
@@ -79,92 +132,90 @@ class RepricingService:
                 request_id=caller.request_id,
             )
             after = {"price_id": price_id, "reason": reason, **asdict(filter)}
-            audit.write(connection, caller, "repricing.created", ("repricing", made.id), after=after)
+            books.audit(caller, [Change("repricing.created", "repricing", str(made.id), after=after)])
             return made
 
-        return self.get(self._postgres.transaction(work).id)
+        return self.get(self._books.transaction(work).id)
 
     def get(self, number: int) -> RepricingView:
         """Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> RepricingView:
-            found = _find(connection, number)
-            sums = store.sums(connection, number)
-            return RepricingView(found, sums, store.groups(connection, number, GROUPS_TOLD_MAX))
+        def work(books: RepricingBooks) -> RepricingView:
+            found = _find(books, number)
+            sums = books.sums(number)
+            return RepricingView(found, sums, books.groups(number, GROUPS_TOLD_MAX))
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def list(self, limit: int, before_id: int = NEWEST) -> Page[RepricingView, int]:
         """Newest first, without what they do to whom. Raises Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[RepricingView, int]:
-            found = page(
-                lambda count: store.list_newest(connection, before_id, count), lambda repricing: repricing.id, limit
-            )
-            views = [RepricingView(each, store.sums(connection, each.id), ()) for each in found.items]
+        def work(books: RepricingBooks) -> Page[RepricingView, int]:
+            found = page(lambda count: books.list_newest(before_id, count), lambda repricing: repricing.id, limit)
+            views = [RepricingView(each, books.sums(each.id), ()) for each in found.items]
             return Page(views, found.next_key)
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def apply(self, number: int, caller: Caller = SYSTEM) -> RepricingView:
         """Have it applied; once is enough. Raises NotFound, NotReady (it is selecting) or Unavailable."""
 
-        def work(connection: sa.Connection) -> None:
-            if _find(connection, number).state is RepricingState.SELECTING:
+        def work(books: RepricingBooks) -> None:
+            if _find(books, number).state is RepricingState.SELECTING:
                 raise NotReady
-            if store.set_state(connection, number, RepricingState.READY, RepricingState.APPLYING):
-                sums = store.sums(connection, number)
+            if books.set_state(number, RepricingState.READY, RepricingState.APPLYING):
+                sums = books.sums(number)
                 after = {"state": RepricingState.APPLYING, "runs": sums.runs, "cost_micros": sums.new_cost_micros}
                 before = {"state": RepricingState.READY, "cost_micros": sums.old_cost_micros}
-                audit.write(connection, caller, "repricing.applied", ("repricing", number), before=before, after=after)
+                books.audit(caller, [Change("repricing.applied", "repricing", str(number), before, after)])
 
-        self._postgres.transaction(work)
+        self._books.transaction(work)
         return self.get(number)
 
     def work_off(self, seconds: float) -> None:
         """Go on with those that are selecting or applying, for about so long. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
-        for number in self._postgres.run(store.unfinished):
+        for number in self._books.read(lambda books: books.unfinished()):
             self.go_on(number, lambda: time.monotonic() < give_up_at)
 
     def go_on(self, number: int, may_go_on: Callable[[], bool], on_step: Callable[[int], None] | None = None) -> None:
         """Select for one repricing, or apply it, to its end or until `may_go_on` says no; `on_step` hears how many runs
         each step did. Raises NotFound or Unavailable.
         """
-        state = self._postgres.run(lambda connection: _find(connection, number)).state
+        state = self._books.read(lambda books: _find(books, number)).state
         step = on_step or (lambda runs: None)
         if state is RepricingState.SELECTING:
-            while may_go_on() and (looked_at := self._postgres.transaction(lambda c: self._select(c, number))):
+            while may_go_on() and (looked_at := self._books.transaction(lambda books: self._select(books, number))):
                 step(looked_at)
         elif state is RepricingState.APPLYING:
             self._apply(number, may_go_on, step)
 
-    def _select(self, connection: sa.Connection, number: int) -> int:
+    def _select(self, books: RepricingBooks, number: int) -> int:
         """Look at the next batch of ends; how many. None are left, or somebody else is at it: 0."""
-        repricing = store.lock(connection, number)
+        repricing = books.lock_repricing(number)
         if repricing is None or repricing.state is not RepricingState.SELECTING:
             return 0
-        ids = store.next_ends(connection, repricing, ENDS_PER_BATCH, BATCH_SECONDS_MAX)
+        ids = books.next_ends(repricing, ENDS_PER_BATCH, BATCH_SECONDS_MAX)
         if not ids:
-            store.set_state(connection, number, RepricingState.SELECTING, RepricingState.READY)
+            books.set_state(number, RepricingState.SELECTING, RepricingState.READY)
             return 0
-        priced = [self._priced(connection, repricing, end_id) for end_id in ids]
-        store.add_ends(connection, number, [end for end in priced if end is not None], ids[-1])
+        priced = [self._priced(books, repricing, end_id) for end_id in ids]
+        books.add_ends(number, [end for end in priced if end is not None], ids[-1])
         return len(ids)
 
-    def _priced(self, connection: sa.Connection, repricing: Repricing, end_id: UUID) -> RepricedEnd | None:
+    def _priced(self, books: RepricingBooks, repricing: Repricing, end_id: UUID) -> RepricedEnd | None:
         """What it does to a run. None: nothing."""
-        run = corrections_store.find_run(connection, end_id)
-        wallet_id = corrections_store.wallet_of(connection, end_id)
+        run = books.find_run(end_id)
+        wallet_id = books.wallet_of_run(end_id)
         if run is None or wallet_id is None or run.is_written_off:
             return None
-        before, after = quote(connection, run, _request(repricing, end_id))
+        before, after = quote(books, run, _request(repricing, end_id))
         if before == after:
             return None
         return RepricedEnd(end_id, wallet_id, run.user_id, run.model, before.cost_micros, after.cost_micros)
 
     def _apply(self, number: int, may_go_on: Callable[[], bool], on_step: Callable[[int], None]) -> None:
-        repricing = self._postgres.run(lambda connection: _find(connection, number))
+        repricing = self._books.read(lambda books: _find(books, number))
         after_id = BEFORE_ALL
         is_complete = True
         while ends := self._open_ends(number, after_id):
@@ -175,33 +226,33 @@ class RepricingService:
             after_id = ends[-1].end_id
             on_step(len(ends))
         if is_complete:
-            self._postgres.run(lambda c: store.set_state(c, number, RepricingState.APPLYING, RepricingState.DONE))
+            self._books.read(lambda books: books.set_state(number, RepricingState.APPLYING, RepricingState.DONE))
             log.info("repriced", id=number)
 
     def _open_ends(self, number: int, after_id: UUID) -> Sequence[RepricedEnd]:
-        return self._postgres.run(lambda connection: store.open_ends(connection, number, after_id, ENDS_PER_BATCH))
+        return self._books.read(lambda books: books.open_ends(number, after_id, ENDS_PER_BATCH))
 
     def _amend(self, repricing: Repricing, end: RepricedEnd) -> bool:
         """Amend a run, or say why not. False: its wallet is busy, which has to be tried again."""
 
-        def work(connection: sa.Connection) -> Told | None:
-            wallet = wallets.lock(connection, end.wallet_id)
-            if not store.claim(connection, repricing.id, end.end_id):
+        def work(books: RepricingBooks) -> Told | None:
+            wallet = books.lock(end.wallet_id)
+            if not books.claim_run(repricing.id, end.end_id):
                 return None
-            run = corrections_store.find_run(connection, end.end_id)
+            run = books.find_run(end.end_id)
             if wallet is None or run is None:
                 raise NotFound
             request = _request(repricing, end.end_id)
-            before, after = quote(connection, run, request)
+            before, after = quote(books, run, request)
             if before == after:
-                store.set_outcome(connection, repricing.id, end.end_id, RepricingOutcome.UNCHANGED)
+                books.set_outcome(repricing.id, end.end_id, RepricingOutcome.UNCHANGED)
                 return None
-            _, told = correct(connection, wallet, run, request, self._policy)
-            store.set_outcome(connection, repricing.id, end.end_id, RepricingOutcome.AMENDED)
+            _, told = correct(books, wallet, run, request)
+            books.set_outcome(repricing.id, end.end_id, RepricingOutcome.AMENDED)
             return told
 
         try:
-            told = self._postgres.wallet_transaction(end.wallet_id, work)
+            told = self._books.in_turn(end.wallet_id, work)
         except WalletBusy:
             return False
         except (AlreadyWrittenOff, BalanceOutOfRange, NotFound) as error:
@@ -213,11 +264,11 @@ class RepricingService:
 
     def _refused(self, repricing: Repricing, end: RepricedEnd, error: DomainError) -> None:
         log.warning("repricing_refused", id=repricing.id, end_id=str(end.end_id), code=error.code)
-        self._postgres.run(lambda c: store.set_outcome(c, repricing.id, end.end_id, error.code))
+        self._books.read(lambda books: books.set_outcome(repricing.id, end.end_id, error.code))
 
 
-def _find(connection: sa.Connection, number: int) -> Repricing:
-    found = store.find(connection, number)
+def _find(books: RepricingBooks, number: int) -> Repricing:
+    found = books.find(number)
     if found is None:
         raise NotFound("Repricing not found")
     return found

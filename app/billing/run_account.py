@@ -7,27 +7,63 @@ calls this has the wallet locked, so a correction comes before or after each set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
 from app.billing.entries import Bell, Changes
 from app.domain.amounts import BALANCE_MICROS_MAX, DEBT_MICROS_MAX
 from app.domain.corrections import NOTHING, CorrectionKind, CorrectionRequest, Figures, OpenPart, plan
 from app.domain.errors import AlreadyWrittenOff, BalanceOutOfRange, ExceedsOriginal
-from app.domain.pricing import price
+from app.domain.pricing import ProfitRule, price
+from app.domain.rates import RateCard
 from app.domain.usage import Usage
-from app.domain.wallets import Wallet
-from app.stores.postgres import catalog, debts, failed_ends, ledger, prices, settlement, wallets
+from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import corrections as store
+from app.stores.postgres import ledger
 from app.stores.postgres.corrections import Correction, Run
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
-from app.stores.postgres.settlement import RetryPolicy
+from app.stores.postgres.settlement import SettledWallet
+
+
+class RunBooks(Protocol):
+    """A run's account and the wallet that pays for it, which is locked, in one transaction."""
+
+    def taken(self, end_id: UUID) -> Figures:
+        """What the ledger has taken for a run by now, corrections included."""
+
+    def open_parts(self, end_id: UUID) -> Sequence[Any]:
+        """What of a run isn't paid: rows of the inbox, oldest first."""
+
+    def lock_open_parts(self, end_id: UUID) -> Sequence[Any]: ...
+
+    def settle(self, end_ids: Sequence[UUID]) -> SettledWallet: ...
+
+    def add_charge(self, **values: Any) -> None: ...
+
+    def find_billed(self, end_id: UUID) -> list[LedgerEntry]:
+        """What the ledger has of an end or a charge: its one entry, or none yet."""
+
+    def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]: ...
+
+    def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet: ...
+
+    def delete_failed(self, end_ids: Collection[UUID]) -> None: ...
+
+    def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
+
+    def last_correction(self, end_id: UUID) -> Correction | None: ...
+
+    def keep(self, usage: Usage | None, **values: Any) -> Correction:
+        """Keep a correction; `usage` is what the run has used by it."""
+
+    def profit_rule(self, number: int) -> ProfitRule | None: ...
+
+    def card(self, number: int) -> RateCard: ...
 
 
 @dataclass(slots=True)
@@ -80,43 +116,40 @@ class _Template:
         return {name: value for name, value in asdict(self.entry(figures)).items() if name not in not_of_a_row}
 
 
-def correct(
-    connection: sa.Connection, wallet: Wallet, run: Run, request: CorrectionRequest, policy: RetryPolicy
-) -> tuple[Correction, Told]:
+def correct(books: RunBooks, wallet: Wallet, run: Run, request: CorrectionRequest) -> tuple[Correction, Told]:
     """Correct a run under a reference that is new. Raises AlreadyWrittenOff, ExceedsOriginal or BalanceOutOfRange."""
     if run.is_written_off:
         raise AlreadyWrittenOff
     told = Told(wallet)
-    rows = {row.id: row for row in _settled_first(connection, run, policy, told)}
+    rows = {row.id: row for row in _settled_first(books, run, told)}
     parts = [OpenPart(row.id, store.figures_of(row)) for row in rows.values()]
-    taken = store.taken(connection, run.id)
+    taken = books.taken(run.id)
     before = sum((part.figures for part in parts), taken)
     if request.kind is CorrectionKind.REVERSAL and before.are_nothing:
         raise ExceedsOriginal
-    price_id = request.price_id or _price_id(connection, run)
-    target = _target(connection, run, request, before.usage, price_id)
+    price_id = request.price_id or _price_id(books, run)
+    target = _target(books, run, request, before.usage, price_id)
     planned = plan(taken, parts, target)
     template = _Template(run, request, price_id)
-    entries = _give_up(connection, told, template, [rows[part.id] for part in planned.given_up])
+    entries = [*_give_up(books, told, template, [rows[part.id] for part in planned.given_up])]
     debt_change_micros = -sum(part.figures.cost_micros for part in planned.given_up)
     posted_change_micros = 0
     charge_id = None
     if planned.rest.cost_micros > 0:
-        charge_id = charge(connection, told, template.charge(planned.rest), policy)
-        paid = ledger.find_billed(connection, charge_id)
+        charge_id = charge(books, told, template.charge(planned.rest))
+        paid = books.find_billed(charge_id)
         entries += paid
         if paid:
             posted_change_micros -= planned.rest.cost_micros
         else:
             debt_change_micros += planned.rest.cost_micros
     elif not planned.rest.are_nothing:
-        entries += _give_back(connection, told, template, planned.rest)
+        entries += _give_back(books, told, template, planned.rest)
         posted_change_micros -= planned.rest.cost_micros
     if planned.given_up or posted_change_micros > 0:
         # What stands in the line now may be payable.
-        told.woken = debts.wake(connection, wallet.id)
-    kept = store.insert(
-        connection,
+        told.woken = books.wake(wallet.id)
+    kept = books.keep(
         target.usage,
         kind=request.kind,
         wallet_id=wallet.id,
@@ -139,77 +172,75 @@ def correct(
     return kept, told
 
 
-def quote(connection: sa.Connection, run: Run, request: CorrectionRequest) -> tuple[Figures, Figures]:
+def quote(books: RunBooks, run: Run, request: CorrectionRequest) -> tuple[Figures, Figures]:
     """What a run costs by now, settled or owed, and what it would cost by a correction. Nothing changes."""
-    parts = store.open_parts(connection, run.id)
-    before = sum((store.figures_of(part) for part in parts), store.taken(connection, run.id))
-    price_id = request.price_id or _price_id(connection, run)
-    return before, _target(connection, run, request, before.usage, price_id)
+    parts = books.open_parts(run.id)
+    before = sum((store.figures_of(part) for part in parts), books.taken(run.id))
+    price_id = request.price_id or _price_id(books, run)
+    return before, _target(books, run, request, before.usage, price_id)
 
 
-def charge(connection: sa.Connection, told: Told, row: dict[str, Any], policy: RetryPolicy) -> UUID:
+def charge(books: RunBooks, told: Told, row: dict[str, Any]) -> UUID:
     """Have a wallet pay what a correction asks for: now, if it can and owes nothing else, or as debt. The row's id."""
     if told.wallet.debt_micros + row["cost_micros"] > DEBT_MICROS_MAX:
         raise BalanceOutOfRange
     charge_id: UUID = uuid7()
-    store.insert_charge(connection, id=charge_id, wallet_id=told.wallet.id, **row)
-    _settle(connection, told, [charge_id], policy)
+    books.add_charge(id=charge_id, wallet_id=told.wallet.id, **row)
+    _settle(books, told, [charge_id])
     return charge_id
 
 
-def _settled_first(connection: sa.Connection, run: Run, policy: RetryPolicy, told: Told) -> list[Any]:
+def _settled_first(books: RunBooks, run: Run, told: Told) -> Sequence[Any]:
     """Settle what of a run can be; what is open of it after that."""
-    rows = store.lock_open_parts(connection, run.id)
+    rows = books.lock_open_parts(run.id)
     to_settle = [row.id for row in rows if row.state == "accepted" or (row.state == "retrying" and not row.is_debt)]
     if not to_settle:
         return rows
-    _settle(connection, told, to_settle, policy)
-    return store.lock_open_parts(connection, run.id)
+    _settle(books, told, to_settle)
+    return books.lock_open_parts(run.id)
 
 
-def _settle(connection: sa.Connection, told: Told, ids: Sequence[UUID], policy: RetryPolicy) -> None:
-    [settled] = settlement.settle(connection, ids, policy)
+def _settle(books: RunBooks, told: Told, ids: Sequence[UUID]) -> None:
+    settled = books.settle(ids)
     told.ends += settled.told
     told.wallet = settled.wallet
 
 
-def _price_id(connection: sa.Connection, run: Run) -> int | None:
+def _price_id(books: RunBooks, run: Run) -> int | None:
     """Which rate card a run is billed by: the pinned one, unless it was priced anew since."""
-    last = store.find_last(connection, run.id)
+    last = books.last_correction(run.id)
     return run.price_id if last is None else last.price_id
 
 
-def _target(
-    connection: sa.Connection, run: Run, request: CorrectionRequest, used: Usage, price_id: int | None
-) -> Figures:
+def _target(books: RunBooks, run: Run, request: CorrectionRequest, used: Usage, price_id: int | None) -> Figures:
     if request.kind is CorrectionKind.REVERSAL:
         return NOTHING
     usage = used if request.usage is None else request.usage
-    rule = None if run.profit_rule_id is None else catalog.find_rule(connection, run.profit_rule_id)
-    card = None if price_id is None else prices.by_ids(connection, [price_id])[price_id]
+    rule = None if run.profit_rule_id is None else books.profit_rule(run.profit_rule_id)
+    card = None if price_id is None else books.card(price_id)
     return Figures.of(usage, price(usage, card, rule))
 
 
-def _give_up(connection: sa.Connection, told: Told, template: _Template, rows: Sequence[Any]) -> list[LedgerEntry]:
+def _give_up(books: RunBooks, told: Told, template: _Template, rows: Sequence[Any]) -> Sequence[LedgerEntry]:
     """Enter parts that are owed as given back and as billed: the balance stays, and nothing can bill them again."""
     entries = []
     for row in rows:
         entries += [template.entry(-store.figures_of(row)), ledger.billed(row)]
-        failed_ends.delete(connection, [row.id])
+        books.delete_failed([row.id])
         told.ends.append(row.id)
     if not entries:
         return []
-    entered = ledger.enter(connection, told.wallet, entries)
+    entered = books.enter(told.wallet, entries)
     owed_micros = sum(row.cost_micros for row in rows if row.is_debt)
     debt_micros = max(told.wallet.debt_micros - owed_micros, 0)
-    told.wallet = wallets.update(connection, told.wallet.id, {"debt_micros": debt_micros})
+    told.wallet = books.update(told.wallet.id, {"debt_micros": debt_micros})
     return entered
 
 
-def _give_back(connection: sa.Connection, told: Told, template: _Template, rest: Figures) -> list[LedgerEntry]:
+def _give_back(books: RunBooks, told: Told, template: _Template, rest: Figures) -> Sequence[LedgerEntry]:
     posted_micros = told.wallet.posted_micros - rest.cost_micros
     if posted_micros > BALANCE_MICROS_MAX:
         raise BalanceOutOfRange
-    entered = ledger.enter(connection, told.wallet, [template.entry(rest)])
-    told.wallet = wallets.update(connection, told.wallet.id, {"posted_micros": posted_micros})
+    entered = books.enter(told.wallet, [template.entry(rest)])
+    told.wallet = books.update(told.wallet.id, {"posted_micros": posted_micros})
     return entered
