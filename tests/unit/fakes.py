@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -408,6 +409,7 @@ class FakeBooks:
     def __init__(self, *wallets: Wallet) -> None:
         self.wallets = {wallet.id: wallet for wallet in wallets}
         self.ledger: list[LedgerEntry] = []
+        self._numbers = itertools.count(1)
         self.failed: dict[UUID, SimpleNamespace] = {}
         self.chargebacks: set[str] = set()
         self.busy: set[WalletId] = set()
@@ -474,7 +476,7 @@ class FakeBooks:
 
     def fail(self, user_id: str = "alice", cost_micros: int = 11 * TOKEN, **values: Any) -> UUID:
         """A failed end, which is debt of its wallet."""
-        end_id = UUID(int=len(self.failed) + 1)
+        end_id = UUID(int=next(self._numbers))
         end = {
             "id": end_id,
             "wallet_id": wallet_of(user_id),
