@@ -363,14 +363,16 @@ class Container:
                 "tokentill_doorbell_waiting",
                 lambda: {(): bell.waiting},
             )
-        gauge(
-            "tokentill_gate_state",
-            lambda: {
-                (gate.store, state): int(gate.state is state)
-                for gate in (self.postgres_gate, self.redis_gate)
-                for state in StoreState
-            },
-        )
+        if self.postgres_gate.is_watched:
+            # The others' gates are open whatever the stores do.
+            gauge(
+                "tokentill_gate_state",
+                lambda: {
+                    (gate.store, state): int(gate.state is state)
+                    for gate in (self.postgres_gate, self.redis_gate)
+                    for state in StoreState
+                },
+            )
 
     def _engine(self, engine: sa.Engine) -> sa.Engine:
         self._made.callback(engine.dispose)

@@ -32,7 +32,7 @@ class Gate:
     def __init__(self, store: str, failure_of: Callable[[BaseException], Failure], *, is_watched: bool) -> None:
         self.store = store
         self._failure_of = failure_of
-        self._is_watched = is_watched
+        self.is_watched = is_watched
         self._lock = threading.Lock()
         self._state = StoreState.UP
         self._closed_until = 0.0
@@ -55,7 +55,7 @@ class Gate:
         state = StoreState.DOWN if failure is Failure.AWAY else StoreState.REFUSES_WRITES
         with self._lock:
             was_open = self.is_open
-            if self._is_watched:
+            if self.is_watched:
                 self._state = state
                 if failure is Failure.CANNOT_WRITE:
                     self._closed_until = time.monotonic() + REFUSING_SECONDS

@@ -23,8 +23,9 @@ DOCUMENTS = [
     *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((PROJECT / "docs").glob("*.md")),
     *sorted((PROJECT / "docs" / "decisions").glob("*.md")),
+    *sorted((PROJECT / "docs" / "runbooks").glob("*.md")),
 ]
-FOLDERS = "app|worker|stack|migrations|tests|docs|benchmarks|clients|requirements"
+FOLDERS = "app|worker|stack|migrations|tests|docs|benchmarks|clients|requirements|ops"
 ROUTE = re.compile(r"(?:GET|POST|PATCH|PUT|DELETE) /[\w/{}-]+")
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
