@@ -14,7 +14,7 @@ from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.access.audit_book import AuditBook
-from app.access.authentication import Authentication
+from app.access.authentication import Authentication, CountedBrake
 from app.access.books import BookKeeping, Books
 from app.access.bulk_books import BulkBooks
 from app.access.changes import WalletChanges
@@ -146,7 +146,7 @@ class Container:
             offline_seconds_max=config.api_keys_offline_seconds,
         )
         self.wrong_keys = WrongKeys(SharedStrikes(self.redis_client), self.redis_gate)
-        self.authentication = Authentication(self.keys, self.wrong_keys)
+        self.authentication = Authentication(self.keys, CountedBrake(self.wrong_keys, self.meters))
         audit_book = AuditBook(self.postgres)
         self.scripts = WalletScripts(self.redis_client)
         self.records = Records(self.redis_client, seconds=config.idempotency_cache_seconds)

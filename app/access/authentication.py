@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from app.access.key_ring import KeyRing
-from app.access.wrong_keys import WrongKeys
 from app.domain.errors import InvalidApiKey, TooManyWrongKeys
 from app.domain.keys import ApiKey, Caller, KeyKind
+from app.meters.instruments import Meters
 
 MESSAGES = {KeyKind.SERVICE: "Invalid server API key", KeyKind.OPERATOR: "Invalid admin API key"}
 
 
+class Brake(Protocol):
+    def wait_seconds(self, address: str) -> float: ...
+
+
+class CountedBrake:
+    """Counts wrong keys: those that are just refused, and those whose sender is made to wait."""
+
+    def __init__(self, brake: Brake, meters: Meters) -> None:
+        self._brake = brake
+        self._meters = meters
+
+    def wait_seconds(self, address: str) -> float:
+        seconds = self._brake.wait_seconds(address)
+        self._meters.wrong_keys.add(1, "braked" if seconds > 0 else "refused")
+        return seconds
+
+
 class Authentication:
-    def __init__(self, keys: KeyRing, wrong_keys: WrongKeys) -> None:
+    def __init__(self, keys: KeyRing, wrong_keys: Brake) -> None:
         self._keys = keys
         self._wrong_keys = wrong_keys
 

@@ -130,12 +130,17 @@ class Meters:
         self.indebted = Counter(Description("tokentill_ends_indebted", "Ends that became debts, for want of tokens"))
         self.retried = Counter(Description("tokentill_debt_tries", "Tries to collect a debt that the wallet failed"))
         self.buried = Counter(Description("tokentill_ends_refused", "Ends put aside, as the database refused them"))
+        self.wrong_keys = Counter(
+            Description("tokentill_wrong_keys", "Wrong keys, refused or braked: their sender has to wait", ("outcome",))
+        )
         self._gauges: list[Gauge] = []
         # There from the start, so that the first of them is an increase.
         for kept_in in ("inbox", "spool"):
             self.accepted.add(0, kept_in)
         for origin in ("inbox", "debt"):
             self.settled.add(0, origin)
+        for outcome in ("refused", "braked"):
+            self.wrong_keys.add(0, outcome)
         for counter in (self.indebted, self.retried, self.buried):
             counter.add(0)
 
@@ -145,7 +150,7 @@ class Meters:
 
     @property
     def counters(self) -> tuple[Counter, ...]:
-        return (self.accepted, self.settled, self.indebted, self.retried, self.buried)
+        return (self.accepted, self.settled, self.indebted, self.retried, self.buried, self.wrong_keys)
 
     def gauge(self, name: str, read: Callable[[], Mapping[Labels, float]]) -> None:
         """Have one of GAUGES of this process."""

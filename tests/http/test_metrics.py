@@ -307,6 +307,22 @@ class TestUpkeep:
             processes.say_alive(connection, "a", ProcessKind.WORKER)
             assert connection.execute(sa.text("SELECT count(*) FROM processes")).scalar_one() == 2
 
+    def test_wrong_keys_are_counted(self, client: FlaskClient, shop: Billing) -> None:
+        for _ in range(40):
+            client.get("/api/admin/wallets", headers={"x-admin-api-key": "wrong"})
+        found = scraped(client)["tokentill_wrong_keys_total"]
+        assert sum(found.values()) == 40
+        assert found["refused",] > 0
+        assert found["braked",] > 0
+
+    def test_what_is_under_way(self, client: FlaskClient, shop: Billing) -> None:
+        assert scraped(client)["tokentill_bulk_operations"] == {("repricing",): 0, ("failed_ends",): 0, ("top_up",): 0}
+        shop.execute_in_postgres(
+            "INSERT INTO bulk_actions (action, state, selection, ends, cost_micros, reference, reason, actor)"
+            " VALUES ('replay', 'running', '{}', 1, 1, 'a', 'b', 'c'), ('replay', 'done', '{}', 1, 1, 'd', 'b', 'c')"
+        )
+        assert scraped(client)["tokentill_bulk_operations"]["failed_ends",] == 1
+
     def test_every_metric_is_in_the_documents(self, client: FlaskClient, shop: Billing) -> None:
         with shop.container.engine.begin() as connection:
             processes.say_alive(connection, "w", ProcessKind.WORKER)

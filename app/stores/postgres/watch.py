@@ -26,7 +26,12 @@ _RECONCILED = sa.text("""
 _SAMPLE_AGE = sa.text("""
     SELECT CAST(extract(epoch FROM now() - :minute) AS double precision)
 """).bindparams(sa.bindparam("minute", type_=sa.TIMESTAMP(timezone=True)))
-_BULK = sa.text("SELECT count(*) FROM repricings WHERE state IN ('selecting', 'applying')")
+# Each kind has an index of what is under way, or few rows at all.
+_BULK = sa.text("""
+    SELECT (SELECT count(*) FROM repricings WHERE state IN ('selecting', 'applying')) AS repricing,
+        (SELECT count(*) FROM bulk_actions WHERE state IN ('running', 'cancelling')) AS failed_ends,
+        (SELECT count(*) FROM top_up_batches WHERE state = 'applying') AS top_up
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def look(connection: sa.Connection) -> Watched:
         due_wallets=connection.execute(_DUE, {"counted_max": inbox.COUNTED_MAX}).scalar_one(),
         reconciliation=None if reconciled is None else LastReconciliation(*reconciled),
         processes=processes.find(connection),
-        bulk_by_kind={"repricing": connection.execute(_BULK).scalar_one()},
+        bulk_by_kind=connection.execute(_BULK).one()._asdict(),
         sample=sample,
         sample_age_seconds=None if sample is None else _age(connection, sample),
     )
