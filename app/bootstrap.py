@@ -64,6 +64,7 @@ from app.operations.failed_ends import FailedEndService
 from app.operations.keys import KeyAdmin
 from app.operations.reports import ReportService
 from app.operations.samples import SampleService
+from app.operations.statements import StatementService
 from app.operations.status import StatusService
 from app.operations.wallets import WalletAdmin
 from app.stores.postgres.engine import EXPORTS_MAX, POOL_OVERFLOW, POOL_SIZE, WATCH_POOL_SIZE, create_engine
@@ -263,6 +264,7 @@ class Container:
         self.archives = ArchiveService(
             postgres=self.postgres, exports=self.exports, spool=self.spool, redis=self.redis_gate
         )
+        self.statements = StatementService(postgres=self.postgres, exports=self.exports)
         self.reports = ReportService(
             postgres=self.postgres, client=self.redis_client, holds=self.wallet_holds, redis=self.redis_gate
         )
@@ -310,6 +312,7 @@ class Container:
         # Operations.
         self.wallet_admin = WalletAdmin(
             postgres=self.postgres,
+            client=self.redis_client,
             holds=self.wallet_holds,
             redis=self.redis_gate,
             changes=self.wallet_changes,

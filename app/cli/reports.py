@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Any, TypeVar
 
@@ -11,22 +10,18 @@ import click
 
 from app.bootstrap import Container
 from app.cli import support
+from app.cli.exports import FORMATS, MONTH, TABLE, in_range, output, write
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain import inputs, reports
 from app.domain.reports import RUN_KINDS, Entries, EntryKind, Group, Usage
-from app.operations.exports import Export
 from app.operations.reports import check_key
-from app.stores.postgres.exports.columns import Style
 from app.wire.reports import totals_answer, usage_row_answer
-from app.wire.tables import Format, check_available, header, parquet
+from app.wire.tables import Format
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DAY = support.Checked("day", reports.day)
-MONTH = support.Checked("month", reports.month)
 GROUPS = support.Checked("groups", reports.groups)
-TABLE = "table"
-FORMATS = [format.value for format in Format]
 
 
 def _moment(text: str) -> datetime:
@@ -56,11 +51,6 @@ def _filters(kinds: Sequence[EntryKind]) -> Callable[[F], F]:
         return command
 
     return decorate
-
-
-output = click.option(
-    "--output", type=click.File("wb", lazy=True), default="-", help="File to write to.  [standard output]"
-)
 
 
 @click.group("reports")
@@ -101,11 +91,11 @@ def usage(
     flask reports usage --month 2030-01 --by model
     flask reports usage --month 2030-01 --by day,user_id --format csv --output january.csv
     """
-    since, until = _range(since, until, month)
+    since, until = in_range(since, until, month)
     groups = groups or ()
     wanted = Usage(since, until, groups, kind=None if kind is None else EntryKind(kind), **filters)
     if format != TABLE:
-        _write(output, Format(format), lambda style: services.exports.usage(wanted, style))
+        write(output, Format(format), lambda style: services.exports.usage(wanted, style))
         return
     if after is not None:
         _check_after(wanted, after)
@@ -160,24 +150,11 @@ def export(
     flask transactions export --month 2030-01 --format csv --output january.csv
     """
     if month is not None:
-        since, until = _range(since, until, (reports.midnight(month[0]), reports.midnight(month[1])))
+        since, until = in_range(since, until, (reports.midnight(month[0]), reports.midnight(month[1])))
     else:
-        since, until = _range(since, until, None)
+        since, until = in_range(since, until, None)
     wanted = Entries(since, until, kind=None if kind is None else EntryKind(kind), **filters)
-    _write(output, Format(format), lambda style: services.exports.transactions(wanted, style))
-
-
-T = TypeVar("T", date, datetime)
-
-
-def _range(since: T | None, until: T | None, month: tuple[T, T] | None) -> tuple[T | None, T | None]:
-    if month is not None:
-        if since is not None or until is not None:
-            raise click.UsageError("--month excludes --from and --to.")
-        return month
-    if since is not None and until is not None and since >= until:
-        raise click.UsageError("--to must be later than --from.")
-    return since, until
+    write(output, Format(format), lambda style: services.exports.transactions(wanted, style))
 
 
 def _check_after(wanted: Usage, after: str) -> None:
@@ -185,21 +162,3 @@ def _check_after(wanted: Usage, after: str) -> None:
         check_key(wanted, after)
     except ValueError:
         raise click.UsageError("--after must be a key that this report has named.") from None
-
-
-def _write(output: Any, format: Format, export_for: Callable[[Style], Export]) -> None:
-    check_available(format)
-    export = export_for(Style.SHEET if format is Format.CSV else Style.EXACT)
-    columns: Mapping[str, Any] = export.columns
-    blocks = parquet(columns, export.blocks) if format is Format.PARQUET else export.blocks
-    if format is Format.CSV:
-        output.write(header(columns))
-    try:
-        for block in blocks:
-            output.write(block)
-        output.flush()
-    except BrokenPipeError:
-        # Whoever reads has enough.
-        sys.exit(1)
-    finally:
-        export.blocks.close()  # type: ignore[attr-defined]

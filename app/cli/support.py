@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,9 @@ ACTOR = Checked("actor", partial(inputs.identifier, length_max=inputs.ACTOR_LENG
 CREDIT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text)))
 ADJUSTMENT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text), allow_negative=True))
 LIMIT = Checked("tokens", lambda text: inputs.amount_micros(inputs.number(text), allow_zero=True))
+ANY_AMOUNT = Checked(
+    "tokens", lambda text: inputs.amount_micros(inputs.number(text), allow_negative=True, allow_zero=True)
+)
 PERCENTAGE = Checked("percentage", lambda text: inputs.profit_basis_points(inputs.number(text)))
 MODEL_OR_PATTERN = Checked("model", inputs.model_or_pattern)
 RATE = Checked("tokens", lambda text: inputs.rate_micros(inputs.number(text), RATE_MICROS_MAX))
@@ -148,7 +152,7 @@ def echo_page(
         return
     echo_table(columns, items)
     if page.next_key is not None:
-        click.echo(f"There are more: {more} {page.next_key}", err=True)
+        click.echo(f"There are more: {more} {shlex.quote(str(page.next_key))}", err=True)
 
 
 def echo_table(columns: Sequence[str], items: Iterable[Mapping[str, Any]]) -> None:

@@ -9,13 +9,15 @@ import click
 from app.bootstrap import Container
 from app.cli import support
 from app.cli.ends import echo_corrected
+from app.cli.statements import balances, statement
 from app.cli.support import as_json, echo_object, echo_page, page_size, with_services
 from app.domain.corrections import Chargeback
 from app.domain.keys import Caller
 from app.domain.pages import FIRST_ID, NEWEST
 from app.domain.postings import Posting, PostingKind
-from app.domain.reports import Entries, EntryKind, Wallets
+from app.domain.reports import Entries, EntryKind, WalletOrder, Wallets
 from app.domain.wallets import WalletStatus
+from app.operations.wallets import check_position
 from app.wire.answers import hold_answer, released_hold_answer, transaction_answer, wallet_answer
 from app.wire.cursors import hold_position
 
@@ -41,6 +43,10 @@ POSITION = support.Checked("position", hold_position)
 @click.group()
 def wallets() -> None:
     """Wallets: the tokens that users have."""
+
+
+wallets.add_command(statement)
+wallets.add_command(balances)
 
 
 @wallets.command("create")
@@ -86,20 +92,46 @@ def show(services: Container, user_id: str, as_json: bool) -> None:
 @wallets.command("list")
 @click.option("--package", "package_id", type=support.ID, help="Only those with this package.")
 @status
+@click.option("--search", type=support.ID, help="Only those with this in their user id, in capitals or not.")
+@click.option("--prefix", type=support.ID, help="Only those whose user id begins so.")
+@click.option("--in-debt/--no-debt", "in_debt", default=None, help="Only those that owe something, or nothing.")
+@click.option("--with-holds/--no-holds", "with_holds", default=None, help="Only those with open holds, or without.")
+@click.option("--balance-below", "balance_below_micros", type=support.ANY_AMOUNT, help="With a lower posted balance.")
+@click.option("--balance-above", "balance_above_micros", type=support.ANY_AMOUNT, help="With a higher posted balance.")
+@click.option(
+    "--sort",
+    "order",
+    type=support.Checked("order", WalletOrder.named),
+    default=WalletOrder().name,
+    show_default=True,
+    help="user_id, balance, debt or activity; the highest first behind a minus.",
+)
 @page_size
-@support.after_id
+@click.option("--after", help="Start behind this one.")
 @as_json
 @with_services
 def list_wallets(
-    services: Container, *, package_id: str | None, status: str | None, limit: int, after: str | None, as_json: bool
+    services: Container,
+    /,
+    *,
+    order: WalletOrder,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+    **filters: Any,
 ) -> None:
-    """List wallets by user id.
+    """List wallets, by user id unless otherwise said.
 
     \b
     flask wallets list --limit 20 --after alice
+    flask wallets list --in-debt --sort=-debt
     """
-    page = services.wallet_admin.list(limit, after or FIRST_ID, Wallets(package_id, status))
-    columns = ("user_id", "status", "package_id", "token", "posted_token", "pending_token", "debt_token")
+    try:
+        start = FIRST_ID if after is None else check_position(order, after)
+    except ValueError:
+        raise click.UsageError("--after must be what a list of this order has named.") from None
+    page = services.wallet_admin.list(limit, start, Wallets(**filters), order)
+    columns = ("user_id", "status", "package_id", "token", "posted_token", "pending_token", "debt_token", "changed_at")
     echo_page(page, wallet_answer, columns, as_json=as_json, more="--after")
 
 

@@ -27,7 +27,16 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # They make a text read in another order than it has: two ids that differ would look the same.
 _BIDIRECTIONAL = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f]")
 # What follows a user id in paths. An id with such a part inside would be taken for another id and what belongs to it.
-WALLET_PARTS = ("top-ups", "refunds", "adjustments", "chargebacks", "transactions", "holds")
+WALLET_PARTS = (
+    "top-ups",
+    "refunds",
+    "adjustments",
+    "chargebacks",
+    "transactions",
+    "statement",
+    "balances",
+    "holds",
+)
 
 
 def printable(value: object, length_max: int) -> str:

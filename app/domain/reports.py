@@ -73,10 +73,45 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Wallets:
-    """Which wallets; what is None doesn't matter."""
+    """Which wallets; what is None doesn't matter. Balances are posted ones."""
 
     package_id: str | None = None
     status: str | None = None
+    search: str | None = None
+    """A part of whose they are, in any case."""
+    prefix: str | None = None
+    """How that begins."""
+    in_debt: bool | None = None
+    with_holds: bool | None = None
+    balance_below_micros: int | None = None
+    balance_above_micros: int | None = None
+
+
+class WalletSort(StrEnum):
+    """By what wallets are listed."""
+
+    USER = "user_id"
+    BALANCE = "balance"
+    DEBT = "debt"
+    ACTIVITY = "activity"
+
+
+@dataclass(frozen=True, slots=True)
+class WalletOrder:
+    by: WalletSort = WalletSort.USER
+    is_descending: bool = False
+
+    @classmethod
+    def named(cls, text: str) -> WalletOrder:
+        """As it is written: `balance`, or `-balance` for the highest first. Raises ValueError."""
+        try:
+            return cls(WalletSort(text.removeprefix("-")), text.startswith("-"))
+        except ValueError:
+            raise ValueError(f"Must be {', '.join(WalletSort)}, or one of them behind a minus.") from None
+
+    @property
+    def name(self) -> str:
+        return f"-{self.by}" if self.is_descending else str(self.by)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
@@ -98,11 +99,14 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class WalletBalance:
-    """A wallet with all that is unsettled. `user_id` is whose it is."""
+    """A wallet with all that is unsettled. `user_id` is whose it is, `changed_at` when a run, a posting or an operator
+    last changed it.
+    """
 
     user_id: str
     wallet: Wallet
     balance: Balance
+    changed_at: datetime
 
 
 def access(balance: Balance, min_micros: int, hold_micros: int = 0) -> Access:

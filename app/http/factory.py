@@ -25,6 +25,7 @@ from app.http.routes import (
     reports,
     repricings,
     samples,
+    statements,
     success,
     token_process,
     top_ups,
@@ -64,6 +65,7 @@ def create_api(container: Container, log: RequestLog, addresses: ClientAddress) 
     app.register_blueprint(corrections.blueprint)
     app.register_blueprint(repricings.blueprint)
     app.register_blueprint(top_ups.blueprint)
+    app.register_blueprint(statements.blueprint)
     app.register_blueprint(reports.blueprint)
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(keys.blueprint)

@@ -20,7 +20,18 @@ from app.domain.failed_ends import AgeBand, Filter
 from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX
 from app.domain.keys import NAME_LENGTH_MAX, KeyKind
 from app.domain.reasons import FailureReason
-from app.domain.reports import CHARGE_KINDS, RUN_KINDS, Entries, EntryKind, Group, Scope, Usage, Wallets
+from app.domain.reports import (
+    CHARGE_KINDS,
+    RUN_KINDS,
+    Entries,
+    EntryKind,
+    Group,
+    Scope,
+    Usage,
+    WalletOrder,
+    Wallets,
+    WalletSort,
+)
 from app.domain.wallets import WalletStatus
 from app.http.query import Parameter, read
 from app.http.schemas import shapes
@@ -49,6 +60,24 @@ def _price_id(value: str) -> int:
 def text(name: str, description: str = "") -> Parameter:
     """An id, as it stands."""
     return Parameter(name, _text, shapes.identifier(), description)
+
+
+def flag(name: str, description: str) -> Parameter:
+    def check(value: str) -> bool:
+        if value not in ("true", "false"):
+            raise ValueError("Must be true or false.")
+        return value == "true"
+
+    return Parameter(name, check, {"type": "boolean"}, description)
+
+
+def amount(name: str, description: str) -> Parameter:
+    """An amount of tokens, also below zero."""
+
+    def check(value: str) -> int:
+        return inputs.amount_micros(inputs.number(value), allow_negative=True, allow_zero=True)
+
+    return Parameter(name, check, shapes.amount(allow_negative=True, allow_zero=True), description)
 
 
 def one_of(name: str, values: Sequence[str], description: str = "") -> Parameter:
@@ -115,7 +144,24 @@ FAILED_END_SUMS = (
         "group_by", failed.groups, shapes.some_of(failed.Group), "What to add up by: names with commas between them."
     ),
 )
-WALLETS = (PACKAGE, one_of("status", tuple(WalletStatus)))
+WALLETS = (
+    PACKAGE,
+    one_of("status", tuple(WalletStatus)),
+    text("search", "A part of the user id, in capitals or not. Reads all wallets."),
+    text("prefix", "How the user id begins, exactly. Found by an index."),
+    flag("in_debt", "Whether it owes anything."),
+    flag("with_holds", "Whether it has open holds."),
+    amount("balance_below", "A posted balance of less than so many tokens."),
+    amount("balance_above", "A posted balance of more than so many tokens."),
+)
+WALLET_ORDER = (
+    Parameter(
+        "sort",
+        WalletOrder.named,
+        {**shapes.one_of([*WalletSort, *(f"-{name}" for name in WalletSort)]), "default": WalletSort.USER},
+        "By the user id, the posted balance, the debt, or when it last changed; behind a minus the highest first.",
+    ),
+)
 SCOPE = (text("feature_endpoint_id", "Made for this feature."), text("model", "Made for this model or pattern."))
 USAGE = (
     *DAYS,
@@ -147,6 +193,11 @@ AUDIT_LOG = (
 def entries() -> Entries:
     """The filters of ledger entries. Raises ValidationError."""
     return Entries(**_renamed(read(ENTRIES)))
+
+
+def entries_of_wallet() -> Entries:
+    """Those of entries of one wallet. Raises ValidationError."""
+    return Entries(**_renamed(read(ENTRIES_OF_WALLET)))
 
 
 def usage() -> Usage:
@@ -183,7 +234,14 @@ def moments() -> tuple[datetime | None, datetime | None]:
 
 def wallets() -> Wallets:
     """The filters of wallets. Raises ValidationError."""
-    return Wallets(**read(WALLETS))
+    names = {"balance_below": "balance_below_micros", "balance_above": "balance_above_micros"}
+    return Wallets(**{names.get(name, name): value for name, value in read(WALLETS).items()})
+
+
+def wallet_order() -> WalletOrder:
+    """In which order wallets are listed. Raises ValidationError."""
+    order: WalletOrder = read(WALLET_ORDER).get("sort", WalletOrder())
+    return order
 
 
 def scope() -> Scope:

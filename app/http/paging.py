@@ -32,21 +32,7 @@ class Listing(Generic[Item, Key]):
 
     def page(self) -> dict[str, Any]:
         """The page that is asked for. Raises ValidationError."""
-        errors: dict[str, list[str]] = {}
-        limit, start = PAGE_SIZE_DEFAULT, self.order.first
-        try:
-            if (given := request.args.get("limit")) is not None:
-                limit = page_size(given)
-        except ValueError as error:
-            errors["limit"] = [str(error)]
-        try:
-            if (cursor := request.args.get("cursor")) is not None:
-                start = from_cursor(self.order, cursor)
-        except ValueError as error:
-            errors["cursor"] = [str(error)]
-        if errors:
-            raise ValidationError(errors)
-        return page_answer(self.fetch(limit, start), self.answer)
+        return page_answer(self.fetch(*position(self.order)), self.answer)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """All of it, so many at a time."""
@@ -55,6 +41,25 @@ class Listing(Generic[Item, Key]):
             found = self.fetch(ROWS_PER_FETCH, start)
             yield from map(self.answer, found.items)
             start = found.next_key
+
+
+def position(order: Order[Key]) -> tuple[int, Key]:
+    """How many items are asked for, and behind which. Raises ValidationError."""
+    errors: dict[str, list[str]] = {}
+    limit, start = PAGE_SIZE_DEFAULT, order.first
+    try:
+        if (given := request.args.get("limit")) is not None:
+            limit = page_size(given)
+    except ValueError as error:
+        errors["limit"] = [str(error)]
+    try:
+        if (cursor := request.args.get("cursor")) is not None:
+            start = from_cursor(order, cursor)
+    except ValueError as error:
+        errors["cursor"] = [str(error)]
+    if errors:
+        raise ValidationError(errors)
+    return limit, start
 
 
 def listed(

@@ -47,6 +47,8 @@ SCOPES: Mapping[str, KeyScope] = {
     "POST /api/admin/wallets/<id:user_id>/adjustments": KeyScope.WALLETS,
     "POST /api/admin/wallets/<id:user_id>/chargebacks": KeyScope.WALLETS,
     "GET /api/admin/wallets/<id:user_id>/transactions": KeyScope.READ,
+    "GET /api/admin/wallets/<id:user_id>/statement": KeyScope.READ,
+    "GET /api/admin/wallets/<id:user_id>/balances": KeyScope.READ,
     "GET /api/admin/wallets/<id:user_id>/holds": KeyScope.READ,
     "DELETE /api/admin/wallets/<id:user_id>/holds/<process_id>": KeyScope.WALLETS,
     # Top-ups of many wallets

@@ -23,6 +23,7 @@ from app.stores.postgres import wallets
 from app.stores.postgres.exports import copying, selects
 from app.stores.postgres.exports.columns import Column, Style
 from app.stores.postgres.failures import failure_of
+from app.stores.postgres.statements import Span
 
 EXPORT_SECONDS_MAX = 3_600.0
 
@@ -49,6 +50,10 @@ class ExportService:
         if wallet_id is not None and not self._exists(wallet_id):
             raise WalletNotFound
         return self._export(selects.ENTRY_COLUMNS, selects.entries_select(wanted, wallet_id, style))
+
+    def statement(self, within: Span, wanted: Entries, style: Style) -> Export:
+        """The entries of a wallet's statement. Raises Unavailable."""
+        return self._export(selects.ENTRY_COLUMNS, selects.statement_select(within, wanted, style))
 
     def usage(self, wanted: Usage, style: Style) -> Export:
         """Usage and revenue in the order of the groups. Raises Unavailable."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from redis import RedisError
+from redis import Redis, RedisError
 
 from app.access.changes import WalletChanges
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate
 from app.access.postgres import PostgresAccess
 from app.domain.audit import differing
-from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, WalletNotFound
+from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, Unavailable, WalletNotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, Page, page
-from app.domain.reports import Wallets
+from app.domain.reports import WalletOrder, Wallets
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
-from app.stores.postgres import audit, balances, catalog, debts, wallets
+from app.stores.postgres import audit, balances, catalog, debts, wallet_lists, wallets
 from app.stores.postgres.debts import IndebtedWallet
+from app.stores.redis import holders
 from app.stores.redis.wallet_holds import WalletHolds
 
 ALL_WALLETS = Wallets()
+BY_USER = WalletOrder()
 
 _ACTIONS = {
     WalletStatus.ACTIVE: "wallet.activated",
@@ -37,12 +39,14 @@ class WalletAdmin:
         self,
         *,
         postgres: PostgresAccess,
+        client: Redis,
         holds: WalletHolds,
         redis: Gate,
         changes: WalletChanges,
         doorbell: Doorbell,
     ) -> None:
         self._postgres = postgres
+        self._client = client
         self._holds = holds
         self._redis = redis
         self._changes = changes
@@ -101,18 +105,57 @@ class WalletAdmin:
         [with_holds] = self._with_holds([found[wallet_id]])
         return with_holds
 
-    def list(self, limit: int, after_id: str = FIRST_ID, wanted: Wallets = ALL_WALLETS) -> Page[WalletBalance, str]:
-        """In the order of whose they are. Raises Unavailable."""
+    def list(
+        self, limit: int, after: str = FIRST_ID, wanted: Wallets = ALL_WALLETS, order: WalletOrder = BY_USER
+    ) -> Page[WalletBalance, str]:
+        """Raises Unavailable, also where only Redis could tell which wallets have holds."""
+        if wanted.with_holds is None:
+            return self._page(limit, after, wanted, order)
+        may_hold = self._may_hold()
+        return self._sifted(limit, after, wanted, order, may_hold if wanted.with_holds else None)
 
+    def _sifted(
+        self, limit: int, after: str, wanted: Wallets, order: WalletOrder, among: Collection[WalletId] | None
+    ) -> Page[WalletBalance, str]:
+        """A page of those that have holds, or have none, as Redis tells of each."""
+        found: list[WalletBalance] = []
+        start: str | None = after
+        while start is not None:
+            looked_at = self._page(limit, start, wanted, order, among)
+            for wallet in looked_at.items:
+                if (wallet.balance.held_micros > 0) is wanted.with_holds:
+                    found.append(wallet)
+                if len(found) == limit:
+                    return Page(found, wallet_lists.position_of(order, wallet))
+            start = looked_at.next_key
+        return Page(found, None)
+
+    def _page(
+        self,
+        limit: int,
+        after: str,
+        wanted: Wallets,
+        order: WalletOrder,
+        among: Collection[WalletId] | None = None,
+    ) -> Page[WalletBalance, str]:
         def work(connection: sa.Connection) -> Page[WalletBalance, str]:
             return page(
-                lambda count: balances.balances_after(connection, wanted, after_id, count),
-                lambda found: found.user_id,
+                lambda count: wallet_lists.list_wallets(connection, wanted, order, after, limit=count, among=among),
+                lambda found: wallet_lists.position_of(order, found),
                 limit,
             )
 
         listed = self._postgres.run(work)
         return Page(self._with_holds(listed.items), listed.next_key)
+
+    def _may_hold(self) -> Collection[WalletId]:
+        """Wallets that may have open holds, and no other has. Raises Unavailable without Redis."""
+        if self._redis.is_open:
+            try:
+                return holders.names(self._client)
+            except RedisError as error:
+                self._redis.close(error)
+        raise Unavailable
 
     def _with_holds(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
         held = self._held([one.wallet.id for one in found])
@@ -129,6 +172,11 @@ class WalletAdmin:
                 self._redis.close(error)
         # Holds live in Redis: without it there are none.
         return [0] * len(wallet_ids)
+
+
+def check_position(order: WalletOrder, text: str) -> str:
+    """Where a list of this order goes on, as `list` tells it. Raises ValueError."""
+    return wallet_lists.check_position(order, text)
 
 
 def _update(

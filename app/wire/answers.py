@@ -91,6 +91,7 @@ class WalletAnswer(TypedDict):
     debt_token: Tokens
     held_token: Tokens
     overdraft_limit_token: Tokens
+    changed_at: Annotated[Moment, "When a run, a posting or an operator last changed it."]
 
 
 def wallet_answer(found: WalletBalance) -> WalletAnswer:
@@ -105,6 +106,7 @@ def wallet_answer(found: WalletBalance) -> WalletAnswer:
         "debt_token": token_number(balance.debt_micros),
         "held_token": token_number(balance.held_micros),
         "overdraft_limit_token": token_number(balance.overdraft_limit_micros),
+        "changed_at": moment_text(found.changed_at),
     }
 
 

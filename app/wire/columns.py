@@ -21,6 +21,7 @@ from app.wire.keys import AuditEntryAnswer, KeyAnswer
 from app.wire.price_imports import PriceImportHeadAnswer
 from app.wire.prices import PriceAnswer
 from app.wire.samples import SampleAnswer
+from app.wire.statements import DayBalanceAnswer
 from app.wire.top_ups import ScheduleHeadAnswer, TopUpAnswer, TopUpWalletAnswer
 from app.wire.types import Words
 
@@ -57,6 +58,7 @@ DEBT_SUMS = columns_of(DebtSumsAnswer)
 BULK_ACTIONS = columns_of(BulkActionHeadAnswer)
 BULK_ENDS = columns_of(BulkEndAnswer)
 SAMPLES = columns_of(SampleAnswer)
+DAY_BALANCES = columns_of(DayBalanceAnswer)
 TOP_UPS = columns_of(TopUpAnswer)
 TOP_UP_WALLETS = columns_of(TopUpWalletAnswer)
 TOP_UP_SCHEDULES = columns_of(ScheduleHeadAnswer)

@@ -95,4 +95,6 @@ BY_ID = Order(FIRST_ID, _text)
 # By UUIDs that begin with their time.
 OLDEST_FIRST = Order(str(UUID(int=0)), _uuid)
 NEWEST_FIRST = Order(NEWEST, _number)
+# By numbers that the server has given.
+OLDEST_NUMBER_FIRST = Order(0, _number)
 BY_EXPIRY = Order(FIRST_ID, hold_position)

@@ -240,7 +240,10 @@ def test_all_commands() -> None:
         *(f"profit-rules {name}" for name in ("create", "list")),
         *(f"prices {name}" for name in ("add", "list", "estimate", "import", "imports", "show-import", "approve")),
         *(f"wallets {name}" for name in ("create", "show", "list", "update", "top-up", "refund", "adjust")),
-        *(f"wallets {name}" for name in ("transactions", "holds", "release-hold", "charge-back")),
+        *(
+            f"wallets {name}"
+            for name in ("transactions", "holds", "release-hold", "charge-back", "statement", "balances")
+        ),
         *(f"ends {name}" for name in ("corrections", "reverse", "amend")),
         *(f"repricings {name}" for name in ("create", "list", "show", "apply")),
         *(f"top-ups {name}" for name in ("create", "apply", "discard", "show", "list", "wallets")),

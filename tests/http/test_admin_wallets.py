@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 from redis import RedisError
+from werkzeug.test import TestResponse
 
 from app.bootstrap import Container
 from tests.http.admin import NOT_AMOUNTS, Admin, assert_invalid, data, failure
@@ -65,11 +67,18 @@ def service(client: FlaskClient, server_headers: dict[str, str]) -> Service:
     return Service(client, server_headers)
 
 
+def shown(response: TestResponse, status: int = 200) -> dict[str, Any]:
+    """A wallet, but when it last changed."""
+    found = data(response, status)
+    assert datetime.fromisoformat(found.pop("changed_at")).tzinfo is not None
+    return found
+
+
 class TestCreate:
     def test_create(self, admin: Admin, shop: Billing) -> None:
-        created = data(admin.post("/wallets", {"user_id": "u", "package_id": PACKAGE}), 201)
+        created = shown(admin.post("/wallets", {"user_id": "u", "package_id": PACKAGE}), 201)
         assert created == {"user_id": "u", "status": "active", "package_id": PACKAGE, **EMPTY}
-        assert data(admin.get("/wallets/u")) == created
+        assert shown(admin.get("/wallets/u")) == created
 
     def test_everything_given(self, admin: Admin) -> None:
         body = {
@@ -78,7 +87,7 @@ class TestCreate:
             "overdraft_limit_token": Decimal("0.5"),
             "status": "suspended",
         }
-        created = data(admin.post("/wallets", body), 201)
+        created = shown(admin.post("/wallets", body), 201)
         assert created == {
             "user_id": "ü/{u}",
             "status": "suspended",
@@ -86,7 +95,7 @@ class TestCreate:
             **EMPTY,
             "overdraft_limit_token": Decimal("0.5"),
         }
-        assert data(admin.get("/wallets/%C3%BC/%7Bu%7D")) == created
+        assert shown(admin.get("/wallets/%C3%BC/%7Bu%7D")) == created
 
     def test_exists(self, admin: Admin, wallet: str) -> None:
         failure(admin.post("/wallets", {"user_id": wallet, "package_id": None}), 409, "already_exists")
@@ -122,8 +131,8 @@ class TestShow:
         service.start(hold_token=2.5)
         assert service.end(40) == "return-able"
         assert service.end(4_000) == "not-return-able"
-        shown = data(admin.get("/wallets/u"))
-        assert shown == {
+        waiting = shown(admin.get("/wallets/u"))
+        assert waiting == {
             "user_id": "u",
             "status": "active",
             "package_id": PACKAGE,
@@ -136,7 +145,7 @@ class TestShow:
         }
         shop.settle_everything()
         settled = data(admin.get("/wallets/u"))
-        assert (settled["posted_token"], settled["pending_token"], settled["token"]) == (989, 0, shown["token"])
+        assert (settled["posted_token"], settled["pending_token"], settled["token"]) == (989, 0, waiting["token"])
         assert admin.items("/wallets") == [settled]
 
     def test_with_redis_away_nothing_is_held(

@@ -82,7 +82,7 @@ def wallet(
     pending_micros: int = 0,
 ) -> WalletBalance:
     row = Wallet(wallet_of(user_id), package_id, status, tokens * TOKEN, debt_micros, 0, version=1)
-    return WalletBalance(user_id, row, row.balance(pending_micros=pending_micros))
+    return WalletBalance(user_id, row, row.balance(pending_micros=pending_micros), NOW)
 
 
 class FakeCatalog:

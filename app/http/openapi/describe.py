@@ -40,9 +40,18 @@ class PageOf:
 
 @dataclass(frozen=True, slots=True)
 class ItemsOf:
-    """`{items}` of these, all of them."""
+    """`{items}` of these, all of them. `as_table`: as of a page."""
 
     item: Any
+    as_table: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OrTable:
+    """A TypedDict, or all of it as CSV or Parquet, as the caller accepts."""
+
+    data: Any
+    as_table: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,10 @@ class Description:
     has_optional_key: bool
     bytes_max: int | None
 
+    @property
+    def has_table(self) -> bool:
+        return isinstance(self.data, (PageOf, ItemsOf, OrTable)) and self.data.as_table
+
 
 def answers(
     data: Any,
@@ -84,7 +97,7 @@ def answers(
 ) -> Callable[[View], View]:
     """Decorates a view with its description.
 
-    `data`: the TypedDict of the envelope's `data`, or PageOf, ItemsOf or Bare.
+    `data`: the TypedDict of the envelope's `data`, or PageOf, ItemsOf, OrTable or Bare.
     `status`: of success; 201 and 200 where it is repeatable (see `routes.repeatable`).
     `body`: the schema that loads it. `refuses`: the domain errors that are this route's own.
     `takes_key`: reads Idempotency-Key. `takes_actor`: reads X-Actor, as what changes something for operators does

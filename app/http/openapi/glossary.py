@@ -28,6 +28,8 @@ _MEANINGS = {
     "attempts": "How often it was tried to deduct it.",
     "awaited": "How many were sent to be tried again, of which it isn't known yet what becomes.",
     "balance_after": "The posted balance after it.",
+    "balance_above": "A posted balance of more than this.",
+    "balance_below": "A posted balance of less than this.",
     "base_cost": "The cost before profit.",
     "by_error": "The same by why they failed.",
     "by_state": "The same by state.",

@@ -21,7 +21,7 @@ from app.http.openapi import failures, glossary
 from app.http.openapi.answers import answer_schema
 from app.http.openapi.bodies import body_schema
 from app.http.openapi.components import Components, reference
-from app.http.openapi.describe import Bare, Description, ItemsOf, PageOf, description_of
+from app.http.openapi.describe import Bare, Description, ItemsOf, OrTable, PageOf, description_of
 from app.http.request_context import REQUEST_ID_HEADER
 from app.http.schemas import shapes
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX
@@ -175,7 +175,7 @@ def _responses(route: Route, described: Description, components: Components) -> 
         has_optional_key=described.has_optional_key,
         has_body=described.body is not None,
         has_path_parameters="{" in route.path,
-        has_table=isinstance(described.data, PageOf) and described.data.as_table,
+        has_table=described.has_table,
     )
     for status, codes in failures.with_own(usual, described.refuses).items():
         if str(status) not in responses:
@@ -196,14 +196,14 @@ def _success(route: Route, described: Description, status: int, components: Comp
 
 
 def _content(route: Route, described: Description, components: Components) -> Shape:
-    data = described.data
+    data = described.data.data if isinstance(described.data, OrTable) else described.data
     if isinstance(data, Bare):
         anything = {"type": "object" if data.media_type == MEDIA_TYPE else "string"}
         schema = anything if data.data is None else answer_schema(components, data.data)
         return {data.media_type: {"schema": schema}}
     shape = _items(data, components) if isinstance(data, (PageOf, ItemsOf)) else answer_schema(components, data)
     content: Shape = {MEDIA_TYPE: {"schema": _envelope(shape)}}
-    if isinstance(data, PageOf) and data.as_table:
+    if described.has_table:
         for media_type in MEDIA_TYPES.values():
             content[media_type] = {"schema": {"type": "string", "description": "All of it: a table has no pages."}}
     return content

@@ -18,12 +18,13 @@ from app.domain.errors import (
     WalletNotFound,
 )
 from app.domain.inputs import ID_LENGTH_MAX, WALLET_PARTS, identifier
+from app.domain.pages import FIRST_ID
 from app.domain.postings import Posting, PostingKind
 from app.http import filters
 from app.http.auth import caller_of_call
 from app.http.json import read_object
 from app.http.openapi.describe import PageOf, answers
-from app.http.paging import by_expiry, by_id, listed, newest_first
+from app.http.paging import Listing, by_expiry, by_id, listed, newest_first
 from app.http.query import PAGE, takes, takes_page
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.routes.corrections import corrected
@@ -36,6 +37,7 @@ from app.http.schemas.admin import (
     ProfitRuleSchema,
     WalletSchema,
 )
+from app.operations.wallets import check_position
 from app.wire import columns
 from app.wire.answers import (
     CorrectionAnswer,
@@ -54,6 +56,7 @@ from app.wire.answers import (
     transaction_answer,
     wallet_answer,
 )
+from app.wire.cursors import Order
 
 blueprint = Blueprint("admin", __name__, url_prefix="/api/admin")
 
@@ -177,11 +180,15 @@ def create_wallet() -> Response:
 
 
 @blueprint.get("/wallets")
-@takes(*PAGE, *filters.WALLETS)
+@takes(*PAGE, *filters.WALLETS, *filters.WALLET_ORDER)
 @answers(PageOf(WalletAnswer))
 def list_wallets() -> Response:
-    wanted, wallets = filters.wallets(), container().wallet_admin
-    found = by_id(lambda limit, after_id: wallets.list(limit, after_id, wanted), wallet_answer)
+    wanted, order, wallets = filters.wallets(), filters.wallet_order(), container().wallet_admin
+    found = Listing(
+        Order(FIRST_ID, lambda text: check_position(order, text)),
+        lambda limit, after: wallets.list(limit, after, wanted, order),
+        wallet_answer,
+    )
     return listed("Wallets", found, columns.WALLETS)
 
 

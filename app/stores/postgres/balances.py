@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.domain.reports import Wallets
 from app.domain.wallets import UntoldEnd, Wallet, WalletBalance, WalletId
 from app.stores.postgres.wallets import from_row
 
@@ -32,22 +31,17 @@ _LOAD = sa.text("""
     FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
 """)
 
-_BALANCES = """
+_BALANCES = sa.text("""
     SELECT wallets.wallet_id, wallets.user_id, package_id, status, posted_micros, debt_micros, overdraft_limit_micros,
-        version, coalesce(pending_micros, 0) AS pending_micros, coalesce(untold_debt_micros, 0) AS untold_debt_micros
+        version, changed_at, coalesce(pending_micros, 0) AS pending_micros,
+        coalesce(untold_debt_micros, 0) AS untold_debt_micros
     FROM wallets LEFT JOIN LATERAL (
         -- Numeric: what adds up past 64 bits is one wallet's trouble, and nobody else's.
         SELECT sum(cost_micros) FILTER (WHERE state = 'accepted') AS pending_micros,
             sum(cost_micros) FILTER (WHERE state <> 'accepted') AS untold_debt_micros
         FROM end_inbox AS i WHERE i.wallet_id = wallets.wallet_id AND NOT is_debt
     ) AS unsettled ON true
-"""
-_BALANCES_OF = sa.text(f"{_BALANCES} WHERE wallets.wallet_id = ANY(CAST(:wallet_ids AS text[]))")
-_BALANCES_AFTER = sa.text(f"""{_BALANCES}
-    WHERE wallets.user_id > :after
-        AND (CAST(:package_id AS text) IS NULL OR package_id = :package_id)
-        AND (CAST(:status AS text) IS NULL OR status = :status)
-    ORDER BY wallets.user_id LIMIT :limit
+    WHERE wallets.wallet_id = ANY(CAST(:wallet_ids AS text[]))
 """)
 
 
@@ -77,17 +71,12 @@ def load(
 
 def balances(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dict[WalletId, WalletBalance]:
     """Wallets with the sums of what is unsettled."""
-    rows = connection.execute(_BALANCES_OF, {"wallet_ids": list(wallet_ids)})
-    return {row.wallet_id: _balance(row) for row in rows}
+    rows = connection.execute(_BALANCES, {"wallet_ids": list(wallet_ids)})
+    return {row.wallet_id: balance_of(row) for row in rows}
 
 
-def balances_after(connection: sa.Connection, wanted: Wallets, user_id: str, limit: int) -> list[WalletBalance]:
-    """The next wallets in the order of whose they are."""
-    values = {"after": user_id, "limit": limit, **asdict(wanted)}
-    return [_balance(row) for row in connection.execute(_BALANCES_AFTER, values)]
-
-
-def _balance(row: Any) -> WalletBalance:
+def balance_of(row: Any) -> WalletBalance:
+    """The wallet in a row that has its columns, `changed_at`, and the sums of what is unsettled."""
     wallet = from_row(row)
     balance = wallet.balance(pending_micros=int(row.pending_micros), untold_debt_micros=int(row.untold_debt_micros))
-    return WalletBalance(row.user_id, wallet, balance)
+    return WalletBalance(row.user_id, wallet, balance, row.changed_at)

@@ -19,7 +19,8 @@ from app.stores.postgres.tables import token_transactions as entries
 from app.stores.postgres.tables import wallets
 
 # An entry may be entered so much later than its transaction, whose moment it carries, has begun. None takes a minute.
-ENTERED_WITHIN: sa.ColumnElement[Any] = sa.literal_column("interval '1 hour'")
+ENTERED_WITHIN = "interval '1 hour'"
+_ENTERED_WITHIN: sa.ColumnElement[Any] = sa.literal_column(ENTERED_WITHIN)
 
 
 def list_entries(
@@ -43,6 +44,12 @@ def conditions(wanted: Entries, wallet_id: WalletId | None) -> list[sa.ColumnEle
         found += [entries.c.created_at >= wanted.since, entries.c.id > _last_before(wanted.since)]
     if wanted.until is not None:
         found += [entries.c.created_at < wanted.until, entries.c.id < _first_after(wanted.until)]
+    return found + attributes(wanted)
+
+
+def attributes(wanted: Entries) -> list[sa.ColumnElement[bool]]:
+    """What is asked of entries but when they were made."""
+    found: list[sa.ColumnElement[bool]] = []
     for name in ("feature_endpoint_id", "model", "user_id", "price_id"):
         value = getattr(wanted, name)
         if value is not None:
@@ -59,14 +66,14 @@ def conditions(wanted: Entries, wallet_id: WalletId | None) -> list[sa.ColumnEle
 def _last_before(moment: datetime) -> sa.ColumnElement[Any]:
     """An id that every entry since then is above."""
     probe = entries.alias("before")
-    last = sa.select(probe.c.id).where(probe.c.created_at < _at(moment) - ENTERED_WITHIN)
+    last = sa.select(probe.c.id).where(probe.c.created_at < _at(moment) - _ENTERED_WITHIN)
     return sa.func.coalesce(last.order_by(probe.c.created_at.desc()).limit(1).scalar_subquery(), 0)
 
 
 def _first_after(moment: datetime) -> sa.ColumnElement[Any]:
     """An id that every entry until then is below."""
     probe = entries.alias("after")
-    first = sa.select(probe.c.id).where(probe.c.created_at >= _at(moment) + ENTERED_WITHIN)
+    first = sa.select(probe.c.id).where(probe.c.created_at >= _at(moment) + _ENTERED_WITHIN)
     return sa.func.coalesce(first.order_by(probe.c.created_at).limit(1).scalar_subquery(), NEWEST)
 
 

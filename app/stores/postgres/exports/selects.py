@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from app.domain.reports import Entries, Group, Usage
 from app.domain.tables import Kind
 from app.domain.wallets import WalletId
-from app.stores.postgres import ledger_lists, rollups, usage
+from app.stores.postgres import ledger_lists, rollups, statements, usage
 from app.stores.postgres.exports.columns import Column, Style, selection
+from app.stores.postgres.statements import Span
 from app.stores.postgres.tables import token_transactions as entries
 
 
@@ -66,6 +67,12 @@ def entries_select(wanted: Entries, wallet_id: WalletId | None, style: Style) ->
     """Ledger entries in the order they were made, of one wallet or of all."""
     statement = sa.select(*selection(ENTRY_COLUMNS, style)).where(*ledger_lists.conditions(wanted, wallet_id))
     return statement.order_by(entries.c.id)
+
+
+def statement_select(within: Span, wanted: Entries, style: Style) -> sa.Select[Any]:
+    """The entries of a wallet's statement, in their order."""
+    statement = sa.select(*selection(ENTRY_COLUMNS, style)).where(*statements.conditions(within))
+    return statement.where(*ledger_lists.attributes(wanted)).order_by(entries.c.id)
 
 
 def archive_select(columns: tuple[Column, ...], last_entry_id: int) -> sa.Select[Any]:

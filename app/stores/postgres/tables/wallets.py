@@ -30,6 +30,8 @@ wallets = sa.Table(
     sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),
     sa.CheckConstraint("debt_micros BETWEEN 0 AND 9007199254740992", name="wallets_debt_in_range"),
     sa.Index("wallets_user_id", "user_id", unique=True),
+    # How an id begins, whatever the database's collation.
+    sa.Index("wallets_user_id_prefix", "user_id", postgresql_ops={"user_id": "text_pattern_ops"}),
     sa.Index("wallets_collect_at", "collect_at", postgresql_where=sa.text("collect_at IS NOT NULL")),
 )
 
