@@ -178,7 +178,9 @@ class HoldService:
             [HoldView(hold.process_id, hold.amount_micros, hold.ends_at) for hold in found.items], found.next_key
         )
 
-    def give_back(self, user_id: str, process_id: str, caller: Caller = SYSTEM) -> ReleaseReply:
+    def give_back(
+        self, user_id: str, process_id: str, caller: Caller = SYSTEM, *, reason: str | None = None
+    ) -> ReleaseReply:
         """Release an open hold for an operator, with an entry in the audit log.
 
         Raises HoldNotFound, WalletNotFound or Unavailable.
@@ -193,7 +195,9 @@ class HoldService:
 
         def told(reply: ReleaseReply) -> Change:
             before = {"user_id": user_id, "held_micros": reply.released_micros}
-            return Change("hold.released", "hold", process_id, before=before)
+            return Change(
+                "hold.released", "hold", process_id, before=before, after=None if reason is None else {"reason": reason}
+            )
 
         released = self._audit.around(caller, release, told)
         log.info("hold_released_by_operator", user_id=user_id, process_id=process_id, actor=caller.actor)

@@ -141,6 +141,7 @@ def list_wallets(
 @click.option("--package", "package_id", type=support.ID)
 @click.option("--no-package", is_flag=True, help="Take the package away.")
 @overdraft_limit
+@click.option("--reason", type=support.REASON, help="It stands in the audit log.")
 @support.by
 @as_json
 @with_services
@@ -152,13 +153,14 @@ def update(
     package_id: str | None,
     no_package: bool,
     overdraft_limit_micros: int | None,
+    reason: str | None,
     caller: Caller,
     as_json: bool,
 ) -> None:
     """Change a wallet's status, package or overdraft limit.
 
     \b
-    flask wallets update alice --status suspended
+    flask wallets update alice --status suspended --reason "Fraud check"
     """
     if no_package and package_id is not None:
         raise click.UsageError("--package and --no-package exclude each other.")
@@ -166,7 +168,8 @@ def update(
     changes: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
     if no_package:
         changes["package_id"] = None
-    echo_object(wallet_answer(services.wallet_admin.update(user_id, changes, caller)), as_json=as_json)
+    changed = services.wallet_admin.update(user_id, changes, caller, reason=reason)
+    echo_object(wallet_answer(changed), as_json=as_json)
 
 
 @wallets.command("transactions")
@@ -215,16 +218,19 @@ def holds(services: Container, user_id: str, limit: int, after: str | None, as_j
 @wallets.command("release-hold")
 @user_id
 @click.argument("process_id", type=support.ID)
+@click.option("--reason", type=support.REASON, help="It stands in the audit log.")
 @support.by
 @as_json
 @with_services
-def release_hold(services: Container, user_id: str, process_id: str, caller: Caller, as_json: bool) -> None:
+def release_hold(
+    services: Container, *, user_id: str, process_id: str, reason: str | None, caller: Caller, as_json: bool
+) -> None:
     """Give an open hold back. The run may go on and still bills.
 
     \b
     flask wallets release-hold alice 01a20596-5336-7733-91c3-ec7baf964834-8db1423494eb
     """
-    released = services.holds.give_back(user_id, process_id, caller)
+    released = services.holds.give_back(user_id, process_id, caller, reason=reason)
     echo_object(released_hold_answer(user_id, process_id, released), as_json=as_json)
 
 

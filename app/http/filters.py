@@ -17,7 +17,7 @@ from app.domain import inputs, reports
 from app.domain.audit import AuditFilter
 from app.domain.ends import EndState
 from app.domain.failed_ends import AgeBand, Filter
-from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX
+from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX, REASON_LENGTH_MAX
 from app.domain.keys import NAME_LENGTH_MAX, KeyKind
 from app.domain.reasons import FailureReason
 from app.domain.reports import (
@@ -160,6 +160,15 @@ WALLET_ORDER = (
         WalletOrder.named,
         {**shapes.one_of([*WalletSort, *(f"-{name}" for name in WalletSort)]), "default": WalletSort.USER},
         "By the user id, the posted balance, the debt, or when it last changed; behind a minus the highest first.",
+    ),
+)
+# Of what has no body.
+REASON = (
+    Parameter(
+        "reason",
+        lambda value: inputs.printable(value, REASON_LENGTH_MAX),
+        shapes.printable(REASON_LENGTH_MAX),
+        "Why: it stands in the audit log.",
     ),
 )
 SCOPE = (text("feature_endpoint_id", "Made for this feature."), text("model", "Made for this model or pattern."))

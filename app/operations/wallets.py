@@ -81,7 +81,9 @@ class WalletAdmin:
         self._changes.announce(self._postgres.transaction(work))
         return self.get(user_id)
 
-    def update(self, user_id: str, changes: Mapping[str, Any], caller: Caller = SYSTEM) -> WalletBalance:
+    def update(
+        self, user_id: str, changes: Mapping[str, Any], caller: Caller = SYSTEM, *, reason: str | None = None
+    ) -> WalletBalance:
         """Change any of status, package_id and overdraft_limit_micros; nothing given changes nothing.
 
         Raises WalletNotFound, NotFound (the package), Unavailable, or BalanceOutOfRange when more is
@@ -90,7 +92,7 @@ class WalletAdmin:
         if changes:
             wallet_id = wallet_of(user_id)
             changed, woken = self._postgres.wallet_transaction(
-                wallet_id, lambda connection: _update(connection, wallet_id, changes, caller)
+                wallet_id, lambda connection: _update(connection, wallet_id, changes, caller, reason)
             )
             self._changes.announce(changed)
             self._doorbell.collect(woken)
@@ -180,7 +182,7 @@ def check_position(order: WalletOrder, text: str) -> str:
 
 
 def _update(
-    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any], caller: Caller
+    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any], caller: Caller, reason: str | None
 ) -> tuple[Wallet, Sequence[IndebtedWallet]]:
     wallet = wallets.lock(connection, wallet_id)
     if wallet is None:
@@ -192,6 +194,7 @@ def _update(
     changed = wallets.update(connection, wallet_id, changes)
     before, after = differing(_told(wallet), _told(changed))
     if after:
+        after |= {} if reason is None else {"reason": reason}
         action = _ACTIONS[changed.status] if "status" in after else "wallet.updated"
         audit.write(connection, caller, action, ("wallet", wallet_id), before=before, after=after)
     has_more_room = limit_micros > wallet.overdraft_limit_micros

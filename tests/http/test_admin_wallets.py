@@ -186,6 +186,24 @@ class TestUpdate:
         before = data(admin.get("/wallets/u"))
         assert data(admin.patch("/wallets/u", {"token": 5})) == before
 
+    def test_why_stands_in_the_audit_log(self, admin: Admin, wallet: str, service: Service) -> None:
+        data(admin.patch("/wallets/u", {"status": "suspended", "reason": "Fraud check"}))
+        service.start(hold_token=5)
+        data(admin.patch("/wallets/u", {"status": "active"}))
+        assert service.start(hold_token=5) == (200, "access-able")
+        [hold] = admin.items("/wallets/u/holds")
+        path = f"/wallets/u/holds/{hold['process_id']}"
+        assert_invalid(admin.send("DELETE", f"{path}?reason="), "reason")
+        assert_invalid(admin.send("DELETE", f"{path}?why=x"), "why")
+        data(admin.send("DELETE", f"{path}?reason=Left%20over"))
+        told = [(entry["action"], entry["after"]) for entry in admin.items("/audit-log")]
+        assert told == [
+            ("hold.released", {"reason": "Left over"}),
+            ("wallet.activated", {"status": "active"}),
+            ("wallet.suspended", {"status": "suspended", "reason": "Fraud check"}),
+        ]
+        assert_invalid(admin.patch("/wallets/u", {"status": "active", "reason": "a\nb"}), "reason")
+
     def test_unknown(self, admin: Admin) -> None:
         for body in ({"status": "closed"}, {}):
             failure(admin.patch("/wallets/none", body), 404, "wallet_not_found")

@@ -25,7 +25,7 @@ from app.http.auth import caller_of_call
 from app.http.json import read_object
 from app.http.openapi.describe import PageOf, answers
 from app.http.paging import Listing, by_expiry, by_id, listed, newest_first
-from app.http.query import PAGE, takes, takes_page
+from app.http.query import PAGE, read, takes, takes_page
 from app.http.routes import asked_by_operator, container, repeatable, success
 from app.http.routes.corrections import corrected
 from app.http.schemas import RequestSchema
@@ -35,6 +35,7 @@ from app.http.schemas.admin import (
     FeatureSchema,
     PackageSchema,
     ProfitRuleSchema,
+    WalletChangeSchema,
     WalletSchema,
 )
 from app.operations.wallets import check_position
@@ -69,7 +70,7 @@ _package = PackageSchema()
 _package_change = PackageSchema(exclude=("id",), partial=True)
 _profit_rule = ProfitRuleSchema()
 _wallet = WalletSchema()
-_wallet_change = WalletSchema(exclude=("user_id",), partial=True)
+_wallet_change = WalletChangeSchema(exclude=("user_id",), partial=True)
 _credit = CreditSchema()
 _adjustment = AdjustmentSchema()
 
@@ -202,7 +203,9 @@ def show_wallet(user_id: str) -> Response:
 @answers(WalletAnswer, body=_wallet_change, refuses=(WalletNotFound, BalanceOutOfRange))
 def update_wallet(user_id: str) -> Response:
     """Changes what the body names, and only that."""
-    changed = container().wallet_admin.update(user_id, _wallet_change.load(read_object()), caller_of_call())
+    changes = _wallet_change.load(read_object())
+    reason = changes.pop("reason", None)
+    changed = container().wallet_admin.update(user_id, changes, caller_of_call(), reason=reason)
     return success("Wallet updated", wallet_answer(changed))
 
 
@@ -247,10 +250,12 @@ def list_holds(user_id: str) -> Response:
 
 
 @blueprint.delete("/wallets/<id:user_id>/holds/<process_id>")
+@takes(*filters.REASON)
 @answers(ReleasedHoldAnswer, refuses=(HoldNotFound, WalletNotFound))
 def release_hold(user_id: str, process_id: str) -> Response:
     """Gives an open hold back."""
-    released = container().holds.give_back(user_id, process_id, caller_of_call())
+    reason = read(filters.REASON).get("reason")
+    released = container().holds.give_back(user_id, process_id, caller_of_call(), reason=reason)
     return success("Hold given back", released_hold_answer(user_id, process_id, released))
 
 

@@ -82,6 +82,12 @@ class WalletSchema(RequestSchema):
     overdraft_limit_micros = TokenAmount(allow_zero=True, data_key="overdraft_limit_token", load_default=0)
 
 
+class WalletChangeSchema(WalletSchema):
+    """`reason` stands in the audit log."""
+
+    reason = FreeText(length_max=REASON_LENGTH_MAX, allow_none=True, load_default=None)
+
+
 class CreditSchema(RequestSchema):
     """A top-up, a refund or a chargeback."""
 
