@@ -54,6 +54,17 @@ class FailedEndSums:
             lambda connection: _add_up(connection, matching, groups, limit, after, are_debts=False)
         )
 
+    def overview(
+        self, matching: Filter, groups: Sequence[Group]
+    ) -> tuple[FailedEndGroup, Mapping[Group, Sequence[FailedEndGroup]]]:
+        """All that match together, and by each of these alone. Raises Unavailable."""
+
+        def work(connection: sa.Connection) -> tuple[FailedEndGroup, Mapping[Group, Sequence[FailedEndGroup]]]:
+            [total] = failed_end_groups.add_up(connection, matching, (), are_debts=False)
+            return total, failed_end_groups.overview(connection, matching, groups)
+
+        return self._postgres.run(work)
+
     def debts(self, matching: Filter, groups: Sequence[Group], limit: int, after: str = FIRST_ID) -> DebtSums:
         """The same of what wallets owe. Raises Unavailable."""
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 
 
 def id_array(ids: Iterable[UUID]) -> str:
@@ -25,6 +29,11 @@ def moment_array(moments: Iterable[datetime | None]) -> str:
 
 def text_array(texts: Iterable[str | None]) -> str:
     return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in texts])}}}"
+
+
+def is_any(column: sa.ColumnElement[Any], ids: Iterable[UUID]) -> sa.ColumnElement[bool]:
+    """That a column is one of these: one parameter, where IN has as many as there are ids."""
+    return column == sa.func.any(sa.cast(sa.literal(id_array(ids), sa.Text), pg.ARRAY(pg.UUID)))
 
 
 def _quoted(text: str) -> str:

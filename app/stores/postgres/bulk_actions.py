@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState, Fate
 from app.domain.wallets import WalletId
-from app.stores.postgres.arrays import id_array, text_array
+from app.stores.postgres.arrays import id_array, is_any, text_array
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import bulk_action_ends, bulk_actions, end_inbox
 
@@ -260,14 +260,14 @@ def claim(connection: sa.Connection, number: int, ids: Collection[UUID]) -> list
     """Lock those of these ends about which nothing was done."""
     statement = (
         sa.select(*_END_COLUMNS)
-        .where(_is_open(number), bulk_action_ends.c.replayed_at.is_(None), bulk_action_ends.c.end_id.in_(ids))
+        .where(_is_open(number), bulk_action_ends.c.replayed_at.is_(None), is_any(bulk_action_ends.c.end_id, ids))
         .order_by(bulk_action_ends.c.end_id)
     )
     return [_end(row) for row in connection.execute(statement.with_for_update())]
 
 
 def mark_replayed(connection: sa.Connection, number: int, ids: Collection[UUID]) -> None:
-    statement = sa.update(bulk_action_ends).where(_is_open(number), bulk_action_ends.c.end_id.in_(ids))
+    statement = sa.update(bulk_action_ends).where(_is_open(number), is_any(bulk_action_ends.c.end_id, ids))
     connection.execute(statement.values(replayed_at=sa.func.now()))
 
 

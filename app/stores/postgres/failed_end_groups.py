@@ -96,6 +96,53 @@ def add_up(
     return [_group(row, len(groups)) for row in connection.execute(statement.limit(limit))]
 
 
+def overview(connection: sa.Connection, matching: Filter, groups: Sequence[Group]) -> dict[Group, list[FailedEndGroup]]:
+    """By each of these alone, all in one look at the ends; the largest sums first. How many users each is about isn't
+    counted.
+    """
+    keys = [_COLUMNS[group].label(group.value) for group in groups]
+    inner = sa.select(*keys, end_inbox.c.state.label("of_state"), end_inbox.c.cost_micros, end_inbox.c.accepted_at)
+    ends = inner.where(condition(matching)).subquery()
+    columns = [ends.c[group.value] for group in groups]
+    retrying, dead = ends.c.of_state == "retrying", ends.c.of_state == "dead"
+    micros = sa.func.coalesce(sa.func.sum(ends.c.cost_micros), 0)
+    statement = (
+        sa.select(
+            sa.func.grouping(*columns),
+            *columns,
+            sa.func.count(),
+            micros,
+            *(aggregate for is_it in (retrying, dead) for aggregate in (
+                sa.func.count().filter(is_it), sa.func.coalesce(sa.func.sum(ends.c.cost_micros).filter(is_it), 0)
+            )),
+            sa.func.min(ends.c.accepted_at),
+            sa.func.max(ends.c.accepted_at),
+        )
+        .group_by(sa.func.grouping_sets(*(sa.tuple_(column) for column in columns)))
+        .order_by(micros.desc(), *columns)
+    )  # fmt: skip
+    found: dict[Group, list[FailedEndGroup]] = {group: [] for group in groups}
+    for level, *row in connection.execute(statement):
+        # All bits are set but that of what it is grouped by, the first one in front.
+        place = next(i for i in range(len(groups)) if not level >> (len(groups) - 1 - i) & 1)
+        ends_count, cost, retrying_count, retrying_micros, dead_count, dead_micros, oldest, newest = row[len(groups) :]
+        found[groups[place]].append(
+            FailedEndGroup(
+                (row[place],),
+                ends_count,
+                0,
+                int(cost),
+                retrying_count,
+                int(retrying_micros),
+                dead_count,
+                int(dead_micros),
+                oldest,
+                newest,
+            )
+        )
+    return found
+
+
 def position_from(groups: Sequence[Group], values: Any) -> list[Any]:
     """A position that was written as JSON. Raises ValueError where it isn't one of these groups."""
     if not isinstance(values, list) or len(values) != len(groups) + 1:

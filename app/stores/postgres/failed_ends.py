@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from app.domain.failed_ends import Filter, age_bounds
 from app.domain.wallets import WalletId, wallet_of
 from app.stores.postgres import settlement
+from app.stores.postgres.arrays import is_any
 from app.stores.postgres.tables import end_inbox, wallets
 
 NOT_ACCEPTED = end_inbox.c.state != sa.literal_column("'accepted'")
@@ -84,7 +85,7 @@ def condition(matching: Filter, among: sa.ColumnElement[bool] = NOT_ACCEPTED) ->
 
 def any_of(ids: Collection[UUID]) -> sa.ColumnElement[bool]:
     """That an end of the inbox is one of these, and has failed."""
-    return sa.and_(end_inbox.c.id.in_(ids), NOT_ACCEPTED)
+    return sa.and_(is_any(end_inbox.c.id, ids), NOT_ACCEPTED)
 
 
 def _within(matching: Filter) -> Iterator[sa.ColumnElement[bool]]:
@@ -141,7 +142,7 @@ def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRo
     The wallets are locked first, as collecting does.
     """
     ids = list(ids)
-    wanted = end_inbox.c.id.in_(ids)
+    wanted = is_any(end_inbox.c.id, ids)
     payers = set(connection.execute(sa.select(end_inbox.c.wallet_id).where(wanted)).scalars())
     settlement.lock_wallets(connection, payers)
     connection.execute(_REPLAY, {"ids": ids})
@@ -151,10 +152,10 @@ def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRo
 def claim(connection: sa.Connection, ids: Collection[UUID]) -> Sequence[Any]:
     """Lock those of these ends that have failed; their whole rows, oldest first. Their wallet is locked already."""
     # Locking accepted ends as well would invite deadlocks: settlement takes those before their wallet.
-    statement = sa.select(end_inbox).where(end_inbox.c.id.in_(ids), NOT_ACCEPTED).order_by(end_inbox.c.id)
+    statement = sa.select(end_inbox).where(is_any(end_inbox.c.id, ids), NOT_ACCEPTED).order_by(end_inbox.c.id)
     return connection.execute(statement.with_for_update()).all()
 
 
 def delete(connection: sa.Connection, ids: Collection[UUID]) -> None:
     """Take ends that are locked out of the inbox."""
-    connection.execute(sa.delete(end_inbox).where(end_inbox.c.id.in_(ids)))
+    connection.execute(sa.delete(end_inbox).where(is_any(end_inbox.c.id, ids)))
