@@ -137,6 +137,7 @@ _CHAPTERS = {
     "attempts": ("number", "attempted_at", "error"),
     "corrections": ("id", "created_at", "kind", "token", "debt_token", "reference", "reason"),
     "open_charges": ("id", "state", "cost"),
+    "bulk_actions": ("id", "action", "outcome", "detail", "reference", "reason", "confirmed_by", "confirmed_at"),
     "transactions": ("id", "created_at", "kind", "token", "balance_after", "reference", "reason", "actor"),
 }
 

@@ -18,7 +18,8 @@ from app.domain.failed_ends import Line, why_it_waits
 from app.domain.rates import RateCard
 from app.domain.reports import EntryKind
 from app.domain.wallets import WalletId
-from app.stores.postgres import corrections, debts, end_stories, ledger, prices
+from app.stores.postgres import bulk_actions, corrections, debts, end_stories, ledger, prices
+from app.stores.postgres.bulk_actions import BulkAction, BulkEnd
 from app.stores.postgres.end_stories import Attempt, FirstAnswer
 from app.stores.postgres.ledger import LedgerEntry
 
@@ -57,6 +58,8 @@ class EndStory:
     corrections: Sequence[Corrected]
     open_charges: Sequence[Any]
     entries: Sequence[LedgerEntry]
+    bulk: Sequence[tuple[BulkAction, BulkEnd]]
+    """The bulk actions that were confirmed about it, oldest first."""
 
     @property
     def cost_micros(self) -> int:
@@ -100,6 +103,7 @@ def _tell(connection: sa.Connection, end_id: UUID) -> EndStory:
         ],
         open_charges=end_stories.open_charges(connection, end_id),
         entries=entries,
+        bulk=bulk_actions.actions_of_end(connection, end_id),
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, NotRequired, TypedDict, cast
 
 from app.domain.amounts import token_number
+from app.domain.bulk_actions import BulkKind, BulkOutcome
 from app.domain.ends import EndState
 from app.domain.failed_ends import AgeBand, Group
 from app.domain.moments import moment_text
@@ -15,6 +16,7 @@ from app.domain.reports import CHARGE_KINDS
 from app.domain.wallets import Deduction
 from app.operations.end_stories import SETTLED, WRITTEN_OFF, EndStory, Wait
 from app.operations.failed_end_sums import Debt
+from app.stores.postgres.bulk_actions import BulkAction, BulkEnd
 from app.stores.postgres.end_stories import Attempt
 from app.stores.postgres.failed_end_groups import FailedEndGroup
 from app.wire.answers import CorrectionAnswer, TransactionAnswer, correction_answer, run_parts, transaction_answer
@@ -141,6 +143,30 @@ class OpenChargeAnswer(TypedDict):
     cost: Tokens
 
 
+class EndBulkAnswer(TypedDict):
+    id: Count
+    action: Annotated[str, Words(BulkKind)]
+    outcome: Annotated[str | None, Words(BulkOutcome)]
+    detail: Annotated[Text | None, "Why it failed again, or why it was refused."]
+    reference: Text
+    reason: Text
+    confirmed_by: Text | None
+    confirmed_at: Moment | None
+
+
+def end_bulk_answer(action: BulkAction, end: BulkEnd) -> EndBulkAnswer:
+    return {
+        "id": action.id,
+        "action": action.action,
+        "outcome": end.outcome,
+        "detail": end.detail,
+        "reference": action.reference,
+        "reason": action.reason,
+        "confirmed_by": action.confirmed_by,
+        "confirmed_at": _moment(action.confirmed_at),
+    }
+
+
 class EndStoryAnswer(TypedDict):
     id: Uuid
     state: Annotated[str, Words((*EndState, SETTLED, WRITTEN_OFF))]
@@ -173,6 +199,7 @@ class EndStoryAnswer(TypedDict):
     attempts: Annotated[list[AttemptAnswer], "Tries that have failed, oldest first: the last 24."]
     corrections: list[CorrectionAnswer]
     open_charges: Annotated[list[OpenChargeAnswer], "What corrections have charged and is still owed."]
+    bulk_actions: Annotated[list[EndBulkAnswer], "Bulk actions that were confirmed about it, and what came of them."]
     transactions: Annotated[list[TransactionAnswer], "Its ledger entries and those of its corrections."]
 
 
@@ -215,6 +242,7 @@ def end_story_answer(story: EndStory) -> EndStoryAnswer:
             {"id": str(charge.id), "state": charge.state, "cost": token_number(charge.cost_micros)}
             for charge in story.open_charges
         ],
+        "bulk_actions": [end_bulk_answer(action, end) for action, end in story.bulk],
         "transactions": [transaction_answer(entry, story.card) for entry in story.entries],
     }
 

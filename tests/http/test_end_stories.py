@@ -170,6 +170,20 @@ def test_a_chargeback(admin: Admin, till: Billing) -> None:
     assert (told["state"], told["cost"], told["base_cost"]) == ("settled", 25, None)
 
 
+def test_in_a_bulk_action(admin: Admin, till: Billing, owed: str) -> None:
+    body = {"action": "write_off", "ids": [owed], "reference": "inc-1", "reason": "Outage"}
+    number = data(admin.post("/bulk-actions", body), 201)["id"]
+    assert story(admin, owed)["bulk_actions"] == []
+    data(admin.post(f"/bulk-actions/{number}/confirm", {"ends": 1, "cost": 33}), 202)
+    till.container.bulk_actions.work_off(seconds=5)
+    told = story(admin, owed)
+    [part] = told["bulk_actions"]
+    assert (told["state"], part["id"], part["action"], part["outcome"], part["reference"], part["reason"]) == (
+        "written_off", number, "write_off", "written_off", "inc-1", "Outage",
+    )  # fmt: skip
+    assert told["transactions"][0]["reference"] == "inc-1"
+
+
 def test_written_off(admin: Admin, till: Billing, owed: str) -> None:
     data(admin.post(f"/failed-ends/{owed}/write-off", {"reason": "Left"}), 201)
     told = story(admin, owed)
