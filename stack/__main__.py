@@ -1,10 +1,12 @@
-"""`python -m stack up` runs all of Tokentill here; `python -m stack run NAME` runs one Procfile line."""
+"""`python -m stack up` runs all of Tokentill here; `python -m stack run NAME` runs one Procfile line;
+`python -m stack health NAME` tells whether that process does its work."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
+from stack.health import CHECKS, health
 from stack.procfile import commands
 
 
@@ -14,7 +16,13 @@ def main() -> int:
     subcommands.add_parser("up", help="start everything and keep it running until Ctrl-C")
     run = subcommands.add_parser("run", help="become one of the Procfile's processes")
     run.add_argument("name", choices=list(commands()))
+    check = subcommands.add_parser("health", help="exit with status 0 if a process does its work")
+    check.add_argument("name", choices=list(CHECKS))
     arguments = parser.parse_args()
+    if arguments.command == "health":
+        if found := health(arguments.name):
+            print(f"{arguments.name}: {found}")
+        return 1 if found else 0
     if arguments.command == "run":
         # The programs stand beside this interpreter, also where nobody has activated its environment (a service file).
         path = os.environ.get("PATH", os.defpath)

@@ -16,7 +16,8 @@ from celery.beat import ScheduleEntry, Scheduler
 
 from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import is_waiting
-from worker.celery_app import container
+from worker.celery_app import config, container
+from worker.heartbeats import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ class Ticker(Scheduler):  # type: ignore[misc]
         super().setup_schedule()
         started = time.monotonic()
         self._is_failing = False
+        self._heartbeat = Heartbeat(config.data_dir, "beat")
         self._ticked_at = started
         container().metrics.start(ProcessKind.BEAT, f"beat@{socket.gethostname()}", self._is_ticking)
         self._due = {entry.name: started + min(_seconds(entry), FIRST_SECONDS_MAX) for entry in self.schedule.values()}
@@ -47,6 +49,8 @@ class Ticker(Scheduler):  # type: ignore[misc]
                 # What couldn't be sent in time isn't made up for.
                 self._due[entry.name] = now + _seconds(entry)
                 self._send(entry)
+        if not self._is_failing:
+            self._heartbeat.beat()
         return float(max(0.0, min(self._due.values()) - time.monotonic()))
 
     def _send(self, entry: ScheduleEntry) -> None:

@@ -6,13 +6,21 @@ import sys
 from functools import cache
 from typing import Any
 
-from celery.signals import celeryd_init, setup_logging, worker_init, worker_process_init, worker_process_shutdown
+from celery.signals import (
+    celeryd_init,
+    heartbeat_sent,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+)
 
 from app import logs, tracing
 from app.bootstrap import Container, wait_for_stores
 from app.config import Config, ConfigError
 from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import create_celery
+from worker.heartbeats import Heartbeat
 from worker.schedule import beat_schedule
 
 try:
@@ -77,3 +85,13 @@ def _begin_clean(**_: Any) -> None:
 def _hand_over(**_: Any) -> None:
     container().metrics.close()
     tracing.switch_off()
+
+
+@cache
+def _heartbeat(hostname: str) -> Heartbeat:
+    return Heartbeat(config.data_dir, f"worker-{hostname}")
+
+
+@heartbeat_sent.connect
+def _note_heartbeat(sender: Any, **_: Any) -> None:
+    _heartbeat(sender.eventer.hostname).beat()

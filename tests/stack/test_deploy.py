@@ -10,19 +10,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from stack.embedded import PostgresServer, ValkeyServer
+from stack.health import CHECKS
 from stack.procfile import ROOT, commands
 from tests.processes import Running, free_port, wait_until
 
 SERVER_KEY = "a-service-servers-key"
 ADMIN_KEY = "an-administrators-key"
 PATH = os.environ["PATH"]
+STORES = ("DATABASE", "REDIS")
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +142,32 @@ def test_an_end_is_settled_by_what_the_readme_starts(project: Path, settings: di
 
         wait_until(lambda: posted_token() == 90, what="the settlement", log=running["worker"].log)
         wait_until(lambda: answers(f"{flower}/healthcheck"), what="flower", log=running["flower"].log)
+        for name in CHECKS:
+            wait_until(lambda name=name: is_well(project, settings, name), what=f"the health of {name}")
+        assert_no_command_line_tells_secrets(settings, running.values())
         for name, one in running.items():
             assert one.process.poll() is None, f"{name}: {one.log.read_text()}"
+
+
+def is_well(project: Path, settings: dict[str, str], name: str) -> bool:
+    """As docker-compose.yml asks."""
+    words = [".venv/bin/python", "-m", "stack", "health", name]
+    return subprocess.run(words, cwd=project, env=settings, capture_output=True, check=False).returncode == 0
+
+
+def assert_no_command_line_tells_secrets(settings: dict[str, str], started: Iterable[Running]) -> None:
+    """Of the processes that were started, and of their children."""
+    secrets = [SERVER_KEY, ADMIN_KEY, "a-password", *(urlsplit(settings[f"{name}_URL"]).password for name in STORES)]
+    assert all(secrets)
+    sessions = {running.process.pid for running in started}
+    seen = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(path.parent.name)) in sessions:
+                words = path.read_bytes().decode(errors="replace")
+                assert not [secret for secret in secrets if str(secret) in words], words
+                seen += 1
+    assert seen > len(sessions)
 
 
 def answers(url: str) -> bool:

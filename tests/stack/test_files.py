@@ -1,12 +1,16 @@
 """The files that start Tokentill somewhere say the same thing everywhere."""
 
+import json
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml
 
+from stack.health import CHECKS
 from stack.procfile import ROOT, commands
 from stack.up import PROCESSES
 
@@ -91,17 +95,77 @@ class TestCompose:
         assert "${FLOWER_BASIC_AUTH:?" in compose["services"]["flower"]["environment"]["FLOWER_BASIC_AUTH"]
         assert compose["services"]["api"]["environment"]["TOKENTILL_MODE"] == "production"
 
-    def test_redis_keeps_what_it_is_given(self, compose: dict[str, Any]) -> None:
-        command = compose["services"]["redis"]["command"]
-        options = dict(zip(command[1::2], command[2::2], strict=True))
-        assert options["--appendonly"] == "yes"
-        assert options["--appendfsync"] == "everysec"
-        assert options["--maxmemory-policy"] == "noeviction"
+    def test_is_what_compose_reads(self, compose: dict[str, Any]) -> None:
+        # The Compose Specification's own schema (Apache-2.0), of 2021: what it knows, every Compose of today knows. It
+        # lacks the project's name, which came a little later.
+        schema = json.loads((Path(__file__).parent / "compose-spec.json").read_text())
+        named = {key: value for key, value in compose.items() if key != "name"}
+        assert [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(named)] == []
+        broken = {**named, "services": {"api": {"imagine": "tokentill"}}}
+        assert not jsonschema_rs.validator_for(schema).is_valid(broken)
 
-    def test_only_this_machine_reaches_the_ports(self, compose: dict[str, Any]) -> None:
-        ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-        assert len(ports) == 2
-        assert all(port.startswith("127.0.0.1:") for port in ports)
+    def test_images_have_exact_versions(self, compose: dict[str, Any]) -> None:
+        images = [service["image"] for service in compose["services"].values() if "build" not in service]
+        images += re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        assert len(images) == 4
+        for image in images:
+            assert re.fullmatch(r"[a-z]+:\d+(\.\d+)+-[a-z-]+", image), image
+
+    def test_every_service_is_looked_after(self, compose: dict[str, Any]) -> None:
+        for name, service in compose["services"].items():
+            assert service["mem_limit"], name
+            assert service["cpus"] > 0, name
+            assert service["pids_limit"] > 0, name
+            assert service["logging"] == {
+                "driver": "json-file",
+                "options": {"max-size": "20m", "max-file": "5"},
+            }, name
+            # Which runs to its end.
+            assert ("healthcheck" in service) == (name != "migrate"), name
+        for name in CHECKS:
+            service = compose["services"]["api" if name == "web" else name]
+            assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "stack", "health", name]
+
+    def test_our_containers_may_do_nothing_that_they_need_not(self, compose: dict[str, Any]) -> None:
+        for name, service in compose["services"].items():
+            if "build" in service or name == "proxy":
+                assert service["read_only"] is True, name
+                assert service["cap_drop"] == ["ALL"], name
+                assert service["security_opt"] == ["no-new-privileges:true"], name
+
+    def test_two_workers_and_one_beat(self, compose: dict[str, Any]) -> None:
+        assert compose["services"]["worker"]["deploy"]["replicas"] == 2
+        assert "deploy" not in compose["services"]["beat"]
+
+    def test_flower_keeps_its_history(self, compose: dict[str, Any]) -> None:
+        assert "ENV DATA_DIR=/var/lib/tokentill" in (ROOT / "Dockerfile").read_text()
+        assert compose["services"]["flower"]["volumes"] == ["flower:/var/lib/tokentill"]
+        assert "/var/lib/tokentill" not in compose["services"]["flower"]["tmpfs"]
+
+    def test_no_secret_stands_in_a_command_line(self, compose: dict[str, Any]) -> None:
+        for name, service in compose["services"].items():
+            words = [*service.get("command", []), *service.get("healthcheck", {}).get("test", [])]
+            # `$$` is the shell's in the container, whose built-in printf is no program of its own.
+            assert not re.search(r"(?<!\$)\$\{?\w*(PASSWORD|KEY|AUTH)", " ".join(words)), name
+
+    def test_redis_keeps_what_it_is_given(self, compose: dict[str, Any]) -> None:
+        lines = (ROOT / "deploy" / "redis.conf").read_text().splitlines()
+        assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} < set(lines)
+        redis = compose["services"]["redis"]
+        assert "./deploy/redis.conf:/etc/tokentill/redis.conf:ro" in redis["volumes"]
+        # Room for the copy that a rewrite of the append-only file may make.
+        assert ("maxmemory 768mb" in lines, redis["mem_limit"]) == (True, "1536m")
+
+    def test_only_this_machine_reaches_any_port_but_the_proxys(self, compose: dict[str, Any]) -> None:
+        ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+        assert set(ports) == {"api", "flower", "proxy"}
+        assert all(port.startswith("127.0.0.1:") for name in ("api", "flower") for port in ports[name])
+        assert compose["services"]["proxy"]["profiles"] == ["tls"]
+
+    def test_the_api_believes_the_proxy_and_nobody_else(self, compose: dict[str, Any]) -> None:
+        address = compose["services"]["proxy"]["networks"]["default"]["ipv4_address"]
+        assert compose["services"]["api"]["environment"]["TRUSTED_PROXIES"] == f"${{TRUSTED_PROXIES:-{address}}}"
+        assert "proxy_set_header X-Forwarded-For $remote_addr;" in (ROOT / "deploy" / "nginx.conf").read_text()
 
 
 class TestLocks:

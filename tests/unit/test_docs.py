@@ -25,7 +25,7 @@ DOCUMENTS = [
     *sorted((PROJECT / "docs" / "decisions").glob("*.md")),
     *sorted((PROJECT / "docs" / "runbooks").glob("*.md")),
 ]
-FOLDERS = "app|worker|stack|migrations|tests|docs|benchmarks|clients|requirements|ops"
+FOLDERS = "app|worker|stack|deploy|migrations|tests|docs|benchmarks|clients|requirements|ops"
 ROUTE = re.compile(r"(?:GET|POST|PATCH|PUT|DELETE) /[\w/{}-]+")
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
