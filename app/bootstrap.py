@@ -56,6 +56,7 @@ from app.metrics import Metrics
 from app.operations.archives import ArchiveService
 from app.operations.audit_log import AuditLog
 from app.operations.bulk_actions import BulkActionService
+from app.operations.console_sessions import ConsoleSessions
 from app.operations.demo import DemoSeed
 from app.operations.end_stories import EndStoryService
 from app.operations.exports import ExportService
@@ -93,6 +94,7 @@ from app.upkeep.rollup_audit import RollUpAudit
 from app.upkeep.spool import InboxTransactions, SpoolDrain
 from app.upkeep.stale import StaleCopies
 from app.upkeep.stranded import StrandedMarks
+from app.upkeep.usage_summaries import UsageSummaries
 from app.upkeep.watcher import Watcher
 
 log = structlog.get_logger(__name__)
@@ -281,6 +283,7 @@ class Container:
         self.stranded_marks = StrandedMarks(
             postgres=self.postgres, in_flight=self.in_flight, spool=self.spool, loader=self.loader
         )
+        self.usage_summaries = UsageSummaries(postgres=self.postgres)
         self.stale_copies = StaleCopies(postgres=self.postgres, loader=self.loader)
         self.cache_audit = CacheAudit(
             postgres=self.postgres,
@@ -332,6 +335,7 @@ class Container:
         self.metrics = Metrics(config=config, meters=self.meters, status=self.status, pulse=Pulse(self.postgres))
         self._made.callback(self.metrics.close)
         self._add_gauges()
+        self.console_sessions = ConsoleSessions(postgres=self.postgres, authentication=self.authentication)
         self.demo = DemoSeed(
             is_local=config.is_local,
             catalog=self.catalog_admin,

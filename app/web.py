@@ -1,30 +1,47 @@
-"""The web application of a process: the API, with the hot routes in front of it."""
+"""The web application of a process: the API with the hot routes in front of it, and the console beside it.
+
+API and console are Flask applications of their own, with their own routes, errors and ways to sign in, so that neither
+has to know how the other says no. What is common to both is given to both here: the container, the request's id and
+the request log.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
 from app import logs, tracing
 from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
 from app.config import Config
+from app.console.factory import PREFIX, create_console
+from app.http import request_context
 from app.http.client_address import ClientAddress
 from app.http.factory import create_api
 from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
 from app.stores.postgres.processes import ProcessKind
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 
 def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
-    """The application, not serving yet: nothing is connected. Raises ConfigError."""
+    """The application, not serving yet: nothing is connected. Raises ConfigError.
+
+    It is the API's Flask application; the console answers below its prefix.
+    """
     container = container or Container(config or Config.from_environment(), is_watched=True)
     logs.configure(container.config.log_level)
     log = RequestLog()
     addresses = ClientAddress(container.config)
     api = create_api(container, log, addresses)
-    api.wsgi_app = HotRoutes(api.wsgi_app, container, log, addresses)  # type: ignore[method-assign]
+    console = create_console(container, lambda app: request_context.register(app, log, addresses, container.meters))
+    beside = _Beside(api.wsgi_app, console.wsgi_app)
+    api.wsgi_app = HotRoutes(beside, container, log, addresses)  # type: ignore[method-assign]
     return api
 
 
@@ -36,3 +53,17 @@ def serve(app: Flask) -> None:
     tracing.switch_on(container.config, "web")
     container.watcher.start()
     container.metrics.start(ProcessKind.WEB, f"web@{socket.gethostname()}/{os.getpid()}")
+
+
+class _Beside:
+    """WSGI middleware: what stands below the console's prefix is the console's."""
+
+    def __init__(self, api: WSGIApplication, console: WSGIApplication) -> None:
+        self._api = api
+        self._console = console
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path: str = environ.get("PATH_INFO", "")
+        if path != PREFIX and not path.startswith(f"{PREFIX}/"):
+            return self._api(environ, start_response)
+        return self._console(environ, start_response)

@@ -40,6 +40,7 @@ celery.conf.update(
         "worker.tasks.samples",
         "worker.tasks.top_ups",
         "worker.tasks.bulk_actions",
+        "worker.tasks.usage_summaries",
     ],
 )
 

@@ -25,6 +25,7 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "run-repricings": every("tokentill.run_repricings", 5.0),
         "work-off-bulk-actions": every("tokentill.work_off_bulk_actions", 2.0),
         "forget-bulk-drafts": every("tokentill.forget_bulk_drafts", 3_600.0),
+        "summarise-usage": every("tokentill.summarise_usage", 300.0),
         "take-sample": every("tokentill.take_sample", 5.0),
         "reconcile": every("tokentill.reconcile", config.reconcile_seconds),
     }

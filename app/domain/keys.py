@@ -85,7 +85,7 @@ class ApiKey:
     @property
     def fingerprint(self) -> str:
         """By which a session remembers the key that it began with. The digest can't be told from it."""
-        return hashlib.sha256(b"session of " + self.digest).hexdigest()
+        return fingerprint_of(self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Caller:
     person: str | None = None
     """Who is behind it, as the caller says: the header X-Actor, or a command's --by."""
     request_id: str | None = None
+    reason: str | None = None
+    """Why, where the caller says it beside what is done: it stands in the audit log with the change."""
 
     @property
     def actor(self) -> str:
@@ -173,6 +175,10 @@ def make_key(kind: KeyKind) -> tuple[str, str]:
 
 def digest_of(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def fingerprint_of(digest: bytes) -> str:
+    return hashlib.sha256(b"session of " + digest).hexdigest()
 
 
 def _random(characters: str, length: int) -> str:

@@ -5,14 +5,13 @@ A table has no pages and no limit. What fails half-way cuts the answer off, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping
 
 from flask import Response, request
 from marshmallow import ValidationError
 
 from app.domain.tables import Kind
-from app.wire.tables import MEDIA_TYPES, Format, check_available, header, parquet
+from app.wire.tables import MEDIA_TYPES, Format, check_available, content_type, file_name, stream
 
 JSON = "application/json"
 _FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
@@ -39,24 +38,7 @@ def refuse_pages() -> None:
 
 def respond(name: str, columns: Mapping[str, Kind], lines: Iterable[bytes], format: Format) -> Response:
     """Stream lines of CSV, which come without a header, in the form that is asked for."""
-    data = parquet(columns, lines) if format is Format.PARQUET else chain([header(columns)], lines)
-    file_name = f"{name.lower().replace(' ', '-')}.{format}"
-    response = Response(_closing(data, lines), content_type=_content_type(format))
-    response.headers["Content-Disposition"] = f'attachment; filename="{file_name}"'
+    response = Response(stream(columns, lines, format), content_type=content_type(format))
+    response.headers["Content-Disposition"] = f'attachment; filename="{file_name(name, format)}"'
     response.headers["Vary"] = "Accept"
     return response
-
-
-def _content_type(format: Format) -> str:
-    media_type = MEDIA_TYPES[format]
-    return f"{media_type}; charset=utf-8; header=present" if format is Format.CSV else media_type
-
-
-def _closing(data: Iterator[bytes], source: Iterable[bytes]) -> Iterator[bytes]:
-    """The same; whoever stops reading stops the source."""
-    try:
-        yield from data
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()

@@ -10,6 +10,7 @@ import importlib.util
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from app.domain.errors import NotAcceptable
@@ -63,6 +64,26 @@ def parquet(kinds: Mapping[str, Kind], blocks: Iterable[bytes]) -> Iterator[byte
             writer.write_table(_table(schema, group))
             yield from sink.taken()
     yield from sink.taken()
+
+
+def stream(kinds: Mapping[str, Kind], lines: Iterable[bytes], format: Format) -> Iterator[bytes]:
+    """A whole file of lines of CSV that come without a header; whoever stops reading it stops the lines."""
+    data = parquet(kinds, lines) if format is Format.PARQUET else chain([header(kinds)], lines)
+    try:
+        yield from data
+    finally:
+        close = getattr(lines, "close", None)
+        if close is not None:
+            close()
+
+
+def content_type(format: Format) -> str:
+    media_type = MEDIA_TYPES[format]
+    return f"{media_type}; charset=utf-8; header=present" if format is Format.CSV else media_type
+
+
+def file_name(name: str, format: Format) -> str:
+    return f"{name.lower().replace(' ', '-')}.{format}"
 
 
 class _Sink(io.RawIOBase):

@@ -50,7 +50,7 @@ def write_all(connection: sa.Connection, caller: Caller, changes: Sequence[Chang
             "subject_kind": change.subject_kind,
             "subject_id": change.subject_id,
             "before": None if change.before is None else _json(change.before),
-            "after": None if change.after is None else _json(change.after),
+            "after": None if (after := _after(change, caller)) is None else _json(after),
             "actor": caller.actor,
             "key_id": caller.key_id,
             "address": caller.address,
@@ -59,6 +59,13 @@ def write_all(connection: sa.Connection, caller: Caller, changes: Sequence[Chang
         for change in changes
     ]
     connection.execute(sa.insert(audit_log), rows)
+
+
+def _after(change: Change, caller: Caller) -> Mapping[str, Any] | None:
+    """With the reason that the caller gives, unless the change has one of its own."""
+    if caller.reason is None:
+        return change.after
+    return {"reason": caller.reason, **(change.after or {})}
 
 
 def list_newest(connection: sa.Connection, wanted: AuditFilter, before_id: int, limit: int) -> Sequence[AuditEntry]:

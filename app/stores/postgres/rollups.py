@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app.domain.reports import RUN_KINDS
 from app.domain.wallets import WalletId
-from app.stores.postgres import archives
+from app.stores.postgres import archives, usage_summaries
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import token_transactions as entries
 from app.stores.postgres.tables import usage_daily
@@ -134,12 +134,14 @@ def rebuild(connection: sa.Connection, day: date, wallet_id: WalletId) -> None:
     connection.execute(sa.delete(usage_daily).where(usage_daily.c.day == day, usage_daily.c.wallet_id == wallet_id))
     said = _from_ledger(day).where(entries.c.wallet_id == wallet_id)
     connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], said))
+    usage_summaries.forget(connection, day)
 
 
 def rebuild_day(connection: sa.Connection, day: date) -> None:
     """The same for all wallets, which nobody may write to meanwhile."""
     connection.execute(sa.delete(usage_daily).where(usage_daily.c.day == day))
     connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], _from_ledger(day)))
+    usage_summaries.forget(connection, day)
 
 
 def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> set[WalletId]:

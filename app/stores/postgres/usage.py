@@ -1,19 +1,21 @@
-"""What was used and earned, added up from the daily roll-ups by any grouping."""
+"""What was used and earned, added up by any grouping from the daily roll-ups, and from summaries of whole days."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from operator import ge, lt
 from typing import Any
 
 import sqlalchemy as sa
 
 from app.domain.inputs import ID_LENGTH_MAX, identifier
 from app.domain.reports import EntryKind, Group, Usage
+from app.stores.postgres import usage_summaries as summaries
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.rollups import COSTS, COUNTS
-from app.stores.postgres.tables import usage_daily, wallets
+from app.stores.postgres.tables import usage_daily, usage_summaries, wallets
 
 # Text and numbers that stand for "none" in the roll-ups, whose key has no nulls.
 _NONE: dict[Group, Any] = {Group.MODEL: "", Group.PRICE: 0, Group.FEATURE: ""}
@@ -60,7 +62,7 @@ def report(
     if after is not None:
         if not usage.groups:
             return []
-        columns = sa.tuple_(*(usage_daily.c[group] for group in usage.groups))
+        columns = sa.tuple_(*statement.selected_columns[: len(usage.groups)])
         statement = statement.where(columns > sa.tuple_(*after))
     width = len(usage.groups)
     return [UsageRow(tuple(row[:width]), *map(int, row[width:])) for row in connection.execute(statement.limit(limit))]
@@ -68,16 +70,17 @@ def report(
 
 def select_usage(usage: Usage) -> sa.Select[Any]:
     """The sums that were asked for: the groups' columns, then those of `UsageRow`."""
-    columns = [usage_daily.c[group] for group in usage.groups]
-    summed = {name: _sum(name, usage.kind) for name in (*_OF_USAGE, "reversed_micros", "amended_micros")}
+    source = _source(usage)
+    columns = [source.c[group] for group in usage.groups]
+    summed = {name: _sum(source, name, usage.kind) for name in (*_OF_USAGE, "reversed_micros", "amended_micros")}
     corrected = summed.pop("reversed_micros") + summed.pop("amended_micros")
     statement = sa.select(
         *columns,
         *(column.label(name) for name, column in summed.items()),
         corrected.label("corrected_micros"),
-        _sum("written_off_micros", usage.kind).label("written_off_micros"),
+        _sum(source, "written_off_micros", usage.kind).label("written_off_micros"),
     )
-    return statement.where(*_conditions(usage)).group_by(*columns).order_by(*columns)
+    return statement.where(*_conditions(source, usage)).group_by(*columns).order_by(*columns)
 
 
 def group_value(group: Group, value: Any) -> Any:
@@ -107,25 +110,43 @@ def _key_value(group: Group, value: Any) -> Any:
     return value if value == _NONE.get(group) else identifier(value, ID_LENGTH_MAX)
 
 
-def _sum(name: str, kind: EntryKind | None) -> sa.ColumnElement[Any]:
+def _source(usage: Usage) -> sa.FromClause:
+    """Roll-ups; or, where nobody in particular is asked for, summaries of the days that have them."""
+    if usage.user_id is not None or usage.package_id is not None or Group.USER in usage.groups:
+        return usage_daily
+    names = [*summaries.KEY, *summaries.SUMS]
+    bounds = (("since", ge), ("until", lt))
+
+    def of(table: sa.Table, is_of_it: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        # Named in each part, so that each finds them by its own index.
+        days = [compare(table.c.day, day) for name, compare in bounds if (day := getattr(usage, name)) is not None]
+        return sa.select(*(table.c[name] for name in names)).where(is_of_it, *days)
+
+    return sa.union_all(
+        of(usage_summaries, usage_summaries.c.day < summaries.MADE_BEFORE),
+        of(usage_daily, usage_daily.c.day >= summaries.MADE_BEFORE),
+    ).subquery("used")
+
+
+def _sum(source: sa.FromClause, name: str, kind: EntryKind | None) -> sa.ColumnElement[Any]:
     if kind is not None and name not in _COUNTED[kind]:
         return sa.literal(0, sa.Numeric)
-    return sa.func.coalesce(sa.func.sum(usage_daily.c[name]), 0)
+    return sa.func.coalesce(sa.func.sum(source.c[name]), 0)
 
 
-def _conditions(usage: Usage) -> list[sa.ColumnElement[bool]]:
+def _conditions(source: sa.FromClause, usage: Usage) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if usage.since is not None:
-        found.append(usage_daily.c.day >= usage.since)
+        found.append(source.c.day >= usage.since)
     if usage.until is not None:
-        found.append(usage_daily.c.day < usage.until)
+        found.append(source.c.day < usage.until)
     for name in ("feature_endpoint_id", "model", "user_id", "price_id"):
         value = getattr(usage, name)
         if value is not None:
-            found.append(usage_daily.c[name] == value)
+            found.append(source.c[name] == value)
     if usage.package_id is not None:
         of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == usage.package_id)
-        found.append(usage_daily.c.wallet_id.in_(of_package))
+        found.append(source.c.wallet_id.in_(of_package))
     if usage.kind is not None:
-        found.append(sa.or_(*(usage_daily.c[name] != 0 for name in _COUNTED[usage.kind])))
+        found.append(sa.or_(*(source.c[name] != 0 for name in _COUNTED[usage.kind])))
     return found

@@ -12,6 +12,7 @@ from app.stores.postgres.tables.catalog import (
     prices,
     profit_rules,
 )
+from app.stores.postgres.tables.console import console_forms, console_sessions
 from app.stores.postgres.tables.corrections import corrections, repriced_ends, repricings
 from app.stores.postgres.tables.failed_ends import bulk_action_ends, bulk_actions, end_attempts
 from app.stores.postgres.tables.ledger import (
@@ -21,6 +22,8 @@ from app.stores.postgres.tables.ledger import (
     ledger_checkpoints,
     token_transactions,
     usage_daily,
+    usage_summaries,
+    usage_summary_state,
 )
 from app.stores.postgres.tables.top_ups import top_up_batch_wallets, top_up_batches, top_up_schedules
 from app.stores.postgres.tables.upkeep import reconciliations, spool_aside, stale_notes, system_state
@@ -34,6 +37,8 @@ __all__ = [
     "audit_log",
     "bulk_action_ends",
     "bulk_actions",
+    "console_forms",
+    "console_sessions",
     "corrections",
     "end_attempts",
     "end_inbox",
@@ -60,5 +65,7 @@ __all__ = [
     "top_up_batches",
     "top_up_schedules",
     "usage_daily",
+    "usage_summaries",
+    "usage_summary_state",
     "wallets",
 ]

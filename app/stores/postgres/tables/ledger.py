@@ -112,6 +112,38 @@ usage_daily = sa.Table(
     sa.Column("written_off_micros", sa.Numeric, nullable=False),
 )
 
+# The same over all wallets, of days that are over: made once for each.
+usage_summaries = sa.Table(
+    "usage_summaries",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("feature_endpoint_id", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("base_cost_micros", sa.Numeric, nullable=False),
+    sa.Column("profit_micros", sa.Numeric, nullable=False),
+    sa.Column("cost_micros", sa.Numeric, nullable=False),
+    sa.Column("reversed_micros", sa.Numeric, nullable=False),
+    sa.Column("amended_micros", sa.Numeric, nullable=False),
+    sa.Column("written_off_micros", sa.Numeric, nullable=False),
+)
+
+# One row: all days before it are summarised.
+usage_summary_state = sa.Table(
+    "usage_summary_state",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("made_before", sa.Date, nullable=False),
+    sa.CheckConstraint("id = 1", name="usage_summary_state_single_row"),
+)
+
 # Up to which entry each wallet's ledger was found right, and the balance there: the next reconciliation goes on here.
 ledger_checkpoints = sa.Table(
     "ledger_checkpoints",

@@ -1,0 +1,233 @@
+"""Who may see a page: each view names the scope that it asks for, or that it is open to all.
+
+A view that names neither is never served. Whoever isn't signed in is sent to do so, for a page that doesn't exist too;
+who is, and whose key lacks the scope, is told which one. What is sent by POST has to carry the session's own token, and
+has to come from a page of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, current_app, g, request, url_for
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from app.bootstrap import EXTENSION, Container
+from app.console.pages import see_other
+from app.domain.keys import Caller, KeyScope
+from app.operations.console_sessions import LIFETIME, Session
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_SCOPE = "console_scope"
+_OPEN = "open"
+_SESSION = "session"
+_BYTES_MAX = "console_bytes_max"
+# What a view may say besides a scope.
+KINDS = (_OPEN, _SESSION)
+THEME_COOKIE = "tokentill-theme"
+CSRF_FIELD = "csrf"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class NotFromHere(Forbidden):
+    """A form that didn't come from a page of this console, or from one of another session."""
+
+    description = (
+        "This form doesn't belong to your session, so nothing was done. Open its page again: you may have signed in "
+        "anew since it was shown."
+    )
+
+
+class ScopeMissing(Forbidden):
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"Your key lacks the scope “{scope}”, which this page asks for. Nothing was done.")
+
+
+def needs(scope: KeyScope) -> Callable[[View], View]:
+    """Decorates a view with the scope that it asks for, as the admin API's route for the same does."""
+
+    def decorate(view: View) -> View:
+        setattr(view, _SCOPE, scope)
+        return view
+
+    return decorate
+
+
+def open_to_all(view: View) -> View:
+    """Decorates a view that needs no session."""
+    setattr(view, _SCOPE, _OPEN)
+    return view
+
+
+def needs_session(view: View) -> View:
+    """Decorates a view for everybody who is signed in."""
+    setattr(view, _SCOPE, _SESSION)
+    return view
+
+
+def takes_files(bytes_max: int) -> Callable[[View], View]:
+    """Decorates a view whose form may be so large: it is read only once its sender is known."""
+
+    def decorate(view: View) -> View:
+        setattr(view, _BYTES_MAX, bytes_max)
+        return view
+
+    return decorate
+
+
+def services() -> Container:
+    """The services of the running application."""
+    found: Container = current_app.extensions[EXTENSION]
+    return found
+
+
+def current_session() -> Session:
+    """Of whoever looks at this page."""
+    found: Session = g.console_session
+    return found
+
+
+def acting(values: Mapping[str, Any] | None = None) -> Caller:
+    """Who does what a form asks for, and why: its `reason`, if it has one."""
+    caller: Caller = g.caller
+    reason = None if values is None else values.get("reason")
+    return replace(caller, reason=reason)
+
+
+def may(scope: str) -> bool:
+    """Whether whoever looks may do what asks for this scope."""
+    session: Session | None = g.get("console_session")
+    return session is not None and scope in session.caller.scopes
+
+
+def scope_of(endpoint: str) -> str:
+    """The scope that a page asks for. Raises AttributeError for one that names none."""
+    scope: str = getattr(current_app.view_functions[endpoint], _SCOPE)
+    return scope
+
+
+def is_poll() -> bool:
+    """Whether a page updates itself. Whoever sends a form is somebody."""
+    return request.method == "GET" and request.headers.get("HX-Request") == "true"
+
+
+def register(app: Flask) -> None:
+    @app.before_request
+    def _let_in() -> Response | None:
+        endpoint = request.endpoint
+        scope = None if endpoint is None else scope_of(endpoint)
+        if scope == _OPEN:
+            _check_origin()
+            return None
+        cookie = request.cookies.get(cookie_name(), "")
+        session = _session(cookie) if cookie else None
+        if session is None:
+            return _sign_in_first(has_cookie=bool(cookie))
+        g.console_session = session
+        g.caller = session.caller
+        if scope not in (None, _SESSION) and scope not in session.caller.scopes:
+            raise ScopeMissing(scope)
+        if request.method not in SAFE_METHODS:
+            _check_origin()
+            if endpoint is not None:
+                _allow_files(endpoint)
+            check_csrf(csrf_token())
+        return None
+
+
+def _allow_files(endpoint: str) -> None:
+    bytes_max: int | None = getattr(current_app.view_functions[endpoint], _BYTES_MAX, None)
+    if bytes_max is not None:
+        request.max_content_length = bytes_max
+
+
+def _session(cookie: str) -> Session | None:
+    sessions = services().console_sessions
+    return sessions.find(cookie, address=g.address, request_id=g.request_id, touches=not is_poll())
+
+
+def _sign_in_first(*, has_cookie: bool) -> Response:
+    if request.method not in SAFE_METHODS:
+        raise Unauthorized(
+            "You are not signed in any more, so nothing was done. Sign in in another tab, then go back: what you typed "
+            "is still there."
+        )
+    target = url_for("sign_in.show", next=request.full_path.rstrip("?"))
+    if is_poll():
+        return Response(status=204, headers={"HX-Redirect": target})
+    if not has_cookie and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        # A link from elsewhere comes without the cookie, which is for our own pages only. Asked for once more, from a
+        # page of ours, it brings it.
+        return Response(_AGAIN, content_type="text/html; charset=utf-8")
+    return see_other(target)
+
+
+_AGAIN = """<!doctype html><html lang="en"><head><title>Tokentill</title><meta http-equiv="refresh" content="0"></head>
+<body><p><a href="">Go on to the console</a></p></body></html>"""
+
+
+def cookie_name() -> str:
+    # A browser takes a cookie of this beginning from https only (and from localhost), for this host alone.
+    return "tokentill-console" if services().config.is_local else "__Host-tokentill-console"
+
+
+def visit_cookie_name() -> str:
+    return "tokentill-visit" if services().config.is_local else "__Host-tokentill-visit"
+
+
+def set_cookie(response: Response, name: str, value: str, *, seconds: int | None = None) -> None:
+    response.set_cookie(
+        name,
+        value,
+        max_age=int(LIFETIME.total_seconds()) if seconds is None else seconds,
+        path="/",
+        secure=not services().config.is_local,
+        httponly=True,
+        samesite="Strict",
+    )
+
+
+def csrf_token() -> str:
+    """What a form of this page carries: it follows from the session's cookie, which no other site can read. Before
+    somebody has signed in there is a cookie for nothing but this.
+    """
+    secret = request.cookies.get(cookie_name()) if g.get("console_session") else g.get("console_visit")
+    return token_of(secret or "")
+
+
+def token_of(secret: str) -> str:
+    return hmac.new(secret.encode(), b"a form of the console", hashlib.sha256).hexdigest()
+
+
+def check_visit() -> None:
+    """Raises NotFromHere for a sign-in that wasn't sent from our own page to this browser."""
+    visit = request.cookies.get(visit_cookie_name())
+    if not visit:
+        raise NotFromHere
+    check_csrf(token_of(visit))
+
+
+def check_csrf(expected: str) -> None:
+    """Raises NotFromHere."""
+    if not hmac.compare_digest(request.form.get(CSRF_FIELD, "").encode(), expected.encode()):
+        raise NotFromHere
+
+
+def _check_origin() -> None:
+    """Browsers say where a request comes from; those that don't still lack the token. Raises NotFromHere."""
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        if site != "same-origin":
+            raise NotFromHere
+        return
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise NotFromHere

@@ -1,0 +1,96 @@
+"""The console's Flask application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from flask import Flask, g, request
+from markupsafe import Markup
+
+from app.bootstrap import EXTENSION, Container
+from app.console import access, assets, changes, charts, errors, navigation, security, text
+from app.console.assets import HTMX, asset_url
+from app.console.ids import IdConverter
+from app.console.views import catalog, overview, price_imports, prices, profit_rules, sign_in, usage
+
+PREFIX = "/console"
+# A form without files is small; a view that takes a file says how large it may be.
+FORM_BYTES_MAX = 256 * 1024
+FORM_PARTS_MAX = 2_000
+
+BLUEPRINTS = (
+    assets.blueprint,
+    sign_in.blueprint,
+    overview.blueprint,
+    catalog.blueprint,
+    profit_rules.blueprint,
+    prices.blueprint,
+    price_imports.blueprint,
+    usage.blueprint,
+)
+
+
+def create_console(container: Container, begin: Callable[[Flask], None]) -> Flask:
+    """All pages. `begin` registers what comes before everything else in a request: its id and its line in the log."""
+    app = Flask(__name__, static_folder=None, template_folder="templates")
+    app.config["MAX_CONTENT_LENGTH"] = FORM_BYTES_MAX
+    app.config["MAX_FORM_PARTS"] = FORM_PARTS_MAX
+    app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = IdConverter
+    app.extensions[EXTENSION] = container
+    begin(app)
+    # Behind the request's id, and for refusals too.
+    security.register(app)
+    access.register(app)
+    errors.register(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint, url_prefix=PREFIX + (blueprint.url_prefix or ""))
+    _templates(app)
+    return app
+
+
+def _templates(app: Flask) -> None:
+    environment = app.jinja_env
+    environment.undefined = jinja2.StrictUndefined
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.globals.update(
+        asset_url=asset_url,
+        bars=charts.bars,
+        csrf_token=access.csrf_token,
+        htmx=HTMX,
+        may=access.may,
+        money=money,
+        notice=changes.notice,
+        now=_now,
+        sections=navigation.sections,
+        session_or_none=lambda: g.get("console_session"),
+        text=text,
+        theme=theme,
+    )
+    # Its macros know what is above.
+    environment.globals["ui"] = environment.get_template("ui.html").module
+
+
+def _now() -> datetime:
+    return access.services().clock.now()
+
+
+def theme() -> str:
+    """The one that was chosen here; none follows the system's."""
+    chosen = request.cookies.get(access.THEME_COOKIE, "")
+    return chosen if chosen in ("light", "dark") else ""
+
+
+def money(micros: int | None, *, unknown: str = "-") -> Any:
+    """An amount: rounded for the eye, exact for the clipboard, the pointer and a screen reader."""
+    if micros is None:
+        return unknown
+    found = text.money(micros)
+    rest = Markup('<span class="rest">{}</span>').format(found.rest) if found.rest else ""
+    sign = " negative" if found.is_negative else ""
+    return Markup('<data class="money{}" value="{}" title="{} tokens">{}{}</data>').format(
+        sign, text.tokens(micros), found.exact, found.shown, rest
+    )

@@ -1,0 +1,62 @@
+"""What a list is filtered by: in the address, so that it can be kept and sent to somebody else.
+
+What isn't known is refused, as everywhere: a list that passes over a filter shows what nobody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import request
+from werkzeug.exceptions import BadRequest
+
+from app.console.changes import DONE_PARAMETER
+from app.console.forms import Field, Filled, Form
+
+PAGING = ("limit", "cursor")
+
+
+class Filters:
+    def __init__(self, *fields: Field) -> None:
+        """None of the fields is required."""
+        self._form = Form(fields)
+
+    def read(self) -> Filtered:
+        """What the address says. Raises BadRequest for a parameter that this page doesn't know."""
+        known = {each.name for each in self._form.fields}
+        unknown = [name for name in request.args if name not in known and name not in (*PAGING, DONE_PARAMETER)]
+        if unknown:
+            raise BadRequest(f"This page has no filter {', '.join(map(repr, unknown))}.")
+        return Filtered(self._form.read(request.args))
+
+
+class Filtered:
+    """A list's filters as they are. Where one is wrong, `is_valid` is false and there is nothing to list."""
+
+    def __init__(self, filled: Filled) -> None:
+        self.filled = filled
+
+    @property
+    def is_valid(self) -> bool:
+        return self.filled.is_valid
+
+    @property
+    def status(self) -> int:
+        return 200 if self.is_valid else 400
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Those that are given."""
+        return {name: value for name, value in self.filled.values.items() if value not in (None, [], False)}
+
+    @property
+    def are_given(self) -> bool:
+        return bool(self.filled.pairs())
+
+    def query(self, **more: Any) -> str:
+        """The same filters as part of an address, some of them otherwise; None takes one away."""
+        pairs: Sequence[tuple[str, str]] = [pair for pair in self.filled.pairs() if pair[0] not in more]
+        found = [*pairs, *((name, str(value)) for name, value in more.items() if value is not None)]
+        return f"?{urlencode(found)}" if found else ""

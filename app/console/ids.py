@@ -1,0 +1,20 @@
+"""Ids in addresses. Ids may have slashes, so an id is the last part of an address: /console/wallets/top-up/<id>."""
+
+from __future__ import annotations
+
+from werkzeug.routing import BaseConverter, ValidationError
+
+from app.domain.inputs import ID_LENGTH_MAX, identifier
+
+
+class IdConverter(BaseConverter):
+    """What can't be an id matches no route: 404."""
+
+    part_isolating = False
+    regex = ".+"
+
+    def to_python(self, value: str) -> str:
+        try:
+            return identifier(value, ID_LENGTH_MAX)
+        except ValueError as error:
+            raise ValidationError from error

@@ -1,0 +1,68 @@
+"""What prices and profit rules have in common on these pages: what they are made for, and since when they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from app.console import text
+from app.console.access import services
+from app.console.forms import Choice, Field, Form, Kind, moment, plain
+from app.domain.in_force import Dated, ProfitRules, RateCards
+
+
+def feature_choices() -> Sequence[Choice]:
+    """Of this process's copy of the catalog, which is as old as a quarter of a second."""
+    features = sorted(services().catalog.current.features.values(), key=lambda feature: feature.id)
+    return [(feature.id, f"{feature.id} ({feature.name})") for feature in features]
+
+
+def package_choices() -> Sequence[Choice]:
+    packages = sorted(services().catalog.current.packages.values(), key=lambda package: package.id)
+    return [(package.id, f"{package.id} ({package.name})") for package in packages]
+
+
+def feature_field(*, is_required: bool = False, help: str = "") -> Field:
+    return Field(
+        "feature_endpoint_id",
+        "Feature endpoint",
+        plain,
+        Kind.CHOICE,
+        is_required=is_required,
+        choices=feature_choices,
+        help=help,
+    )
+
+
+def effective_field() -> Field:
+    return Field(
+        "effective_from",
+        "Holds from",
+        moment,
+        is_required=False,
+        unit="UTC",
+        help="A day or a day and a time, 2030-01-31 14:30. Empty: from now on.",
+    )
+
+
+def initial_from(form: Form, given: Mapping[str, str]) -> dict[str, str]:
+    """What an address proposes for a form's fields."""
+    return {each.name: given[each.name] for each in form.fields if each.name in given}
+
+
+def scope_text(feature_endpoint_id: str | None, model: str | None) -> str:
+    feature = "all features" if feature_endpoint_id is None else f"feature {feature_endpoint_id}"
+    return f"{feature} with {'any model' if model is None else f'model {model}'}"
+
+
+def from_text(at: datetime | None) -> str:
+    return "from now on" if at is None else f"from {text.moment(at)} UTC on"
+
+
+def standing(line: ProfitRules | RateCards, item: Dated, now: datetime) -> tuple[str, str]:
+    """Whether something made for a scope holds now, as a word and its tone."""
+    if item.effective_from > now:
+        return "upcoming", "warn"
+    current: Any = line.latest(item.feature_endpoint_id, item.model, now)
+    return ("in force", "good") if current is not None and current.id == item.id else ("followed", "")

@@ -1,0 +1,109 @@
+"""How the console writes amounts, counts, moments and spans. Amounts come in as micro-tokens and touch no float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from app.domain.amounts import MICROS_PER_TOKEN, token_number
+from app.domain.moments import moment_text
+from app.domain.pricing import percentage_number
+
+# What is shown of an amount's six decimals, unless somebody looks closer.
+DECIMALS_SHOWN = 2
+
+_SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """`shown` and `rest` together are the exact amount, with separators: the rest is for the clipboard."""
+
+    shown: str
+    rest: str
+    exact: str
+    is_negative: bool
+
+
+def money(micros: int) -> Money:
+    whole, fraction = divmod(abs(micros), MICROS_PER_TOKEN)
+    sign = "-" if micros < 0 else ""
+    digits = f"{fraction:06}".rstrip("0")
+    shown, rest = digits[:DECIMALS_SHOWN], digits[DECIMALS_SHOWN:]
+    if shown:
+        shown = shown.ljust(DECIMALS_SHOWN, "0") if not rest else shown
+    head = f"{sign}{whole:,}" + (f".{shown}" if shown else "")
+    return Money(head, rest, f"{sign}{whole:,}" + (f".{digits}" if digits else ""), micros < 0)
+
+
+def amount(micros: int) -> str:
+    """Exact, with separators, where there is no room to hide a part of it."""
+    return money(micros).exact
+
+
+def rounded(micros: int) -> str:
+    """As far as the eye needs it, down: for axes and legends, beside which the exact amount stands somewhere."""
+    return money(micros).shown
+
+
+def tokens(micros: int) -> str:
+    """Plain, as it is typed into a form and stands in the API: 1250.5."""
+    return str(token_number(micros))
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def percent(basis_points: int) -> str:
+    return f"{percentage_number(basis_points)} %"
+
+
+def moment(at: datetime) -> str:
+    """In UTC, to the second, which stands beside it."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def exact_moment(at: datetime) -> str:
+    return moment_text(at)
+
+
+def minute(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%H:%M")
+
+
+def day_and_minute(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%m-%d %H:%M")
+
+
+def span(seconds: float | timedelta) -> str:
+    """In its two largest units: 3 d 4 h, 2 min, 0 s."""
+    left = int(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+    parts: list[str] = []
+    for name, length in _SPANS:
+        if left >= length or (name == "s" and not parts):
+            number, left = divmod(left, length)
+            parts.append(f"{number} {name}")
+        elif parts:
+            break
+        if len(parts) == 2:
+            break
+    return " ".join(parts)
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """How long before or after now."""
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def words(value: Any) -> str:
+    """A word of the wire, for people: top_up, not_found, dead."""
+    return str(value).replace("_", " ")
+
+
+def day(value: date) -> str:
+    return value.isoformat()

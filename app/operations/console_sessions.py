@@ -1,0 +1,125 @@
+"""Who is signed in to the console.
+
+A session is opened by an operator's key and is as good as that key: it is looked up, and the key with it, in Postgres
+at each request, so that a sign-out, a revoked key or one that has expired ends it at once and in every process. It ends
+by itself after half an hour in which nobody did anything, and after twelve hours whatever happens. Postgres has only
+the hash of its token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.access.authentication import Authentication
+from app.access.postgres import PostgresAccess
+from app.domain.errors import InvalidApiKey
+from app.domain.keys import Caller, KeyKind, digest_of, fingerprint_of
+from app.stores.postgres import console as store
+from app.stores.postgres.console import FormRow
+
+IDLE_MAX = timedelta(minutes=30)
+LIFETIME = timedelta(hours=12)
+# A session that is used is written down as used this often.
+TOUCH_AFTER = timedelta(minutes=1)
+TOKEN_BYTES = 32
+# How long somebody who sent a form twice waits for what becomes of it.
+FORM_SECONDS_MAX = 5.0
+FORM_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    token_hash: bytes
+    caller: Caller
+
+
+class ConsoleSessions:
+    def __init__(self, *, postgres: PostgresAccess, authentication: Authentication) -> None:
+        self._postgres = postgres
+        self._authentication = authentication
+
+    def open(self, key: str, *, person: str | None, address: str, request_id: str | None = None) -> str:
+        """A new session's token. What has expired is taken away on this occasion.
+
+        Raises InvalidApiKey, TooManyWrongKeys or Unavailable.
+        """
+        caller = self._authentication.caller(KeyKind.OPERATOR, key, address, request_id)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+
+        def work(connection: sa.Connection) -> None:
+            store.delete_expired(connection, IDLE_MAX)
+            store.insert_session(
+                connection,
+                token_hash=hash_of(token),
+                key_id=caller.key_id,
+                key_fingerprint=fingerprint_of(digest_of(key.encode("latin-1", "replace"))),
+                person=person,
+                address=address,
+                lifetime=LIFETIME,
+            )
+
+        self._postgres.transaction(work)
+        return token
+
+    def find(self, token: str, *, address: str, request_id: str | None = None, touches: bool = True) -> Session | None:
+        """The session of a token, as long as both it and its key are good. Raises Unavailable.
+
+        A look that `touches` keeps it open; a page that updates itself isn't somebody who does something.
+        """
+        token_hash = hash_of(token)
+        row = self._postgres.run(lambda connection: store.find_session(connection, token_hash, IDLE_MAX))
+        if row is None:
+            return None
+        try:
+            caller = self._authentication.remembered(row.key_fingerprint, address, request_id)
+        except InvalidApiKey:
+            return None
+        if touches and row.now - row.seen_at >= TOUCH_AFTER:
+            self._postgres.run(lambda connection: store.touch_session(connection, token_hash))
+        return Session(token_hash, replace(caller, person=row.person))
+
+    def close(self, session: Session) -> None:
+        """Raises Unavailable."""
+        self._postgres.run(lambda connection: store.delete_session(connection, session.token_hash))
+
+    def claim_form(self, session: Session, form_id: UUID) -> FormRow | None:
+        """None: it is the first time that this form is sent, and whoever asked does it. Otherwise what became of it,
+        waited for if it is being done. Raises Unavailable.
+        """
+        if self._postgres.run(lambda connection: store.claim_form(connection, session.token_hash, form_id)):
+            return None
+        until = time.monotonic() + FORM_SECONDS_MAX
+        while True:
+            found = self.form(session, form_id)
+            if found is None:
+                # It was refused to whoever sent it first; now it is ours.
+                return self.claim_form(session, form_id)
+            if found.location is not None or time.monotonic() >= until:
+                return found
+            time.sleep(FORM_POLL_SECONDS)
+
+    def form(self, session: Session, form_id: UUID) -> FormRow | None:
+        """Raises Unavailable."""
+        return self._postgres.run(lambda connection: store.find_form(connection, session.token_hash, form_id))
+
+    def finish_form(self, session: Session, form_id: UUID, *, location: str, message: str) -> None:
+        """Raises Unavailable."""
+        self._postgres.run(
+            lambda connection: store.finish_form(connection, session.token_hash, form_id, location, message)
+        )
+
+    def release_form(self, session: Session, form_id: UUID) -> None:
+        """Raises Unavailable."""
+        self._postgres.run(lambda connection: store.release_form(connection, session.token_hash, form_id))
+
+
+def hash_of(secret: str) -> bytes:
+    """What is kept of a secret that has so many random bits that nobody can guess it."""
+    return hashlib.sha256(secret.encode()).digest()
