@@ -116,7 +116,7 @@ class Config:
             metrics_address=env.get("METRICS_ADDRESS") or "127.0.0.1",
             metrics_port=_number(env, "METRICS_PORT", 0, 0, 65_535),
             metrics_are_public=_choice(env, "METRICS_PUBLIC", "0", ("0", "1")) == "1",
-            metrics_dir=env.get("METRICS_DIR") or "",
+            metrics_dir=_metrics_dir(env),
             data_dir=_data_dir(env),
             flower_basic_auth=tuple(filter(None, env.get("FLOWER_BASIC_AUTH", "").split(","))),
             flower_auth=env.get("FLOWER_AUTH", ""),
@@ -176,6 +176,11 @@ def _checked(name: str, check: Callable[[str], T], value: str) -> T:
     except ValueError as error:
         # The value stays out of the message, and what caused it too: they may carry a password.
         raise ConfigError(f"{name} {error}.") from None
+
+
+def _metrics_dir(env: Mapping[str, str]) -> str:
+    data_dir = env.get("DATA_DIR")
+    return env.get("METRICS_DIR") or (str(Path(data_dir, "metrics")) if data_dir else "")
 
 
 def _otlp_endpoint(env: Mapping[str, str]) -> str:

@@ -80,3 +80,13 @@ def test_the_local_stacks_settings_are_found(tmp_path: Path) -> None:
     assert config.is_local
     assert config.log_level == "ERROR"
     assert config.redis_url == "redis://cache/0"
+
+
+def test_where_a_machines_processes_add_up() -> None:
+    by_default = Config.from_environment(GOOD).metrics_folder
+    assert by_default == Config.from_environment(GOOD).metrics_folder
+    assert by_default != Config.from_environment({**GOOD, "DATABASE_URL": "postgres://u:p@db/other"}).metrics_folder
+    assert "p@db" not in str(by_default)
+    assert Config.from_environment({**GOOD, "DATA_DIR": "/data"}).metrics_folder == Path("/data/metrics")
+    own = {**GOOD, "DATA_DIR": "/data", "METRICS_DIR": "/run/numbers"}
+    assert Config.from_environment(own).metrics_folder == Path("/run/numbers")
