@@ -96,6 +96,12 @@ from app.upkeep.stale import StaleCopies
 from app.upkeep.stranded import StrandedMarks
 from app.upkeep.usage_summaries import UsageSummaries
 from app.upkeep.watcher import Watcher
+from app.webhooks.balance_rules import BalanceRules, TopUpRequests
+from app.webhooks.deliver import DeliveryPolicy, DeliveryService
+from app.webhooks.endpoints import WebhookEndpoints
+from app.webhooks.events import WebhookEvents
+from app.webhooks.sender import WebhookSender
+from app.wire import webhooks as webhooks_wire
 
 log = structlog.get_logger(__name__)
 
@@ -342,6 +348,26 @@ class Container:
             wallets=self.wallet_admin,
             postings=self.postings,
         )
+
+        # Webhooks.
+        self.webhook_sender = WebhookSender(
+            timeout_seconds=config.webhook_timeout_seconds, allow_private=config.webhooks_allow_private
+        )
+        self._made.callback(self.webhook_sender.close)
+        self.webhook_delivery = DeliveryService(
+            postgres=self.postgres,
+            sender=self.webhook_sender,
+            render=webhooks_wire.body,
+            policy=DeliveryPolicy(
+                timeout_seconds=config.webhook_timeout_seconds,
+                at_once_max=config.webhook_endpoint_concurrency,
+                disable_after_days=config.webhook_disable_after_days,
+            ),
+        )
+        self.webhook_endpoints = WebhookEndpoints(postgres=self.postgres, allow_private=config.webhooks_allow_private)
+        self.webhook_events = WebhookEvents(postgres=self.postgres, retention_days=config.webhook_retention_days)
+        self.balance_rules = BalanceRules(postgres=self.postgres)
+        self.top_up_requests = TopUpRequests(postgres=self.postgres)
 
     def close(self) -> None:
         """Stop what runs and close what was connected, the last made first. It isn't used again after that."""

@@ -70,6 +70,13 @@ class Config:
     flower_auth: str
     # Where traces are sent. Empty: there are none.
     otlp_endpoint: str
+    # Whether webhooks may go over http, and to addresses that aren't public.
+    webhooks_allow_private: bool
+    webhook_timeout_seconds: float
+    # How many deliveries to one endpoint may be under way.
+    webhook_endpoint_concurrency: int
+    webhook_disable_after_days: float
+    webhook_retention_days: float
 
     @property
     def redis(self) -> RedisUrl:
@@ -121,6 +128,11 @@ class Config:
             flower_basic_auth=tuple(filter(None, env.get("FLOWER_BASIC_AUTH", "").split(","))),
             flower_auth=env.get("FLOWER_AUTH", ""),
             otlp_endpoint=_otlp_endpoint(env),
+            webhooks_allow_private=_flag(env, "WEBHOOKS_ALLOW_PRIVATE", mode == "local"),
+            webhook_timeout_seconds=_number(env, "WEBHOOK_TIMEOUT_SECONDS", 15.0, 0.1, 120),
+            webhook_endpoint_concurrency=_number(env, "WEBHOOK_ENDPOINT_CONCURRENCY", 4, 1, 100),
+            webhook_disable_after_days=_number(env, "WEBHOOK_DISABLE_AFTER_DAYS", 5.0, 0, 365),
+            webhook_retention_days=_number(env, "WEBHOOK_RETENTION_DAYS", 30.0, 0, 3_650),
         )
 
 
@@ -154,6 +166,15 @@ def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str,
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
     return value
+
+
+def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
+    value = env.get(name)
+    if not value:
+        return default
+    if value not in {"0", "1"}:
+        raise ConfigError(f"{name} must be 0 or 1, not {value!r}.")
+    return value == "1"
 
 
 def _number(env: Mapping[str, str], name: str, default: N, least: N, most: N) -> N:

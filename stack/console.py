@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 
-COLOURS = {"web": 32, "worker": 36, "beat": 35, "flower": 33, "release": 34, "seed": 34}
+COLOURS = {"web": 32, "worker": 36, "beat": 35, "webhooks": 31, "flower": 33, "release": 34, "seed": 34}
 NAME_WIDTH = 7
 
 

@@ -42,6 +42,11 @@ def _worker(env: Mapping[str, str]) -> str | None:
     return _look(env, f"worker-{name}")
 
 
+def _webhooks(env: Mapping[str, str]) -> str | None:
+    name = (env.get("WEBHOOKS_WORKER_NAME") or "webhooks@%h").replace("%h", socket.gethostname())
+    return _look(env, f"worker-{name}")
+
+
 def _beat(env: Mapping[str, str]) -> str | None:
     return _look(env, "beat")
 
@@ -49,6 +54,7 @@ def _beat(env: Mapping[str, str]) -> str | None:
 CHECKS: dict[str, Callable[[Mapping[str, str]], str | None]] = {
     "web": _web,
     "worker": _worker,
+    "webhooks": _webhooks,
     "beat": _beat,
     "flower": _flower,
 }

@@ -39,8 +39,8 @@ LINES_KEPT = 15
 SAME_REQUEST_SECONDS = 0.3
 
 # In the order in which they stop: first what takes requests, last what they rest on.
-PROCESSES = ("web", "beat", "worker", "flower")
-PATIENCE_SECONDS = {"web": 4.0, "beat": 2.0, "worker": 4.0, "flower": 2.0}
+PROCESSES = ("web", "beat", "worker", "webhooks", "flower")
+PATIENCE_SECONDS = {"web": 4.0, "beat": 2.0, "worker": 4.0, "webhooks": 4.0, "flower": 2.0}
 
 # No proxy of the caller's stands between us and our own server.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))

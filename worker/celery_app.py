@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from functools import cache
 from typing import Any
 
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.signals import (
     celeryd_init,
     heartbeat_sent,
@@ -13,6 +15,8 @@ from celery.signals import (
     worker_init,
     worker_process_init,
     worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
 )
 
 from app import logs, tracing
@@ -41,18 +45,27 @@ celery.conf.update(
         "worker.tasks.top_ups",
         "worker.tasks.bulk_actions",
         "worker.tasks.usage_summaries",
+        "worker.tasks.webhooks",
     ],
 )
 
 
 # Under which operators know this worker.
 worker_name = "worker"
+_making = threading.Lock()
 
 
 @cache
-def container() -> Container:
-    """This process's stores and services; made in the child that runs tasks, never before a fork."""
+def _made() -> Container:
     return Container(config, celery=celery)
+
+
+def container() -> Container:
+    """This process's stores and services; made in the child that runs tasks, never before a fork, and once for all of
+    its threads.
+    """
+    with _making:
+        return _made()
 
 
 @setup_logging.connect
@@ -77,14 +90,25 @@ def _learn_name(sender: str, **_: Any) -> None:
 
 @worker_process_init.connect
 def _begin_clean(**_: Any) -> None:
-    container.cache_clear()
+    _made.cache_clear()
     tracing.switch_on(config, "worker")
     container().metrics.start(ProcessKind.WORKER, worker_name)
 
 
+@worker_ready.connect
+def _begin_threads(sender: Any, **_: Any) -> None:
+    """Threads are no children: what those begin with, this process begins itself."""
+    if isinstance(sender.pool, ThreadPool):
+        tracing.switch_on(config, "webhooks")
+        container().metrics.start(ProcessKind.WEBHOOKS, worker_name)
+
+
+@worker_shutdown.connect
 @worker_process_shutdown.connect
 def _hand_over(**_: Any) -> None:
-    container().metrics.close()
+    # The parent of children has made none.
+    if _made.cache_info().currsize:
+        container().metrics.close()
     tracing.switch_off()
 
 

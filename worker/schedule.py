@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from app.config import Config
-from app.stores.queue import MAINTENANCE_QUEUE
+from app.stores.queue import MAINTENANCE_QUEUE, WEBHOOKS_QUEUE
 
 
 def beat_schedule(config: Config) -> dict[str, Any]:
-    def every(task: str, seconds: float) -> dict[str, Any]:
+    def every(task: str, seconds: float, queue: str = MAINTENANCE_QUEUE) -> dict[str, Any]:
         # There are no arguments; flower shows that in their place.
         shown = f"every {seconds:g} s"
-        return {"task": task, "schedule": seconds, "options": {"queue": MAINTENANCE_QUEUE, "argsrepr": shown}}
+        return {"task": task, "schedule": seconds, "options": {"queue": queue, "argsrepr": shown}}
 
     return {
         "sweep": every("tokentill.sweep", config.sweep_seconds / 2),
@@ -27,5 +27,8 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "forget-bulk-drafts": every("tokentill.forget_bulk_drafts", 3_600.0),
         "summarise-usage": every("tokentill.summarise_usage", 300.0),
         "take-sample": every("tokentill.take_sample", 5.0),
+        "give-out-webhooks": every("tokentill.give_out_webhooks", config.sweep_seconds, WEBHOOKS_QUEUE),
+        "look-after-top-up-requests": every("tokentill.look_after_top_up_requests", 20.0),
+        "prune-webhook-events": every("tokentill.prune_webhook_events", 600.0),
         "reconcile": every("tokentill.reconcile", config.reconcile_seconds),
     }

@@ -23,7 +23,7 @@ from app.billing.settlements import Changes, SettleReport, announce, refusal_rea
 from app.domain.errors import TooSlow, WalletBusy
 from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
-from app.stores.postgres import inbox, rollups, settlement
+from app.stores.postgres import balance_rules, inbox, rollups, settlement
 from app.stores.postgres.settlement import Claim, ClaimedWallet, MoneyDoesNotAddUp, RetryPolicy, SettledWallet
 
 log = structlog.get_logger(__name__)
@@ -162,7 +162,8 @@ class SettleTransactions:
         try:
             return self._postgres.transaction(self._work(ids))
         except WalletBusy:
-            # Somebody keeps a roll-up of one of them: which, is looked for only now, as it takes a statement more.
+            # Somebody keeps a roll-up or a watch of one of them: which, is looked for only now, as it takes statements
+            # more.
             return self._postgres.transaction(self._work(ids, is_wary=True))
 
     def bury(self, ids: Sequence[UUID], reason: FailureReason) -> bool:
@@ -178,7 +179,8 @@ class SettleTransactions:
         def work(connection: sa.Connection) -> Batch:
             claimed = settlement.claim(connection, ids)
             if is_wary:
-                kept = rollups.kept_by_others(connection, [wallet.wallet_id for wallet in claimed])
+                payers = [wallet.wallet_id for wallet in claimed]
+                kept = rollups.kept_by_others(connection, payers) | balance_rules.kept_by_others(connection, payers)
                 claimed = [replace(w, claim=Claim.BUSY) if w.wallet_id in kept else w for w in claimed]
             orphans = [end_id for wallet in claimed if wallet.claim is Claim.MISSING for end_id in wallet.ids]
             is_buried = bool(orphans) and settlement.bury(connection, orphans, FailureReason.WALLET_MISSING)

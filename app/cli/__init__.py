@@ -12,6 +12,7 @@ from flask.cli import ScriptInfo
 
 from app.cli.archive import archive, archives
 from app.cli.audit_log import audit_log
+from app.cli.balance_rules import balance_rules
 from app.cli.bulk_actions import bulk_actions
 from app.cli.catalog import features, packages, profit_rules
 from app.cli.debts import debts
@@ -27,6 +28,7 @@ from app.cli.repricings import repricings
 from app.cli.samples import samples
 from app.cli.top_ups import top_up_schedules, top_ups
 from app.cli.wallets import wallets
+from app.cli.webhooks import webhooks
 
 for _command in PRICE_IMPORT_COMMANDS:
     prices.add_command(_command)
@@ -37,6 +39,8 @@ COMMANDS = (
     profit_rules,
     prices,
     wallets,
+    balance_rules,
+    webhooks,
     ends,
     repricings,
     top_ups,

@@ -36,6 +36,8 @@ WALLET_PARTS = (
     "statement",
     "balances",
     "holds",
+    "balance-rules",
+    "auto-top-up",
 )
 
 

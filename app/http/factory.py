@@ -12,6 +12,7 @@ from app.http.request_log import RequestLog
 from app.http.routes import (
     admin,
     audit_log,
+    balance_rules,
     bulk_actions,
     corrections,
     description,
@@ -29,6 +30,7 @@ from app.http.routes import (
     success,
     token_process,
     top_ups,
+    webhooks,
 )
 
 
@@ -70,6 +72,8 @@ def create_api(container: Container, log: RequestLog, addresses: ClientAddress) 
     app.register_blueprint(samples.blueprint)
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(audit_log.blueprint)
+    app.register_blueprint(webhooks.blueprint)
+    app.register_blueprint(balance_rules.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.register_blueprint(description.blueprint)

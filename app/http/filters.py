@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from marshmallow import ValidationError
 
 from app.domain import failed_ends as failed
 from app.domain import inputs, reports
 from app.domain.audit import AuditFilter
+from app.domain.balance_rules import Owner, RequestState
 from app.domain.ends import EndState
 from app.domain.failed_ends import AgeBand, Filter
 from app.domain.inputs import ACTOR_LENGTH_MAX, ID_LENGTH_MAX, REASON_LENGTH_MAX
@@ -32,10 +34,14 @@ from app.domain.reports import (
     Wallets,
     WalletSort,
 )
-from app.domain.wallets import WalletStatus
+from app.domain.wallets import WalletStatus, wallet_of
+from app.domain.webhooks import DeliveryState, EventType
 from app.http.query import Parameter, read
 from app.http.schemas import shapes
 from app.stores.postgres.api_keys import KeyFilter, KeyState
+from app.stores.postgres.top_up_requests import RequestFilter
+from app.stores.postgres.webhooks.deliveries import DeliveryFilter
+from app.stores.postgres.webhooks.events import EventFilter
 
 FAILED_STATES = (EndState.RETRYING, EndState.DEAD)
 
@@ -197,6 +203,53 @@ AUDIT_LOG = (
     text("address", "Where from."),
     text("request_id"),
 )
+
+
+def _number(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) < 2**63):
+        raise ValueError("Must be the id of a webhook endpoint.")
+    return int(value)
+
+
+def _event_id(value: str) -> UUID:
+    try:
+        return UUID(value)
+    except ValueError:
+        raise ValueError("Must be the id of an event.") from None
+
+
+_ENDPOINT = Parameter("endpoint_id", _number, shapes.whole_number(1, 2**63 - 1), "To this webhook endpoint.")
+_DELIVERY = one_of("state", tuple(DeliveryState), "What became of a delivery.")
+_EVENT_TYPE = one_of("type", tuple(EventType), "What happened.")
+WEBHOOK_EVENTS = (*MOMENTS, _EVENT_TYPE, USER, _ENDPOINT, _DELIVERY)
+WEBHOOK_DELIVERIES = (
+    *WEBHOOK_EVENTS,
+    Parameter("event_id", _event_id, {"type": "string", "format": "uuid"}, "Of this event."),
+)
+OWNER = (text("user_id", "Whose wallet's."), text("package_id", "Which package's."))
+TOP_UP_REQUESTS = (USER, one_of("state", tuple(RequestState), "What became of it."))
+
+
+def webhook_events() -> EventFilter:
+    """The filters of webhook events. Raises ValidationError."""
+    return EventFilter(**_renamed(read(WEBHOOK_EVENTS)))
+
+
+def webhook_deliveries() -> DeliveryFilter:
+    """The filters of deliveries. Raises ValidationError."""
+    return DeliveryFilter(**_renamed(read(WEBHOOK_DELIVERIES)))
+
+
+def top_up_requests() -> RequestFilter:
+    """The filters of top-up requests. Raises ValidationError."""
+    found = read(TOP_UP_REQUESTS)
+    user_id = found.get("user_id")
+    return RequestFilter(None if user_id is None else wallet_of(user_id), found.get("state"))
+
+
+def owner() -> Owner:
+    """Whose rule is meant. Raises ValidationError or Invalid."""
+    return Owner(**read(OWNER))
 
 
 def entries() -> Entries:

@@ -15,7 +15,17 @@ from app.domain.pages import Item, Key, Page
 from app.domain.tables import Kind
 from app.http import tables
 from app.http.routes import success
-from app.wire.cursors import BY_EXPIRY, BY_ID, NEWEST_FIRST, OLDEST_FIRST, Order, from_cursor, page_answer, page_size
+from app.wire.cursors import (
+    BY_EXPIRY,
+    BY_ID,
+    NEWEST_FIRST,
+    OLDEST_FIRST,
+    OLDEST_NUMBER_FIRST,
+    Order,
+    from_cursor,
+    page_answer,
+    page_size,
+)
 from app.wire.tables import csv_of_rows
 
 # How many a table fetches at a time.
@@ -102,6 +112,13 @@ def by_expiry(
 ) -> Listing[Item, str]:
     """A list in the order of when its items end."""
     return Listing(BY_EXPIRY, fetch, answer)
+
+
+def by_number(
+    fetch: Callable[[int, int], Page[Item, int]], answer: Callable[[Item], Mapping[str, Any]]
+) -> Listing[Item, int]:
+    """A list from the lowest number up."""
+    return Listing(OLDEST_NUMBER_FIRST, fetch, answer)
 
 
 def newest_first(

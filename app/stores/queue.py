@@ -26,10 +26,14 @@ log = structlog.get_logger(__name__)
 SETTLE_QUEUE = "settle"
 RETRY_QUEUE = "retry"
 MAINTENANCE_QUEUE = "maintenance"
-QUEUES = (SETTLE_QUEUE, RETRY_QUEUE, MAINTENANCE_QUEUE)
+# Consumed by a worker of its own: a receiver that is slow holds up nobody's money.
+WEBHOOKS_QUEUE = "webhooks"
+WORKER_QUEUES = (SETTLE_QUEUE, RETRY_QUEUE, MAINTENANCE_QUEUE)
+QUEUES = (*WORKER_QUEUES, WEBHOOKS_QUEUE)
 
 SETTLE_ENDS = "tokentill.settle_ends"
 COLLECT_DEBTS = "tokentill.collect_debts"
+DELIVER_WEBHOOKS = "tokentill.deliver_webhooks"
 
 IDS_PER_MESSAGE = 1_000
 MESSAGES_LOOKED_AT = 100

@@ -24,6 +24,14 @@ from app.wire.samples import SampleAnswer
 from app.wire.statements import DayBalanceAnswer
 from app.wire.top_ups import ScheduleHeadAnswer, TopUpAnswer, TopUpWalletAnswer
 from app.wire.types import Words
+from app.wire.webhooks import (
+    AutoTopUpRuleAnswer,
+    LowBalanceRuleAnswer,
+    RequestedTopUpAnswer,
+    WebhookDeliveryAnswer,
+    WebhookEndpointAnswer,
+    WebhookEventAnswer,
+)
 
 
 def columns_of(answer: type) -> Mapping[str, Kind]:
@@ -64,3 +72,9 @@ TOP_UP_WALLETS = columns_of(TopUpWalletAnswer)
 TOP_UP_SCHEDULES = columns_of(ScheduleHeadAnswer)
 KEYS = columns_of(KeyAnswer)
 AUDIT_LOG = columns_of(AuditEntryAnswer)
+WEBHOOK_ENDPOINTS = columns_of(WebhookEndpointAnswer)
+WEBHOOK_EVENTS = columns_of(WebhookEventAnswer)
+WEBHOOK_DELIVERIES = columns_of(WebhookDeliveryAnswer)
+LOW_BALANCE_RULES = columns_of(LowBalanceRuleAnswer)
+AUTO_TOP_UP_RULES = columns_of(AutoTopUpRuleAnswer)
+TOP_UP_REQUESTS = columns_of(RequestedTopUpAnswer)

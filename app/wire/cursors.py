@@ -94,6 +94,7 @@ def _number(text: str) -> int:
 BY_ID = Order(FIRST_ID, _text)
 # By UUIDs that begin with their time.
 OLDEST_FIRST = Order(str(UUID(int=0)), _uuid)
+NEWEST_UUID_FIRST = Order(str(UUID(int=2**128 - 1)), _uuid)
 NEWEST_FIRST = Order(NEWEST, _number)
 # By numbers that the server has given.
 OLDEST_NUMBER_FIRST = Order(0, _number)

@@ -22,6 +22,7 @@ from app.operations.status import Status
 from app.stores.postgres.processes import Process, ProcessKind
 from app.stores.postgres.samples import Sample
 from app.stores.postgres.watch import LastReconciliation, Watched
+from app.stores.postgres.webhooks.deliveries import Counts
 from app.upkeep.pulse import SILENT_SECONDS_MAX
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -50,6 +51,7 @@ def _of_stores(status: Status) -> Iterable[Metric]:
         yield from _of_reconciliation(found.reconciliation)
         yield from _of_sample(found.sample, found.sample_age_seconds)
         yield from _of_fleet(found.processes)
+        yield from _of_webhooks(found.webhooks)
         yield _by("tokentill_bulk_operations", "Operations on many ends under way", "kind", found.bulk_by_kind)
     if status.spooled_ends is not None:
         yield _one("tokentill_spool_ends", "Ends that Redis keeps until Postgres is back", status.spooled_ends)
@@ -124,7 +126,7 @@ def _of_fleet(processes: Iterable[Process]) -> Iterable[Metric]:
     beats = []
     for process in processes:
         alive[process.kind.value] += process.silent_seconds < SILENT_SECONDS_MAX
-        if process.kind is ProcessKind.WORKER:
+        if process.kind in (ProcessKind.WORKER, ProcessKind.WEBHOOKS):
             silent.add_metric([process.name], process.silent_seconds)
         if process.kind is ProcessKind.BEAT:
             beats.append(process.silent_seconds)
@@ -132,6 +134,17 @@ def _of_fleet(processes: Iterable[Process]) -> Iterable[Metric]:
     yield silent
     if beats:
         yield _one("tokentill_beat_silent_seconds", "Since a beat last sent what was due", min(beats))
+
+
+def _of_webhooks(counts: Counts) -> Iterable[Metric]:
+    by_state = {"pending": counts.pending, "failed": counts.failed}
+    yield _by("tokentill_webhook_deliveries", "Webhook deliveries that wait, or were given up", "state", by_state)
+    yield _one(
+        "tokentill_webhook_overdue_seconds",
+        "For how long the webhook delivery that is due for longest has been, 0 without any",
+        counts.overdue_seconds,
+    )
+    yield _one("tokentill_webhook_endpoints_disabled", "Webhook endpoints that are disabled", counts.endpoints_disabled)
 
 
 def _of_processes(status: Status, machine: MachineNumbers, meters: Meters) -> Iterable[Metric]:

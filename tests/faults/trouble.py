@@ -20,7 +20,7 @@ from app.domain.pricing import ProfitRule, price
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction, wallet_of
 from app.stores.postgres import inbox, stale
-from app.stores.queue import QUEUES, RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, create_celery
+from app.stores.queue import RETRY_QUEUE, SETTLE_ENDS, SETTLE_QUEUE, WORKER_QUEUES, create_celery
 from tests.faults.auditor import POISON_PREFIX
 from tests.faults.book import End
 from tests.faults.load import FEATURE, INPUT_TOKENS
@@ -52,8 +52,8 @@ def repeat_messages(redis: Redis, rng: random.Random) -> int:
 
 
 def messages_waiting(redis: Redis) -> int:
-    """In all queues together."""
-    return sum(redis.llen(QUEUE_PREFIX + queue) for queue in QUEUES)  # type: ignore[misc]
+    """In all queues of the worker together."""
+    return sum(redis.llen(QUEUE_PREFIX + queue) for queue in WORKER_QUEUES)  # type: ignore[misc]
 
 
 def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:

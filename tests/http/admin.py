@@ -26,6 +26,9 @@ class Admin:
     def post(self, path: str, body: Any) -> TestResponse:
         return self._send("POST", path, body)
 
+    def put(self, path: str, body: Any) -> TestResponse:
+        return self._send("PUT", path, body)
+
     def patch(self, path: str, body: Any) -> TestResponse:
         return self._send("PATCH", path, body)
 

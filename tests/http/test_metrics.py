@@ -297,7 +297,7 @@ class TestUpkeep:
                 processes.say_alive(connection, name, kind)
         shop.execute_in_postgres("UPDATE processes SET seen_at = now() - interval '100 seconds' WHERE name = 'b'")
         found = scraped(client)
-        assert found["tokentill_processes"] == {("web",): 0, ("worker",): 1, ("beat",): 1}
+        assert found["tokentill_processes"] == {("web",): 0, ("worker",): 1, ("webhooks",): 0, ("beat",): 1}
         assert found["tokentill_worker_silent_seconds"]["a",] < 30
         assert 100 <= found["tokentill_worker_silent_seconds"]["b",] < 130
         assert found["tokentill_beat_silent_seconds"][()] < 30

@@ -37,10 +37,13 @@ class TestProcfile:
     def test_has_every_process(self) -> None:
         assert set(commands()) == {*PROCESSES, "release"}
 
-    def test_the_worker_consumes_every_queue(self) -> None:
-        found = re.search(r"-Q (\S+)", commands()["worker"])
-        assert found is not None
-        assert set(found[1].split(",")) == QUEUES
+    def test_every_queue_is_consumed_by_one_kind_of_worker(self) -> None:
+        consumed = {
+            name: set(found[1].split(","))
+            for name, command in commands().items()
+            if (found := re.search(r"-Q (\S+)", command)) is not None
+        }
+        assert consumed == {"worker": QUEUES, "webhooks": {"webhooks"}}
 
     def test_processes_take_the_place_of_the_shell(self) -> None:
         # Otherwise signals would reach the shell and not the process.

@@ -13,7 +13,7 @@ from app.bootstrap import Container
 from app.config import Config
 from app.domain import errors
 from app.http import auth
-from app.stores.queue import QUEUES
+from app.stores.queue import QUEUES, WEBHOOKS_QUEUE, WORKER_QUEUES
 from app.web import create_app
 from app.wire.statuses import STATUS_OF_CODE
 from stack.procfile import commands
@@ -65,7 +65,9 @@ def test_every_domain_error_has_one_status() -> None:
 
 def test_every_queue_is_consumed() -> None:
     # Everything that starts a worker takes the command from the Procfile.
-    assert f"-Q {','.join(QUEUES)} " in commands()["worker"]
+    assert f"-Q {','.join(WORKER_QUEUES)} " in commands()["worker"]
+    assert f"-Q {WEBHOOKS_QUEUE} " in commands()["webhooks"]
+    assert set(QUEUES) == {*WORKER_QUEUES, WEBHOOKS_QUEUE}
 
 
 def test_every_scheduled_or_published_task_is_registered_with_a_known_queue() -> None:

@@ -15,6 +15,8 @@ FORGOTTEN_SECONDS = 3_600
 class ProcessKind(StrEnum):
     WEB = "web"
     WORKER = "worker"
+    WEBHOOKS = "webhooks"
+    """A worker that delivers webhooks and does nothing else."""
     BEAT = "beat"
 
 

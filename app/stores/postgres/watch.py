@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from app.stores.postgres import inbox, processes, samples, spool_aside
 from app.stores.postgres.processes import Process
 from app.stores.postgres.samples import Sample
+from app.stores.postgres.webhooks import deliveries
+from app.stores.postgres.webhooks.deliveries import Counts
 
 # By the partial index of failed ends, whose ids begin with their time.
 _OLDEST_FAILED = sa.text("""
@@ -53,6 +55,7 @@ class Watched:
     """Whose debts are due for a try."""
     reconciliation: LastReconciliation | None
     processes: Sequence[Process]
+    webhooks: Counts
     bulk_by_kind: Mapping[str, int]
     """Operations on many ends that are under way."""
     sample: Sample | None
@@ -70,6 +73,7 @@ def look(connection: sa.Connection) -> Watched:
         oldest_accepted_seconds=oldest_accepted_seconds,
         oldest_failed_seconds=connection.execute(_OLDEST_FAILED).scalar_one_or_none(),
         ends_aside=spool_aside.size(connection),
+        webhooks=deliveries.counts(connection),
         due_wallets=connection.execute(_DUE, {"counted_max": inbox.COUNTED_MAX}).scalar_one(),
         reconciliation=None if reconciled is None else LastReconciliation(*reconciled),
         processes=processes.find(connection),

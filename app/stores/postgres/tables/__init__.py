@@ -29,12 +29,24 @@ from app.stores.postgres.tables.top_ups import top_up_batch_wallets, top_up_batc
 from app.stores.postgres.tables.upkeep import reconciliations, spool_aside, stale_notes, system_state
 from app.stores.postgres.tables.wallets import end_inbox, end_keys, wallets
 from app.stores.postgres.tables.watch import processes, samples
+from app.stores.postgres.tables.webhooks import (
+    auto_top_up_rules,
+    low_balance_rules,
+    top_up_requests,
+    wallet_watches,
+    webhook_attempts,
+    webhook_deliveries,
+    webhook_endpoints,
+    webhook_events,
+    webhook_secrets,
+)
 
 __all__ = [
     "api_keys",
     "archived_balances",
     "archived_postings",
     "audit_log",
+    "auto_top_up_rules",
     "bulk_action_ends",
     "bulk_actions",
     "console_forms",
@@ -46,6 +58,7 @@ __all__ = [
     "feature_endpoints",
     "ledger_archives",
     "ledger_checkpoints",
+    "low_balance_rules",
     "metadata",
     "package_features",
     "packages",
@@ -63,9 +76,16 @@ __all__ = [
     "token_transactions",
     "top_up_batch_wallets",
     "top_up_batches",
+    "top_up_requests",
     "top_up_schedules",
     "usage_daily",
     "usage_summaries",
     "usage_summary_state",
+    "wallet_watches",
     "wallets",
+    "webhook_attempts",
+    "webhook_deliveries",
+    "webhook_endpoints",
+    "webhook_events",
+    "webhook_secrets",
 ]

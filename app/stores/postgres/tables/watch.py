@@ -39,5 +39,5 @@ processes = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("started_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
     sa.Column("seen_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
-    sa.CheckConstraint("kind IN ('web', 'worker', 'beat')", name="processes_kind_known"),
+    sa.CheckConstraint("kind IN ('web', 'worker', 'webhooks', 'beat')", name="processes_kind_known"),
 )

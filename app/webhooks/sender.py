@@ -1,0 +1,233 @@
+"""Sending one webhook: to the address that was checked, within its time, reading little of what comes back.
+
+Over the standard library's http.client, which follows no redirect, unpacks no body and knows no proxy: what a larger
+client would bring is what has to be kept off here. The socket is ours: a name is resolved once, all that it leads to
+is checked, and one of these very addresses is connected to, so that no second look-up can lead elsewhere. The
+certificate is still that of the name.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotResolvedInTime
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.webhook_urls import Target, is_public, target_of
+from app.domain.webhooks import Answer, AttemptError
+
+CONNECT_SECONDS_MAX = 5.0
+# Of an answer's body no more is read, for no longer; and of that no more is kept.
+BODY_BYTES_MAX = 64 * 1024
+BODY_SECONDS_MAX = 2.0
+EXCERPT_LENGTH = 300
+RESOLVERS = 16
+
+Resolve = Callable[[str, int], Sequence[str]]
+
+
+class _Failed(Exception):
+    def __init__(self, error: AttemptError, detail: str | None = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.detail = detail
+
+
+def system_addresses(host: str, port: int) -> Sequence[str]:
+    """All addresses of a name, as the system knows them. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    at: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Raises TimeoutError when none are."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def at_most(self, seconds: float) -> _Deadline:
+        return _Deadline(min(self.at, time.monotonic() + seconds))
+
+
+class WebhookSender:
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        allow_private: bool,
+        resolve: Resolve = system_addresses,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`timeout_seconds` is for all of an attempt, from the look-up of the name on."""
+        self._timeout_seconds = timeout_seconds
+        self._allow_private = allow_private
+        self._resolve = resolve
+        self._tls = tls
+        # getaddrinfo knows no time limit: whoever asked goes on without it.
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
+
+    def close(self) -> None:
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Send it once. Never raises for what a receiver, its name or the way there does."""
+        begun = time.monotonic()
+        deadline = _Deadline(begun + self._timeout_seconds)
+        try:
+            status, excerpt, retry_after = self._post(url, headers, body, deadline)
+        except (_Failed, OSError, http.client.HTTPException) as error:
+            failed = _failure(error)
+            return Answer(time.monotonic() - begun, error=failed.error, detail=failed.detail)
+        return Answer(time.monotonic() - begun, status, excerpt=excerpt, retry_after_seconds=retry_after)
+
+    def _post(
+        self, url: str, headers: Mapping[str, str], body: bytes, deadline: _Deadline
+    ) -> tuple[int, str | None, int | None]:
+        target = self._target(url)
+        with self._connect(target, self._addresses(target, deadline), deadline) as connected:
+            connected.settimeout(deadline.seconds_left)
+            connected.sendall(_request(target, headers, body))
+            timed = _Timed(connected, deadline)
+            response = http.client.HTTPResponse(timed, method="POST")  # type: ignore[arg-type]
+            try:
+                response.begin()
+                # The status says it all. A body that dawdles keeps nobody.
+                timed.deadline = deadline.at_most(BODY_SECONDS_MAX)
+                return response.status, _excerpt(_body(response)), _seconds(response.getheader("Retry-After"))
+            finally:
+                response.close()
+
+    def _target(self, url: str) -> Target:
+        try:
+            # The setting may have changed since the URL was set.
+            return target_of(url, allow_private=self._allow_private)
+        except ValueError as error:
+            raise _Failed(AttemptError.REFUSED_ADDRESS, str(error)) from None
+
+    def _addresses(self, target: Target, deadline: _Deadline) -> Sequence[str]:
+        """What a name leads to. One bad address spoils them all: whoever names it can't be trusted with the others."""
+        looked_up: Future[Sequence[str]] = self._resolvers.submit(self._resolve, target.host, target.port)
+        try:
+            found = looked_up.result(deadline.seconds_left)
+        except NotResolvedInTime:
+            looked_up.cancel()
+            raise TimeoutError from None
+        except (OSError, UnicodeError) as error:
+            raise _Failed(AttemptError.UNKNOWN_HOST, getattr(error, "strerror", None)) from None
+        if not found:
+            raise _Failed(AttemptError.UNKNOWN_HOST)
+        if not self._allow_private and not all(map(is_public, found)):
+            raise _Failed(AttemptError.REFUSED_ADDRESS, "not a public address")
+        return found
+
+    def _connect(self, target: Target, addresses: Sequence[str], deadline: _Deadline) -> socket.socket:
+        failure: OSError | None = None
+        for address in addresses:
+            try:
+                seconds = min(CONNECT_SECONDS_MAX, deadline.seconds_left)
+                connected = socket.create_connection((address, target.port), seconds)
+            except OSError as error:
+                failure = failure or error
+                continue
+            if target.scheme == "http":
+                return connected
+            try:
+                connected.settimeout(min(CONNECT_SECONDS_MAX, deadline.seconds_left))
+                return self._context.wrap_socket(connected, server_hostname=target.host)
+            except BaseException:
+                connected.close()
+                raise
+        raise failure or OSError("no address")
+
+    @property
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            # The system's authorities, or those that SSL_CERT_FILE names.
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+
+class _Timed:
+    """A connected socket as http.client reads it, whose every read ends when the attempt's time is over."""
+
+    def __init__(self, connected: socket.socket, deadline: _Deadline) -> None:
+        self.connected = connected
+        self.deadline = deadline
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, timed: _Timed) -> None:
+        self._timed = timed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._timed.connected.settimeout(self._timed.deadline.seconds_left)
+        return self._timed.connected.recv_into(buffer)
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    """As much of it as comes in time."""
+    read = b""
+    with suppress(OSError, http.client.HTTPException):
+        while len(read) < BODY_BYTES_MAX and (more := response.read1(BODY_BYTES_MAX)):
+            read += more
+    return read
+
+
+def _failure(error: Exception) -> _Failed:
+    match error:
+        case _Failed():
+            return error
+        case TimeoutError():
+            return _Failed(AttemptError.TIMEOUT)
+        case ssl.SSLCertVerificationError():
+            return _Failed(AttemptError.TLS, error.verify_message)
+        case ssl.SSLError():
+            return _Failed(AttemptError.TLS, error.reason)
+        case OSError():
+            return _Failed(AttemptError.CONNECTION, error.strerror)
+    return _Failed(AttemptError.BAD_ANSWER, type(error).__name__)
+
+
+def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = [
+        f"POST {target.path} HTTP/1.1",
+        f"Host: {target.host_header}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(body)}",
+        # Packed answers would have to be unpacked, and one request is all that is sent.
+        "Accept-Encoding: identity",
+        "Connection: close",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + body
+
+
+def _excerpt(body: bytes) -> str | None:
+    text = body[: 4 * EXCERPT_LENGTH].decode(errors="replace")
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable.strip()[:EXCERPT_LENGTH] or None
+
+
+def _seconds(retry_after: str | None) -> int | None:
+    """The header's seconds. A date would have to be compared with the receiver's clock: it is passed over."""
+    if retry_after is None or not retry_after.isascii() or not retry_after.strip().isdigit():
+        return None
+    return int(retry_after.strip()[:9])
