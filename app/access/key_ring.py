@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 USES_SECONDS = 10.0
 
-_Keys = Mapping[KeyKind, Mapping[bytes, ApiKey]]
+_Keys = Mapping[bytes, ApiKey]
 
 
 class KeyRing:
@@ -47,7 +47,7 @@ class KeyRing:
         self._postgres = postgres
         self._clock = clock
         self._offline_seconds_max = offline_seconds_max
-        self._keys: _Keys = _by_digest(self._environment)
+        self._services, self._operators = _by_digest(self._environment)
         self._by_fingerprint: Mapping[str, ApiKey] = {}
         self._version: int | None = None
         self._looked_at = time.monotonic()
@@ -61,7 +61,7 @@ class KeyRing:
         Raises Unavailable when it was in force too long ago to say that it still is.
         """
         digest = digest_of(given.encode("latin-1", "replace"))
-        key = self._keys[kind].get(digest)
+        key = (self._services if kind is KeyKind.SERVICE else self._operators).get(digest)
         # Which digest is looked up nobody can choose byte by byte; what decides is compared in constant time all the
         # same.
         if key is None or not compare_digest(key.digest, digest):
@@ -82,7 +82,7 @@ class KeyRing:
         if version != self._version:
             keys = [*self._environment, *api_keys.in_force(connection)]
             self._by_fingerprint = {key.fingerprint: key for key in keys}
-            self._keys = _by_digest(keys)
+            self._services, self._operators = _by_digest(keys)
             self._version = version
         self._looked_at = asked_at
 
@@ -124,5 +124,9 @@ def _of_environment(kind: KeyKind, key: str) -> ApiKey:
     return ApiKey(name, name, kind, SCOPES_OF_KIND[kind], digest_of(key.encode()), is_of_environment=True)
 
 
-def _by_digest(keys: Collection[ApiKey]) -> _Keys:
-    return {kind: {key.digest: key for key in keys if key.kind is kind} for kind in KeyKind}
+def _by_digest(keys: Collection[ApiKey]) -> tuple[_Keys, _Keys]:
+    """Service servers' and operators': neither opens what is the others'."""
+    services, operators = (
+        {key.digest: key for key in keys if key.kind is kind} for kind in (KeyKind.SERVICE, KeyKind.OPERATOR)
+    )
+    return services, operators
