@@ -14,7 +14,7 @@ from app.bootstrap import EXTENSION, Container
 from app.console import access, assets, changes, charts, errors, navigation, security, text
 from app.console.assets import HTMX, asset_url
 from app.console.ids import IdConverter
-from app.console.views import catalog, overview, price_imports, prices, profit_rules, sign_in, usage
+from app.console.views import catalog, overview, price_imports, prices, profit_rules, sign_in, usage, webhooks
 
 PREFIX = "/console"
 # A form without files is small; a view that takes a file says how large it may be.
@@ -30,6 +30,7 @@ BLUEPRINTS = (
     prices.blueprint,
     price_imports.blueprint,
     usage.blueprint,
+    webhooks.blueprint,
 )
 
 
