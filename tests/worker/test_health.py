@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ def test_a_worker_and_beat_are_well_while_they_work(
             os.kill(running.process.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("seen_at", ["", "yes", str(time.monotonic() + 3_600)])
+@pytest.mark.parametrize("seen_at", ["", "yes", "1e12"])
 def test_what_a_file_from_before_says_counts_for_nothing(seen_at: str, tmp_path: Path) -> None:
     (tmp_path / "heartbeats").mkdir()
     (tmp_path / "heartbeats" / "beat").write_text(seen_at)
