@@ -14,7 +14,18 @@ from app.bootstrap import EXTENSION, Container
 from app.console import access, assets, changes, charts, errors, navigation, security, text
 from app.console.assets import HTMX, asset_url
 from app.console.ids import IdConverter
-from app.console.views import catalog, overview, price_imports, prices, profit_rules, sign_in, usage, webhooks
+from app.console.views import (
+    bulk_actions,
+    catalog,
+    failed_ends,
+    overview,
+    price_imports,
+    prices,
+    profit_rules,
+    sign_in,
+    usage,
+    webhooks,
+)
 
 PREFIX = "/console"
 # A form without files is small; a view that takes a file says how large it may be.
@@ -25,6 +36,8 @@ BLUEPRINTS = (
     assets.blueprint,
     sign_in.blueprint,
     overview.blueprint,
+    failed_ends.blueprint,
+    bulk_actions.blueprint,
     catalog.blueprint,
     profit_rules.blueprint,
     prices.blueprint,

@@ -39,6 +39,8 @@ class Kind(StrEnum):
     FLAG = "flag"
     DAY = "day"
     FILE = "file"
+    HIDDEN = "hidden"
+    """Carried along from where somebody came."""
     SECRET = "secret"  # noqa: S105 - a kind of field
 
 

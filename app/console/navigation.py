@@ -24,7 +24,7 @@ class Section:
 
 SECTIONS = (
     Section("Overview", "overview.show"),
-    Section("Failed ends", "failed_ends.index"),
+    Section("Failed ends", "failed_ends.index", ("bulk_actions",)),
     Section("Wallets", "wallets.index"),
     Section("Top-ups", "top_ups.index"),
     Section("Catalogue", "catalog.features", ("profit_rules", "prices", "price_imports")),
