@@ -23,7 +23,7 @@ LABELS: Mapping[Group, str] = {
     Group.USER: "User",
     Group.FEATURE: "Feature endpoint",
     Group.MODEL: "Model",
-    Group.ERROR: "Why",
+    Group.ERROR: "Cause",
     Group.AGE: "Age",
     Group.STATE: "State",
     Group.KIND: "Kind",
@@ -37,7 +37,7 @@ def _choices(values: Any) -> Sequence[Choice]:
 
 _FIELDS = (
     Field("state", "State", plain, Kind.CHOICE, False, choices=_choices((EndState.RETRYING, EndState.DEAD))),
-    Field("last_error", "Why", plain, Kind.CHOICE, False, choices=_choices(FailureReason)),
+    Field("last_error", "Cause", plain, Kind.CHOICE, False, choices=_choices(FailureReason)),
     Field("age", "Age", AgeBand, Kind.CHOICE, False, choices=_choices(AgeBand)),
     Field("user_id", "User", identifier(), is_required=False),
     feature_field(),

@@ -65,7 +65,7 @@ def test_a_sum_leads_to_its_ends(operator: Browser, shop: Billing) -> None:
     page = operator.page(path_of(operator.page("/failed-ends"), "user_id=u1"))
     assert "4 ends of 1 user" in page.text
     page = operator.page(path_of(page, "last_error=quote_disagrees"))
-    assert "1 ends of 1 user" in page.text
+    assert "1 end of 1 user" in page.text
     assert "Replay all 1" in page.text
     hostile = operator.page(f"/failed-ends?{urlencode({'user_id': HOSTILE})}")
     assert "4 ends of 1 user" in hostile.text
