@@ -15,6 +15,7 @@ from app.console import access, assets, changes, charts, errors, navigation, sec
 from app.console.assets import HTMX, asset_url
 from app.console.ids import IdConverter
 from app.console.views import (
+    balance_rules,
     bulk_actions,
     catalog,
     failed_ends,
@@ -44,6 +45,7 @@ BLUEPRINTS = (
     price_imports.blueprint,
     usage.blueprint,
     webhooks.blueprint,
+    balance_rules.blueprint,
 )
 
 

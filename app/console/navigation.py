@@ -29,7 +29,7 @@ SECTIONS = (
     Section("Top-ups", "top_ups.index"),
     Section("Catalogue", "catalog.features", ("profit_rules", "prices", "price_imports")),
     Section("Usage and revenue", "usage.show"),
-    Section("Webhooks", "webhooks.index"),
+    Section("Webhooks", "webhooks.index", ("balance_rules",)),
     Section("Keys", "keys.index"),
     Section("Audit log", "audit.index"),
 )

@@ -10,7 +10,7 @@ import pytest
 from app.domain.keys import KeyScope
 from tests.console.browser import Browser, Page
 from tests.receivers import Receiver, receiver
-from tests.support import Billing
+from tests.support import PACKAGE, Billing
 from tests.webhooks_shop import Webhooks
 
 HOSTILE = '<img src=x onerror="alert(1)">\'&amp;'
@@ -137,3 +137,52 @@ def test_what_a_key_may_not_is_not_offered(
         assert reader.get(f"/webhooks/{path}").status_code == 403
     other = operator_with(KeyScope.WALLETS, name="other")
     assert other.get("/webhooks").status_code == 403
+
+
+def test_balance_rules_are_set_changed_and_removed(operator: Browser, hooks: Webhooks) -> None:
+    assert "No rules yet" in operator.page("/webhooks/balance-rules").text
+    low, auto = "/webhooks/balance-rules/low-balance", "/webhooks/balance-rules/auto-top-up"
+    review = operator.review(low, package_id=PACKAGE, below_percent="20", reason="told in time")
+    assert f"Wallets with the package {PACKAGE} are told to be low below 20 %" in review.text
+    operator.follow(operator.send(review.form("/console" + low), step="do"))
+    operator.follow(operator.change(low, user_id="user-1", off="yes", reason="a big customer"))
+    review = operator.review(auto, user_id="user-1", below_token="100", token="1,000", reason="asked for it")
+    assert "a top-up of 1,000 is asked for, at most 10 times and 10,000 tokens in a month" in review.text
+    page = operator.follow(operator.send(review.form("/console" + auto), step="do"))
+    assert "20 % of its last top-up's balance" in page.text
+    assert "never" in page.text
+    [link] = [link for link in page.links if "remove-auto-top-up" in link]
+    form = operator.page(link).form("/console/webhooks/balance-rules/remove-auto-top-up")
+    review = Page.of(operator.send(form, step="review", reason="asked for it"))
+    page = operator.follow(operator.send(review.form(form.action), step="do"))
+    assert "The rule was removed" in page.text
+    for fields in (
+        {"user_id": "user-1"},
+        {"user_id": "user-1", "below_token": "1", "below_percent": "1"},
+        {"user_id": "user-1", "below_percent": "101"},
+        {"below_token": "1"},
+        {"user_id": "user-1", "package_id": PACKAGE, "below_token": "1"},
+    ):
+        assert 'role="alert"' in operator.review(low, 400, reason="x", **fields).html, fields
+    for fields in (
+        {"user_id": "user-1", "token": "1"},
+        {"user_id": "user-1", "token": "2", "below_token": "1", "token_per_month": "1"},
+        {"user_id": "user-1", "token": "2", "below_token": "1", "off": "yes"},
+    ):
+        assert 'role="alert"' in operator.review(auto, 400, reason="x", **fields).html, fields
+
+
+def test_requests_are_seen_declined_and_resumed(operator: Browser, reader: Browser, hooks: Webhooks) -> None:
+    assert "No request matches" in operator.page("/webhooks/top-up-requests").text
+    hooks.auto_top_up(below=5_000, tokens=10, failures_max=1)
+    hooks.spend(10)
+    [link] = [link for link in operator.page("/webhooks/top-up-requests").links if link.endswith("/decline")]
+    assert "Decline" not in reader.page("/webhooks/top-up-requests").text
+    page = operator.follow(operator.change(link, reason="card refused"))
+    assert "is stopped since" in page.text
+    assert "card refused" in page.text
+    page = operator.follow(operator.change("/webhooks/auto-top-up/resume/user-1", reason="another card"))
+    assert "is stopped since" not in page.text
+    assert len([link for link in page.links if link.endswith("/decline")]) == 1
+    assert operator.page("/webhooks/top-up-requests?state=declined").text.count("card refused") == 1
+    assert operator.get("/webhooks/top-up-requests?state=lost").status_code == 400

@@ -45,6 +45,12 @@ DESCRIPTION_LENGTH_MAX = 200
 DELIVERIES_SHOWN = 10
 HISTORY_SHOWN = 20
 STATE_TONES = {DeliveryState.PENDING: "warn", DeliveryState.DELIVERED: "good", DeliveryState.FAILED: "bad"}
+_TABS = (
+    ("Endpoints", "webhooks.index"),
+    ("Events", "webhooks.events"),
+    ("Balance rules", "balance_rules.index"),
+    ("Top-up requests", "balance_rules.requests"),
+)
 _NUMBER = f"<int(max={NEWEST}):number>"
 _TYPES: list[Choice] = [(kind.value, kind.value) for kind in SUBSCRIBABLE]
 _ENDPOINT = Form(
@@ -113,12 +119,12 @@ _NO_FILTERS = Filters()
 
 @blueprint.context_processor
 def _frame() -> dict[str, Any]:
-    tabs = (("Endpoints", "webhooks.index"), ("Events", "webhooks.events"))
-    return {
-        "webhook_tabs": lambda: [(label, url_for(name), request.endpoint == name) for label, name in tabs],
-        "state_tones": STATE_TONES,
-        "standing": _standing,
-    }
+    return {"webhook_tabs": tabs, "state_tones": STATE_TONES, "standing": _standing}
+
+
+def tabs() -> list[tuple[str, str, bool]]:
+    """The pages of the section."""
+    return [(label, url_for(name), request.endpoint == name) for label, name in _TABS]
 
 
 @blueprint.get("")
