@@ -24,7 +24,11 @@ from app.console.views import (
     prices,
     profit_rules,
     sign_in,
+    top_up_schedules,
+    top_ups,
     usage,
+    wallet_changes,
+    wallets,
     webhooks,
 )
 
@@ -39,6 +43,10 @@ BLUEPRINTS = (
     overview.blueprint,
     failed_ends.blueprint,
     bulk_actions.blueprint,
+    wallets.blueprint,
+    wallet_changes.blueprint,
+    top_ups.blueprint,
+    top_up_schedules.blueprint,
     catalog.blueprint,
     profit_rules.blueprint,
     prices.blueprint,

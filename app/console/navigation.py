@@ -25,8 +25,8 @@ class Section:
 SECTIONS = (
     Section("Overview", "overview.show"),
     Section("Failed ends", "failed_ends.index", ("bulk_actions",)),
-    Section("Wallets", "wallets.index"),
-    Section("Top-ups", "top_ups.index"),
+    Section("Wallets", "wallets.index", ("wallet_changes",)),
+    Section("Top-ups", "top_ups.index", ("top_up_schedules",)),
     Section("Catalogue", "catalog.features", ("profit_rules", "prices", "price_imports")),
     Section("Usage and revenue", "usage.show"),
     Section("Webhooks", "webhooks.index", ("balance_rules",)),

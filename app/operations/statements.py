@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from app.domain.reports import Entries, midnight
 from app.domain.wallets import wallet_of
 from app.operations.exports import Export, ExportService
 from app.operations.reports import PricedEntry
-from app.stores.postgres import archives, prices, statements
+from app.stores.postgres import archives, corrections, prices, statements
 from app.stores.postgres.exports.columns import Style
 from app.stores.postgres.statements import DayBalance, Span
 
@@ -66,6 +67,10 @@ class StatementService:
         within = self._postgres.run(lambda connection: _span(connection, user_id, wanted))
         export = self._exports.statement(within, wanted, style)
         return Statement(user_id, wanted.since, wanted.until, within, Page([], None)), export
+
+    def corrected(self, end_ids: Sequence[UUID]) -> Mapping[UUID, int]:
+        """What those of these ends that were corrected cost by now. Raises Unavailable."""
+        return self._postgres.run(lambda connection: corrections.costs_by_now(connection, end_ids))
 
     def balances(self, user_id: str, since: date | None = None, until: date | None = None) -> Sequence[DayBalance]:
         """The posted balance at the end of each day, the last 30 unless others are named.

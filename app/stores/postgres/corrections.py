@@ -59,6 +59,11 @@ _TAKEN = sa.text("""
         AND NOT EXISTS (SELECT 1 FROM entries AS w WHERE w.kind = 'write_off' AND w.end_id = e.end_id)
 """)
 
+_COSTS_BY_NOW = sa.text("""
+    SELECT DISTINCT ON (end_id) end_id, cost_after_micros FROM corrections
+    WHERE end_id = ANY(CAST(:ids AS uuid[])) ORDER BY end_id, id DESC
+""")
+
 _OPEN = "SELECT * FROM end_inbox WHERE id = :id OR corrects = :id ORDER BY id"
 _LOCK_OPEN = sa.text(f"{_OPEN} FOR UPDATE")
 
@@ -185,6 +190,12 @@ def list_of_end(connection: sa.Connection, end_id: UUID) -> list[Correction]:
     """Oldest first."""
     rows = connection.execute(sa.select(*_COLUMNS).where(corrections.c.end_id == end_id).order_by(corrections.c.id))
     return [Correction(*row) for row in rows]
+
+
+def costs_by_now(connection: sa.Connection, end_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """What those of these ends that were corrected cost since their last correction."""
+    rows = connection.execute(_COSTS_BY_NOW, {"ids": list(end_ids)})
+    return {row.end_id: row.cost_after_micros for row in rows}
 
 
 def insert(connection: sa.Connection, usage: Usage | None, **values: Any) -> Correction:
