@@ -94,12 +94,12 @@ def main(rows: int, rounds: int) -> str:
         ValkeyServer(Path(folder, "redis")) as redis,
     ):
         Path(folder).chmod(0o711)
-        container = _container(postgres.url, redis.url)
+        container = container_on(postgres.url, redis.url)
         try:
             found = Findings(rows)
             _settle_rounds(container, found, "settling 1,000 ends, empty ledger", rounds)
-            _fill(container, rows)
-            found.rolled_up = _roll_up(container)
+            fill(container, rows)
+            found.rolled_up = roll_up(container)
             _settle_rounds(container, found, f"settling 1,000 ends, {rows:,} entries", rounds)
             with container.engine.begin() as connection:
                 connection.execute(sa.text("DROP TRIGGER token_transactions_roll_up ON token_transactions"))
@@ -114,7 +114,7 @@ def main(rows: int, rounds: int) -> str:
     return _report(header, found)
 
 
-def _container(database_url: str, redis_url: str) -> Container:
+def container_on(database_url: str, redis_url: str) -> Container:
     settings = {
         "TOKENTILL_MODE": "local",
         "DATABASE_URL": database_url,
@@ -129,7 +129,7 @@ def _container(database_url: str, redis_url: str) -> Container:
     return Container(Config.from_environment(settings))
 
 
-def _fill(container: Container, rows: int) -> None:
+def fill(container: Container, rows: int) -> None:
     opening = COST_MICROS * (rows // WALLETS + 10_000)
     with container.engine.begin() as connection:
         allow_seconds(connection, None)
@@ -172,24 +172,24 @@ def _fill(container: Container, rows: int) -> None:
                 },
             )
     # As long a ledger has long been vacuumed, all but its last pages.
-    with _vacuuming(container) as connection:
+    with vacuuming(container) as connection:
         connection.execute("VACUUM ANALYZE token_transactions")
 
 
-def _vacuuming(container: Container) -> psycopg.Connection:
+def vacuuming(container: Container) -> psycopg.Connection:
     """A connection without any limits."""
     url = sa.make_url(container.config.database_url).set(drivername="postgresql")
     return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
 
 
-def _roll_up(container: Container) -> int:
+def roll_up(container: Container) -> int:
     first, last = MONTH
     with container.engine.begin() as connection:
         allow_seconds(connection, None)
         for number in range((last - first).days):
             rollups.rebuild_day(connection, first + timedelta(days=number))
         rolled_up = int(connection.execute(sa.text("SELECT count(*) FROM usage_daily")).scalar_one())
-    with _vacuuming(container) as connection:
+    with vacuuming(container) as connection:
         connection.execute("VACUUM ANALYZE usage_daily")
     return rolled_up
 
@@ -269,7 +269,7 @@ def _archive(container: Container, found: Findings, folder: Path) -> None:
     [done] = container.archives.archive(MONTH[1], folder, lambda export: export.blocks, "csv")
     found.rates["archiving a month: written, sealed and removed"] = [done.entries / (time.perf_counter() - begun)]
     begun = time.perf_counter()
-    with _vacuuming(container) as connection:
+    with vacuuming(container) as connection:
         connection.execute("VACUUM token_transactions")
     found.seconds["VACUUM of the ledger after that"] = [time.perf_counter() - begun]
 

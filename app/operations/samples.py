@@ -47,6 +47,10 @@ class SampleService:
         """All samples of minutes that begin in that time, oldest first, for a chart. Raises Unavailable."""
         return self._postgres.run(lambda connection: samples.between(connection, since, until))[::-1]
 
+    def thinned(self, since: datetime, every_seconds: int) -> Sequence[Sample]:
+        """One sample in so many seconds since then, oldest first, and the latest: for a chart. Raises Unavailable."""
+        return self._postgres.run(lambda connection: samples.thinned(connection, since, every_seconds))
+
     def list(
         self, since: datetime | None, until: datetime | None, limit: int, before: int = NEWEST
     ) -> Page[Sample, int]:

@@ -93,8 +93,8 @@ def test_the_overview_draws_samples(reader: Browser, used: Billing) -> None:
     assert page.html.count('<svg viewBox="0 0 1000 1000"') == 4
     assert "Beat is silent" in page.text
     # Of 170 minutes so many points as somebody can see.
-    assert page.html.count('class="zone"') <= 4 * 90
-    assert reader.page("/?hours=1").html.count('class="zone"') in (4 * 59, 4 * 60)
+    assert 4 * 80 <= page.html.count('class="zone"') <= 4 * 92
+    assert reader.page("/?hours=1").html.count('class="zone"') in (4 * 57, 4 * 58, 4 * 59, 4 * 60)
     assert reader.get("/?hours=5").status_code == 400
 
 
@@ -115,7 +115,7 @@ def test_the_overview_says_what_a_store_cannot_tell(
 
     monkeypatch.setattr(used.container.failed_end_sums, "debts", away)
     monkeypatch.setattr(used.container.failed_end_sums, "failed_ends", away)
-    monkeypatch.setattr(used.container.samples, "between", away)
+    monkeypatch.setattr(used.container.samples, "thinned", away)
     page = reader.page("/")
     assert "Retry queue" not in page.text
     assert page.headings[0] == "Overview"

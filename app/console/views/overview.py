@@ -72,7 +72,8 @@ def show() -> Response:
     status = services().status.look()
     now = services().clock.now()
     sums = services().failed_end_sums
-    samples = _known(lambda: services().samples.between(now - timedelta(hours=hours), None)) or ()
+    every_seconds = 60 * -(-hours * 60 // POINTS_MAX)
+    samples = _known(lambda: services().samples.thinned(now - timedelta(hours=hours), every_seconds)) or ()
     return page(
         "overview.html",
         filtered.status,
@@ -154,8 +155,7 @@ def _reconciled(watched: Watched | None) -> str:
 
 
 def _charts(samples: Sequence[Sample], hours: int) -> Sequence[LineChart]:
-    points = _thinned(samples)
-    minutes = [sample.minute for sample in points]
+    minutes = [sample.minute for sample in samples]
     label = text.minute if hours <= 24 else text.day_and_minute
 
     def of(title: str, *series: Series) -> LineChart:
@@ -176,32 +176,26 @@ def _charts(samples: Sequence[Sample], hours: int) -> Sequence[LineChart]:
     return [
         of(
             "Ends a minute",
-            Series("accepted", [sample.accepted for sample in points]),
-            Series("settled", [sample.settled for sample in points]),
+            Series("accepted", [sample.accepted for sample in samples]),
+            Series("settled", [sample.settled for sample in samples]),
         ),
         of_money(
             "Failed, by amount",
-            Series("retrying", [sample.retrying_micros for sample in points]),
-            Series("dead", [sample.dead_micros for sample in points]),
-            Series("owed in all", [sample.debt_micros for sample in points]),
+            Series("retrying", [sample.retrying_micros for sample in samples]),
+            Series("dead", [sample.dead_micros for sample in samples]),
+            Series("owed in all", [sample.debt_micros for sample in samples]),
         ),
         of(
             "Ends that wait for settlement",
-            Series("waiting", [sample.backlog for sample in points]),
-            Series("oldest, seconds", [_whole(sample.backlog_age_seconds) for sample in points]),
+            Series("waiting", [sample.backlog for sample in samples]),
+            Series("oldest, seconds", [_whole(sample.backlog_age_seconds) for sample in samples]),
         ),
         of_money(
             "What users have bought and not used",
-            Series("liability", [sample.liability_micros for sample in points]),
-            Series("held", [sample.held_micros for sample in points]),
+            Series("liability", [sample.liability_micros for sample in samples]),
+            Series("held", [sample.held_micros for sample in samples]),
         ),
     ]
-
-
-def _thinned(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """So many at most, evenly, the latest among them."""
-    every = -(-len(samples) // POINTS_MAX) or 1
-    return samples[::-1][::every][::-1]
 
 
 def _whole(seconds: float | None) -> int:

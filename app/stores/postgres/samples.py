@@ -145,6 +145,16 @@ def between(
     return [_sample(row) for row in connection.execute(statement)]
 
 
+def thinned(connection: sa.Connection, since: datetime, every_seconds: int) -> Sequence[Sample]:
+    """One in so many seconds, which are whole minutes, oldest first; and the latest one."""
+    moment = sa.cast(sa.func.extract("epoch", samples.c.minute), sa.BigInteger)
+    latest = sa.select(sa.func.max(samples.c.minute)).scalar_subquery()
+    statement = sa.select(*_COLUMNS).where(
+        samples.c.minute >= since, sa.or_(moment % every_seconds == 0, samples.c.minute == latest)
+    )
+    return [_sample(row) for row in connection.execute(statement.order_by(samples.c.minute))]
+
+
 def _sample(row: Any) -> Sample:
     found = row._asdict()
     for name in _AMOUNTS:

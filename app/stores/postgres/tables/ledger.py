@@ -110,6 +110,8 @@ usage_daily = sa.Table(
     sa.Column("reversed_micros", sa.Numeric, nullable=False),
     sa.Column("amended_micros", sa.Numeric, nullable=False),
     sa.Column("written_off_micros", sa.Numeric, nullable=False),
+    # One user's usage, and a page of users, without everybody else's.
+    sa.Index("usage_daily_user_id", "user_id", "day"),
 )
 
 # The same over all wallets, of days that are over: made once for each.
