@@ -1,7 +1,7 @@
 """A port of its own for whoever collects metrics, apart from what users' servers reach.
 
 Every process of a machine tries to have it, and tells what all of them have counted (`share.py`): one has it, and when
-that one dies another takes over within a second. Where it is somebody else's port, that is told once.
+that one dies another takes over within a second. An address that can't be listened at is told of in the log, once.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _CLAIM = sa.text("""
     ), asked AS MATERIALIZED (
         SELECT wallet_id, array_agg(id) AS ids,
             array_agg(DISTINCT request_id) FILTER (WHERE request_id IS NOT NULL) AS request_ids,
-            array_agg(CAST(extract(epoch FROM now() - accepted_at) AS double precision)) AS lags_seconds
+            array_agg(date_part('epoch', now() - accepted_at)) AS lags_seconds
         FROM claimed GROUP BY wallet_id
     ), free AS MATERIALIZED (
         SELECT wallet_id FROM wallets WHERE wallet_id = ANY(ARRAY(SELECT wallet_id FROM asked))
