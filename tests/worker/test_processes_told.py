@@ -83,7 +83,9 @@ def machine(billing: Billing, environment: dict[str, str], tmp_path: Path) -> It
 
 def test_whatever_dies_nothing_is_counted_twice_or_forgotten(machine: Machine, tmp_path: Path) -> None:
     wait_until(
-        lambda: machine.scraped()["tokentill_processes"] == {("web",): 2, ("worker",): 1, ("beat",): 1},
+        lambda: (
+            machine.scraped()["tokentill_processes"] == {("web",): 2, ("worker",): 1, ("webhooks",): 0, ("beat",): 1}
+        ),
         what="all of them to say that they live",
     )
     found = machine.scraped()
