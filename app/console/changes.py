@@ -43,10 +43,14 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Where to go on, and what is said there."""
+    """Where to go on, and what is said there.
+
+    `answer` is shown at once in the place of going on, for what is told this once: sent again, the form leads on.
+    """
 
     location: str
     message: str
+    answer: Response | None = None
 
 
 def change(
@@ -123,7 +127,7 @@ def _do_once(form_page: _Page, filled: Filled, perform: Callable[[Mapping[str, A
         sessions.release_form(session, form_id)
         return form_page.refuse(filled, error)
     sessions.finish_form(session, form_id, location=done.location, message=done.message)
-    return _go_on(done.location, form_id)
+    return done.answer or _go_on(done.location, form_id)
 
 
 def _go_on(location: str, form_id: UUID) -> Response:

@@ -15,10 +15,12 @@ from app.console import access, assets, changes, charts, errors, navigation, sec
 from app.console.assets import HTMX, asset_url
 from app.console.ids import IdConverter
 from app.console.views import (
+    audit,
     balance_rules,
     bulk_actions,
     catalog,
     failed_ends,
+    keys,
     overview,
     price_imports,
     prices,
@@ -54,6 +56,8 @@ BLUEPRINTS = (
     usage.blueprint,
     webhooks.blueprint,
     balance_rules.blueprint,
+    keys.blueprint,
+    audit.blueprint,
 )
 
 

@@ -132,11 +132,10 @@ class KeyAdmin:
             revoked = store.revoke(connection, key_id, caller.actor)
             before, after = {"state": old.state, "name": old.name}, {"state": revoked.state}
             audit.write(connection, caller, "key.revoked", ("key", key_id), before=before, after=after)
+            log.info("key_revoked", key_id=key_id, name=old.name, actor=caller.actor)
             return revoked
 
-        revoked = self._announced(work)
-        log.info("key_revoked", key_id=key_id, name=revoked.name, actor=caller.actor)
-        return revoked
+        return self._announced(work)
 
     def get(self, key_id: str) -> KeyRow:
         """Raises NotFound or Unavailable."""

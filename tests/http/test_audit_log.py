@@ -36,6 +36,14 @@ LOOKING = {"POST /api/admin/prices/estimate"}
 USAGE = {
     f"POST /api/token-process/{call}" for call in ("start", "end", "end/batch", "estimate", "cancel", "hold/extend")
 }
+# Tested where these calls are: test_webhooks.py and test_balance_rules.py.
+ELSEWHERE = (
+    "/api/admin/webhook-",
+    "/api/admin/low-balance-rules",
+    "/api/admin/auto-top-up-rules",
+    "/api/admin/top-up-requests",
+    "/api/admin/wallets/<id:user_id>/auto-top-up/",
+)
 
 
 @pytest.fixture
@@ -197,6 +205,7 @@ class TestWhatIsWritten:
                 assert count(shop) == after, route
         reversal = "POST /api/token-process/end/reverse"
         changing = {route for route in SCOPES if not route.startswith("GET ")} - LOOKING - USAGE - {reversal}
+        changing = {route for route in changing if not route.partition(" ")[2].startswith(ELSEWHERE)}
         assert changing - seen == set(), "these change something: show here that they write it down"
 
     def test_a_services_own_reversal(
