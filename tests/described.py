@@ -24,6 +24,7 @@ class Described:
     """The operations of an application, by which its answers are checked."""
 
     def __init__(self, app: Flask) -> None:
+        self._app = app
         self.document = json.loads(build(app).content)
         self._strict = _strict(self.document)
         self._routes = {(route.method, route.rule.rule): route for route in routes(app)}
@@ -35,6 +36,10 @@ class Described:
         except HTTPException:
             return None
         return self._routes.get((method, rule.rule))
+
+    def route_of(self, method: str, path: str) -> Route | None:
+        """The route of a path that is right for whatever application."""
+        return self.route(self._app, method, path)
 
     def operation(self, route: Route) -> dict[str, Any]:
         found: dict[str, Any] = self.document["paths"][route.path][route.method.lower()]

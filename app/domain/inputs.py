@@ -21,7 +21,7 @@ ACTOR_LENGTH_MAX = 128
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
 
-_NUMBER = re.compile(r"-?[0-9]{1,64}(\.[0-9]{1,64})?")
+_NUMBER = re.compile(r"-?[0-9]{1,64}(\.[0-9]{1,64})?([eE][+-]?[0-9]{1,3})?")
 # Control characters (C0 and C1), line separators, halves of surrogate pairs: what Postgres, logs or people can't take.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # They make a text read in another order than it has: two ids that differ would look the same.

@@ -103,42 +103,62 @@ def parts_answer(parts: Mapping[Kind, int]) -> PartsAnswer:
     }
 
 
-class EstimateAnswer(TypedDict):
+class EstimatedCostAnswer(TypedDict):
     cost: Tokens
     base_cost: Tokens
     profit: Tokens
     price_id: Count | None
     profit_rule_id: Count | None
-    token: NotRequired[Annotated[Tokens, "What the wallet could spend then. Where a wallet was named."]]
-    status: NotRequired[Annotated[str, Words(Deduction), "What an end would answer. Where a wallet was named."]]
+
+
+class EstimateAnswer(EstimatedCostAnswer):
+    token: Annotated[Tokens, "What the wallet could spend then."]
+    status: Annotated[str, Words(Deduction), "What an end would answer."]
 
 
 def estimate_answer(estimate: Estimate) -> EstimateAnswer:
-    """What an end would answer, and what its cost follows from."""
-    quote = estimate.quote
-    answer: EstimateAnswer = {
-        "cost": token_number(quote.price.cost_micros),
-        "base_cost": token_number(quote.price.base_micros),
-        "profit": token_number(quote.price.profit_micros),
-        "price_id": None if quote.is_draft else quote.price.price_id,
-        "profit_rule_id": quote.price.profit_rule_id,
+    """What an end would answer, and what its cost follows from. Raises ValueError where no wallet was named."""
+    if estimate.spendable_micros is None or estimate.deduction is None:
+        raise ValueError(estimate)
+    return {
+        **_estimated_cost(estimate),
+        "token": token_number(estimate.spendable_micros),
+        "status": estimate.deduction,
+    }
+
+
+class ExplainedEstimateAnswer(EstimatedCostAnswer):
+    is_draft: Annotated[bool, "Whether the price of the body is what counts."]
+    parts: Annotated[PartsAnswer, "What each kind of usage costs."]
+    token: NotRequired[Annotated[Tokens, "What the wallet could spend then. Where one was named."]]
+    status: NotRequired[Annotated[str, Words(Deduction), "What an end would answer. Where a wallet was named."]]
+
+
+def explained_estimate_answer(estimate: Estimate) -> ExplainedEstimateAnswer:
+    """The same for administrators: with each kind's part, and whether the draft is what counts."""
+    cost = _estimated_cost(estimate)
+    answer: ExplainedEstimateAnswer = {
+        "cost": cost["cost"],
+        "base_cost": cost["base_cost"],
+        "profit": cost["profit"],
+        "price_id": cost["price_id"],
+        "profit_rule_id": cost["profit_rule_id"],
+        "is_draft": estimate.quote.is_draft,
+        "parts": parts_answer(parts_micros(estimate.usage, estimate.quote.card)),
     }
     if estimate.spendable_micros is not None and estimate.deduction is not None:
         answer |= {"token": token_number(estimate.spendable_micros), "status": estimate.deduction}
     return answer
 
 
-class ExplainedEstimateAnswer(EstimateAnswer):
-    is_draft: Annotated[bool, "Whether the price of the body is what counts."]
-    parts: Annotated[PartsAnswer, "What each kind of usage costs."]
-
-
-def explained_estimate_answer(estimate: Estimate) -> ExplainedEstimateAnswer:
-    """The same for administrators: with each kind's part, and whether the draft is what counts."""
+def _estimated_cost(estimate: Estimate) -> EstimatedCostAnswer:
+    price, is_draft = estimate.quote.price, estimate.quote.is_draft
     return {
-        **estimate_answer(estimate),
-        "is_draft": estimate.quote.is_draft,
-        "parts": parts_answer(parts_micros(estimate.usage, estimate.quote.card)),
+        "cost": token_number(price.cost_micros),
+        "base_cost": token_number(price.base_micros),
+        "profit": token_number(price.profit_micros),
+        "price_id": None if is_draft else price.price_id,
+        "profit_rule_id": price.profit_rule_id,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 
 from app.http.auth import ADMIN_HEADER, SERVER_HEADER
-from app.http.openapi import failures
+from app.http.openapi import examples, failures
 from app.http.openapi.answers import answer_schema
 from app.http.openapi.components import Components
 from app.http.openapi.operations import ADMIN_KEY, BEARER_KEY, SERVER_KEY, NotDescribed, operation, routes
@@ -58,6 +58,7 @@ def build(app: Flask) -> Document:
     tags: dict[str, None] = {}
     for route in routes(app):
         made = operation(route, components)
+        examples.add(made, components)
         if made["operationId"] in ids:
             raise NotDescribed(f"Two views are called {made['operationId']}: an operation's id is its view's name")
         ids.add(made["operationId"])

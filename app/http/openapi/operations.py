@@ -26,6 +26,7 @@ from app.http.request_context import REQUEST_ID_HEADER
 from app.http.schemas import shapes
 from app.http.schemas.fields import IDEMPOTENCY_KEY_LENGTH_MAX
 from app.http.schemas.shapes import Shape
+from app.http.scopes import SCOPES
 from app.wire.tables import MEDIA_TYPES
 
 SERVER_KEY, ADMIN_KEY, BEARER_KEY = "serverKey", "adminKey", "bearerKey"
@@ -66,6 +67,12 @@ class Route:
         return self.is_of_services or self.is_of_operators
 
     @property
+    def scopes(self) -> list[str]:
+        """Which its key must have."""
+        scope = SCOPES.get(f"{self.method} {self.rule.rule}")
+        return [] if scope is None else [str(scope)]
+
+    @property
     def operation_id(self) -> str:
         return self.view.__name__
 
@@ -103,9 +110,9 @@ def operation(route: Route, components: Components) -> Shape:
     if text := glossary.docstring(route.view):
         made["description"] = text
     if route.has_key:
-        made["security"] = [{SERVER_KEY if route.is_of_services else ADMIN_KEY: []}]
+        made["security"] = [{SERVER_KEY if route.is_of_services else ADMIN_KEY: route.scopes}]
     elif described.has_optional_key:
-        made["security"] = [{ADMIN_KEY: []}, {BEARER_KEY: []}, {}]
+        made["security"] = [{ADMIN_KEY: route.scopes}, {BEARER_KEY: route.scopes}, {}]
     if parameters := [*_path(route), *_query(route), *_headers(route, described)]:
         made["parameters"] = parameters
     if described.body is not None:

@@ -9,23 +9,27 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from app.http.openapi import examples
 from app.wire import json
 
 # How deep what is nested is told; nothing of ours goes further.
 DEPTH_MAX = 4
+# So many fields of an object with a name are told at once where it is answered.
+SHORT = 12
 
 Part = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A parameter or a field. What is nested stands with dots."""
+    """A parameter or a field. What is nested stands with dots, unless it is an object with a name: `object`."""
 
     name: str
     type: str
     text: str
     is_required: bool = False
     place: str = ""
+    object: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Operation:
     summary: str
     text: str
     key: str
+    scopes: list[str]
     parameters: list[Row]
     body: list[Row]
     body_text: str
@@ -69,6 +74,23 @@ class Group:
     @property
     def anchor(self) -> str:
         return self.name.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    name: str
+    text: str
+    rows: list[Row]
+
+
+def objects(document: Part) -> list[Object]:
+    """What answers and bodies refer to by its name."""
+    reader = _Reader(document)
+    return [
+        Object(name, shape.get("description", ""), list(reader.rows(shape)))
+        for name, shape in sorted(document["components"]["schemas"].items())
+        if "properties" in shape
+    ]
 
 
 def groups(document: Part) -> list[Group]:
@@ -111,14 +133,26 @@ class _Reader:
             summary=operation["summary"],
             text=operation.get("description", ""),
             key=self._key(operation),
+            scopes=[
+                scope for each in operation.get("security", [])[:1] for scopes in each.values() for scope in scopes
+            ],
             parameters=[self._parameter(self._resolved(each)) for each in operation.get("parameters", [])],
-            body=[] if body is None else list(self._rows(_schema_of(body))),
+            body=[] if body is None else list(self.rows(self._merged(_schema_of(body)))),
             body_text="" if body is None else body["description"],
         )
         for status, response in operation["responses"].items():
             said = self._response(status, self._resolved(response))
-            (made.answers if status < "400" or "code" not in _names(said) else made.refusals).append(said)
-        made.examples = [self._example(method, each) for each in operation.get("x-examples", [])]
+            is_refusal = "$ref" in response
+            (made.refusals if is_refusal else made.answers).append(said)
+        made.examples = [
+            Example(
+                each["title"],
+                examples.curl(method, path, made.key, each),
+                each["status"],
+                json.write_readable(each["answer"]),
+            )
+            for each in examples.of_operation(made.id)
+        ]
         return made
 
     def _key(self, operation: Part) -> str:
@@ -141,24 +175,25 @@ class _Reader:
             Row(name, self.type_text(header["schema"]), header["description"], header.get("required", False))
             for name, header in ((name, self._resolved(each)) for name, each in response.get("headers", {}).items())
         ]
-        rows = [] if schema is None else list(self._rows(schema))
+        rows = [] if schema is None else list(self.rows(schema))
+        if status >= "400" or [row.name for row in rows[:2]] == ["success", "message"]:
+            rows = rows[2:]
         return Response(status, response["description"], rows, list(content), headers)
 
-    def _example(self, method: str, example: Part) -> Example:
-        return Example(example["title"], example["curl"], example["status"], _pretty(example["response"]))
-
-    def _rows(self, schema: Part, prefix: str = "", depth: int = 0) -> Iterator[Row]:
-        """The fields of an object, and of what is nested in it."""
+    def rows(self, schema: Part, prefix: str = "", depth: int = 0) -> Iterator[Row]:
+        """The fields of an object, and of what is nested in it without a name of its own."""
         if depth > DEPTH_MAX:
             return
         schema = self._merged(schema)
         required = schema.get("required", [])
         for name, shape in schema.get("properties", {}).items():
             text = shape.get("description") or self._merged(shape).get("description", "")
-            yield Row(f"{prefix}{name}", self.type_text(shape), text, name in required)
+            named = self._named(shape)
+            yield Row(f"{prefix}{name}", self.type_text(shape), text, name in required, object=named)
             inner, suffix = self._inner(shape)
-            if inner is not None:
-                yield from self._rows(inner, f"{prefix}{name}{suffix}.", depth + 1)
+            is_short = depth == 0 and inner is not None and len(self._merged(inner)["properties"]) <= SHORT
+            if inner is not None and (not named or is_short):
+                yield from self.rows(inner, f"{prefix}{name}{suffix}.", depth + 1)
 
     def _inner(self, shape: Part) -> tuple[Part | None, str]:
         """What is nested in a field: an object, or those of a list."""
@@ -169,6 +204,13 @@ class _Reader:
         if items is not None and self._merged(items).get("properties"):
             return items, "[]"
         return None, ""
+
+    def _named(self, shape: Part) -> str:
+        """The name of the object that a field is, or that its list is of."""
+        for each in (shape, *shape.get("anyOf", []), self._merged(shape).get("items", {})):
+            if "$ref" in each and self._resolved(each).get("properties"):
+                return str(each["$ref"]).rsplit("/", 1)[1]
+        return ""
 
     def _merged(self, shape: Part) -> dict[str, Any]:
         """A schema with what it refers to, and without null."""
@@ -192,7 +234,7 @@ class _Reader:
         """A type in words: `string, 1 to 128 characters`, `number above 0`."""
         if options := [each for each in shape.get("anyOf", []) if "type" in each or "$ref" in each]:
             return " or ".join(dict.fromkeys(self.type_text(each) for each in options))
-        if "$ref" in shape and not self._resolved(shape).get("properties"):
+        if "$ref" in shape:
             name = str(shape["$ref"]).rsplit("/", 1)[1]
             return {"Tokens": "tokens, up to 6 decimals", "Percent": "percent, up to 2 decimals"}.get(name, name)
         merged = self._merged(shape)
@@ -237,14 +279,6 @@ def _bounds(shape: Part) -> str:
     return "".join(f", {each}" for each in said)
 
 
-def _names(response: Response) -> set[str]:
-    return {row.name for row in response.rows}
-
-
 def _schema_of(body: Part) -> Part:
     schema: Part = body["content"]["application/json"]["schema"]
     return schema
-
-
-def _pretty(body: Any) -> str:
-    return body if isinstance(body, str) else json.write_readable(body)

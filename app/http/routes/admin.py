@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter, ValidationError
+from werkzeug.exceptions import NotFound as NoSuchPath
+from werkzeug.routing import BaseConverter
 
 from app.domain.catalog import FeatureEndpoint, Unpriced
 from app.domain.corrections import Chargeback
@@ -76,7 +77,10 @@ _adjustment = AdjustmentSchema()
 
 
 class IdConverter(BaseConverter):
-    """An id as a client may have given it, slashes included. What can't be an id matches no route: 404."""
+    """An id as a client may have given it, slashes included. What can't be an id is nowhere: 404.
+
+    Said so right here: as a mere mismatch it would make another method's route of the same path answer 405.
+    """
 
     part_isolating = False
     regex = ".+?"
@@ -85,7 +89,7 @@ class IdConverter(BaseConverter):
         try:
             return identifier(value, ID_LENGTH_MAX)
         except ValueError as error:
-            raise ValidationError from error
+            raise NoSuchPath from error
 
 
 class WalletIdConverter(IdConverter):

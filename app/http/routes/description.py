@@ -18,7 +18,7 @@ blueprint = Blueprint("description", __name__, template_folder=str(_HERE / "temp
 blueprint.add_app_template_filter(page.prose, "api_prose")
 blueprint.add_app_template_filter(page.breakable, "api_breakable")
 
-_EXTENSION = "tokentill.openapi"
+_EXTENSION, _PAGE = "tokentill.openapi", "tokentill.openapi.page"
 _making = Lock()
 # The page needs nothing but its own style sheet.
 _POLICY = (
@@ -39,10 +39,7 @@ def show_description() -> Response:
 def show_docs() -> Response:
     """This description, as a page."""
     found = document()
-    html = render_template(
-        "api-description.html", info=found.parsed["info"], groups=page.groups(found.parsed), etag=found.etag
-    )
-    response = Response(html, mimetype="text/html")
+    response = Response(_page(found), mimetype="text/html")
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -66,6 +63,21 @@ def document() -> Document:
         if _EXTENSION not in current_app.extensions:
             current_app.extensions[_EXTENSION] = build(current_app)
         made: Document = current_app.extensions[_EXTENSION]
+        return made
+
+
+def _page(found: Document) -> str:
+    """Likewise."""
+    with _making:
+        if _PAGE not in current_app.extensions:
+            current_app.extensions[_PAGE] = render_template(
+                "api-description.html",
+                info=found.parsed["info"],
+                groups=page.groups(found.parsed),
+                objects=page.objects(found.parsed),
+                etag=found.etag,
+            )
+        made: str = current_app.extensions[_PAGE]
         return made
 
 

@@ -106,6 +106,8 @@ class FilterField(fields.Nested):
 class BulkActionSchema(StrictSchema):
     """Which failed ends: `filter`, where `{}` means all of them, or `ids`."""
 
+    rules: ClassVar[Shape] = {**StrictSchema.rules, **shapes.exactly_one("filter", "ids")}
+
     action = _one_of(BulkKind, required=True)
     filter = FilterField(metadata={"description": "Which failed ends: all that match, or all there are."})
     ids = EndIds(metadata={"description": "Which failed ends, in place of a filter."})

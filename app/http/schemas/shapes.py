@@ -117,7 +117,8 @@ def nullable(shape: Shape) -> Shape:
     """The same, or null."""
     if "enum" in shape:
         return {**shape, "type": [shape["type"], "null"], "enum": [*shape["enum"], None]}
-    if isinstance(shape.get("type"), str):
+    # A format says nothing about null, and tools forget it beside several types.
+    if isinstance(shape.get("type"), str) and "format" not in shape:
         return {**shape, "type": [shape["type"], "null"]}
     return {"anyOf": [shape, {"type": "null"}]}
 
