@@ -39,7 +39,8 @@ LINES_KEPT = 15
 SAME_REQUEST_SECONDS = 0.3
 
 # In the order in which they stop: first what takes requests, last what they rest on.
-PROCESSES = ("web", "beat", "worker", "webhooks", "flower")
+STOPPED_TOGETHER = (("web",), ("beat",), ("worker", "webhooks"), ("flower",))
+PROCESSES = tuple(name for names in STOPPED_TOGETHER for name in names)
 PATIENCE_SECONDS = {"web": 4.0, "beat": 2.0, "worker": 4.0, "webhooks": 4.0, "flower": 2.0}
 
 # No proxy of the caller's stands between us and our own server.
@@ -288,9 +289,16 @@ class Stack:
         self._lock.release()
 
     def _stop_in_order(self) -> None:
-        for name in PROCESSES:
-            if name in self._running:
-                self._running[name].stop(PATIENCE_SECONDS[name])
+        for names in STOPPED_TOGETHER:
+            stopping = [
+                threading.Thread(target=self._running[name].stop, args=(PATIENCE_SECONDS[name],))
+                for name in names
+                if name in self._running
+            ]
+            for thread in stopping:
+                thread.start()
+            for thread in stopping:
+                thread.join()
         for server in reversed(self._servers.values()):
             server.stop()
 
