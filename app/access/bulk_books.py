@@ -11,7 +11,7 @@ from app.domain.bulk_actions import BulkOutcome, BulkState, Fate
 from app.domain.failed_ends import Filter
 from app.stores.postgres import bulk_actions as store
 from app.stores.postgres import failed_ends
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures
+from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkFigures, TriedEnd
 
 # A selection of hundreds of thousands is written down in one statement.
 FREEZE_SECONDS_MAX = 30.0
@@ -76,8 +76,9 @@ class BulkBooks(Books):
     def mark_replayed(self, number: int, end_ids: Collection[UUID]) -> None:
         store.mark_replayed(self._connection, number, end_ids)
 
-    def awaited(self, number: int, after_id: UUID, limit: int) -> Sequence[AwaitedEnd]:
-        return store.awaited(self._connection, number, after_id, limit)
+    def tried(self, number: int, limit: int) -> Sequence[TriedEnd]:
+        """Replayed ends of which it is known by now what became of them."""
+        return store.tried(self._connection, number, limit)
 
     def set_outcomes(self, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]) -> None:
         store.set_outcomes(self._connection, number, outcomes)

@@ -24,7 +24,6 @@ from app.billing.entries import Changes
 from app.domain.amounts import token_number
 from app.domain.audit import Change
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState, Fate
-from app.domain.ends import EndState
 from app.domain.errors import (
     BulkActionCancelled,
     FiguresDiffer,
@@ -36,19 +35,18 @@ from app.domain.errors import (
 from app.domain.failed_ends import Filter
 from app.domain.keys import Caller
 from app.domain.pages import NEWEST, Page, page
-from app.domain.reasons import FailureReason
 from app.domain.wallets import Wallet, WalletId
 from app.operations import failed_ends as single
 from app.operations.write_offs import WriteOff, write_off
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures
+from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkFigures, TriedEnd
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 
 log = structlog.get_logger(__name__)
 
 # Of one wallet in one transaction: it is locked for some ten milliseconds.
-ENDS_PER_BATCH = 100
-AWAITED_PER_BATCH = 1_000
+ENDS_PER_BATCH = 50
+TRIED_PER_BATCH = 500
 USERS_TOLD_MAX = 100
 DRAFT_DAYS_MAX = 30
 PAUSE_SECONDS = 0.2
@@ -102,7 +100,7 @@ class Books(single.Books, Protocol):
 
     def mark_replayed(self, number: int, end_ids: Collection[UUID]) -> None: ...
 
-    def awaited(self, number: int, after_id: UUID, limit: int) -> Sequence[AwaitedEnd]: ...
+    def tried(self, number: int, limit: int) -> Sequence[TriedEnd]: ...
 
     def set_outcomes(self, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]) -> None: ...
 
@@ -299,7 +297,7 @@ class BulkActionService:
         if action is None:
             return False
         is_left = action.state is BulkState.RUNNING and self._work(action, give_up_at)
-        self._look_after(action)
+        is_left |= self._look_after(number, give_up_at)
         self._books.transaction(lambda books: _finish(books, number))
         return is_left
 
@@ -349,14 +347,14 @@ class BulkActionService:
         single.ring(self._doorbell, batch.replayed)
         return batch.ends
 
-    def _look_after(self, action: BulkAction) -> None:
-        """Say what came of the ends that were replayed, as far as it is known."""
-        after_id = UUID(int=0)
-        while found := self._books.read(
-            lambda books, after_id=after_id: books.awaited(action.id, after_id, AWAITED_PER_BATCH)  # type: ignore[misc]
-        ):
-            self._books.transaction(lambda books, found=found: _tell(books, action.id, found))  # type: ignore[misc]
-            after_id = found[-1].end_id
+    def _look_after(self, number: int, give_up_at: float) -> bool:
+        """Say what came of the ends that were replayed, as far as it is known. Whether more of it may be."""
+        while True:
+            found = self._books.transaction(lambda books: _tell(books, number))
+            if found < TRIED_PER_BATCH:
+                return False
+            if time.monotonic() >= give_up_at:
+                return True
 
 
 def _audit(books: Books, caller: Caller, action: str, bulk: BulkAction) -> None:
@@ -441,18 +439,17 @@ def _of_the_rest(books: Books, end_ids: Collection[UUID]) -> Outcomes:
     return {end_id: (_ALREADY[fate], None) for end_id, fate in fates.items() if fate in _ALREADY}
 
 
-def _tell(books: Books, number: int, awaited: Sequence[AwaitedEnd]) -> None:
-    outcomes: Outcomes = {}
-    for end in awaited:
-        is_debt = end.last_error == FailureReason.INSUFFICIENT_TOKENS
-        if end.state in (EndState.RETRYING, EndState.DEAD) and (end.is_tried or not is_debt):
-            outcomes[end.end_id] = (BulkOutcome.FAILED_AGAIN, end.last_error)
-    outcomes |= _of_the_rest(books, [end.end_id for end in awaited if end.state is None])
+def _tell(books: Books, number: int) -> int:
+    """Say of a batch of replayed ends what came of them; of how many."""
+    tried = books.tried(number, TRIED_PER_BATCH)
+    outcomes: Outcomes = {end.end_id: (BulkOutcome.FAILED_AGAIN, end.last_error) for end in tried if end.has_failed}
+    outcomes |= _of_the_rest(books, [end.end_id for end in tried if not end.has_failed])
     for end_id, (outcome, _) in outcomes.items():
         if outcome is BulkOutcome.ALREADY_SETTLED:
             # By the replay, as far as anybody can say.
             outcomes[end_id] = (BulkOutcome.SETTLED, None)
     books.set_outcomes(number, outcomes)
+    return len(outcomes)
 
 
 def _finish(books: Books, number: int) -> None:

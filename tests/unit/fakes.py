@@ -36,7 +36,7 @@ from app.domain.wallets import (
     wallet_of,
 )
 from app.stores.failures import Failure
-from app.stores.postgres.bulk_actions import AwaitedEnd, BulkAction, BulkEnd, BulkFigures, BulkSum
+from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkFigures, BulkSum, TriedEnd
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.failed_ends import FailedEndRow
 from app.stores.postgres.inbox import KnownEnd
@@ -617,17 +617,16 @@ class FakeBulkBooks(FakeBooks):
         for end_id in end_ids:
             self.items[number, end_id] = replace(self.items[number, end_id], replayed_at=NOW)
 
-    def awaited(self, number: int, after_id: UUID, limit: int) -> Sequence[AwaitedEnd]:
-        found = [i for i in self._of(number) if i.outcome is None and i.replayed_at is not None and i.end_id > after_id]
-        return [
-            AwaitedEnd(item.end_id, getattr(end, "state", None), getattr(end, "last_error", None), end in self.tried)
-            for item in found[:limit]
-            for end in [self.failed.get(item.end_id)]
-        ]
-
-    @property
-    def tried(self) -> list[SimpleNamespace]:
-        return [end for end in self.failed.values() if getattr(end, "is_tried", False)]
+    def tried(self, number: int, limit: int) -> Sequence[TriedEnd]:
+        found = []
+        for item in self._of(number):
+            end = self.failed.get(item.end_id)
+            if item.outcome is not None or item.replayed_at is None or (end is not None and end.state == "accepted"):
+                continue
+            is_debt = end is not None and end.last_error == FailureReason.INSUFFICIENT_TOKENS
+            if end is None or not is_debt or getattr(end, "is_tried", False):
+                found.append(TriedEnd(item.end_id, None if end is None else end.last_error, end is not None))
+        return found[:limit]
 
     def set_outcomes(self, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]) -> None:
         for end_id, (outcome, detail) in outcomes.items():

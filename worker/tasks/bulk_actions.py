@@ -12,7 +12,7 @@ from app.stores.queue import MAINTENANCE_QUEUE, is_waiting
 from worker.celery_app import celery, container
 
 TASK = "tokentill.work_off_bulk_actions"
-SECONDS = 0.25
+SECONDS = 0.2
 
 
 @celery.task(name=TASK, queue=MAINTENANCE_QUEUE, throws=(Unavailable,))

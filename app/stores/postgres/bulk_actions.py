@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.bulk_actions import BulkKind, BulkOutcome, BulkState, Fate
+from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
 from app.stores.postgres.arrays import id_array, is_any, text_array
 from app.stores.postgres.engine import allow_seconds
@@ -42,14 +43,17 @@ _FATES = sa.text("""
 """)
 
 # A try of a debt is a try of all its wallet's: one that stands behind too many to be counted was tried with them.
-_AWAITED = sa.text("""
-    SELECT b.end_id, i.state, i.last_error,
-        i.attempts > 0 OR w.collect_at IS NULL OR w.collect_at > now() AS is_tried
+_TRIED = sa.text("""
+    SELECT b.end_id, i.last_error, i.id IS NOT NULL AS has_failed
     FROM bulk_action_ends AS b
     LEFT JOIN end_inbox AS i ON i.id = b.end_id
     LEFT JOIN wallets AS w ON w.wallet_id = b.wallet_id
-    WHERE b.action_id = :number AND b.outcome IS NULL AND b.replayed_at IS NOT NULL AND b.end_id > :after
-    ORDER BY b.end_id LIMIT :limit
+    WHERE b.action_id = :number AND b.outcome IS NULL AND b.replayed_at IS NOT NULL AND (
+        i.id IS NULL OR (i.state <> 'accepted' AND (
+            i.last_error IS DISTINCT FROM :debt OR i.attempts > 0 OR w.collect_at IS NULL OR w.collect_at > now()
+        ))
+    )
+    LIMIT :limit
 """)
 
 # All of it in one look at the ends.
@@ -112,13 +116,12 @@ class BulkEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitedEnd:
-    """A replayed end. `state` and `last_error` are None once it has left the inbox."""
+class TriedEnd:
+    """A replayed end that was tried since: it has failed again, or has left the inbox."""
 
     end_id: UUID
-    state: str | None
     last_error: str | None
-    is_tried: bool
+    has_failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +274,11 @@ def mark_replayed(connection: sa.Connection, number: int, ids: Collection[UUID])
     connection.execute(statement.values(replayed_at=sa.func.now()))
 
 
-def awaited(connection: sa.Connection, number: int, after_id: UUID, limit: int) -> list[AwaitedEnd]:
-    """Replayed ends of which it isn't known what became of them, as they are now."""
-    rows = connection.execute(_AWAITED, {"number": number, "after": after_id, "limit": limit})
-    return [AwaitedEnd(row.end_id, row.state, row.last_error, bool(row.is_tried)) for row in rows]
+def tried(connection: sa.Connection, number: int, limit: int) -> list[TriedEnd]:
+    """Replayed ends of which nobody has said what became of them, and of which that is known by now."""
+    debt = FailureReason.INSUFFICIENT_TOKENS.value
+    rows = connection.execute(_TRIED, {"number": number, "limit": limit, "debt": debt})
+    return [TriedEnd(*row) for row in rows]
 
 
 def set_outcomes(
