@@ -23,7 +23,7 @@ def beat_schedule(config: Config) -> dict[str, Any]:
         "run-requested-reconciliation": every("tokentill.run_requested_reconciliation", 2.0),
         "run-top-ups": every("tokentill.run_top_ups", 5.0),
         "run-repricings": every("tokentill.run_repricings", 5.0),
-        "work-off-bulk-actions": every("tokentill.work_off_bulk_actions", 2.0),
+        "work-off-bulk-actions": every("tokentill.work_off_bulk_actions", 1.0),
         "forget-bulk-drafts": every("tokentill.forget_bulk_drafts", 3_600.0),
         "summarise-usage": every("tokentill.summarise_usage", 300.0),
         "take-sample": every("tokentill.take_sample", 5.0),
