@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from app.bootstrap import Container
@@ -24,6 +25,13 @@ from tests.support import Billing
 PROJECT = Path(__file__).parent.parent
 SERVER_KEY = "dev-server-key"
 ADMIN_KEY = "dev-admin-key"
+
+# Each run tries the same examples, so that a change isn't refused for what was there before it, and a slow machine
+# fails none. `HYPOTHESIS_PROFILE=explore make test-server` goes looking for others.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", parent=PATIENT, derandomize=True)
+settings.register_profile("explore", parent=PATIENT)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "same")
 
 
 @pytest.fixture(scope="session")
