@@ -33,7 +33,7 @@ blueprint = Blueprint("overview", __name__)
 
 HOURS = (1, 3, 12, 24, 168)
 HOURS_DEFAULT = 3
-POINTS_MAX = 90
+POINTS_MAX = 60
 DEBTORS_SHOWN = 8
 CAUSES_SHOWN = 6
 # Processes say every few seconds that they live.
