@@ -83,6 +83,13 @@ webhook_deliveries = sa.Table(
     sa.CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state_known"),
     sa.Index("webhook_deliveries_once", "event_id", "endpoint_id", unique=True),
     sa.Index("webhook_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where=sa.text("state = 'pending'")),
+    # Under way: few, however many wait.
+    sa.Index(
+        "webhook_deliveries_leased",
+        "endpoint_id",
+        "leased_until",
+        postgresql_where=sa.text("leased_until IS NOT NULL"),
+    ),
     sa.Index("webhook_deliveries_of_endpoint", "endpoint_id", "id"),
     sa.Index("webhook_deliveries_failed", "endpoint_id", "id", postgresql_where=sa.text("state = 'failed'")),
 )
