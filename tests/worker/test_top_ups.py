@@ -25,7 +25,7 @@ from tests.conftest import PROJECT
 from tests.support import PACKAGE, Billing, assert_conserved
 
 TOKEN = 1_000_000
-WALLETS = 600
+WALLETS = 300
 
 
 class Stack:
@@ -86,11 +86,11 @@ def test_everything_is_killed_in_the_middle_and_each_wallet_gets_it_once(own_sta
     def gets_on(by: int) -> int:
         before = max(topped_up(billing, number), 0)
         wanted = min(before + by, WALLETS)
-        processes.wait_until(lambda: topped_up(billing, number) >= wanted, what="wallets", log=worker.log)
+        processes.wait_until(lambda: topped_up(billing, number) >= wanted, seconds=150, what="wallets", log=worker.log)
         return topped_up(billing, number)
 
     gets_on(1)
-    for dying in (beat, worker, own_stack.redis, own_stack.postgres):
+    for dying in (worker, beat, own_stack.redis, own_stack.postgres):
         dying.kill()
     own_stack.postgres.start()
     assert 0 < topped_up(billing, number) < WALLETS
