@@ -70,8 +70,9 @@ def amount(*, allow_negative: bool = False, allow_zero: bool = False, micros_max
     return shape
 
 
-def percentage() -> Shape:
-    return {"type": "number", "minimum": 0, "maximum": PROFIT_BASIS_POINTS_MAX // 100, "multipleOf": Decimal("0.01")}
+def percentage(*, above_zero: bool = False, most: int = PROFIT_BASIS_POINTS_MAX // 100) -> Shape:
+    least = {"exclusiveMinimum" if above_zero else "minimum": 0}
+    return {"type": "number", **least, "maximum": most, "multipleOf": Decimal("0.01")}
 
 
 def moment() -> Shape:

@@ -113,7 +113,12 @@ class OwnerSchema(RequestSchema):
 
 class LowBalanceSchema(OwnerSchema):
     below_micros = TokenAmount(data_key="below_token", allow_none=True, load_default=None)
-    below_basis_points = Percentage(data_key="below_percent", allow_none=True, load_default=None)
+    below_basis_points = Percentage(
+        data_key="below_percent",
+        allow_none=True,
+        load_default=None,
+        metadata={"shape": shapes.percentage(above_zero=True, most=100)},
+    )
 
     @validates_schema
     def _check_amounts(self, data: dict[str, Any], **_: Any) -> None:
