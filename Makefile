@@ -12,7 +12,7 @@ UV_VERSION := 0.13.9
 # Tests mostly wait for servers: one process more than two cores have. Each has stores of its own.
 TEST_PROCESSES ?= 3
 
-.PHONY: help install up test test-server test-clients chaos chaos-short bench check lint format lock clean
+.PHONY: help install up test test-server test-clients chaos chaos-short screenshots bench check lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ chaos: $(STAMP) ## break everything a hundred times under load and audit every m
 
 chaos-short: $(STAMP) ## the same, each fault once, in three to four minutes
 	$(BIN)/python -m tests.faults.chaos --short
+
+screenshots: $(STAMP) ## take the pictures of the console's pages in docs/images/console anew
+	$(BIN)/python -m pytest tests/browser/test_console_pages.py --screenshots=docs/images/console
 
 bench: $(STAMP) ## measure what calls and settlement cost, to the same work done the plain way (five minutes)
 	$(BIN)/python -m benchmarks

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.console.factory import FORM_BYTES_MAX
 from app.http.calls import BATCH_BYTES_MAX, BODY_BYTES_MAX
 from app.http.routes.price_imports import LIST_BYTES_MAX
 from stack.processes import launch, stop
@@ -206,6 +207,12 @@ def test_an_api_that_is_away_is_told_as_the_contract_says(proxied: Proxied, tmp_
     answer = proxied.call("POST", "/api/token-process/end", headers=SERVICE, content="{}")
     assert (answer.status_code, answer.json()["status"]) == (503, 503)
     assert answer.headers["retry-after"] == "1"
+
+
+def test_forms_of_the_console_may_be_as_large_as_it_takes() -> None:
+    for path, bytes_max in (("/console", FORM_BYTES_MAX), ("= /console/price-imports/new", LIST_BYTES_MAX)):
+        [told] = re.findall(rf"location {path} {{\s+client_max_body_size (\d+)(k|m);", CONFIGURATION)
+        assert int(told[0]) * {"k": 1024, "m": 1024**2}[told[1]] == bytes_max
 
 
 def test_whole_requests_are_asked_for_where_anything_is_passed_on() -> None:

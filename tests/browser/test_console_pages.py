@@ -1,0 +1,102 @@
+"""Every page of the console: reached by links from the first one, readable by all, in light, dark and on a phone."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Error, Page
+from werkzeug.exceptions import HTTPException
+
+from app.console.factory import PREFIX, create_console
+from tests.browser.chromium import DESKTOP, PHONE, assert_accessible, assert_fits, opened, take_picture
+from tests.browser.till import Till
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+# What is no page of its own: files and parts of pages, and what forms send.
+NO_PAGES = {"assets.serve", "audit.table", "usage.table", "wallets.download_statement"}
+# Reached only from what takes long to come about: a thousand holds, a top-up that was asked for in vain. They are forms
+# and lists of the same templates as their neighbours.
+RARE = {"balance_rules.decline", "balance_rules.resume", "wallets.holds"}
+
+
+class Pages:
+    """Which page stands at an address."""
+
+    def __init__(self, till: Till) -> None:
+        self._app = create_console(till.container, lambda _: None)
+        self._routes = self._app.url_map.bind("console")
+
+    def endpoint(self, url: str) -> str | None:
+        try:
+            return self._routes.match(urlsplit(url).path, method="GET")[0]
+        except HTTPException:
+            return None
+
+    def all(self) -> set[str]:
+        return {
+            rule.endpoint
+            for rule in self._app.url_map.iter_rules()
+            if "GET" in (rule.methods or ()) and rule.endpoint not in NO_PAGES
+        }
+
+
+def links(page: Page) -> list[str]:
+    found: list[str] = page.eval_on_selector_all("a[href]:not([download])", "links => links.map(link => link.href)")
+    return [url for url in found if urlsplit(url).path.startswith(PREFIX)]
+
+
+@pytest.mark.timeout(600)
+def test_every_page_is_accessible_and_fits_a_phone(browser: Browser, till: Till, pytestconfig: pytest.Config) -> None:
+    pictures: Path | None = pytestconfig.getoption("--screenshots", default=None)
+    pages = Pages(till)
+    seen = {"sign_in.show"}
+    troubles: list[str] = []
+    with opened(browser, till.url) as page:
+        page.goto(f"{PREFIX}/sign-in")
+        look(page, "sign_in.show", pictures, troubles)
+        till.sign_in(page)
+        # Alice has something of everything.
+        waiting = deque([f"{till.url}{PREFIX}/wallets/show/alice", f"{till.url}{PREFIX}/"])
+        while waiting:
+            url = waiting.popleft()
+            endpoint = pages.endpoint(url)
+            if endpoint is None or endpoint in seen:
+                continue
+            try:
+                answer = page.goto(url)
+            except Error as error:
+                assert "Download is starting" in error.message  # noqa: PT017
+                seen.add(endpoint)
+                continue
+            if answer is None or "text/html" not in answer.headers.get("content-type", ""):
+                continue
+            seen.add(endpoint)
+            assert answer.status == 200, f"{url} answers {answer.status}"
+            look(page, endpoint, pictures, troubles)
+            waiting += links(page)
+    assert troubles == [], "\n\n".join(troubles)
+    missing = pages.all() - seen - RARE
+    assert not missing, f"no link that was followed leads to {', '.join(sorted(missing))}"
+
+
+def look(page: Page, endpoint: str, pictures: Path | None, troubles: list[str]) -> None:
+    """In light, dark and on a phone, one after the other and without loading it again."""
+    for name, theme, (width, height) in (
+        ("light", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE),
+    ):  # fmt: skip
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": width, "height": height})
+        try:
+            if name == "phone":
+                assert_fits(page)
+            else:
+                assert_accessible(page, only_colours=name == "dark")
+        except AssertionError as error:
+            troubles.append(f"{endpoint}, {name}: {error}")
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            take_picture(page, pictures / f"{endpoint.replace('.', '-')}-{name}.webp")
