@@ -105,7 +105,7 @@ def failure_response(components: Components, status: int, codes: list[str]) -> S
             "properties": {"status": {"const": status}, "code": {"enum": codes}},
         }
         headers = {REQUEST_ID_HEADER: reference("RequestId", "headers")}
-        if status == STATUS_OF_CODE[Unavailable.code] or TooManyWrongKeys.code in codes:
+        if status == STATUS_OF_CODE[Unavailable.code] or codes == [TooManyWrongKeys.code]:
             headers["Retry-After"] = reference("RetryAfter", "headers")
         components.responses[name] = {
             "description": f"{_WHAT.get(status, 'Refused')} ({', '.join(f'`{code}`' for code in codes)}).",
