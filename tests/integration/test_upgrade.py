@@ -153,7 +153,7 @@ def upgrade(url: str, config: Config) -> Iterator[Any]:
 
 
 def top_up(shop: Billing, user_id: str, tokens: int) -> None:
-    shop.container.postings.post(Posting(user_id, PostingKind.TOP_UP, tokens * TOKEN, "paid", None, None))
+    shop.container.postings.post(Posting(user_id, PostingKind.TOP_UP, tokens * TOKEN, "paid"))
 
 
 def collect_due(shop: Billing) -> None:
