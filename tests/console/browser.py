@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from flask import Flask
-from werkzeug.datastructures import MultiDict
-from werkzeug.test import TestResponse
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.test import TestResponse, stream_encode_multipart
 
 PREFIX = "/console"
 # Elements without an end.
@@ -43,7 +43,16 @@ class Browser:
             values.setlist(name, [] if value is None else value if isinstance(value, list) else [value])
         if form.method == "get":
             return self.client.get(form.action, query_string=values)
-        return self.client.post(form.action, data=values, headers={"Sec-Fetch-Site": "same-origin"})
+        headers = {"Sec-Fetch-Site": "same-origin"}
+        if not any(isinstance(value, tuple) for value in values.values()):
+            return self.client.post(form.action, data=values, headers=headers)
+        # In memory: the test client would keep a large body in a temporary file that it never closes.
+        files = MultiDict(
+            (name, _file(value) if isinstance(value, tuple) else value) for name, value in values.items(multi=True)
+        )
+        body, _, boundary = stream_encode_multipart(files, use_tempfile=False)
+        kind = f'multipart/form-data; boundary="{boundary}"'
+        return self.client.post(form.action, data=body.read(), content_type=kind, headers=headers)
 
     def change(self, path: str, **fields: Any) -> TestResponse:
         """Fill in the form of a page that changes something, read the confirmation, and have it done."""
@@ -183,3 +192,8 @@ def cookies_of(response: TestResponse) -> dict[str, str]:
 
 def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text)
+
+
+def _file(value: tuple[IO[bytes], str]) -> FileStorage:
+    stream, filename = value
+    return FileStorage(stream, filename=filename)
