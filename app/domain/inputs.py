@@ -21,7 +21,9 @@ ACTOR_LENGTH_MAX = 128
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
 
-_NUMBER = re.compile(r"-?[0-9]{1,64}(\.[0-9]{1,64})?([eE][+-]?[0-9]{1,3})?")
+# More digits than any amount has: those are told that they are too many.
+_NUMBER = re.compile(r"-?[0-9]{1,256}(\.[0-9]{1,256})?")
+_EXPONENT = re.compile(r"[eE][+-]?[0-9]{1,3}\Z")
 # Control characters (C0 and C1), line separators, halves of surrogate pairs: what Postgres, logs or people can't take.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # They make a text read in another order than it has: two ids that differ would look the same.
@@ -99,9 +101,15 @@ def profit_basis_points(percentage: object) -> int:
 
 
 def number(text: str) -> Decimal:
-    """A number as it is written in a query or on a command line."""
+    """A number as people write it: an exponent is a slip of the hand."""
     if not _NUMBER.fullmatch(text):
         raise ValueError("Must be a number, such as 12.5.")
+    return Decimal(text)
+
+
+def json_number(text: str) -> Decimal:
+    """A number as programs write it, 1e-06 too."""
+    number(_EXPONENT.sub("", text))
     return Decimal(text)
 
 

@@ -81,7 +81,7 @@ def amount(name: str, description: str) -> Parameter:
     """An amount of tokens, also below zero."""
 
     def check(value: str) -> int:
-        return inputs.amount_micros(inputs.number(value), allow_negative=True, allow_zero=True)
+        return inputs.amount_micros(inputs.json_number(value), allow_negative=True, allow_zero=True)
 
     return Parameter(name, check, shapes.amount(allow_negative=True, allow_zero=True), description)
 
@@ -103,7 +103,7 @@ def _duration(name: str, description: str) -> Parameter:
 
 def _cost(name: str, description: str) -> Parameter:
     def check(value: str) -> int:
-        return inputs.amount_micros(inputs.number(value), allow_zero=True)
+        return inputs.amount_micros(inputs.json_number(value), allow_zero=True)
 
     return Parameter(name, check, shapes.amount(allow_zero=True), description)
 
