@@ -44,7 +44,7 @@ class Browser:
         if form.method == "get":
             return self.client.get(form.action, query_string=values)
         headers = {"Sec-Fetch-Site": "same-origin"}
-        if not any(isinstance(value, tuple) for value in values.values()):
+        if not any(isinstance(value, tuple) for value in fields.values()):
             return self.client.post(form.action, data=values, headers=headers)
         # In memory: the test client would keep a large body in a temporary file that it never closes.
         files = MultiDict(

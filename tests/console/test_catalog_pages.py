@@ -208,9 +208,9 @@ def test_a_list_may_be_large_and_other_forms_may_not(operator: Browser) -> None:
 def test_lists_have_pages(operator: Browser, billing: Billing) -> None:
     billing.catalog()
     for number in range(3):
-        billing.execute(f"INSERT INTO packages (id, name) VALUES ('p-{number}', 'P')")
+        billing.execute(f"INSERT INTO packages (id, name) VALUES ('bundle-{number}', 'P')")
     page = operator.page("/catalogue/packages?limit=2")
-    assert page.text.count("p-") == 2
+    assert page.text.count("bundle-") == 2
     [following] = [link for link in page.links if "cursor=" in link]
     page = operator.page(following)
     assert "p-2" in page.text
