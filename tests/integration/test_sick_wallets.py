@@ -181,9 +181,9 @@ class TestLocked:
         owe(shop, "locked", 3)
         shop.container.end.end_all([shop.usage("neighbour-2"), shop.usage("neighbour-2")])
         bulk = shop.container.bulk_actions
-        drafted, _ = bulk.draft(Asked(BulkKind.REPLAY, Filter(), {}, "r", "All again", "ops"))
+        drafted, _ = bulk.draft(Asked(BulkKind.REPLAY, Filter(), {}, "r", "All again", Caller("ops")))
         action = drafted.action
-        bulk.confirm(action.id, ends=action.ends, cost_micros=action.cost_micros, actor="ops")
+        bulk.confirm(action.id, ends=action.ends, cost_micros=action.cost_micros, caller=Caller("ops"))
         with locked(shop, "locked"):
             bulk.work_off(seconds=5)
             view = bulk.get(action.id)
