@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.catalog.prices import NewPrice
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.rates import RateCard, Rates
 from app.domain.wallets import wallet_of
@@ -93,5 +94,5 @@ def test_and_written_off(shop: Billing) -> None:
     shop.container.end.end(shop.usage(model="m-1", **KINDS))
     shop.settle_everything()
     [end] = shop.inbox()
-    shop.container.failed_ends.write_off(end.id, "a test", "tester", None)
+    shop.container.failed_ends.write_off(end.id, "a test", Caller("tester"))
     assert_billed_by(shop, card, 1_200)

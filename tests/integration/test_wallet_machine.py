@@ -29,6 +29,7 @@ from app.domain.errors import (
     IdempotencyConflict,
     NotFound,
 )
+from app.domain.keys import Caller
 from app.domain.postings import Posting, PostingKind
 from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
@@ -262,17 +263,17 @@ def machine(billing: Billing) -> type[RuleBasedStateMachine]:
         def write_off(self, request: EndRequest) -> None:
             model, key = self.model, key_of(request)
             if key in model.debts or key in model.written_off:
-                first = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+                first = services.failed_ends.write_off(model.ids[key], "Gone", Caller("machine"))
                 assert first.replayed == (key in model.written_off)
                 model.debts.pop(key, None)
                 model.told.discard(key)
                 model.written_off.add(key)
-                again = services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+                again = services.failed_ends.write_off(model.ids[key], "Gone", Caller("machine"))
                 assert (again.replayed, again.entry) == (True, first.entry)
             else:
                 # Not failed, or billed already.
                 with pytest.raises(NotFound):
-                    services.failed_ends.write_off(model.ids[key], "Gone", "machine")
+                    services.failed_ends.write_off(model.ids[key], "Gone", Caller("machine"))
 
         @rule(request=ended)
         def replay(self, request: EndRequest) -> None:

@@ -151,7 +151,8 @@ def test_slow_bodies_never_reach_the_api(proxied: Proxied) -> None:
     seen = [
         json.loads(line) for line in proxied.web.log.read_text()[len(log_before) :].splitlines() if '"path"' in line
     ]
-    assert {line["path"] for line in seen} == {"/api/token-process/start"}
+    # The lines of those who waited for the server to be there may come late.
+    assert {line["path"] for line in seen} - {"/healthz"} == {"/api/token-process/start"}
 
 
 def test_the_api_learns_the_clients_address_and_believes_no_client(proxied: Proxied) -> None:
