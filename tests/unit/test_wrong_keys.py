@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import structlog
 from redis import ConnectionError as RedisConnectionError
@@ -71,9 +69,11 @@ def brake(shared: Shared, clock: Clock) -> WrongKeys:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[EventDict]]:
-    with structlog.testing.capture_logs() as found:
-        yield found
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
+    # The module's own logger may have been used before, and keeps what it was configured with then.
+    captured = structlog.testing.LogCapture()
+    monkeypatch.setattr(wrong_keys, "log", structlog.wrap_logger(None, processors=[captured]))
+    return captured.entries
 
 
 class TestBrake:
