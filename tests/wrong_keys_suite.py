@@ -20,15 +20,7 @@ Pass = Callable[[float], None]
 
 
 class RuleSuite:
-    """`strike` is one more wrong key of an address; `passes` lets seconds go by."""
-
-    @pytest.fixture
-    def strike(self) -> Strike:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def passes(self) -> Pass:
-        raise NotImplementedError
+    """Fixtures of whoever runs it: `strike` is one more wrong key of an address; `passes` lets seconds go by."""
 
     def test_so_many_are_free(self, strike: Strike) -> None:
         verdicts = [strike("a") for _ in range(WRONG_MAX)]
