@@ -17,7 +17,8 @@ from app.operations import bulk_actions
 from app.operations.bulk_actions import Asked, BulkActionService, BulkView
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import billed
-from tests.unit.fakes import ALICE, TOKEN, FakeBulkBooks, FakeChanges, FakeDoorbell, row
+from tests.unit.fake_bulk import FakeBulkBooks
+from tests.unit.fakes import ALICE, TOKEN, FakeChanges, FakeDoorbell, row
 
 COST = 11 * TOKEN
 BOB = wallet_of("bob")

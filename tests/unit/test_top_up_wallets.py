@@ -11,7 +11,8 @@ from app.domain.top_ups import Target, TopUpAmount, TopUpMode, TopUpState
 from app.domain.wallets import WalletStatus, wallet_of
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.top_ups import BatchWallet, Plan, TopUpBatch
-from tests.unit.fakes import ALICE, NOW, PACKAGE, TOKEN, FakeChanges, FakeDoorbell, FakeTopUpBooks, row
+from tests.unit.fake_top_ups import FakeTopUpBooks
+from tests.unit.fakes import ALICE, NOW, PACKAGE, TOKEN, FakeChanges, FakeDoorbell, row
 
 BATCH = TopUpBatch(
     id=7,
