@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
@@ -85,6 +87,26 @@ token_transactions = sa.Table(
     ),
 )
 
+
+def _added_up() -> list[sa.Column[Any]]:
+    """What roll-ups and their sums tell of runs."""
+    counted = (
+        "runs",
+        "input_tokens",
+        "output_tokens",
+        "cached_input_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+        "requests",
+    )
+    # What corrections and write-offs gave back is negative where an amendment took more.
+    added = ("base_cost", "profit", "cost", "reversed", "amended", "written_off")
+    return [
+        *(sa.Column(name, sa.BigInteger, nullable=False) for name in counted),
+        *(sa.Column(f"{name}_micros", sa.Numeric, nullable=False) for name in added),
+    ]
+
+
 # What was used and earned, by the day of the ledger's entries: a trigger adds to it whatever enters the ledger.
 usage_daily = sa.Table(
     "usage_daily",
@@ -96,20 +118,7 @@ usage_daily = sa.Table(
     # '' is none, and 0 the default rule: a key has no nulls.
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("runs", sa.BigInteger, nullable=False),
-    sa.Column("input_tokens", sa.BigInteger, nullable=False),
-    sa.Column("output_tokens", sa.BigInteger, nullable=False),
-    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
-    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
-    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("base_cost_micros", sa.Numeric, nullable=False),
-    sa.Column("profit_micros", sa.Numeric, nullable=False),
-    sa.Column("cost_micros", sa.Numeric, nullable=False),
-    # What corrections and write-offs gave back; negative where an amendment took more.
-    sa.Column("reversed_micros", sa.Numeric, nullable=False),
-    sa.Column("amended_micros", sa.Numeric, nullable=False),
-    sa.Column("written_off_micros", sa.Numeric, nullable=False),
+    *_added_up(),
     # One user's usage, and a page of users, without everybody else's.
     sa.Index("usage_daily_user_id", "user_id", "day"),
 )
@@ -122,19 +131,7 @@ usage_summaries = sa.Table(
     sa.Column("feature_endpoint_id", sa.Text, primary_key=True),
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("runs", sa.BigInteger, nullable=False),
-    sa.Column("input_tokens", sa.BigInteger, nullable=False),
-    sa.Column("output_tokens", sa.BigInteger, nullable=False),
-    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False),
-    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
-    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("base_cost_micros", sa.Numeric, nullable=False),
-    sa.Column("profit_micros", sa.Numeric, nullable=False),
-    sa.Column("cost_micros", sa.Numeric, nullable=False),
-    sa.Column("reversed_micros", sa.Numeric, nullable=False),
-    sa.Column("amended_micros", sa.Numeric, nullable=False),
-    sa.Column("written_off_micros", sa.Numeric, nullable=False),
+    *_added_up(),
 )
 
 # One row: all days before it are summarised.
