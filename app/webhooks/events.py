@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.access.postgres import PostgresAccess
-from app.domain.errors import Invalid, NotFound
+from app.domain.errors import NotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import NEWEST, Page, page
 from app.stores.postgres import audit
@@ -93,7 +93,7 @@ class WebhookEvents:
     def replay(self, event_id: UUID, endpoint_id: int | None = None, caller: Caller = SYSTEM) -> EventView:
         """Have an event delivered again, under the same id: to all that it was for, or to one endpoint.
 
-        Raises NotFound, Invalid (nobody to deliver it to) or Unavailable.
+        Raises NotFound (the event, or somebody to deliver it to) or Unavailable.
         """
 
         def work(connection: sa.Connection) -> EventView:
@@ -104,7 +104,8 @@ class WebhookEvents:
                 receivers = [endpoint_id]
             alive = [number for number in receivers if endpoints.find(connection, number) is not None]
             if not alive:
-                raise Invalid(errors={"endpoint_id": ["There is no such endpoint to deliver it to."]})
+                reasons = ["There is no such endpoint to deliver it to."]
+                raise NotFound("Webhook endpoint not found", errors={"endpoint_id": reasons})
             for number in sorted(alive):
                 deliveries.add(connection, number, [event_id])
             told = {"endpoint_ids": sorted(alive)}

@@ -147,7 +147,7 @@ def show_webhook_event(event_id: UUID) -> Response:
 
 
 @blueprint.post("/webhook-events/<uuid:event_id>/replay")
-@answers(WebhookEventAnswer, status=202, body=_replay, body_is_optional=True, refuses=(Invalid,))
+@answers(WebhookEventAnswer, status=202, body=_replay, body_is_optional=True)
 def replay_webhook_event(event_id: UUID) -> Response:
     """Delivered again under the same id: to all that it was for, or to one endpoint."""
     asked = _replay.load(read_object() if request.get_data() else {})
