@@ -11,9 +11,10 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app import opentelemetry, tracing
+from app import tracing
 from app.config import Config, ConfigError
-from app.opentelemetry import OpenTelemetry
+from app.tracing import opentelemetry
+from app.tracing.opentelemetry import OpenTelemetry
 from tests.conftest import PROJECT
 from tests.unit.test_config import GOOD
 
@@ -154,7 +155,7 @@ with tracing.request({}), tracing.span("x"), tracing.sending("t", ["a"]) as head
     tracing.remember("a")
     assert headers is None
 # redis-py imports the interface of metrics wherever that is installed, as beside these tests.
-ours = ("app.opentelemetry", "opentelemetry.sdk.trace", "opentelemetry.exporter")
+ours = ("app.tracing.opentelemetry", "opentelemetry.sdk.trace", "opentelemetry.exporter")
 print([name for name in sys.modules if name.startswith(ours)])
 """
     done = subprocess.run(

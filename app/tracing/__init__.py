@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING
 from app.config import Config
 
 if TYPE_CHECKING:
-    from app.opentelemetry import OpenTelemetry
-
-# In a message's headers: the span that sent it, and by the ids of ends those that they came in with.
-SENT_BY = "tokentill_sent_by"
-CAME_WITH = "tokentill_came_with"
+    from app.tracing.opentelemetry import OpenTelemetry
 
 _OFF: AbstractContextManager[None] = nullcontext()
 _on: OpenTelemetry | None = None
@@ -34,7 +30,7 @@ def switch_on(config: Config, process: str) -> None:
     """Begin to trace what this process does, if that is asked for. `process` is what it is: web, worker."""
     global _on  # noqa: PLW0603 - a process traces or it doesn't
     if config.otlp_endpoint and _on is None:
-        from app.opentelemetry import OpenTelemetry  # noqa: PLC0415
+        from app.tracing.opentelemetry import OpenTelemetry  # noqa: PLC0415
 
         _on = OpenTelemetry(config.otlp_endpoint, process)
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's side of `tracing`: the one module that imports it."""
+"""OpenTelemetry's side of tracing: the one module that imports it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.tracing import CAME_WITH, SENT_BY
+# In a message's headers: the span that sent it, and by the ids of ends those that they came in with.
+SENT_BY = "tokentill_sent_by"
+CAME_WITH = "tokentill_came_with"
 
 # Ends that are announced to nobody any more, as their queue is full, are forgotten after so many.
 REMEMBERED_MAX = 50_000
