@@ -271,6 +271,7 @@ class Stack:
         if settings.is_local:
             self.console.say(_three_calls(settings))
         self.console.say(
+            f"Operators' pages: {settings.base_url}/console (sign in with ADMIN_API_KEY)\n"
             f"The queue (flower): http://127.0.0.1:{settings.flower_port}\n"
             "Commands, in a second terminal: .venv/bin/flask --help\n"
             "Ctrl-C stops everything."
