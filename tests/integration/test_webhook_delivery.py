@@ -314,7 +314,7 @@ def test_a_replay_of_one_event(hooks: Webhooks, there: Receiver) -> None:
     hooks.container.webhook_events.replay(event.id, endpoint.id)
     hooks.deliver()
     assert [received.id for received in there.received] == [str(event.id)] * 2
-    with pytest.raises(Invalid):
+    with pytest.raises(NotFound):
         hooks.container.webhook_events.replay(event.id, 999)
     with pytest.raises(NotFound):
         hooks.container.webhook_events.replay(endpoint_id=None, event_id=type(event.id)(int=5))
