@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from app import logs, tracing
-from app.bootstrap import EXTENSION, Container, wait_for_catalog, wait_for_redis
+from app.bootstrap import EXTENSION, Container, spare_what_stays, wait_for_catalog, wait_for_redis
 from app.config import Config
 from app.console.factory import PREFIX, create_console
 from app.http import request_context
@@ -53,6 +53,7 @@ def serve(app: Flask) -> None:
     tracing.switch_on(container.config, "web")
     container.watcher.start()
     container.metrics.start(ProcessKind.WEB, f"web@{socket.gethostname()}/{os.getpid()}")
+    spare_what_stays()
 
 
 class _Beside:

@@ -256,6 +256,27 @@ class TestApplying:
             cache.apply([change])
         assert spendable(cache) == 70
 
+    def test_many_ends_of_a_wallet_at_once(self, cache: Cached) -> None:
+        posted = 3 * 10**15
+        load(cache, "u", posted=posted)
+        # Some of more than a double holds, some of them more than there is, and one twice.
+        costs = [1, 9_999_999_999_999, 10_000_000_000_000, 2**53 + 1, 2**57 + 3, 7] * 20
+        ends = [end(cache, cost=cost).end_id for cost in costs]
+        cache.apply([settled(2, posted - sum(costs[:-5]), *ends[:-5], ends[3], uuid7())])
+        assert spendable(cache) == posted - sum(costs)
+        cache.apply([settled(3, posted - sum(costs), *ends)])
+        assert spendable(cache) == posted - sum(costs)
+        fields: set[str] = set(cache.client.hkeys("tokentill:{u}:wallet"))
+        assert not {name for name in fields if name.startswith("p:")}
+        assert cache.client.hget("tokentill:{u}:wallet", "debt") == "0"
+
+    def test_a_mark_that_is_no_amount_drops_the_copy(self, cache: Cached) -> None:
+        load(cache, "u", posted=100)
+        marked = end(cache, cost=10).end_id
+        cache.client.hset("tokentill:{u}:wallet", f"p:{marked}", "p1e1")
+        cache.apply([settled(2, 90, marked)])
+        assert spendable(cache) is None
+
     def test_a_failed_end_becomes_debt_until_it_is_settled(self, cache: Cached) -> None:
         load(cache, "u", posted=5)
         owed = end(cache, cost=4).end_id

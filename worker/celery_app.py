@@ -20,7 +20,7 @@ from celery.signals import (
 )
 
 from app import logs, tracing
-from app.bootstrap import Container, wait_for_stores
+from app.bootstrap import Container, spare_what_stays, wait_for_stores
 from app.config import Config, ConfigError
 from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import create_celery
@@ -93,6 +93,7 @@ def _begin_clean(**_: Any) -> None:
     _made.cache_clear()
     tracing.switch_on(config, "worker")
     container().metrics.start(ProcessKind.WORKER, worker_name)
+    spare_what_stays()
 
 
 @worker_ready.connect

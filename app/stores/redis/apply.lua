@@ -14,5 +14,5 @@ if not cached then
 end
 if cached and tonumber(version) > cached then set_row(version, posted, debt, overdraft, status, package) end
 -- Also where nothing is cached yet: a load in slices may have set some of these marks already.
-for i = 7, #ARGV do set_mark(ARGV[i], false) end
+drop_marks({unpack(ARGV, 7)})
 return 1

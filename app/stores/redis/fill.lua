@@ -17,7 +17,7 @@ redis.call('HSETNX', WALLET, 'held', '0')
 set_row(version, posted, debt, overdraft, status, package)
 redis.call('HSET', WALLET, 'epoch', epoch)
 local last_forgotten = 9 + tonumber(forgotten)
-for i = 10, last_forgotten do set_mark(ARGV[i], false) end
+drop_marks({unpack(ARGV, 10, last_forgotten)})
 for i = last_forgotten + 1, #ARGV, 2 do set_mark(ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIRE', WALLET, idle_ms)
 redis.call('PEXPIRE', HOLDS, idle_ms)

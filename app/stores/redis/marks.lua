@@ -8,7 +8,7 @@ if redis.call('PEXPIRE', KEYS[3], lease_ms) == 0 then return 0 end
 -- With a part of its marks the wallet would show tokens that it doesn't have. It is void until `fill` sets the epoch.
 redis.call('HDEL', WALLET, 'epoch')
 local last_forgotten = 3 + tonumber(forgotten)
-for i = 4, last_forgotten do set_mark(ARGV[i], false) end
+drop_marks({unpack(ARGV, 4, last_forgotten)})
 for i = last_forgotten + 1, #ARGV, 2 do set_mark(ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIRE', WALLET, idle_ms)
 return 1

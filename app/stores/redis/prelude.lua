@@ -19,6 +19,18 @@ local function add(field, amount)
   return redis.call('HINCRBY', WALLET, field, amount)
 end
 
+-- So many digits can be added up a few hundred times in a double, and stay exact.
+local SMALL_DIGITS = 13
+
+-- The same as each amount by `add`, by one command where they are small.
+local function add_all(field, amounts)
+  local sum = 0
+  for _, amount in ipairs(amounts) do
+    if #amount <= SMALL_DIGITS then sum = sum + amount else add(field, amount) end
+  end
+  if sum ~= 0 then add(field, string.format('%.0f', sum)) end
+end
+
 -- The number named and the row: posted, told, overdraft, available, debt and held, as text.
 -- Every script fails on a copy that lacks a number, which drops the copy: HINCRBY would take the number for 0.
 local function numbers(first)
@@ -123,6 +135,30 @@ local function set_mark(end_id, entry)
   end
 end
 
+-- Take the marks of many ends back, at most as many as one call is given. An end may be named twice.
+local function drop_marks(end_ids)
+  if #end_ids == 0 then return end
+  local fields, named = {}, {}
+  for _, end_id in ipairs(end_ids) do
+    if not named[end_id] then table.insert(fields, 'p:' .. end_id) end
+    named[end_id] = true
+  end
+  local marked, costs, owed = {}, {}, {}
+  for i, entry in ipairs(redis.call('HMGET', WALLET, unpack(fields))) do
+    if entry then
+      local kind, cost = string.match(entry, '^(.)(-?%d+)$')
+      if not kind then return error('a mark of the copy is no amount') end
+      table.insert(marked, fields[i])
+      table.insert(costs, cost)
+      if kind == 'd' then table.insert(owed, negative(cost)) end
+    end
+  end
+  if #marked == 0 then return end
+  add_all('available', costs)
+  add_all('debt', owed)
+  redis.call('HDEL', WALLET, unpack(marked))
+end
+
 -- The mark of an end that most likely has none yet. Returns what is available after it.
 local function set_new_mark(end_id, entry)
   if redis.call('HSETNX', WALLET, 'p:' .. end_id, entry) == 0 then
@@ -138,13 +174,12 @@ end
 
 -- Set what the wallet's row says. A wallet that is being loaded has no row yet, and may have marks already.
 local function set_row(version, posted, told, overdraft, status, package)
-  local old = redis.call('HMGET', WALLET, 'posted', 'told')
-  add('available', negative(old[1] or '0'))
-  add('available', posted)
-  add('available', old[2] or '0')
-  add('available', negative(told))
-  add('debt', negative(old[2] or '0'))
-  add('debt', told)
+  local old = redis.call('HMGET', WALLET, 'posted', 'told', 'available', 'debt')
+  local old_posted, old_told = old[1] or '0', old[2] or '0'
+  if not old[3] then add('available', '0') end
+  if not old[4] then add('debt', '0') end
+  add_all('available', {negative(old_posted), posted, old_told, negative(told)})
+  add_all('debt', {negative(old_told), told})
   redis.call('HSET', WALLET, 'version', version, 'posted', posted, 'told', told, 'overdraft', overdraft,
     'status', status, 'package', package)
 end
