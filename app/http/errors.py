@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -81,12 +80,13 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response:
         status = error.code or 500
-        phrase = HTTPStatus(status).phrase
+        # Werkzeug's names: Python gives statuses other ones from version to version, and clients know the codes.
+        name_of_status = error.name
         response = answer(
             failure(
                 status,
-                str(error.description) if isinstance(error, BadBody) else phrase,
-                code="invalid_json" if isinstance(error, BadBody) else phrase.lower().replace(" ", "_"),
+                str(error.description) if isinstance(error, BadBody) else name_of_status,
+                code="invalid_json" if isinstance(error, BadBody) else name_of_status.lower().replace(" ", "_"),
                 errors={"body": [error.reason]} if isinstance(error, BadBody) else None,
             )
         )
