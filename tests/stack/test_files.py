@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,28 @@ class TestCompose:
                 assert service["read_only"] is True, name
                 assert service["cap_drop"] == ["ALL"], name
                 assert service["security_opt"] == ["no-new-privileges:true"], name
+
+    def test_users_without_rights_can_write_where_they_have_to(self, compose: dict[str, Any]) -> None:
+        """Over a folder that the image has, Docker lays a file system with that folder's mode, whose owner is root."""
+        user = re.search(r"useradd .*--uid (\d+)", (ROOT / "Dockerfile").read_text())
+        assert user is not None
+        for service in compose["services"].values():
+            for mount in service.get("tmpfs", ()):
+                assert mount in ("/tmp", f"/var/lib/tokentill:uid={user[1]},mode=0700")  # noqa: S108 - the container's
+
+    def test_fixed_addresses_are_given_to_nobody_else(self, compose: dict[str, Any]) -> None:
+        [config] = compose["networks"]["default"]["ipam"]["config"]
+        fixed = [
+            ip_address(service["networks"]["default"]["ipv4_address"])
+            for service in compose["services"].values()
+            if "networks" in service
+        ]
+        # The API's is looked up once by the proxy, and the proxy's is what the API believes.
+        assert len(set(fixed)) == 2
+        for address in fixed:
+            assert address in ip_network(config["subnet"])
+            assert address not in ip_network(config["ip_range"])
+            assert address != ip_address(config["gateway"])
 
     def test_two_workers_and_one_beat(self, compose: dict[str, Any]) -> None:
         assert compose["services"]["worker"]["deploy"]["replicas"] == 2

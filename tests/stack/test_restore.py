@@ -229,9 +229,10 @@ class ComposedRedis:
         # Beside what is shipped: where it runs here.
         here = f"bind 127.0.0.1\nport {self.port}\ndir {folder}\n"
         (folder / "redis.conf").write_text((ROOT / "deploy" / "redis.conf").read_text() + here)
-        for path, own in (("/etc/tokentill/redis.conf", folder / "redis.conf"), ("/run/redis", folder / "run")):
+        shipped = {"/tmp/": f"{folder}/run/", "/etc/tokentill/redis.conf": f"{folder}/redis.conf"}  # noqa: S108
+        for path, own in shipped.items():
             assert path in self.script
-            self.script = self.script.replace(path, str(own))
+            self.script = self.script.replace(path, own)
 
     @contextmanager
     def running(self, password: str) -> Iterator[Any]:
