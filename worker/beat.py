@@ -7,6 +7,7 @@ so that a worker that was stopped finds no heap of them. Nothing is kept in a fi
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any
@@ -34,7 +35,9 @@ class Ticker(Scheduler):  # type: ignore[misc]
         self._is_failing = False
         self._heartbeat = Heartbeat(config.data_dir, "beat")
         self._ticked_at = started
-        container().metrics.start(ProcessKind.BEAT, f"beat@{socket.gethostname()}", self._is_ticking)
+        # By host and process: two on one host are two, which is what operators have to hear of.
+        name = f"beat@{socket.gethostname()}/{os.getpid()}"
+        container().metrics.start(ProcessKind.BEAT, name, self._is_ticking)
         self._due = {entry.name: started + min(_seconds(entry), FIRST_SECONDS_MAX) for entry in self.schedule.values()}
 
     def _is_ticking(self) -> bool:

@@ -48,7 +48,7 @@ class _Families(Collector):
 def _of_stores(status: Status) -> Iterable[Metric]:
     if (found := status.postgres) is not None:
         yield from _of_inbox(found)
-        yield from _of_reconciliation(found.reconciliation)
+        yield from _of_reconciliation(found.reconciliation, found.never_reconciled_seconds)
         yield from _of_sample(found.sample, found.sample_age_seconds)
         yield from _of_fleet(found.processes)
         yield from _of_webhooks(found.webhooks)
@@ -75,11 +75,15 @@ def _of_inbox(found: Watched) -> Iterable[Metric]:
     yield _one("tokentill_spool_aside_ends", "Spooled ends that can't be recorded as they are", found.ends_aside)
 
 
-def _of_reconciliation(last: LastReconciliation | None) -> Iterable[Metric]:
-    if last is not None:
+def _of_reconciliation(last: LastReconciliation | None, never_seconds: float | None) -> Iterable[Metric]:
+    age_seconds = never_seconds if last is None else last.age_seconds
+    if age_seconds is not None:
         yield _one(
-            "tokentill_reconciliation_age_seconds", "Since the last finished reconciliation ended", last.age_seconds
+            "tokentill_reconciliation_age_seconds",
+            "Since the last finished reconciliation ended, or the first one was asked for",
+            age_seconds,
         )
+    if last is not None:
         yield _one(
             "tokentill_reconciliation_unrepaired",
             "Differences of money that the last finished reconciliation found",

@@ -283,6 +283,13 @@ class TestMoney:
 class TestUpkeep:
     def test_the_last_reconciliation(self, client: FlaskClient, shop: Billing) -> None:
         assert "tokentill_reconciliation_age_seconds" not in scraped(client)
+        shop.execute_in_postgres(
+            "INSERT INTO reconciliations (state, requested_at) VALUES ('failed', now() - interval '2 hours')"
+        )
+        # None has ever finished.
+        found = scraped(client)
+        assert 7_200 <= found["tokentill_reconciliation_age_seconds"][()] < 7_230
+        assert "tokentill_reconciliation_unrepaired" not in found
         quick(shop.container).run()
         found = scraped(client)
         assert found["tokentill_reconciliation_unrepaired"] == {(): 0}

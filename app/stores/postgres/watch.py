@@ -25,6 +25,10 @@ _RECONCILED = sa.text("""
         drifted_count - repaired AS unrepaired, repaired
     FROM reconciliations WHERE state = 'done' ORDER BY id DESC LIMIT 1
 """)
+# What has begun for the first time and never come to its end is overdue too.
+_NEVER_RECONCILED = sa.text("""
+    SELECT CAST(extract(epoch FROM now() - min(requested_at)) AS double precision) FROM reconciliations
+""")
 _SAMPLE_AGE = sa.text("""
     SELECT CAST(extract(epoch FROM now() - :minute) AS double precision)
 """).bindparams(sa.bindparam("minute", type_=sa.TIMESTAMP(timezone=True)))
@@ -54,6 +58,9 @@ class Watched:
     due_wallets: int
     """Whose debts are due for a try."""
     reconciliation: LastReconciliation | None
+    """The last finished one."""
+    never_reconciled_seconds: float | None
+    """Since the first was asked for, where none has finished."""
     processes: Sequence[Process]
     webhooks: Counts
     bulk_by_kind: Mapping[str, int]
@@ -76,6 +83,7 @@ def look(connection: sa.Connection) -> Watched:
         webhooks=deliveries.counts(connection),
         due_wallets=connection.execute(_DUE, {"counted_max": inbox.COUNTED_MAX}).scalar_one(),
         reconciliation=None if reconciled is None else LastReconciliation(*reconciled),
+        never_reconciled_seconds=(connection.execute(_NEVER_RECONCILED).scalar_one() if reconciled is None else None),
         processes=processes.find(connection),
         bulk_by_kind=connection.execute(_BULK).one()._asdict(),
         sample=sample,
