@@ -51,9 +51,11 @@ def reconcile(services: Container, is_full: bool, repair: bool, caller: Caller, 
 
 def _verdict(done: Reconciliation) -> str:
     if not done.adds_up:
-        said = f"Money does not add up: {done.drifted_count - done.repaired} differences are left."
+        left = done.drifted_count - done.repaired
+        said = f"Money does not add up: {left} {'difference is' if left == 1 else 'differences are'} left."
     elif done.drifted_count:
-        said = f"Money adds up. {done.repaired} copies had drifted and were repaired."
+        had = "copy had" if done.repaired == 1 else "copies had"
+        said = f"Money adds up. {done.repaired} {had} drifted and {'was' if done.repaired == 1 else 'were'} repaired."
     else:
         said = "Money adds up."
     return said if done.cache_checked else f"{said} Redis is away: the cache was not checked."

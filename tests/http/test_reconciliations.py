@@ -163,7 +163,7 @@ class TestCommand:
         result = run("--json")
         assert (result.exit_code, result.stderr) == (
             0,
-            "Money adds up. 1 copies had drifted and were repaired.\n",
+            "Money adds up. 1 copy had drifted and was repaired.\n",
         )
         assert simplejson.loads(result.stdout)["repaired"] == 1
         assert run().stderr == "Money adds up.\n"
@@ -172,7 +172,7 @@ class TestCommand:
         break_ledger(shop)
         for _ in range(2):
             result = run()
-            assert (result.exit_code, result.stderr) == (1, "Money does not add up: 1 differences are left.\n")
+            assert (result.exit_code, result.stderr) == (1, "Money does not add up: 1 difference is left.\n")
             assert "bob      ledger_sum  50              49.75        -0.25" in result.stdout
 
     def test_without_redis(self, run: Run, shop: Billing) -> None:

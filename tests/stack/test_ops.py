@@ -90,6 +90,8 @@ def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
         assert text.startswith(f"# {name}\n"), page
         for part in ("## What it means", "## Look", "## Do"):
             assert f"\n{part}\n" in text, f"{page}: {part}"
+        # Who comes from the alert learns how its commands are run in containers.
+        assert "](../operations.md#where-commands-run)" in text, page
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
