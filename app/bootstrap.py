@@ -25,6 +25,7 @@ from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
 from app.access.key_ring import KeyRing
 from app.access.loader import WalletLoader
+from app.access.open_holds import OpenHolds
 from app.access.postgres import PostgresAccess
 from app.access.run_books import RepricingBooks, RunBooks
 from app.access.top_ups import TopUpBookKeeping
@@ -274,9 +275,8 @@ class Container:
             postgres=self.postgres, exports=self.exports, spool=self.spool, redis=self.redis_gate
         )
         self.statements = StatementService(postgres=self.postgres, exports=self.exports)
-        self.reports = ReportService(
-            postgres=self.postgres, client=self.redis_client, holds=self.wallet_holds, redis=self.redis_gate
-        )
+        open_holds = OpenHolds(self.redis_client, self.wallet_holds, self.redis_gate)
+        self.reports = ReportService(postgres=self.postgres, holds=open_holds)
         self.samples = SampleService(postgres=self.postgres, held_micros=self.reports.held_micros)
 
         # Upkeep.

@@ -6,11 +6,10 @@ import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from redis import Redis, RedisError
 
-from app.access.gate import Gate
+from app.access.open_holds import OpenHolds
 from app.access.postgres import PostgresAccess
-from app.domain.errors import WalletNotFound
+from app.domain.errors import Unavailable, WalletNotFound
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.rates import RateCard
 from app.domain.reports import Entries, Usage
@@ -19,9 +18,6 @@ from app.stores.postgres import ledger_lists, prices, totals, usage, wallets
 from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.totals import PostgresTotals
 from app.stores.postgres.usage import UsageRow
-from app.stores.redis import holders
-from app.stores.redis.slices import slices
-from app.stores.redis.wallet_holds import WalletHolds
 
 # Reports add up much; they are few.
 REPORT_SECONDS_MAX = 30.0
@@ -44,11 +40,9 @@ class PricedEntry:
 
 
 class ReportService:
-    def __init__(self, *, postgres: PostgresAccess, client: Redis, holds: WalletHolds, redis: Gate) -> None:
+    def __init__(self, *, postgres: PostgresAccess, holds: OpenHolds) -> None:
         self._postgres = postgres
-        self._client = client
         self._holds = holds
-        self._redis = redis
 
     def usage(self, wanted: Usage, limit: int, after: str = FIRST_ID) -> Page[UsageRow, str]:
         """In the order of the groups. Raises Unavailable."""
@@ -85,13 +79,10 @@ class ReportService:
 
     def held_micros(self) -> int | None:
         """What all holds reserve now. None while Redis, where they live, is away."""
-        if self._redis.is_open:
-            try:
-                # One look at each wallet that was given a hold which may still be open.
-                return sum(sum(self._holds.held(part)) for part in slices(holders.names(self._client)))
-            except RedisError as error:
-                self._redis.close(error)
-        return None
+        try:
+            return self._holds.total_micros()
+        except Unavailable:
+            return None
 
 
 def check_key(wanted: Usage, text: str) -> str:
