@@ -18,14 +18,17 @@ from app.access.audit_book import AuditBook
 from app.access.authentication import Authentication, CountedBrake
 from app.access.books import BookKeeping, Books
 from app.access.bulk_books import BulkBooks
+from app.access.catalog_books import CatalogBooks, PriceImportBooks
 from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
+from app.access.key_books import KeyBooks
 from app.access.key_ring import KeyRing
 from app.access.loader import WalletLoader
 from app.access.open_holds import OpenHolds
+from app.access.past_usage import PastUsage
 from app.access.postgres import PostgresAccess
 from app.access.run_books import RepricingBooks, RunBooks
 from app.access.top_ups import TopUpBookKeeping
@@ -180,10 +183,16 @@ class Container:
 
         # Catalog.
         self.catalog = CatalogSnapshot(self.watch_engine, self.clock, self.keys)
-        catalog_changes = CatalogChanges(postgres=self.postgres, snapshot=self.catalog)
-        self.catalog_admin = CatalogAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
-        self.price_imports = PriceImports(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
-        self.price_admin = PriceAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
+        catalog_books = BookKeeping(self.postgres, CatalogBooks)
+        catalog_changes = CatalogChanges(books=catalog_books, copy=self.catalog)
+        self.catalog_admin = CatalogAdmin(books=catalog_books, changes=catalog_changes, now=self.clock.now)
+        self.price_imports = PriceImports(
+            books=BookKeeping(self.postgres, PriceImportBooks),
+            past=PastUsage(self.postgres),
+            changes=catalog_changes,
+            now=self.clock.now,
+        )
+        self.price_admin = PriceAdmin(books=catalog_books, changes=catalog_changes, now=self.clock.now)
 
         # Billing.
         self.holds = HoldService(
@@ -328,7 +337,9 @@ class Container:
             changes=self.wallet_changes,
             doorbell=self.doorbell,
         )
-        self.key_admin = KeyAdmin(postgres=self.postgres, changes=catalog_changes, now=self.clock.now)
+        self.key_admin = KeyAdmin(
+            books=BookKeeping(self.postgres, KeyBooks), changes=catalog_changes, now=self.clock.now
+        )
         self.audit_log = AuditLog(self.postgres)
         self.failed_ends = FailedEndService(books=books, changes=self.wallet_changes, doorbell=self.doorbell)
         self.bulk_actions = BulkActionService(

@@ -6,43 +6,60 @@ Every process loads the new catalog within its poll interval; the process that m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import sqlalchemy as sa
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.postgres import PostgresAccess
-from app.catalog.snapshot import CatalogSnapshot
-from app.stores.postgres import catalog as store
+from app.access.ports import BookKeeping
 
 log = structlog.get_logger(__name__)
 
+
+class Announcing(Protocol):
+    def announce(self) -> None:
+        """Have every process told on commit. Whoever announces next waits until this transaction has ended."""
+
+
+class Copy(Protocol):
+    """This process's own copy of the catalog."""
+
+    def refresh(self) -> object:
+        """Raises SQLAlchemyError when Postgres is away."""
+
+
+class Showing(Protocol):
+    def show(self) -> None:
+        """Load what was changed at once; never raises because a store is away."""
+
+
+B_co = TypeVar("B_co", bound=Announcing, covariant=True)
 T = TypeVar("T")
 
 
-class CatalogChanges:
-    def __init__(self, *, postgres: PostgresAccess, snapshot: CatalogSnapshot) -> None:
-        self._postgres = postgres
-        self._snapshot = snapshot
+class CatalogChanges(Generic[B_co]):
+    def __init__(self, *, books: BookKeeping[B_co], copy: Copy) -> None:
+        self._books = books
+        self._copy = copy
 
-    def make(self, work: Callable[[sa.Connection], T]) -> T:
+    def make(self, work: Callable[[B_co], T]) -> T:
         """Run `work` in a transaction that changes the catalog. It sees what every change before it has made.
 
         Raises what `work` raises, or Unavailable.
         """
 
-        def announced(connection: sa.Connection) -> T:
-            store.announce_change(connection)
-            return work(connection)
+        def announced(books: B_co) -> T:  # type: ignore[misc]
+            books.announce()
+            return work(books)
 
-        result = self._postgres.transaction(announced)
+        result = self._books.transaction(announced)
         self.show()
         return result
 
     def show(self) -> None:
         """Load what was changed at once."""
         try:
-            self._snapshot.refresh()
-        except sa.exc.SQLAlchemyError as error:
+            self._copy.refresh()
+        except SQLAlchemyError as error:
             # It is committed; this process learns of it with its next look, as the others do.
             log.warning("catalog_refresh_postponed", error=type(error).__name__)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import sqlalchemy as sa
-
-from app.access.postgres import PostgresAccess
-from app.catalog.admin import check_features
-from app.catalog.changes import CatalogChanges
+from app.access.ports import BookKeeping
+from app.catalog.admin import Features, check_features
+from app.catalog.changes import Showing
 from app.catalog.price_lists import Format, PriceList, Selection, read_price_list
-from app.catalog.usage_impact import Effect, Impact, usage_impact
+from app.catalog.usage_impact import Effect, Impact, PastUsage, usage_impact
+from app.domain.audit import Change
 from app.domain.catalog import Catalog
 from app.domain.errors import (
     AlreadyExists,
@@ -34,22 +33,53 @@ from app.domain.moments import moment_text
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_changes import Difference, PriceChange, difference
 from app.domain.price_limits import errors_of_card, exceeds_limit
+from app.domain.pricing import ProfitRule
 from app.domain.rates import RateCard, Rates
-from app.stores.postgres import audit, prices, system
-from app.stores.postgres import catalog as catalog_store
-from app.stores.postgres import price_imports as store
-from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stored_rates
+from app.stores.postgres.system import SystemState
 
 USAGE_DAYS = 30
 # As many models and users as somebody reads; the totals count all.
 EFFECTS_MAX = 200
 NAMED_MAX = 20
 ATTEMPTS = 3
-# Thousands of prices take longer to write than a request's statements may.
 SECONDS_MAX = 60
 
 Key = TypeVar("Key")
+
+
+class Books(Features, Protocol):
+    """Imports and what they make of the catalog, in one transaction."""
+
+    def take_seconds(self, seconds: float) -> None:
+        """Thousands of prices take longer to write than a request's statements may."""
+
+    def catalog(self) -> Catalog: ...
+
+    def state(self) -> SystemState: ...
+
+    def rules(self) -> Sequence[ProfitRule]: ...
+
+    def cards(self) -> Sequence[RateCard]: ...
+
+    def add_cards(
+        self, listed: Sequence[tuple[str, Rates]], *, feature_endpoint_id: str | None, effective_from: datetime
+    ) -> Sequence[int]: ...
+
+    def draft(self, **values: Any) -> PriceImport: ...
+
+    def find_import(self, import_id: int) -> PriceImport | None: ...
+
+    def lock_import(self, import_id: int) -> PriceImport | None: ...
+
+    def list_imports(self, before_id: int, limit: int) -> Sequence[PriceImportHead]: ...
+
+    def mark_approved(self, import_id: int, *, approved_by: str, price_ids: Sequence[int]) -> PriceImport: ...
+
+    def announce_since(self, version: int) -> bool:
+        """False: somebody has changed the catalog since it had this version."""
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +100,11 @@ class Approved:
 
 
 class PriceImports:
-    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
-        self._postgres = postgres
+    def __init__(
+        self, *, books: BookKeeping[Books], past: PastUsage, changes: Showing, now: Callable[[], datetime]
+    ) -> None:
+        self._books = books
+        self._past = past
         self._changes = changes
         self._now = now
 
@@ -93,19 +126,19 @@ class PriceImports:
             raise Invalid(errors={"effective_from": [reason]})
         feature = request.feature_endpoint_id
 
-        def load(connection: sa.Connection) -> Catalog:
+        def load(books: Books) -> Catalog:
             if feature is not None:
-                check_features(connection, "feature_endpoint_id", [feature])
-            return catalog_store.load(connection)
+                check_features(books, "feature_endpoint_id", [feature])
+            return books.catalog()
 
-        today = self._postgres.run(load)
+        today = self._books.read(load)
         at = request.effective_from or now
         found = _difference(listed, today, feature, request.selection, at)
         proposed = [_card(change.model, change.rates, feature, at) for change in found.proposed]
         _check_moment(proposed, today.rate_cards)
         _check_limits(proposed, today.profit_rules, now)
         impact = usage_impact(
-            self._postgres,
+            self._past,
             today=today,
             proposed=proposed,
             since=now - timedelta(days=USAGE_DAYS),
@@ -123,24 +156,22 @@ class PriceImports:
             "actor": caller.actor,
         }
 
-        def keep(connection: sa.Connection) -> PriceImport:
-            allow_seconds(connection, SECONDS_MAX)
-            made = store.insert(connection, **values)
-            audit.write(connection, caller, "price_import.drafted", ("price_import", made.id), after=_told(made))
+        def keep(books: Books) -> PriceImport:
+            books.take_seconds(SECONDS_MAX)
+            made = books.draft(**values)
+            books.audit(caller, [Change("price_import.drafted", "price_import", str(made.id), after=_told(made))])
             return made
 
-        return self._postgres.transaction(keep)
+        return self._books.transaction(keep)
 
     def get(self, import_id: int) -> PriceImport:
         """Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _found(store.find(connection, import_id)))
+        return self._books.read(lambda books: _found(books.find_import(import_id)))
 
     def list(self, limit: int, before_id: int = NEWEST) -> Page[PriceImportHead, int]:
         """Newest first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: store.list_imports(connection, before_id, count), lambda each: each.id, limit
-            )
+        return self._books.read(
+            lambda books: page(lambda count: books.list_imports(before_id, count), lambda each: each.id, limit)
         )
 
     def approve(self, import_id: int, *, allow_jumps: bool = False, caller: Caller = SYSTEM) -> Approved:
@@ -158,7 +189,7 @@ class PriceImports:
 
         for _ in range(ATTEMPTS):
             try:
-                approved = self._postgres.transaction(lambda connection: _approve(connection, import_id, caller))
+                approved = self._books.transaction(lambda books: _approve(books, import_id, caller))
             except _CatalogChanged:
                 continue
             self._changes.show()
@@ -170,31 +201,31 @@ class _CatalogChanged(Exception):
     """Somebody has changed the catalog between our look and our change: roll back and look again."""
 
 
-def _approve(connection: sa.Connection, import_id: int, caller: Caller) -> Approved:
+def _approve(books: Books, import_id: int, caller: Caller) -> Approved:
     """Raises _CatalogChanged, besides what `approve` does.
 
     The change is announced last, so that the many rows of an import keep nobody waiting for the row that every process
     watches.
     """
-    allow_seconds(connection, SECONDS_MAX)
-    state = system.read(connection)
-    draft = _found(store.find(connection, import_id, for_update=True))
+    books.take_seconds(SECONDS_MAX)
+    state = books.state()
+    draft = _found(books.lock_import(import_id))
     if draft.is_approved:
         return Approved(draft, replayed=True)
     if draft.effective_from is not None and draft.effective_from <= state.now:
         raise PriceImportOutdated("The moment from which these prices should hold has passed: import the list again")
     feature, effective_from = draft.feature_endpoint_id, draft.effective_from or state.now
     proposed = [(row["model"], stored_rates(row["rates"])) for row in draft.proposed]
-    cards = RateCards(prices.all_cards(connection))
+    cards = RateCards(books.cards())
     made_of = [_card(model, rates, feature, effective_from) for model, rates in proposed]
     _check_base(cards, draft, effective_from)
     _check_moment(made_of, cards)
-    _check_limits(made_of, ProfitRules(catalog_store.all_rules(connection)), state.now)
-    made = prices.insert_all(connection, proposed, feature_endpoint_id=feature, effective_from=effective_from)
-    approved = store.mark_approved(connection, import_id, approved_by=caller.actor, price_ids=made)
+    _check_limits(made_of, ProfitRules(books.rules()), state.now)
+    made = books.add_cards(proposed, feature_endpoint_id=feature, effective_from=effective_from)
+    approved = books.mark_approved(import_id, approved_by=caller.actor, price_ids=made)
     after = {**_told(approved), "prices": len(made), "effective_from": effective_from}
-    audit.write(connection, caller, "price_import.approved", ("price_import", import_id), after=after)
-    if not catalog_store.announce_change_since(connection, state.counters.catalog_version):
+    books.audit(caller, [Change("price_import.approved", "price_import", str(import_id), after=after)])
+    if not books.announce_since(state.counters.catalog_version):
         raise _CatalogChanged
     return Approved(approved, replayed=False)
 

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-import sqlalchemy as sa
-
-from app.access.postgres import PostgresAccess
-from app.catalog.admin import check_features
-from app.catalog.changes import CatalogChanges
+from app.access.ports import BookKeeping
+from app.catalog.admin import Features, check_features
+from app.catalog.changes import Announcing, CatalogChanges
+from app.domain.audit import Change
 from app.domain.errors import AlreadyExists, Invalid
 from app.domain.in_force import ProfitRules
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import NEWEST, Page, page
 from app.domain.price_limits import errors_of_card
+from app.domain.pricing import ProfitRule
 from app.domain.rates import RateCard, Rates
 from app.domain.reports import Scope
-from app.stores.postgres import audit
-from app.stores.postgres import catalog as catalog_store
-from app.stores.postgres import prices as store
+
+
+class Books(Features, Announcing, Protocol):
+    """Rate cards beside the profit rules, in one transaction."""
+
+    def rules(self) -> Sequence[ProfitRule]: ...
+
+    def add_card(
+        self,
+        rates: Rates,
+        *,
+        feature_endpoint_id: str | None,
+        model: str | None,
+        effective_from: datetime | None,
+    ) -> RateCard | None: ...
+
+    def list_cards(self, scope: Scope, before_id: int, limit: int) -> Sequence[RateCard]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +55,10 @@ class NewPrice:
 
 
 class PriceAdmin:
-    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
-        self._postgres = postgres
+    def __init__(
+        self, *, books: BookKeeping[Books], changes: CatalogChanges[Books], now: Callable[[], datetime]
+    ) -> None:
+        self._books = books
         self._changes = changes
         self._now = now
 
@@ -49,15 +67,14 @@ class PriceAdmin:
         (a run could cost more than can be counted) or Unavailable.
         """
 
-        def work(connection: sa.Connection) -> RateCard:
+        def work(books: Books) -> RateCard:
             if price.feature_endpoint_id is not None:
-                check_features(connection, "feature_endpoint_id", [price.feature_endpoint_id])
+                check_features(books, "feature_endpoint_id", [price.feature_endpoint_id])
             now = self._now()
-            rules = ProfitRules(catalog_store.all_rules(connection)).not_yet_followed(now)
+            rules = ProfitRules(books.rules()).not_yet_followed(now)
             if errors := errors_of_card(price.as_card(0, now), rules):
                 raise Invalid(errors=errors)
-            card = store.insert(
-                connection,
+            card = books.add_card(
                 price.rates,
                 feature_endpoint_id=price.feature_endpoint_id,
                 model=price.model,
@@ -66,17 +83,15 @@ class PriceAdmin:
             if card is None:
                 reason = "There is a price for the same feature endpoint and model from this moment on."
                 raise AlreadyExists("Price exists already", errors={"effective_from": [reason]})
-            audit.write(connection, caller, "price.created", ("price", card.id), after=_told(card))
+            books.audit(caller, [Change("price.created", "price", str(card.id), after=_told(card))])
             return card
 
         return self._changes.make(work)
 
     def list(self, scope: Scope, limit: int, before_id: int = NEWEST) -> Page[RateCard, int]:
         """Newest first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: store.list_cards(connection, scope, before_id, count), lambda card: card.id, limit
-            )
+        return self._books.read(
+            lambda books: page(lambda count: books.list_cards(scope, before_id, count), lambda card: card.id, limit)
         )
 
 

@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from typing import Protocol
 
-from app.access.postgres import PostgresAccess
 from app.domain.catalog import Catalog
 from app.domain.in_force import RateCards
 from app.domain.pricing import BASE_MICROS_PER_OUTPUT_TOKEN, ProfitRule, profit_micros
 from app.domain.rates import RateCard
 from app.domain.usage import Usage
-from app.stores.postgres.price_imports import UsageSum, entries_since, usage_sums
+from app.stores.postgres.price_imports import UsageSum
 
 # Each statement reads so many entries, and is done in tens of milliseconds: nothing else waits for it.
 ENTRIES_PER_STATEMENT = 50_000
 # An entry's number and time may be out of step by as long as a transaction takes.
 SPARE = timedelta(hours=1)
+
+
+class PastUsage(Protocol):
+    """What the ledger's runs have used."""
+
+    def entries_since(self, since: datetime) -> tuple[int, int]:
+        """Number of the first and of the last entry since about this moment. Raises Unavailable."""
+
+    def sums(
+        self, first_id: int, last_id: int, *, since: datetime, lengths: Sequence[int], models: Sequence[str]
+    ) -> Sequence[UsageSum]:
+        """Added up by wallet, feature, model and length of input. Raises Unavailable."""
 
 
 @dataclass(slots=True)
@@ -64,7 +75,7 @@ class _Cards:
 
 
 def usage_impact(
-    postgres: PostgresAccess,
+    past: PastUsage,
     *,
     today: Catalog,
     proposed: Sequence[RateCard],
@@ -83,7 +94,7 @@ def usage_impact(
     as_proposed = RateCards([*today.rate_cards, *proposed])
     lengths = sorted({tier.above_input_tokens for card in as_proposed for tier in card.rates.tiers})
     cards: dict[tuple[str, str | None], _Cards] = {}
-    for sums in _slices(postgres, since, lengths, models):
+    for sums in _slices(past, since, lengths, models):
         for found in sums:
             model = (found.feature_endpoint_id, found.model)
             if model not in cards:
@@ -98,14 +109,12 @@ def usage_impact(
 
 
 def _slices(
-    postgres: PostgresAccess, since: datetime, lengths: Sequence[int], models: Sequence[str]
+    past: PastUsage, since: datetime, lengths: Sequence[int], models: Sequence[str]
 ) -> Iterator[Sequence[UsageSum]]:
-    first, last = postgres.run(lambda connection: entries_since(connection, since - SPARE))
+    first, last = past.entries_since(since - SPARE)
     for start in range(first, last + 1, ENTRIES_PER_STATEMENT):
         end = min(start + ENTRIES_PER_STATEMENT - 1, last)
-        yield postgres.run(
-            partial(usage_sums, first_id=start, last_id=end, since=since, lengths=lengths, models=models)
-        )
+        yield past.sums(start, end, since=since, lengths=lengths, models=models)
 
 
 def _add(impact: Impact, found: UsageSum, cards: _Cards, lengths: Sequence[int]) -> None:

@@ -6,21 +6,19 @@ Nobody gives a key what they lack themselves. The keys of the environment are ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
-from app.catalog.changes import CatalogChanges
+from app.access.ports import BookKeeping
+from app.catalog.changes import Announcing, Showing
+from app.domain.audit import Change
 from app.domain.errors import AlreadyExists, Invalid, KeyNotAllowed, KeyNotChangeable, NotFound
 from app.domain.keys import OVERLAP_SECONDS_DEFAULT, Caller, KeyKind, KeyScope, digest_of, in_order, make_key
 from app.domain.pages import NEWEST, Page, page
-from app.stores.postgres import api_keys as store
-from app.stores.postgres import audit, system
 from app.stores.postgres.api_keys import KeyFilter, KeyRow, KeyState
 
 log = structlog.get_logger(__name__)
@@ -38,9 +36,27 @@ class MadeKey:
     key: str
 
 
+class Books(Announcing, Protocol):
+    """Keys, in one transaction."""
+
+    def is_name_taken(self, name: str) -> bool: ...
+
+    def add(self, **values: Any) -> KeyRow: ...
+
+    def find(self, key_id: str) -> KeyRow | None: ...
+
+    def revoke(self, key_id: str, revoked_by: str) -> KeyRow: ...
+
+    def end_within(self, key_id: str, seconds: int) -> KeyRow: ...
+
+    def list_newest(self, wanted: KeyFilter, before_number: int, limit: int) -> Sequence[KeyRow]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
 class KeyAdmin:
-    def __init__(self, *, postgres: PostgresAccess, changes: CatalogChanges, now: Callable[[], datetime]) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], changes: Showing, now: Callable[[], datetime]) -> None:
+        self._books = books
         self._changes = changes
         self._now = now
 
@@ -58,12 +74,11 @@ class KeyAdmin:
         """
         self._check(kind, scopes, expires_at, caller)
 
-        def work(connection: sa.Connection) -> MadeKey:
-            system.announce_keys(connection)
-            if store.is_name_taken(connection, name):
+        def work(books: Books) -> MadeKey:
+            if books.is_name_taken(name):
                 reason = f"A key in force is called {name}: rotate or revoke it, or take another name."
                 raise AlreadyExists("Key exists already", errors={"name": [reason]})
-            return _make(connection, caller, name=name, kind=kind, scopes=scopes, expires_at=expires_at)
+            return _make(books, caller, name=name, kind=kind, scopes=scopes, expires_at=expires_at)
 
         made = self._announced(work)
         log.info("key_created", key_id=made.row.id, name=name, kind=kind, actor=caller.actor)
@@ -83,9 +98,8 @@ class KeyAdmin:
         the environment, not in force, or rotated already), KeyNotAllowed, Invalid or Unavailable.
         """
 
-        def work(connection: sa.Connection) -> MadeKey:
-            system.announce_keys(connection)
-            old = _changeable(connection, key_id)
+        def work(books: Books) -> MadeKey:
+            old = _changeable(books, key_id)
             if old.state is not KeyState.ACTIVE:
                 raise KeyNotChangeable(f"This key is {old.state}: make another one")
             if old.replaced_by is not None:
@@ -95,7 +109,7 @@ class KeyAdmin:
                 end = self._now() + timedelta(seconds=old.lifetime_seconds)
             self._check(old.kind, old.scopes, end, caller)
             made = _make(
-                connection,
+                books,
                 caller,
                 name=old.name,
                 kind=old.kind,
@@ -103,15 +117,10 @@ class KeyAdmin:
                 expires_at=end,
                 replaces=key_id,
             )
-            ending = store.end_within(connection, key_id, overlap_seconds)
-            audit.write(
-                connection,
-                caller,
-                "key.rotated",
-                ("key", key_id),
-                before={"expires_at": old.expires_at},
-                after={"expires_at": ending.expires_at, "replaced_by": made.row.id},
-            )
+            ending = books.end_within(key_id, overlap_seconds)
+            before = {"expires_at": old.expires_at}
+            after = {"expires_at": ending.expires_at, "replaced_by": made.row.id}
+            books.audit(caller, [Change("key.rotated", "key", key_id, before, after)])
             return made
 
         made = self._announced(work)
@@ -124,14 +133,13 @@ class KeyAdmin:
         Raises NotFound, KeyNotChangeable (of the environment) or Unavailable.
         """
 
-        def work(connection: sa.Connection) -> KeyRow:
-            system.announce_keys(connection)
-            old = _changeable(connection, key_id)
+        def work(books: Books) -> KeyRow:
+            old = _changeable(books, key_id)
             if old.state is KeyState.REVOKED:
                 return old
-            revoked = store.revoke(connection, key_id, caller.actor)
+            revoked = books.revoke(key_id, caller.actor)
             before, after = {"state": old.state, "name": old.name}, {"state": revoked.state}
-            audit.write(connection, caller, "key.revoked", ("key", key_id), before=before, after=after)
+            books.audit(caller, [Change("key.revoked", "key", key_id, before, after)])
             log.info("key_revoked", key_id=key_id, name=old.name, actor=caller.actor)
             return revoked
 
@@ -139,13 +147,13 @@ class KeyAdmin:
 
     def get(self, key_id: str) -> KeyRow:
         """Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _found(store.find(connection, key_id)))
+        return self._books.read(lambda books: _found(books.find(key_id)))
 
     def list(self, limit: int, before_number: int = NEWEST, wanted: KeyFilter = ALL_KEYS) -> Page[KeyRow, int]:
         """Newest first; those of the environment are the oldest. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: store.list_newest(connection, wanted, before_number, count), lambda key: key.number, limit
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.list_newest(wanted, before_number, count), lambda key: key.number, limit
             )
         )
 
@@ -157,14 +165,18 @@ class KeyAdmin:
         if lacking:
             raise KeyNotAllowed(f"This key lacks the scopes that the other has: {', '.join(in_order(lacking))}")
 
-    def _announced(self, work: Callable[[sa.Connection], T]) -> T:
-        result = self._postgres.transaction(work)
+    def _announced(self, work: Callable[[Books], T]) -> T:
+        def announced(books: Books) -> T:
+            books.announce()
+            return work(books)
+
+        result = self._books.transaction(announced)
         self._changes.show()
         return result
 
 
 def _make(
-    connection: sa.Connection,
+    books: Books,
     caller: Caller,
     *,
     name: str,
@@ -174,8 +186,7 @@ def _make(
     replaces: str | None = None,
 ) -> MadeKey:
     key_id, key = make_key(kind)
-    row = store.insert(
-        connection,
+    row = books.add(
         key_id=key_id,
         name=name,
         kind=kind,
@@ -186,12 +197,12 @@ def _make(
         replaces=replaces,
     )
     after = {"name": name, "kind": kind, "scopes": in_order(scopes), "expires_at": expires_at, "replaces": replaces}
-    audit.write(connection, caller, "key.created", ("key", key_id), after=after)
+    books.audit(caller, [Change("key.created", "key", key_id, after=after)])
     return MadeKey(row, key)
 
 
-def _changeable(connection: sa.Connection, key_id: str) -> KeyRow:
-    key = _found(store.find(connection, key_id))
+def _changeable(books: Books, key_id: str) -> KeyRow:
+    key = _found(books.find(key_id))
     if key.is_of_environment:
         variable = "SERVER_API_KEY" if key.kind is KeyKind.SERVICE else "ADMIN_API_KEY"
         raise KeyNotChangeable(f"This key stands in {variable}: change it there and restart")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -81,16 +81,15 @@ def insert_feature(connection: sa.Connection, feature: FeatureEndpoint) -> bool:
     return connection.execute(statement.returning(feature_endpoints.c.id)).one_or_none() is not None
 
 
-def update_feature(connection: sa.Connection, feature_id: str, changes: dict[str, Any]) -> FeatureEndpoint | None:
-    """Change columns of a feature endpoint (none: just read it). None when it doesn't exist."""
-    if changes:
-        connection.execute(sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id).values(changes))
-    row = connection.execute(sa.select(feature_endpoints).where(feature_endpoints.c.id == feature_id)).one_or_none()
-    return None if row is None else _feature(row)
+def update_feature(connection: sa.Connection, feature_id: str, changes: Mapping[str, Any]) -> FeatureEndpoint:
+    """Change columns of a feature endpoint that there is; it after that."""
+    statement = sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id)
+    return _feature(connection.execute(statement.values(dict(changes)).returning(feature_endpoints)).one())
 
 
 def find_feature(connection: sa.Connection, feature_id: str) -> FeatureEndpoint | None:
-    return update_feature(connection, feature_id, {})
+    row = connection.execute(sa.select(feature_endpoints).where(feature_endpoints.c.id == feature_id)).one_or_none()
+    return None if row is None else _feature(row)
 
 
 def list_features(connection: sa.Connection, after_id: str, limit: int) -> list[FeatureEndpoint]:
