@@ -32,6 +32,7 @@ from app.access.past_usage import PastUsage
 from app.access.postgres import PostgresAccess
 from app.access.run_books import RepricingBooks, RunBooks
 from app.access.top_ups import TopUpBookKeeping
+from app.access.wallet_books import WalletBooks
 from app.access.wrong_keys import WrongKeys
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
@@ -330,10 +331,8 @@ class Container:
 
         # Operations.
         self.wallet_admin = WalletAdmin(
-            postgres=self.postgres,
-            client=self.redis_client,
-            holds=self.wallet_holds,
-            redis=self.redis_gate,
+            books=BookKeeping(self.postgres, WalletBooks),
+            holds=open_holds,
             changes=self.wallet_changes,
             doorbell=self.doorbell,
         )

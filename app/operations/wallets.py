@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-import sqlalchemy as sa
-from redis import Redis, RedisError
-
-from app.access.changes import WalletChanges
-from app.access.doorbell import Doorbell
-from app.access.gate import Gate
-from app.access.postgres import PostgresAccess
-from app.domain.audit import differing
+from app.access.ports import WalletBookKeeping
+from app.billing.entries import Bell, Changes
+from app.domain.audit import Change, differing
 from app.domain.errors import AlreadyExists, BalanceOutOfRange, NotFound, Unavailable, WalletNotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, Page, page
 from app.domain.reports import WalletOrder, Wallets
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus, wallet_of
-from app.stores.postgres import audit, balances, catalog, debts, wallet_lists, wallets
+from app.stores.postgres import wallet_lists
 from app.stores.postgres.debts import IndebtedWallet
-from app.stores.redis import holders
-from app.stores.redis.wallet_holds import WalletHolds
 
 ALL_WALLETS = Wallets()
 BY_USER = WalletOrder()
@@ -34,21 +27,43 @@ _ACTIONS = {
 }
 
 
+class Books(Protocol):
+    """Wallets' rows, in one transaction."""
+
+    def has_package(self, package_id: str) -> bool: ...
+
+    def open(
+        self, wallet_id: WalletId, user_id: str, package_id: str | None, status: str, overdraft_limit_micros: int
+    ) -> Wallet | None: ...
+
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet: ...
+
+    def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]: ...
+
+    def balances(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]: ...
+
+    def list_wallets(
+        self, wanted: Wallets, order: WalletOrder, after: str, limit: int, among: Collection[WalletId] | None
+    ) -> Sequence[WalletBalance]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class OpenHolds(Protocol):
+    """They raise Unavailable without Redis."""
+
+    def held_micros(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]: ...
+
+    def holders(self) -> Collection[WalletId]:
+        """Wallets that may have open holds: no other has."""
+
+
 class WalletAdmin:
-    def __init__(
-        self,
-        *,
-        postgres: PostgresAccess,
-        client: Redis,
-        holds: WalletHolds,
-        redis: Gate,
-        changes: WalletChanges,
-        doorbell: Doorbell,
-    ) -> None:
-        self._postgres = postgres
-        self._client = client
+    def __init__(self, *, books: WalletBookKeeping[Books], holds: OpenHolds, changes: Changes, doorbell: Bell) -> None:
+        self._books = books
         self._holds = holds
-        self._redis = redis
         self._changes = changes
         self._doorbell = doorbell
 
@@ -63,22 +78,15 @@ class WalletAdmin:
     ) -> WalletBalance:
         """Open an empty wallet. Raises AlreadyExists, NotFound (the package) or Unavailable."""
 
-        def work(connection: sa.Connection) -> Wallet:
-            _check_package(connection, package_id)
-            opened = wallets.insert(
-                connection,
-                wallet_id=wallet_of(user_id),
-                user_id=user_id,
-                package_id=package_id,
-                status=status,
-                overdraft_limit_micros=overdraft_limit_micros,
-            )
+        def work(books: Books) -> Wallet:
+            _check_package(books, package_id)
+            opened = books.open(wallet_of(user_id), user_id, package_id, status, overdraft_limit_micros)
             if opened is None:
                 raise AlreadyExists("Wallet exists already")
-            audit.write(connection, caller, "wallet.created", ("wallet", opened.id), after=_told(opened))
+            books.audit(caller, [Change("wallet.created", "wallet", opened.id, after=_told(opened))])
             return opened
 
-        self._changes.announce(self._postgres.transaction(work))
+        self._changes.announce(self._books.transaction(work))
         return self.get(user_id)
 
     def update(
@@ -91,8 +99,8 @@ class WalletAdmin:
         """
         if changes:
             wallet_id = wallet_of(user_id)
-            changed, woken = self._postgres.wallet_transaction(
-                wallet_id, lambda connection: _update(connection, wallet_id, changes, caller, reason)
+            changed, woken = self._books.in_turn(
+                wallet_id, lambda books: _update(books, wallet_id, changes, caller, reason)
             )
             self._changes.announce(changed)
             self._doorbell.collect(woken)
@@ -101,7 +109,7 @@ class WalletAdmin:
     def get(self, user_id: str) -> WalletBalance:
         """Raises WalletNotFound or Unavailable."""
         wallet_id = wallet_of(user_id)
-        found = self._postgres.run(lambda connection: balances.balances(connection, [wallet_id]))
+        found = self._books.read(lambda books: books.balances([wallet_id]))
         if wallet_id not in found:
             raise WalletNotFound
         [with_holds] = self._with_holds([found[wallet_id]])
@@ -112,8 +120,9 @@ class WalletAdmin:
     ) -> Page[WalletBalance, str]:
         """Raises Unavailable, also where only Redis could tell which wallets have holds."""
         if wanted.with_holds is None:
-            return self._page(limit, after, wanted, order)
-        may_hold = self._may_hold()
+            listed = self._page(limit, after, wanted, order)
+            return Page(self._with_holds(listed.items), listed.next_key)
+        may_hold = self._holds.holders()
         return self._sifted(limit, after, wanted, order, may_hold if wanted.with_holds else None)
 
     def _sifted(
@@ -124,7 +133,7 @@ class WalletAdmin:
         start: str | None = after
         while start is not None:
             looked_at = self._page(limit, start, wanted, order, among)
-            for wallet in looked_at.items:
+            for wallet in self._as_held(looked_at.items):
                 if (wallet.balance.held_micros > 0) is wanted.with_holds:
                     found.append(wallet)
                 if len(found) == limit:
@@ -140,40 +149,28 @@ class WalletAdmin:
         order: WalletOrder,
         among: Collection[WalletId] | None = None,
     ) -> Page[WalletBalance, str]:
-        def work(connection: sa.Connection) -> Page[WalletBalance, str]:
-            return page(
-                lambda count: wallet_lists.list_wallets(connection, wanted, order, after, limit=count, among=among),
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.list_wallets(wanted, order, after, count, among),
                 lambda found: wallet_lists.position_of(order, found),
                 limit,
             )
-
-        listed = self._postgres.run(work)
-        return Page(self._with_holds(listed.items), listed.next_key)
-
-    def _may_hold(self) -> Collection[WalletId]:
-        """Wallets that may have open holds, and no other has. Raises Unavailable without Redis."""
-        if self._redis.is_open:
-            try:
-                return holders.names(self._client)
-            except RedisError as error:
-                self._redis.close(error)
-        raise Unavailable
+        )
 
     def _with_holds(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
-        held = self._held([one.wallet.id for one in found])
+        try:
+            return self._as_held(found)
+        except Unavailable:
+            # Holds live in Redis: without it there are none.
+            return found
+
+    def _as_held(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
+        """Raises Unavailable without Redis."""
+        held = self._holds.held_micros([one.wallet.id for one in found])
         return [
             replace(one, balance=replace(one.balance, held_micros=held_micros))
             for one, held_micros in zip(found, held, strict=True)
         ]
-
-    def _held(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
-        if self._redis.is_open:
-            try:
-                return self._holds.held(wallet_ids)
-            except RedisError as error:
-                self._redis.close(error)
-        # Holds live in Redis: without it there are none.
-        return [0] * len(wallet_ids)
 
 
 def check_position(order: WalletOrder, text: str) -> str:
@@ -182,23 +179,23 @@ def check_position(order: WalletOrder, text: str) -> str:
 
 
 def _update(
-    connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any], caller: Caller, reason: str | None
+    books: Books, wallet_id: WalletId, changes: Mapping[str, Any], caller: Caller, reason: str | None
 ) -> tuple[Wallet, Sequence[IndebtedWallet]]:
-    wallet = wallets.lock(connection, wallet_id)
+    wallet = books.lock(wallet_id)
     if wallet is None:
         raise WalletNotFound
-    _check_package(connection, changes.get("package_id"))
+    _check_package(books, changes.get("package_id"))
     limit_micros = changes.get("overdraft_limit_micros", wallet.overdraft_limit_micros)
     if wallet.posted_micros < -limit_micros:
         raise BalanceOutOfRange("More is overdrawn than the new limit allows")
-    changed = wallets.update(connection, wallet_id, changes)
+    changed = books.update(wallet_id, changes)
     before, after = differing(_told(wallet), _told(changed))
     if after:
         after |= {} if reason is None else {"reason": reason}
         action = _ACTIONS[changed.status] if "status" in after else "wallet.updated"
-        audit.write(connection, caller, action, ("wallet", wallet_id), before=before, after=after)
+        books.audit(caller, [Change(action, "wallet", wallet_id, before, after)])
     has_more_room = limit_micros > wallet.overdraft_limit_micros
-    return changed, debts.wake(connection, wallet_id) if has_more_room else ()
+    return changed, books.wake(wallet_id) if has_more_room else ()
 
 
 def _told(wallet: Wallet) -> Mapping[str, Any]:
@@ -210,6 +207,6 @@ def _told(wallet: Wallet) -> Mapping[str, Any]:
     }
 
 
-def _check_package(connection: sa.Connection, package_id: str | None) -> None:
-    if package_id is not None and catalog.find_package(connection, package_id) is None:
+def _check_package(books: Books, package_id: str | None) -> None:
+    if package_id is not None and not books.has_package(package_id):
         raise NotFound(f"Package not found: {package_id}", errors={"package_id": [f"Unknown package: {package_id}"]})
