@@ -14,6 +14,7 @@ from celery import Celery
 from redis import Redis, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access.archive_books import ArchiveBooks
 from app.access.audit_book import AuditBook
 from app.access.authentication import Authentication, CountedBrake
 from app.access.books import BookKeeping, Books
@@ -21,6 +22,7 @@ from app.access.bulk_books import BulkBooks
 from app.access.catalog_books import CatalogBooks, PriceImportBooks
 from app.access.changes import WalletChanges
 from app.access.clock import StoreClock
+from app.access.console_books import ConsoleBooks
 from app.access.doorbell import Doorbell
 from app.access.gate import Gate, StoreState
 from app.access.intake import Balances, Intake
@@ -282,7 +284,10 @@ class Container:
 
         self.exports = ExportService(engine=self.export_engine, gate=self.postgres_gate)
         self.archives = ArchiveService(
-            postgres=self.postgres, exports=self.exports, spool=self.spool, redis=self.redis_gate
+            books=BookKeeping(self.postgres, ArchiveBooks),
+            exports=self.exports,
+            spool=self.spool,
+            redis=self.redis_gate,
         )
         self.statements = StatementService(postgres=self.postgres, exports=self.exports)
         open_holds = OpenHolds(self.redis_client, self.wallet_holds, self.redis_gate)
@@ -352,7 +357,9 @@ class Container:
         self.metrics = Metrics(config=config, meters=self.meters, status=self.status, pulse=Pulse(self.postgres))
         self._made.callback(self.metrics.close)
         self._add_gauges()
-        self.console_sessions = ConsoleSessions(postgres=self.postgres, authentication=self.authentication)
+        self.console_sessions = ConsoleSessions(
+            books=BookKeeping(self.postgres, ConsoleBooks), authentication=self.authentication
+        )
         self.demo = DemoSeed(
             is_local=config.is_local,
             catalog=self.catalog_admin,

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 from redis import RedisError
 
 from app.access.gate import Gate
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
+from app.domain.audit import Change
 from app.domain.errors import ArchiveRefused, Invalid, Unavailable
 from app.domain.keys import SYSTEM, Caller
 from app.domain.reports import midnight, next_month
-from app.operations.exports import Export, ExportService
-from app.stores.postgres import archives as store
-from app.stores.postgres import audit, rollups
+from app.operations.exports import Export
 from app.stores.postgres.archives import Archive
-from app.stores.redis.spool import Spool
 
 log = structlog.get_logger(__name__)
 
@@ -38,22 +36,60 @@ AGE_MIN = timedelta(days=3)
 # Ends may be this much older than the moment they were entered in the ledger's month says: by a clock that was ahead.
 CLOCKS_DIFFER_MAX = timedelta(days=1)
 REMOVED_AT_ONCE = 10_000
-STEP_SECONDS_MAX = 600.0
 READ_BYTES = 1024 * 1024
 
 Shape = Callable[[Export], Iterator[bytes]]
 
 
+class Books(Protocol):
+    """Archives, and the months of the ledger that move into them, in one transaction."""
+
+    def now(self) -> datetime: ...
+
+    def list_archives(self) -> Sequence[Archive]: ...
+
+    def archived_until(self) -> date | None: ...
+
+    def oldest_entry_at(self) -> datetime | None: ...
+
+    def last_entry_before(self, until: datetime) -> int: ...
+
+    def has_entries(self, last_entry_id: int) -> bool: ...
+
+    def broken_wallet(self, last_entry_id: int) -> str | None: ...
+
+    def has_wrong_rollups(self, day: date) -> bool: ...
+
+    def seal(self, month: date, *, last_entry_id: int, file_name: str, sha256: str, ends_before: UUID) -> bool: ...
+
+    def remove(self, last_entry_id: int, limit: int) -> int: ...
+
+    def finish(self, month: date) -> None: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class Exports(Protocol):
+    def entries_up_to(self, last_entry_id: int) -> Export:
+        """What the ledger still has up to this entry. Raises Unavailable."""
+
+
+class Spool(Protocol):
+    """Errors are redis-py's own."""
+
+    def size(self) -> int: ...
+
+
 class ArchiveService:
-    def __init__(self, *, postgres: PostgresAccess, exports: ExportService, spool: Spool, redis: Gate) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], exports: Exports, spool: Spool, redis: Gate) -> None:
+        self._books = books
         self._exports = exports
         self._spool = spool
         self._redis = redis
 
     def list(self) -> Sequence[Archive]:
         """Oldest first. Raises Unavailable."""
-        return self._postgres.run(store.list_archives)
+        return self._books.read(lambda books: books.list_archives())
 
     def archive(
         self, before: date, folder: Path, shape: Shape, suffix: str, caller: Caller = SYSTEM
@@ -63,17 +99,17 @@ class ArchiveService:
         `shape` makes a file's bytes of a table. Raises Invalid for a month that isn't over for long enough,
         ArchiveRefused where the ledger or a file isn't as it should be, Unavailable, or OSError.
         """
-        now = self._postgres.run(store.now)
+        now = self._books.read(lambda books: books.now())
         if midnight(before) > now - AGE_MIN:
             raise Invalid(errors={"before": [f"Must have begun {AGE_MIN.days} days ago."]})
         self._check_spool()
         for archive in self.list():
             if archive.removed_at is None:
                 yield self._remove(archive, folder, caller)
-        oldest = self._postgres.run(store.oldest_entry_at)
+        oldest = self._books.read(lambda books: books.oldest_entry_at())
         if oldest is None:
             return
-        archived = self._postgres.run(store.archived_until)
+        archived = self._books.read(lambda books: books.archived_until())
         month = max(filter(None, (oldest.date().replace(day=1), archived)))
         while month < before:
             if self._seal(month, folder, shape, suffix, caller):
@@ -95,74 +131,66 @@ class ArchiveService:
     def _seal(self, month: date, folder: Path, shape: Shape, suffix: str, caller: Caller) -> bool:
         """Write a month's file and seal it. False where it has no entries that aren't archived."""
         until = midnight(next_month(month))
-        last_entry_id = self._postgres.transaction(
-            lambda connection: store.last_entry_before(connection, until, STEP_SECONDS_MAX)
-        )
-        if not self._postgres.run(lambda connection: store.has_entries(connection, last_entry_id)):
+        last_entry_id = self._books.transaction(lambda books: books.last_entry_before(until))
+        if not self._books.read(lambda books: books.has_entries(last_entry_id)):
             return False
         self._check(month, last_entry_id)
         path = folder / f"ledger-{month:%Y-%m}.{suffix}"
         sha256 = _write(path, shape(self._exports.entries_up_to(last_entry_id)))
 
-        def seal(connection: sa.Connection) -> bool:
-            is_ours = store.seal(
-                connection,
-                month=month,
+        def seal(books: Books) -> bool:
+            is_ours = books.seal(
+                month,
                 last_entry_id=last_entry_id,
                 file_name=path.name,
                 sha256=sha256,
                 ends_before=_first_id(until + CLOCKS_DIFFER_MAX),
-                seconds=STEP_SECONDS_MAX,
             )
             if is_ours:
                 after = {"file_name": path.name, "sha256": sha256, "last_entry_id": last_entry_id}
-                audit.write(connection, caller, "ledger_archive.sealed", _subject(month), after=after)
+                books.audit(caller, [_change("sealed", month, after)])
             return is_ours
 
-        if not self._postgres.transaction(seal):
+        if not self._books.transaction(seal):
             raise ArchiveRefused(f"{month:%Y-%m} is being archived elsewhere")
         log.info("ledger_sealed", month=f"{month:%Y-%m}", file=path.name, sha256=sha256)
         return True
 
     def _check(self, month: date, last_entry_id: int) -> None:
         """What leaves the ledger has to be right: nothing will be compared with it any more."""
-        broken = self._postgres.transaction(
-            lambda connection: store.broken_wallet(connection, last_entry_id, STEP_SECONDS_MAX)
-        )
+        broken = self._books.transaction(lambda books: books.broken_wallet(last_entry_id))
         if broken is not None:
             raise ArchiveRefused(f"The ledger of wallet {broken} doesn't add up: see `flask reconcile --full`")
         day = month
         while day < next_month(month):
-            of_day = day
-            if self._postgres.transaction(
-                lambda connection: rollups.wrong(connection, of_day, 1, STEP_SECONDS_MAX)  # noqa: B023
-            ):
+            if self._has_wrong_rollups(day):
                 raise ArchiveRefused(f"The roll-ups of {day} are not right: see `flask reconcile --full --repair`")
             day += timedelta(days=1)
+
+    def _has_wrong_rollups(self, day: date) -> bool:
+        return self._books.transaction(lambda books: books.has_wrong_rollups(day))
 
     def _remove(self, archive: Archive, folder: Path, caller: Caller) -> Archive:
         """Remove what a sealed file has, if it has it."""
         path = folder / archive.file_name
         if not path.is_file() or _sha256(path) != archive.sha256:
             raise ArchiveRefused(f"{path} isn't the file that was sealed: its entries stay in the ledger")
-        while self._postgres.transaction(
-            lambda connection: store.remove(connection, archive.last_entry_id, REMOVED_AT_ONCE, STEP_SECONDS_MAX)
-        ):
+        while self._books.transaction(lambda books: books.remove(archive.last_entry_id, REMOVED_AT_ONCE)):
             pass
 
-        def finish(connection: sa.Connection) -> None:
-            store.finish(connection, archive.month)
+        def finish(books: Books) -> None:
+            books.finish(archive.month)
             after = {"file_name": archive.file_name, "entries": archive.entries}
-            audit.write(connection, caller, "ledger_archive.removed", _subject(archive.month), after=after)
+            books.audit(caller, [_change("removed", archive.month, after)])
 
-        self._postgres.transaction(finish)
-        removed_at: datetime = self._postgres.run(store.now)
+        self._books.transaction(finish)
+        removed_at = self._books.read(lambda books: books.now())
         log.info("ledger_archived", month=f"{archive.month:%Y-%m}", entries=archive.entries, file=path.name)
         return replace(archive, removed_at=removed_at)
 
 
-def _subject(month: date) -> tuple[str, str]:
-    return ("ledger_archive", f"{month:%Y-%m}")
+def _change(what: str, month: date, after: Mapping[str, Any]) -> Change:
+    return Change(f"ledger_archive.{what}", "ledger_archive", f"{month:%Y-%m}", after=after)
 
 
 def _write(path: Path, data: Iterator[bytes]) -> str:

@@ -13,16 +13,13 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from app.access.authentication import Authentication
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
 from app.domain.errors import InvalidApiKey
 from app.domain.keys import Caller, KeyKind, digest_of, fingerprint_of
-from app.stores.postgres import console as store
-from app.stores.postgres.console import FormRow
+from app.stores.postgres.console import FormRow, SessionRow
 
 IDLE_MAX = timedelta(minutes=30)
 LIFETIME = timedelta(hours=12)
@@ -40,9 +37,39 @@ class Session:
     caller: Caller
 
 
+class Books(Protocol):
+    """Sessions and the forms that were sent in them, in one transaction."""
+
+    def delete_expired(self, idle_max: timedelta) -> None: ...
+
+    def add_session(self, **values: Any) -> None: ...
+
+    def find_session(self, token_hash: bytes, idle_max: timedelta) -> SessionRow | None: ...
+
+    def touch_session(self, token_hash: bytes) -> None: ...
+
+    def delete_session(self, token_hash: bytes) -> None: ...
+
+    def claim_form(self, session_hash: bytes, form_id: UUID) -> bool: ...
+
+    def find_form(self, session_hash: bytes, form_id: UUID) -> FormRow | None: ...
+
+    def finish_form(self, session_hash: bytes, form_id: UUID, location: str, message: str) -> None: ...
+
+    def release_form(self, session_hash: bytes, form_id: UUID) -> None: ...
+
+
+class Authentication(Protocol):
+    def caller(self, kind: KeyKind, given: str, address: str, request_id: str | None = None) -> Caller:
+        """Raises InvalidApiKey, TooManyWrongKeys or Unavailable."""
+
+    def remembered(self, fingerprint: str, address: str, request_id: str | None = None) -> Caller:
+        """Raises InvalidApiKey or Unavailable."""
+
+
 class ConsoleSessions:
-    def __init__(self, *, postgres: PostgresAccess, authentication: Authentication) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], authentication: Authentication) -> None:
+        self._books = books
         self._authentication = authentication
 
     def open(self, key: str, *, person: str | None, address: str, request_id: str | None = None) -> str:
@@ -53,10 +80,9 @@ class ConsoleSessions:
         caller = self._authentication.caller(KeyKind.OPERATOR, key, address, request_id)
         token = secrets.token_urlsafe(TOKEN_BYTES)
 
-        def work(connection: sa.Connection) -> None:
-            store.delete_expired(connection, IDLE_MAX)
-            store.insert_session(
-                connection,
+        def work(books: Books) -> None:
+            books.delete_expired(IDLE_MAX)
+            books.add_session(
                 token_hash=hash_of(token),
                 key_id=caller.key_id,
                 key_fingerprint=fingerprint_of(digest_of(key.encode("latin-1", "replace"))),
@@ -65,7 +91,7 @@ class ConsoleSessions:
                 lifetime=LIFETIME,
             )
 
-        self._postgres.transaction(work)
+        self._books.transaction(work)
         return token
 
     def find(self, token: str, *, address: str, request_id: str | None = None, touches: bool = True) -> Session | None:
@@ -74,7 +100,7 @@ class ConsoleSessions:
         A look that `touches` keeps it open; a page that updates itself isn't somebody who does something.
         """
         token_hash = hash_of(token)
-        row = self._postgres.run(lambda connection: store.find_session(connection, token_hash, IDLE_MAX))
+        row = self._books.read(lambda books: books.find_session(token_hash, IDLE_MAX))
         if row is None:
             return None
         try:
@@ -82,18 +108,18 @@ class ConsoleSessions:
         except InvalidApiKey:
             return None
         if touches and row.now - row.seen_at >= TOUCH_AFTER:
-            self._postgres.run(lambda connection: store.touch_session(connection, token_hash))
+            self._books.read(lambda books: books.touch_session(token_hash))
         return Session(token_hash, replace(caller, person=row.person))
 
     def close(self, session: Session) -> None:
         """Raises Unavailable."""
-        self._postgres.run(lambda connection: store.delete_session(connection, session.token_hash))
+        self._books.read(lambda books: books.delete_session(session.token_hash))
 
     def claim_form(self, session: Session, form_id: UUID) -> FormRow | None:
         """None: it is the first time that this form is sent, and whoever asked does it. Otherwise what became of it,
         waited for if it is being done. Raises Unavailable.
         """
-        if self._postgres.run(lambda connection: store.claim_form(connection, session.token_hash, form_id)):
+        if self._books.read(lambda books: books.claim_form(session.token_hash, form_id)):
             return None
         until = time.monotonic() + FORM_SECONDS_MAX
         while True:
@@ -107,17 +133,15 @@ class ConsoleSessions:
 
     def form(self, session: Session, form_id: UUID) -> FormRow | None:
         """Raises Unavailable."""
-        return self._postgres.run(lambda connection: store.find_form(connection, session.token_hash, form_id))
+        return self._books.read(lambda books: books.find_form(session.token_hash, form_id))
 
     def finish_form(self, session: Session, form_id: UUID, *, location: str, message: str) -> None:
         """Raises Unavailable."""
-        self._postgres.run(
-            lambda connection: store.finish_form(connection, session.token_hash, form_id, location, message)
-        )
+        self._books.read(lambda books: books.finish_form(session.token_hash, form_id, location, message))
 
     def release_form(self, session: Session, form_id: UUID) -> None:
         """Raises Unavailable."""
-        self._postgres.run(lambda connection: store.release_form(connection, session.token_hash, form_id))
+        self._books.read(lambda books: books.release_form(session.token_hash, form_id))
 
 
 def hash_of(secret: str) -> bytes:

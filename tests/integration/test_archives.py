@@ -23,6 +23,7 @@ from app.domain.reports import Group, Usage
 from app.domain.wallets import Deduction, WalletId
 from app.operations import archives
 from app.operations.archives import ArchiveService
+from app.stores.postgres import archives as store
 from app.stores.postgres import inbox
 from app.wire.tables import header, parquet
 from tests.reconciling import quick, tamper
@@ -190,7 +191,7 @@ class TestStopped:
 
     def test_while_it_removes(self, shop: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(archives, "REMOVED_AT_ONCE", 2)
-        remove, calls = archives.store.remove, []
+        remove, calls = store.remove, []
 
         def stopping(*arguments: Any) -> int:
             calls.append(arguments)
@@ -198,7 +199,7 @@ class TestStopped:
                 raise KeyboardInterrupt
             return remove(*arguments)
 
-        monkeypatch.setattr(archives.store, "remove", stopping)
+        monkeypatch.setattr(store, "remove", stopping)
         before = report(shop)
         with pytest.raises(KeyboardInterrupt):
             archive(shop, tmp_path)

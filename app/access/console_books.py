@@ -1,0 +1,48 @@
+"""What one transaction sees and changes of the console's sessions and forms."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.stores.postgres import console
+from app.stores.postgres.console import FormRow, SessionRow
+
+
+class ConsoleBooks:
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def delete_expired(self, idle_max: timedelta) -> None:
+        console.delete_expired(self._connection, idle_max)
+
+    def add_session(self, **values: Any) -> None:
+        console.insert_session(self._connection, **values)
+
+    def find_session(self, token_hash: bytes, idle_max: timedelta) -> SessionRow | None:
+        """One that hasn't expired, neither by itself nor because nobody used it, and whose key is in force."""
+        return console.find_session(self._connection, token_hash, idle_max)
+
+    def touch_session(self, token_hash: bytes) -> None:
+        console.touch_session(self._connection, token_hash)
+
+    def delete_session(self, token_hash: bytes) -> None:
+        """With its forms."""
+        console.delete_session(self._connection, token_hash)
+
+    def claim_form(self, session_hash: bytes, form_id: UUID) -> bool:
+        """Whether this is the first time that this form comes."""
+        return console.claim_form(self._connection, session_hash, form_id)
+
+    def find_form(self, session_hash: bytes, form_id: UUID) -> FormRow | None:
+        return console.find_form(self._connection, session_hash, form_id)
+
+    def finish_form(self, session_hash: bytes, form_id: UUID, location: str, message: str) -> None:
+        console.finish_form(self._connection, session_hash, form_id, location, message)
+
+    def release_form(self, session_hash: bytes, form_id: UUID) -> None:
+        """It was refused, and may be sent again."""
+        console.release_form(self._connection, session_hash, form_id)
