@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
+from app.access.ports import WalletBookKeeping
 from app.billing.entries import Bell, Changes
 from app.billing.run_account import RunBooks, Told, correct, quote
 from app.domain.audit import Change
@@ -28,8 +29,6 @@ from app.stores.postgres.corrections import Run
 from app.stores.postgres.repricings import RepricedEnd, Repricing, RepricingGroup, RepricingSums
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 ENDS_PER_BATCH = 500
 BATCH_SECONDS_MAX = 30.0
@@ -91,18 +90,8 @@ class RepricingBooks(RunBooks, Protocol):
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
 
-class BookKeeping(Protocol):
-    def read(self, work: Callable[[RepricingBooks], T]) -> T:
-        """Statements that each commit on their own. Raises Unavailable."""
-
-    def transaction(self, work: Callable[[RepricingBooks], T]) -> T: ...
-
-    def in_turn(self, wallet_id: WalletId, work: Callable[[RepricingBooks], T]) -> T:
-        """In one transaction that locks this wallet. Raises WalletBusy or Unavailable."""
-
-
 class RepricingService:
-    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Bell) -> None:
+    def __init__(self, *, books: WalletBookKeeping[RepricingBooks], changes: Changes, doorbell: Bell) -> None:
         self._books = books
         self._changes = changes
         self._doorbell = doorbell

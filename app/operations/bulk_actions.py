@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
 from app.access.doorbell import Doorbell
+from app.access.ports import WalletBookKeeping
 from app.billing.entries import Changes
 from app.domain.amounts import token_number
 from app.domain.audit import Change
@@ -60,7 +61,6 @@ _ALREADY = {
 }
 
 Outcomes = dict[UUID, tuple[BulkOutcome, str | None]]
-T = TypeVar("T")
 
 
 class Books(single.Books, Protocol):
@@ -113,16 +113,6 @@ class Books(single.Books, Protocol):
     def forget_drafts(self, days: int) -> None: ...
 
 
-class BookKeeping(Protocol):
-    """They raise Unavailable, and what `work` raises, which may run again; those that lock a wallet WalletBusy."""
-
-    def read(self, work: Callable[[Books], T]) -> T: ...
-
-    def transaction(self, work: Callable[[Books], T]) -> T: ...
-
-    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is to be done about which ends. `selection` says which, in the words of the API, for whoever reads it later.
@@ -158,7 +148,7 @@ class _Batch:
 
 
 class BulkActionService:
-    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Doorbell) -> None:
+    def __init__(self, *, books: WalletBookKeeping[Books], changes: Changes, doorbell: Doorbell) -> None:
         self._books = books
         self._changes = changes
         self._doorbell = doorbell

@@ -7,13 +7,14 @@ between. Each may be repeated: a replay of what is replayed changes nothing, and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from typing import Any, Protocol, TypeVar
+from collections.abc import Collection, Mapping, Sequence, Set
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
 from app.access.doorbell import Doorbell
+from app.access.ports import WalletBookKeeping
 from app.billing.entries import Change, Changes, Entered
 from app.domain.audit import Change as Audited
 from app.domain.ends import EndState
@@ -32,8 +33,6 @@ log = structlog.get_logger(__name__)
 
 FIRST_END = str(UUID(int=0))
 ENDS_PER_REPLAY = 100
-
-T = TypeVar("T")
 
 
 class Books(WriteOffBooks, Protocol):
@@ -62,18 +61,8 @@ class Books(WriteOffBooks, Protocol):
     def count_failed(self, matching: Filter) -> int: ...
 
 
-class BookKeeping(Protocol):
-    """They raise Unavailable, and what `work` raises, which may run again; those that lock a wallet WalletBusy."""
-
-    def read(self, work: Callable[[Books], T]) -> T: ...
-
-    def transaction(self, work: Callable[[Books], T]) -> T: ...
-
-    def in_turn(self, wallet_id: WalletId, work: Callable[[Books], T]) -> T: ...
-
-
 class FailedEndService:
-    def __init__(self, *, books: BookKeeping, changes: Changes, doorbell: Doorbell) -> None:
+    def __init__(self, *, books: WalletBookKeeping[Books], changes: Changes, doorbell: Doorbell) -> None:
         self._books = books
         self._changes = changes
         self._doorbell = doorbell
