@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,3 +144,24 @@ def test_files_exist(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_architecture_has_the_rooms_in_the_order_of_their_contract() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    table = text.partition("| Room |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    told = [room.removesuffix(".py").replace("/", ".") for row in rows for room in re.findall(r"`([^`]+)`", row)]
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.split(" | ") for layer in contracts[0]["layers"]]
+    floor = {room: number for number, layer in enumerate(layers) for room in layer}
+    assert sorted(told) == sorted(floor)
+    assert [floor[room] for room in told] == sorted(floor.values())
+    rooms = {f"`app/{path.parent.name}`" for path in (PROJECT / "app").glob("*/__init__.py")}
+    assert {room for room in rooms if room not in text} == set()
+
+
+def test_the_architecture_tells_of_every_task_that_beat_starts() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    tasks = set(re.findall(r'every\("([\w.]+)"', (PROJECT / "worker" / "schedule.py").read_text()))
+    assert len(tasks) > 10
+    assert set(re.findall(r"`(tokentill\.\w+)`", text)) == tasks
