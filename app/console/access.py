@@ -2,7 +2,8 @@
 
 A view that names neither is never served. Whoever isn't signed in is sent to do so, for a page that doesn't exist too;
 who is, and whose key lacks the scope, is told which one. What is sent by POST has to carry the session's own token, and
-has to come from a page of ours.
+has to come from a page of ours. A form that comes too late, from a session that has ended, does nothing, and what was
+typed into it is not lost: `SignedOut` and `ShownBefore` lead back to it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ class NotFromHere(Forbidden):
         "This form doesn't belong to your session, so nothing was done. Open its page again: you may have signed in "
         "anew since it was shown."
     )
+
+
+class SignedOut(Unauthorized):
+    """A form of this console whose session has ended."""
+
+    description = "You are not signed in any more, so nothing was done."
+
+
+class ShownBefore(NotFromHere):
+    """A form of this console that was shown to a session before this one."""
+
+    description = "You have signed in anew since this form was shown, so nothing was done."
 
 
 class ScopeMissing(Forbidden):
@@ -137,8 +150,24 @@ def register(app: Flask) -> None:
             _check_origin()
             if endpoint is not None:
                 _allow_files(endpoint)
-            check_csrf(csrf_token())
+            _check_token()
         return None
+
+
+def is_form() -> bool:
+    """Whether this address shows the form that is sent to it."""
+    rule = request.url_rule
+    return rule is not None and "GET" in (rule.methods or ())
+
+
+def _check_token() -> None:
+    """Raises NotFromHere."""
+    try:
+        check_csrf(csrf_token())
+    except NotFromHere:
+        if is_form() and request.headers.get("Sec-Fetch-Site") == "same-origin":
+            raise ShownBefore from None
+        raise
 
 
 def _allow_files(endpoint: str) -> None:
@@ -154,10 +183,8 @@ def _session(cookie: str) -> Session | None:
 
 def _sign_in_first(*, has_cookie: bool) -> Response:
     if request.method not in SAFE_METHODS:
-        raise Unauthorized(
-            "You are not signed in any more, so nothing was done. Sign in in another tab, then go back: what you typed "
-            "is still there."
-        )
+        _check_origin()
+        raise SignedOut
     target = url_for("sign_in.show", next=request.full_path.rstrip("?"))
     if is_poll():
         return Response(status=204, headers={"HX-Redirect": target})

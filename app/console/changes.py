@@ -2,7 +2,7 @@
 
 `change` is all of a view that changes something. It answers
 
-1. GET: the form;
+1. GET: the form, or at once the confirmation where there is nothing to fill in;
 2. POST `step=review`: what is wrong with it, or the confirmation, which carries what was typed along;
 3. POST `step=do`: the change, and on to a page that tells that it was done (303, so that a reload repeats nothing).
 
@@ -73,7 +73,11 @@ def change(
     """
     form_page = _Page(form, title, action, back, intro, is_dangerous, is_confirmed=review is not None)
     if request.method == "GET":
-        return form_page.show(form.blank(initial))
+        blank = form.blank(initial)
+        if review is not None and not form.fields:
+            # There is nothing to fill in: the confirmation is all there is to see.
+            return form_page.confirm(blank, review({}))
+        return form_page.show(blank)
     filled = form.read(request.form)
     step = request.form.get(STEP_FIELD)
     if step == "edit" or not filled.is_valid:

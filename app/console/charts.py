@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
+from statistics import median_low
 
 from app.console import text
 
@@ -17,6 +19,8 @@ SIDE = 1_000
 # Of which a half is round as well.
 _STEPS = (2, 4, 10)
 LABELS_MAX = 5
+# Of the usual time between two moments: a longer one is a gap, over which no line is drawn.
+GAP_FACTOR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class LineChart:
     zones: Sequence[Zone]
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    # What is said where there are no figures.
+    empty: str
 
     @property
     def is_empty(self) -> bool:
@@ -79,15 +85,15 @@ def line_chart(
     unit: int = 1,
     unit_name: str = "",
     exact: Callable[[int], str] | None = None,
+    empty: str = "No figures yet: they are taken once a minute while beat and a worker run.",
 ) -> LineChart:
-    """Lines over the same moments. `unit` is what an axis counts in: 1, or micro-tokens of a token. `exact` writes the
-    table's figures, where `write` rounds them.
+    """Lines over the same moments, each where its time is: what lies far apart stands far apart, with a gap between.
+    `unit` is what an axis counts in: 1, or micro-tokens of a token. `exact` writes the table's figures, where `write`
+    rounds them.
     """
     scale = _Scale.of([value for each in series for value in each.values if value is not None], unit)
-    width = max(len(moments) - 1, 1)
-    xs = [SIDE * i // width for i in range(len(moments))]
-    lines = [_line(number, each, xs, scale, write) for number, each in enumerate(series)]
-    every = max(1, -(-len(moments) // LABELS_MAX))
+    axis = _Axis(_places(moments), _gaps(moments))
+    lines = [_line(number, each, axis, scale, write) for number, each in enumerate(series)]
     rows = [
         [label(moment), *("-" if each.values[i] is None else (exact or write)(each.values[i] or 0) for each in series)]
         for i, moment in enumerate(moments)
@@ -97,10 +103,11 @@ def line_chart(
         summary=_summary(series, write, unit_name),
         lines=lines,
         heights=[Tick(scale.height(value), write(value)) for value in (scale.top, scale.middle, scale.bottom)],
-        moments=[Tick(xs[i], label(moments[i])) for i in range(0, len(moments), every)],
-        zones=[_zone(i, xs, [each.name for each in series], rows[i]) for i in range(len(moments))],
-        head=["UTC", *(each.name for each in series)],
+        moments=[Tick(place, label(moment)) for place, moment in _ticks(moments)],
+        zones=[_zone(i, axis.places, [each.name for each in series], rows[i]) for i in range(len(moments))],
+        head=[f"UTC{f', {unit_name}' if unit_name else ''}", *(each.name for each in series)],
         rows=rows,
+        empty=empty,
     )
 
 
@@ -120,12 +127,47 @@ def bars(rows: Sequence[tuple[str, int, str | None]], write: Callable[[int], str
     return [Bar(name, value, write(value), url, SIDE * abs(value) // longest) for name, value, url in rows]
 
 
-def _line(number: int, series: Series, xs: Sequence[int], scale: _Scale, write: Callable[[int], str]) -> Line:
+def _places(moments: Sequence[datetime]) -> list[int]:
+    """Where each moment stands; evenly where they are all the same."""
+    if len(moments) < 2:
+        return [0] * len(moments)
+    whole = moments[-1] - moments[0]
+    if not whole:
+        return [SIDE * i // (len(moments) - 1) for i in range(len(moments))]
+    return [SIDE * (moment - moments[0]) // whole for moment in moments]
+
+
+def _gaps(moments: Sequence[datetime]) -> set[int]:
+    """The moments before which there is a hole: nothing was written down."""
+    steps = [later - earlier for earlier, later in pairwise(moments)]
+    if not steps:
+        return set()
+    longest = GAP_FACTOR * median_low(steps)
+    return {i for i, step in enumerate(steps, 1) if step > longest}
+
+
+def _ticks(moments: Sequence[datetime]) -> list[tuple[int, datetime]]:
+    """What the axis tells: its two ends, and what lies between them, as far from each other."""
+    if len(moments) < 2:
+        return [(0, moment) for moment in moments]
+    parts = min(LABELS_MAX, len(moments)) - 1
+    return [(SIDE * i // parts, moments[0] + (moments[-1] - moments[0]) * i / parts) for i in range(parts + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where each moment stands, and before which of them nothing was written down."""
+
+    places: Sequence[int]
+    gaps: set[int]
+
+
+def _line(number: int, series: Series, axis: _Axis, scale: _Scale, write: Callable[[int], str]) -> Line:
     parts: list[list[tuple[int, int]]] = [[]]
-    for x, value in zip(xs, series.values, strict=True):
-        if value is None:
+    for i, (x, value) in enumerate(zip(axis.places, series.values, strict=True)):
+        if value is None or i in axis.gaps:
             parts.append([])
-        else:
+        if value is not None:
             parts[-1].append((x, scale.height(value)))
     paths = ["M" + "L".join(f"{x} {y}" for x, y in part) for part in parts if len(part) > 1]
     known = [value for value in series.values if value is not None]

@@ -85,9 +85,11 @@ def _templates(app: Flask) -> None:
     environment.undefined = jinja2.StrictUndefined
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.globals.update(
+        above=navigation.above,
         asset_url=asset_url,
         bars=charts.bars,
         csrf_token=access.csrf_token,
+        down_to=navigation.down_to,
         htmx=HTMX,
         may=access.may,
         money=money,

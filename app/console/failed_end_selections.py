@@ -44,15 +44,21 @@ _FIELDS = (
     Field("model", "Model", identifier(), is_required=False),
     Field("package_id", "Package", plain, Kind.CHOICE, False, choices=package_choices),
     Field("kind", "Kind", plain, Kind.CHOICE, False, choices=_choices(CHARGE_KINDS)),
-    Field("older_than", "Older than, such as 24h", duration_seconds, is_required=False),
-    Field("younger_than", "Younger than", duration_seconds, is_required=False),
-    Field("from", "Accepted from, UTC", moment, is_required=False),
-    Field("to", "Accepted before, UTC", moment, is_required=False),
-    Field("min_cost", "Costs at least", amount(allow_zero=True), Kind.NUMBER, False),
-    Field("max_cost", "Costs at most", amount(allow_zero=True), Kind.NUMBER, False),
+    Field("older_than", "Older than", duration_seconds, is_required=False, unit="such as 24h"),
+    Field("younger_than", "Younger than", duration_seconds, is_required=False, unit="such as 7d"),
+    Field("from", "Accepted from", moment, is_required=False, unit="UTC"),
+    Field("to", "Accepted before", moment, is_required=False, unit="UTC"),
+    Field("min_cost", "Costs at least", amount(allow_zero=True), Kind.NUMBER, False, unit="tokens"),
+    Field("max_cost", "Costs at most", amount(allow_zero=True), Kind.NUMBER, False, unit="tokens"),
 )
 _GROUP_BY = Field(
-    "group_by", "Added up by", Group, Kind.CHOICE, False, choices=[(group.value, LABELS[group]) for group in Group]
+    "group_by",
+    "Added up by",
+    Group,
+    Kind.CHOICE,
+    False,
+    choices=[(group.value, LABELS[group]) for group in Group],
+    unchosen="nothing",
 )
 FILTERS = Filters(*_FIELDS, _GROUP_BY)
 _SELECTION = Form(_FIELDS)
@@ -102,6 +108,11 @@ def read(selection: str) -> Filter | list[UUID]:
 
 def described(pairs: Sequence[tuple[str, str]]) -> str:
     """Filters for people: "state dead, user poor"; of none: all."""
-    labels = {field.name: field.label.partition(",")[0].lower() for field in _FIELDS}
-    told = [f"{labels[name]} {text.words(value)}" for name, value in pairs if name in labels]
+    told = []
+    for name, value in pairs:
+        field = _SELECTION.named(name)
+        if field is not None:
+            # Ids stand as they are; what we call things is said in words.
+            is_ours = field.kind is Kind.CHOICE and not callable(field.choices)
+            told.append(f"{field.label.lower()} {text.words(value) if is_ours else value}")
     return ", ".join(told)

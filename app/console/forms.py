@@ -18,6 +18,8 @@ from werkzeug.datastructures import MultiDict
 
 from app.domain import inputs, reports
 from app.domain.errors import DomainError
+from app.domain.failed_ends import duration_seconds
+from app.domain.failed_ends import duration_text as written_duration
 from app.domain.inputs import ID_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH_MAX
 
 Parse = Callable[[str], Any]
@@ -56,6 +58,8 @@ class Field:
     help: str = ""
     default: str = ""
     choices: Sequence[Choice] | Callable[[], Sequence[Choice]] = ()
+    # What stands for no choice where none has to be made: "any" for filters.
+    unchosen: str = "any"
     unit: str = ""
     # Names, besides its own, by which use cases speak of it in errors.
     wire_names: tuple[str, ...] = ()
@@ -215,6 +219,27 @@ def whole(least: int, most: int) -> Parse:
         return int(digits)
 
     return parse
+
+
+def duration(least_seconds: int, most_seconds: int) -> Parse:
+    """As seconds."""
+
+    def parse(text: str) -> int:
+        try:
+            seconds = duration_seconds(text.translate(_SEPARATORS))
+        except ValueError:
+            seconds = whole(0, most_seconds)(text) if text.isascii() and text.isdigit() else -1
+        if not least_seconds <= seconds <= most_seconds:
+            least, most = duration_text(least_seconds), duration_text(most_seconds)
+            raise ValueError(f"Must be from {least} to {most}, such as 90s, 15m, 24h or 7d.")
+        return seconds
+
+    return parse
+
+
+def duration_text(seconds: int) -> str:
+    """As it is typed."""
+    return written_duration(seconds) if seconds else "0"
 
 
 def moment(text: str) -> datetime:

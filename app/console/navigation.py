@@ -1,10 +1,14 @@
-"""The sections of the console, in the order in which they stand at the top of each page."""
+"""The sections of the console, in the order in which they stand at the top of each page, and what lies above a page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
-from flask import current_app, request
+from flask import current_app, request, url_for
+from werkzeug.exceptions import HTTPException
 
 from app.console.access import may, scope_of
 
@@ -33,6 +37,73 @@ SECTIONS = (
     Section("Keys", "keys.index"),
     Section("Audit log", "audit.index"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A page that lies below another one, and what it is called there, by the parts of its address."""
+
+    parent: str
+    label: str
+
+
+# All pages but the first ones of sections, and forms: these lie below the page that giving them up leads to.
+PAGES: Mapping[str, Below] = {
+    "failed_ends.show": Below("failed_ends.index", "End"),
+    "bulk_actions.index": Below("failed_ends.index", "Replays and write-offs"),
+    "bulk_actions.show": Below("bulk_actions.index", "No. {number}"),
+    "wallets.show": Below("wallets.index", "{user_id}"),
+    "wallets.statement": Below("wallets.show", "Statement"),
+    "wallets.holds": Below("wallets.show", "Open holds"),
+    "top_ups.show": Below("top_ups.index", "Top-up {number}"),
+    "top_up_schedules.index": Below("top_ups.index", "Schedules"),
+    "top_up_schedules.show": Below("top_up_schedules.index", "Schedule {number}"),
+    "catalog.packages": Below("catalog.features", "Packages"),
+    "prices.index": Below("catalog.features", "Prices"),
+    "prices.calculator": Below("catalog.features", "Calculator"),
+    "profit_rules.index": Below("catalog.features", "Profit rules"),
+    "price_imports.index": Below("catalog.features", "Price lists"),
+    "price_imports.show": Below("price_imports.index", "Import {number}"),
+    "webhooks.show": Below("webhooks.index", "Endpoint {number}"),
+    "webhooks.events": Below("webhooks.index", "Events"),
+    "webhooks.event": Below("webhooks.events", "Event"),
+    "balance_rules.index": Below("webhooks.index", "Balance rules"),
+    "balance_rules.requests": Below("webhooks.index", "Top-up requests"),
+    "keys.show": Below("keys.index", "Key {key_id}"),
+}
+
+
+def above() -> list[tuple[str, str]]:
+    """(label, address) of what lies above this page, from its section down."""
+    found = PAGES.get(request.endpoint or "")
+    return [] if found is None else _down_to(found.parent, request.view_args or {})
+
+
+def down_to(address: str) -> list[tuple[str, str]]:
+    """The same down to the page of an address, and with it."""
+    try:
+        endpoint, arguments = current_app.url_map.bind("").match(urlsplit(address).path, method="GET")
+    except HTTPException:
+        return []
+    found = _down_to(endpoint, arguments)
+    return [*found[:-1], *((label, address) for label, _ in found[-1:])]
+
+
+def is_within(tabs: Sequence[str], endpoint: str) -> bool:
+    """Whether this page is a tab's, or lies below it and is no other tab's."""
+    here: str | None = request.endpoint
+    while here is not None and here not in tabs:
+        here = PAGES[here].parent if here in PAGES else None
+    return here == endpoint
+
+
+def _down_to(endpoint: str, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = PAGES.get(endpoint)
+    if found is None:
+        return [(section.label, url_for(endpoint)) for section in SECTIONS if section.endpoint == endpoint]
+    needed = {name for rule in current_app.url_map.iter_rules(endpoint) for name in rule.arguments}
+    given = {name: value for name, value in arguments.items() if name in needed}
+    return [*_down_to(found.parent, arguments), (found.label.format(**arguments), url_for(endpoint, **given))]
 
 
 def sections() -> list[Section]:

@@ -39,14 +39,14 @@ TIERS_HELP = (
 
 
 def rate_fields(*, are_required: bool) -> tuple[Field, ...]:
-    """`are_required`: input and output have to be named, as in a price that is made."""
+    """`are_required`: input and output have to be named, as in a price that is made; otherwise they are of a draft."""
     fields = []
     for name, (_, label) in _RATES.items():
         is_request = name == "per_request"
         fields.append(
             Field(
                 name,
-                label,
+                label if are_required else f"Draft price: {label[0].lower()}{label[1:]}",
                 rate(REQUEST_MICROS_MAX if is_request else RATE_MICROS_MAX),
                 Kind.NUMBER,
                 is_required=are_required and name in ("input_per_million", "output_per_million"),
@@ -54,7 +54,17 @@ def rate_fields(*, are_required: bool) -> tuple[Field, ...]:
                 wire_names=(f"price.{name}",),
             )
         )
-    return (*fields, Field("tiers", "Tiers", tiers, Kind.AREA, is_required=False, help=TIERS_HELP))
+    return (
+        *fields,
+        Field(
+            "tiers",
+            "Tiers" if are_required else "Draft price: tiers",
+            tiers,
+            Kind.AREA,
+            is_required=False,
+            help=TIERS_HELP,
+        ),
+    )
 
 
 def rates_of(values: Mapping[str, Any]) -> Rates:

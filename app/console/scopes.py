@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from flask import Response
+
 from app.console import text
 from app.console.access import services
+from app.console.filters import Filters
 from app.console.forms import Choice, Field, Form, Kind, moment, plain
+from app.console.pages import page
+from app.console.paging import paged
 from app.domain.in_force import Dated, ProfitRules, RateCards
+from app.domain.pages import Page
+from app.domain.reports import Scope
+from app.wire.cursors import NEWEST_FIRST
 
 
 def feature_choices() -> Sequence[Choice]:
@@ -23,7 +31,7 @@ def package_choices() -> Sequence[Choice]:
     return [(package.id, f"{package.id} ({package.name})") for package in packages]
 
 
-def feature_field(*, is_required: bool = False, help: str = "") -> Field:
+def feature_field(*, is_required: bool = False, help: str = "", unchosen: str = "any") -> Field:
     return Field(
         "feature_endpoint_id",
         "Feature endpoint",
@@ -32,6 +40,7 @@ def feature_field(*, is_required: bool = False, help: str = "") -> Field:
         is_required=is_required,
         choices=feature_choices,
         help=help,
+        unchosen=unchosen,
     )
 
 
@@ -58,6 +67,30 @@ def scope_text(feature_endpoint_id: str | None, model: str | None) -> str:
 
 def from_text(at: datetime | None) -> str:
     return "from now on" if at is None else f"from {text.moment(at)} UTC on"
+
+
+def dated_index(
+    template: str,
+    filters: Filters,
+    fetch: Callable[[Scope, int, int], Page[Any, int]],
+    line: ProfitRules | RateCards,
+    **values: Any,
+) -> Response:
+    """The list of all that were made for a scope, newest first, each with whether it holds now."""
+    filtered = filters.read()
+    found = None
+    if filtered.is_valid:
+        wanted = Scope(**filtered.values)
+        found = paged(NEWEST_FIRST, lambda limit, before_id: fetch(wanted, limit, before_id))
+    now = services().clock.now()
+    return page(
+        template,
+        filtered.status,
+        filtered=filtered,
+        paged=found,
+        standing=lambda item: standing(line, item, now),
+        **values,
+    )
 
 
 def standing(line: ProfitRules | RateCards, item: Dated, now: datetime) -> tuple[str, str]:

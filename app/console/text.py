@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -13,6 +14,10 @@ from app.domain.pricing import percentage_number
 # What is shown of an amount's six decimals, unless somebody looks closer.
 DECIMALS_SHOWN = 2
 
+# From so many days on nobody counts hours.
+DAYS_ALONE = 100
+SHORT_ID_LENGTH = 16
+_BAND = re.compile(r"(\d+)([hd])\b")
 _SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
@@ -78,8 +83,10 @@ def day_and_minute(at: datetime) -> str:
 
 
 def span(seconds: float | timedelta) -> str:
-    """In its two largest units: 3 d 4 h, 2 min, 0 s."""
+    """In its two largest units: 3 d 4 h, 2 min, 0 s; many days as days alone."""
     left = int(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+    if (days := left // 86_400) >= DAYS_ALONE:
+        return f"{days:,} d"
     parts: list[str] = []
     for name, length in _SPANS:
         if left >= length or (name == "s" and not parts):
@@ -101,8 +108,19 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def words(value: Any) -> str:
-    """A word of the wire, for people: top_up, not_found, dead."""
-    return str(value).replace("_", " ")
+    """A word of the wire, for people: top_up, not_found, dead, 1h_to_1d."""
+    return _BAND.sub(r"\1 \2", str(value).replace("_", " "))
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count and what it is of: 1 end, 1,250 ends."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def short_id(value: Any) -> str:
+    """Enough of an id to tell it from its neighbours: its beginning is a moment, its end is chance."""
+    whole = str(value)
+    return whole if len(whole) <= SHORT_ID_LENGTH else f"{whole[:8]}\u2026{whole[-4:]}"
 
 
 def day(value: date) -> str:

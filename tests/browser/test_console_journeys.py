@@ -99,7 +99,7 @@ def test_a_dead_end_is_found_and_replayed_and_the_wallet_pays(till: Till, page: 
     page.goto(f"{PREFIX}/")
     hand = Hand()
     hand.click(page.get_by_role("link", name="Failed ends", exact=True))
-    hand.click(figure(page, "Given up by the clock").get_by_role("link"))
+    hand.click(figure(page, "Dead letters").get_by_role("link"))
     hand.click(page.get_by_role("table", name="Failed ends").get_by_role("link", name="frank"))
     hand.click(page.get_by_role("table", name="Failed ends").get_by_role("rowheader").get_by_role("link").first)
     # Its whole story: what it is, why it waits, and each try.

@@ -13,14 +13,9 @@ from werkzeug.exceptions import HTTPException
 from app.console.factory import PREFIX, create_console
 from tests.browser.chromium import DESKTOP, PHONE, assert_accessible, assert_fits, opened, take_picture
 from tests.browser.till import Till
+from tests.console.pages import pages_of
 
 pytestmark = pytest.mark.xdist_group("browser")
-
-# What is no page of its own: files and parts of pages, and what forms send.
-NO_PAGES = {"assets.serve", "audit.table", "usage.table", "wallets.download_statement"}
-# Reached only from what takes long to come about: a thousand holds, a top-up that was asked for in vain. They are forms
-# and lists of the same templates as their neighbours.
-RARE = {"balance_rules.decline", "balance_rules.resume", "wallets.holds"}
 
 
 class Pages:
@@ -37,11 +32,7 @@ class Pages:
             return None
 
     def all(self) -> set[str]:
-        return {
-            rule.endpoint
-            for rule in self._app.url_map.iter_rules()
-            if "GET" in (rule.methods or ()) and rule.endpoint not in NO_PAGES
-        }
+        return pages_of(self._app)
 
 
 def links(page: Page) -> list[str]:
@@ -79,7 +70,7 @@ def test_every_page_is_accessible_and_fits_a_phone(browser: Browser, till: Till,
             look(page, endpoint, pictures, troubles)
             waiting += links(page)
     assert troubles == [], "\n\n".join(troubles)
-    missing = pages.all() - seen - RARE
+    missing = pages.all() - seen
     assert not missing, f"no link that was followed leads to {', '.join(sorted(missing))}"
 
 
@@ -100,3 +91,12 @@ def look(page: Page, endpoint: str, pictures: Path | None, troubles: list[str]) 
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             take_picture(page, pictures / f"{endpoint.replace('.', '-')}-{name}.webp")
+
+
+def test_the_description_of_the_api_fits_a_phone(browser: Browser, till: Till) -> None:
+    with opened(browser, till.url, size=PHONE) as page:
+        page.goto("/docs")
+        assert_fits(page)
+        # Types have the whole width, and not a narrow column that is as high as a page.
+        width: int = page.evaluate("Math.min(...[...document.querySelectorAll('.type')].map(cell => cell.offsetWidth))")
+        assert width > PHONE[0] / 2

@@ -14,14 +14,19 @@ from redis import Redis
 
 from app.bootstrap import Container
 from app.config import Config
+from app.console.views.wallets import LATEST
 from app.domain.amounts import MICROS_PER_TOKEN
 from app.domain.postings import Posting, PostingKind
+from app.domain.wallets import wallet_of
+from app.stores.postgres.top_up_requests import RequestFilter
 from tests import processes
 from tests.conftest import ADMIN_KEY, SERVER_KEY, empty_stores
 from tests.processes import wait_until
 from tests.support import FEATURE, PACKAGE, Billing
 
 SAMPLED_MINUTES = 180
+# More than a wallet's page has room for.
+HOLDS = LATEST + 1
 # Of an end as `billing.usage` makes them, in tokens.
 COST = 11
 
@@ -110,12 +115,21 @@ def make_one_of_each(till: Till) -> None:
     till.administer("/low-balance-rules", {"user_id": "alice", "below_token": 50}, "PUT")
     start = {"user_id": "alice", "feature_endpoint_id": FEATURE, "hold_token": 25}
     headers = {"x-server-api-key": SERVER_KEY}
-    httpx.post(f"{till.url}/api/token-process/start", json=start, headers=headers).raise_for_status()
+    for _ in range(HOLDS):
+        httpx.post(f"{till.url}/api/token-process/start", json=start, headers=headers).raise_for_status()
+    # One top-up that is still waited for, and one that won't come.
+    for user_id in ("carol", "gina"):
+        owner, rule = {"user_id": user_id}, {"below_token": 100, "token": 500}
+        till.administer("/auto-top-up-rules", {**owner, **rule}, "PUT")
+    till.container.top_up_requests.look_after()
+    wanted = RequestFilter(wallet_of("gina"))
+    [asked] = till.container.top_up_requests.list(10, matching=wanted).items
+    till.container.top_up_requests.decline(asked.id, "The card was refused")
 
 
 def fill(till: Till) -> None:
     """Wallets that are used, that owe, that hold; hours of samples."""
-    for user_id, tokens in (("alice", 5_000), ("bob", 4_000), ("carol", 60)):
+    for user_id, tokens in (("alice", 5_000), ("bob", 4_000), ("carol", 60), ("gina", 20)):
         till.billing.wallet(user_id, tokens=tokens)
     models = ("gpt-4.1", "claude-sonnet", None)
     ends = [

@@ -92,12 +92,15 @@ class Page(HTMLParser):
         self.html = html
         self.forms: list[Form] = []
         self.links: list[str] = []
+        # The links to what lies above it.
+        self.crumbs: list[str] = []
         self.ids: list[str] = []
         self.labelled: set[str] = set()
         self.fields: list[dict[str, str | None]] = []
         self.headings: list[str] = []
         self.attributes: list[tuple[str, str, str | None]] = []
         self._open: list[str] = []
+        self._is_above = False
         self._texts: list[str] = []
         self._select: tuple[str, str | None] | None = None
         self._area: str | None = None
@@ -132,8 +135,12 @@ class Page(HTMLParser):
         match tag:
             case "form":
                 self.forms.append(Form(found.get("action") or "", found.get("method") or "get"))
+            case "nav":
+                self._is_above = found.get("class") == "crumbs"
             case "a":
                 self.links.append(found["href"] or "")
+                if "nav" in self._open and self._is_above:
+                    self.crumbs.append(found["href"] or "")
             case "label" if found.get("for"):
                 self.labelled.add(found["for"] or "")
             case "input" | "select" | "textarea":

@@ -173,7 +173,7 @@ def test_a_price_list_is_read_shown_and_approved(operator: Browser, billing: Bil
     for part in ("new", "skipped"):
         operator.page(f"/catalogue/price-lists/1?part={part}")
     done = operator.follow(operator.change("/catalogue/price-lists/approve/1", reason="reviewed"))
-    assert "prices were made" in done.text
+    assert "Made: 2 prices." in done.text
     models = {card.model for card in billing.container.catalog.current.rate_cards}
     assert "gpt-5" in models
     assert "approved" in operator.page("/catalogue/price-lists").text

@@ -41,7 +41,7 @@ def test_what_is_wrong_is_told_by_the_field_and_what_was_typed_stays(operator: B
     assert form.value("reversal_seconds") == "-1"
     assert form.value("name") == "Chat"
     assert "Must be a number, such as 1250.5." in page.text
-    assert "Must be a whole number from 0 to 31,536,000." in page.text
+    assert "Must be from 0 to 365d, such as 90s, 15m, 24h or 7d." in page.text
     assert "Must be filled in." in page.text
     wrong = {field["name"] for field in page.fields if field.get("aria-invalid") == "true"}
     assert wrong == {"min_token", "reversal_seconds", "reason"}

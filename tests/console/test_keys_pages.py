@@ -159,8 +159,8 @@ class TestAuditLog:
     def test_tells_who_what_and_how_it_was(self, operator: Browser, log: None) -> None:
         page = operator.page("/audit-log")
         assert "status: active → suspended" in page.text
-        assert "overdraft limit token: 2.5" in page.text
-        assert "overdraft limit token: was 0" in page.text
+        assert "overdraft limit tokens: 2.5" in page.text
+        assert "overdraft limit tokens: was 0" in page.text
         assert "admin/anna" in page.text
         assert "<img" not in page.html
         assert page.text.rindex("wallet.updated") < page.text.rindex("wallet.suspended")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import pytest
 
@@ -161,3 +162,70 @@ def test_a_key_that_expires_ends_its_sessions(operator_with: Callable[..., Brows
     with container.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE api_keys SET expires_at = now() WHERE id = %(id)s", {"id": reader.key_id})
     assert reader.get("/").status_code == 303
+
+
+class TestWhatWasTypedIsNotLost:
+    """A form that is sent after its session has ended does nothing, and comes back as it was."""
+
+    NEW = "/console/catalogue/packages/new"
+    TYPED = MappingProxyType({"id": "basic", "name": "<b>Basic</b>", "reason": "launch"})
+
+    @pytest.mark.parametrize("step", ["review", "do"])
+    def test_by_the_sign_in(self, operator: Browser, billing: Billing, step: str) -> None:
+        form = operator.page(self.NEW).form(self.NEW)
+        billing.execute_in_postgres("DELETE FROM console_sessions")
+        refused = Page.of(operator.send(form, step=step, **self.TYPED), 401)
+        assert "nothing was done" in refused.text
+        # A slip on the way loses nothing either.
+        sign_in = refused.form("/console/sign-in")
+        sign_in = Page.of(operator.send(sign_in, key="wrong"), 401).form("/console/sign-in")
+        back = Page.of(operator.send(sign_in, key="dev-admin-key")).form(self.NEW)
+        again = Page.of(operator.send(back, step="edit")).form(self.NEW)
+        assert {name: again.value(name) for name in self.TYPED} == self.TYPED
+        review = Page.of(operator.send(again, step="review")).form(self.NEW)
+        assert operator.send(review, step="do").status_code == 303
+        billing.container.catalog.refresh()
+        assert list(billing.container.catalog.current.packages) == ["basic"]
+
+    def test_when_somebody_has_signed_in_anew_elsewhere(self, operator: Browser, billing: Billing) -> None:
+        form = operator.page(self.NEW).form(self.NEW)
+        operator.sign_in()
+        back = Page.of(operator.send(form, step="do", **self.TYPED), 403)
+        assert "signed in anew" in back.text
+        again = Page.of(operator.send(back.form(self.NEW), step="edit")).form(self.NEW)
+        assert {name: again.value(name) for name in self.TYPED} == self.TYPED
+        assert list(billing.container.catalog.current.packages) == []
+
+    def test_not_for_another_site(self, operator: Browser, billing: Billing) -> None:
+        form = operator.page(self.NEW).form(self.NEW)
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            sent = operator.client.post(
+                form.action, data={**dict(form.values), "csrf": "x", "id": "evil"}, headers=headers
+            )
+            assert "evil" not in Page.of(sent, 403).html
+        billing.execute_in_postgres("DELETE FROM console_sessions")
+        sent = operator.client.post(form.action, data={"id": "evil"}, headers={"Sec-Fetch-Site": "cross-site"})
+        assert "evil" not in Page.of(sent, 403).html
+
+    def test_a_confirmation_leads_back_to_what_it_was_about(self, operator: Browser, billing: Billing) -> None:
+        """It is no form that is filled in: it is never sent again by itself."""
+        token = operator.page("/").form("/console/sign-out").value("csrf")
+        billing.execute_in_postgres("DELETE FROM console_sessions")
+        headers = {"Sec-Fetch-Site": "same-origin"}
+        sent = operator.client.post(
+            "/console/bulk-actions/1/confirm", data={"csrf": token, "ends": "1"}, headers=headers
+        )
+        form = Page.of(sent, 401).form("/console/sign-in")
+        assert "kept" not in form.names
+        assert operator.send(form, key="dev-admin-key").headers["Location"] == "/console/bulk-actions/1"
+
+    def test_what_is_carried_along_is_nothing_but_texts(self, browser: Browser) -> None:
+        form = browser.page("/sign-in?next=/console/wallets").form("/console/sign-in")
+        for kept in ("x", "1", "[1]", "[[1]]", '[["csrf", "x"]]', "{}"):
+            assert browser.send(form, key="dev-admin-key", kept=kept).headers["Location"] == "/console/wallets"
+
+
+def test_a_session_that_has_ended_is_told(operator: Browser, billing: Billing) -> None:
+    assert "has ended" not in operator.page("/sign-in").text
+    billing.execute_in_postgres("DELETE FROM console_sessions")
+    assert "has ended" in operator.follow(operator.get("/")).text

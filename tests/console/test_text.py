@@ -129,3 +129,39 @@ def test_tiers_are_read_as_they_are_written() -> None:
 def test_tiers_that_cannot_be_meant_are_refused(typed: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         tiers(typed)
+
+
+def test_what_lies_far_apart_stands_far_apart_with_a_gap_between() -> None:
+    """A server that stood still for an hour drew a line through it as if nothing had happened."""
+    minutes = [0, 1, 2, 62, 63, 64]
+    moments = [NOW + timedelta(minutes=minute) for minute in minutes]
+    chart = line_chart("Ends", moments, [Series("ends", [2] * 6)])
+    assert chart.lines[0].paths == ["M0 0L15 0L31 0", "M968 0L984 0L1000 0"]
+    assert [(tick.place, tick.label) for tick in chart.moments] == [
+        (0, "12:00"), (250, "12:16"), (500, "12:32"), (750, "12:48"), (1000, "13:04"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 61])
+def test_an_axis_tells_its_ends(length: int) -> None:
+    moments = [NOW + timedelta(minutes=i) for i in range(length)]
+    ticks = line_chart("Ends", moments, [Series("ends", [1] * length)]).moments
+    assert len(ticks) == min(length, 5)
+    if length:
+        assert (ticks[0].place, ticks[0].label) == (0, text.minute(moments[0]))
+        assert ticks[-1].label == text.minute(moments[-1])
+        assert ticks[-1].place == (SIDE if length > 1 else 0)
+
+
+def test_words_counts_and_ids_are_for_people() -> None:
+    assert (text.counted(1, "end"), text.counted(0, "end"), text.counted(1_250, "end")) == (
+        "1 end",
+        "0 ends",
+        "1,250 ends",
+    )
+    assert [text.words(word) for word in ("under_1h", "1d_to_7d", "insufficient_tokens")] == [
+        "under 1 h", "1 d to 7 d", "insufficient tokens",
+    ]  # fmt: skip
+    assert text.short_id("01a215c9-5a77-73a8-88a0-119a2759e40a") == "01a215c9\u2026e40a"
+    assert text.short_id("r-1") == "r-1"
+    assert text.span(2_521 * 86_400 + 7_200) == "2,521 d"

@@ -36,9 +36,14 @@ def test_empty_lists_say_what_to_do(operator: Browser) -> None:
 
 def test_an_endpoint_is_made_tested_and_told(operator: Browser, hooks: Webhooks, there: Receiver) -> None:
     fields = {"url": there.url, "event_types": ["wallet.topped_up"], "description": "The shop", "reason": "new shop"}
-    page = operator.follow(operator.change("/webhooks/new", **fields))
+    form = operator.review("/webhooks/new", **fields).form("/console/webhooks/new")
+    page = Page.of(operator.send(form, step="do"))
     [secret] = re.findall(r"whsec_[A-Za-z0-9+/=]+", page.text)
-    assert "The shop" in page.text
+    # It is told once: neither a reload nor what the session remembers has it.
+    again = operator.follow(operator.send(form, step="do"))
+    assert "Its secret was shown once" in again.text
+    assert secret not in again.html
+    assert "The shop" in again.text
     assert secret not in operator.page("/webhooks/endpoints/1").html
     event = operator.follow(operator.change("/webhooks/endpoints/1/test", reason="does it answer"))
     assert "Not attempted yet" in event.text
@@ -101,7 +106,7 @@ def test_changing_rotating_and_deleting(operator: Browser, hooks: Webhooks) -> N
     assert "Must begin with https://" in Page.of(refused, 400).text
     review = operator.review("/webhooks/endpoints/1/rotate-secret", overlap_seconds="0", reason="it leaked")
     assert "refuses what comes" in review.text
-    page = operator.follow(operator.change("/webhooks/endpoints/1/rotate-secret", reason="by the calendar"))
+    page = Page.of(operator.change("/webhooks/endpoints/1/rotate-secret", reason="by the calendar"))
     assert "whsec_" in page.text
     page = operator.follow(operator.change("/webhooks/endpoints/1/delete", reason="no more shop"))
     assert "No endpoints yet" in page.text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, url_for
 from werkzeug.exceptions import BadRequest
 
+from app.console import text
 from app.console.access import needs, services
 from app.console.downloads import download
 from app.console.filters import Filtered, Filters
@@ -18,6 +20,7 @@ from app.console.paging import paged
 from app.domain.audit import AuditEntry, AuditFilter
 from app.domain.inputs import ACTOR_LENGTH_MAX
 from app.domain.keys import NAME_LENGTH_MAX, KeyScope
+from app.domain.pricing import percentage_number
 from app.wire.columns import AUDIT_LOG
 from app.wire.cursors import NEWEST_FIRST
 from app.wire.json import write
@@ -34,15 +37,16 @@ FILTERS = Filters(
         "Who",
         identifier(NAME_LENGTH_MAX + 1 + ACTOR_LENGTH_MAX),
         is_required=False,
-        help="admin/anna, or a key's name for all behind it.",
+        help="admin/anna, or admin for all who used that key.",
     ),
-    Field("action", "What was done", identifier(), is_required=False, help="wallet.suspended"),
-    Field("subject_kind", "To what", identifier(), is_required=False, help="wallet, key, price, ..."),
-    Field("subject_id", "Its id", identifier(), is_required=False),
+    Field("action", "What was done", identifier(), is_required=False, help="Such as wallet.suspended."),
+    Field("subject_kind", "To what", identifier(), is_required=False, help="Such as wallet, key or price."),
+    Field("subject_id", "The id of that", identifier(), is_required=False),
     Field("key_id", "By key", identifier(), is_required=False),
     Field("address", "Address", identifier(), is_required=False),
     Field("request_id", "Request", identifier(), is_required=False),
 )
+BASIS_POINTS = "_basis_points"
 # The page of what was changed, and what its address calls the id.
 _PAGES = {
     "wallet": ("wallets.show", "user_id"),
@@ -91,18 +95,33 @@ def changes_of(entry: AuditEntry) -> Sequence[tuple[str, str | None, str | None]
     before: Mapping[str, Any] = answer["before"] or {}
     after: Mapping[str, Any] = answer["after"] or {}
     names = sorted({**before, **after}, key=lambda name: name in ("reference", "reason"))
-    return [(name, _shown(before, name), _shown(after, name)) for name in names]
+    return [(_label(name), _shown(before, name), _shown(after, name)) for name in names]
+
+
+def _label(name: str) -> str:
+    """The wire's name for people: `posted_token` as "posted tokens", `below_basis_points` as "below, %"."""
+    if name.endswith(BASIS_POINTS):
+        return f"{text.words(name.removesuffix(BASIS_POINTS))}, %"
+    return text.words(f"{name}s" if name == "token" or name.endswith("_token") else name)
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str | None:
-    if name not in fields:
-        return None
-    value = fields[name]
-    if value is None:
-        return "none"
-    if isinstance(value, (list, dict)):
-        return write(value).decode()
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return _written(fields[name], is_share=name.endswith(BASIS_POINTS)) if name in fields else None
+
+
+def _written(value: Any, *, is_share: bool) -> str:
+    match value:
+        case None | bool():
+            return {None: "none", True: "yes", False: "no"}[value]
+        case int() if is_share:
+            return str(percentage_number(value))
+        case int() | Decimal():
+            return f"{value:,}"
+        case list() if all(isinstance(each, str) for each in value):
+            return ", ".join(value) or "none"
+        case list() | dict():
+            return write(value).decode()
+    return str(value)
 
 
 def _wanted(filtered: Filtered) -> AuditFilter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,20 @@ from app.console import text
 from app.console.access import acting, needs, services
 from app.console.changes import Done, Review, change
 from app.console.filters import Filters
-from app.console.forms import REASON, Field, Form, Kind, amount, flag, identifier, percentage, plain, whole
+from app.console.forms import (
+    REASON,
+    Field,
+    Form,
+    Kind,
+    amount,
+    duration,
+    duration_text,
+    flag,
+    identifier,
+    percentage,
+    plain,
+    whole,
+)
 from app.console.pages import page
 from app.console.paging import paged
 from app.console.scopes import initial_from, package_choices
@@ -50,6 +64,7 @@ _OWNER = (
         Kind.CHOICE,
         is_required=False,
         choices=package_choices,
+        unchosen="none",
         help="For all wallets with this package that have no rule of their own.",
     ),
 )
@@ -78,23 +93,22 @@ _AUTO = Form(
         Field("token", "Ask for", amount(), Kind.NUMBER, is_required=False, unit="tokens"),
         Field(
             "requests_per_month",
-            "At most so often in a month",
+            "At most so many requests in a month",
             whole(1, REQUESTS_PER_MONTH_MAX),
             Kind.NUMBER,
             default=str(REQUESTS_PER_MONTH_DEFAULT),
         ),
         Field(
             "token_per_month",
-            "And so much in a month",
+            "And so many tokens in a month",
             amount(),
             Kind.NUMBER,
             is_required=False,
-            unit="tokens",
             help="Empty: as much as that many requests bring.",
         ),
         Field(
             "failures_max",
-            "Stop after so many in a row that bring nothing",
+            "Stop after so many requests in a row that bring nothing",
             whole(1, FAILURES_MAX),
             Kind.NUMBER,
             default=str(FAILURES_DEFAULT),
@@ -102,16 +116,16 @@ _AUTO = Form(
         Field(
             "answer_seconds",
             "A request waits for its top-up for",
-            whole(ANSWER_SECONDS_MIN, ANSWER_SECONDS_MAX),
-            Kind.NUMBER,
-            default=str(ANSWER_SECONDS_DEFAULT),
-            unit="seconds",
+            duration(ANSWER_SECONDS_MIN, ANSWER_SECONDS_MAX),
+            default=duration_text(ANSWER_SECONDS_DEFAULT),
+            help="Such as 15m, 24h or 7d. Then it counts as one that brought nothing.",
         ),
         _OFF,
         REASON,
     )
 )
-_REMOVAL = Form((*_OWNER, REASON))
+# Whose it is stands in the title.
+_REMOVAL = Form((*(replace(each, kind=Kind.HIDDEN) for each in _OWNER), REASON))
 _REASON = Form((REASON,))
 _NO_FILTERS = Filters()
 REQUESTS = Filters(
@@ -154,7 +168,7 @@ def set_low_balance() -> Response:
 
     return change(
         _LOW,
-        title="When is a balance low?",
+        title="Set when a balance is low",
         action="Set it",
         back=url_for("balance_rules.index"),
         review=lambda values: Review(
@@ -175,7 +189,7 @@ def set_auto_top_up() -> Response:
 
     return change(
         _AUTO,
-        title="When is a top-up asked for?",
+        title="Set when a top-up is asked for",
         action="Set it",
         back=url_for("balance_rules.index"),
         review=lambda values: Review(_auto_text(values, _auto(values)), [("Reason", values["reason"])]),
@@ -196,7 +210,7 @@ def remove(kind: str) -> Response:
 
     return change(
         _REMOVAL,
-        title=f"Remove a rule: {text.words(kind.replace('-', ' '))}",
+        title=f"Remove the rule of {_owner_named()}: {kind.replace('-', ' ', 1)}",
         action="Remove it",
         back=url_for("balance_rules.index"),
         review=lambda values: Review(
@@ -252,6 +266,8 @@ def decline(request_id: UUID) -> Response:
             [("Reference", found.reference), ("Reason", values["reason"])],
         ),
         perform=perform,
+        intro=f"{text.amount(found.amount_micros)} tokens, reference {found.reference}.",
+        is_dangerous=True,
     )
 
 
@@ -284,6 +300,12 @@ def _done(message: str) -> Done:
 def _owner(values: Mapping[str, Any]) -> Owner:
     """Raises Invalid."""
     return Owner(values["user_id"], values["package_id"])
+
+
+def _owner_named() -> str:
+    """As the address, or the form, says it; whoever came without is told once it is sent."""
+    user_id, package_id = request.values.get("user_id"), request.values.get("package_id")
+    return f"user {user_id}" if user_id else f"package {package_id}" if package_id else "nobody"
 
 
 def _name(owner: Owner) -> str:

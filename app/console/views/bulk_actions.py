@@ -7,6 +7,7 @@ from werkzeug.exceptions import BadRequest
 
 from app.console import text
 from app.console.access import acting, needs, services
+from app.console.failed_end_selections import described
 from app.console.filters import Filters
 from app.console.forms import Field, Form, Kind, amount, whole
 from app.console.pages import page, see_other
@@ -65,7 +66,7 @@ def show(number: int) -> Response:
         action=view.action,
         figures=view.figures,
         is_at_work=view.action.state in (BulkState.RUNNING, BulkState.CANCELLING),
-        selected=", ".join(f"{name} {value}" for name, value in selection["filter"].items()) or "all failed ends"
+        selected=described([(name, str(value)) for name, value in selection["filter"].items()]) or "all failed ends"
         if "filter" in selection
         else "chosen one by one",
         tones=TONES,

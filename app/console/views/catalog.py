@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, url_for
 
 from app.console import text
 from app.console.access import acting, needs, services
 from app.console.changes import Done, Review, change
 from app.console.filters import Filters
-from app.console.forms import REASON, Choice, Field, Form, Kind, amount, plain, printable, whole
+from app.console.forms import REASON, Choice, Field, Form, Kind, amount, duration, duration_text, plain, printable
+from app.console.navigation import is_within
 from app.console.pages import page
 from app.console.paging import paged
 from app.console.scopes import feature_choices
@@ -44,10 +45,9 @@ _FEATURE_FIELDS = (
     Field(
         "reversal_seconds",
         "Service servers may reverse a run for",
-        whole(0, REVERSAL_SECONDS_MAX),
-        Kind.NUMBER,
+        duration(0, REVERSAL_SECONDS_MAX),
         default="0",
-        unit="seconds",
+        help="Such as 15m, 24h or 7d. 0: never.",
     ),
 )
 _NEW_FEATURE = Form((Field("id", "Id", path_id, help="As service servers send it."), *_FEATURE_FIELDS, REASON))
@@ -138,7 +138,7 @@ def change_feature(feature_id: str) -> Response:
             "name": feature.name,
             "min_token": text.tokens(feature.min_micros),
             "unpriced": feature.unpriced,
-            "reversal_seconds": str(feature.reversal_seconds),
+            "reversal_seconds": duration_text(feature.reversal_seconds),
         },
     )
 
@@ -208,12 +208,15 @@ _TABS = (
     ("Calculator", "prices.calculator"),
     ("Price lists", "price_imports.index"),
 )
+_TAB_PAGES = [endpoint for _, endpoint in _TABS]
 
 
 @blueprint.app_context_processor
 def _tabs() -> dict[str, Any]:
     return {
-        "catalog_tabs": lambda: [(label, url_for(endpoint), request.endpoint == endpoint) for label, endpoint in _TABS]
+        "catalog_tabs": lambda: [
+            (label, url_for(endpoint), is_within(_TAB_PAGES, endpoint)) for label, endpoint in _TABS
+        ]
     }
 
 

@@ -39,7 +39,7 @@ ROWS_PER_SIDE = 8
 _BULK = Form((Field("selection", "Selection", selections.read, Kind.HIDDEN), REASON, REFERENCE))
 _VERBS = {BulkKind.REPLAY: "Replay", BulkKind.WRITE_OFF: "Write off"}
 _INTROS = {
-    BulkKind.REPLAY: "They are tried again, as if they had just come: what its wallet can pay by now is deducted.",
+    BulkKind.REPLAY: "They are tried again, as if they had just come: what their wallets can pay by now is deducted.",
     BulkKind.WRITE_OFF: "Their costs are given up for good. Balances stay as they are, and the wallets owe less.",
 }
 
@@ -142,7 +142,7 @@ def _draft(action: BulkKind) -> Response:
         review=None,
         perform=perform,
         initial={"selection": selection, "reference": _proposed_reference(action)},
-        intro=f"{_INTROS[action]} The next page says which ones and how much; nothing happens before you confirm it.",
+        intro=f"{_INTROS[action]} {_figures(selection)}Nothing happens before you confirm it on the next page.",
     )
 
 
@@ -167,6 +167,21 @@ def _told(selection: str) -> str:
         return "one failed end" if number == 1 else f"{text.count(number)} failed ends"
     words = selections.described(list(asked["filter"].items()))
     return f"all failed ends: {words}" if words else "all failed ends"
+
+
+def _figures(selection: str) -> str:
+    """How much that is as of now. What is frozen in the end stands on the next page."""
+    try:
+        which = selections.read(selection)
+    except ValueError:
+        return ""
+    if not isinstance(which, Filter):
+        return ""
+    total = services().failed_end_sums.failed_ends(which, (Group.STATE,), 1).total
+    return (
+        f"As of now that is {text.counted(total.ends, 'end')} of {text.counted(total.users, 'user')},"
+        f" {text.amount(total.cost_micros)} tokens. "
+    )
 
 
 def _proposed_reference(action: BulkKind) -> str:

@@ -57,7 +57,7 @@ _EXPIRES = Field(
 )
 FILTERS = Filters(
     Field("name", "Name", identifier(NAME_LENGTH_MAX), is_required=False),
-    Field("kind", "Of", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
+    Field("kind", "For", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
     Field("state", "State", plain, Kind.CHOICE, is_required=False, choices=_STATES),
 )
 _NEW = Form(
@@ -171,6 +171,7 @@ def rotate(key_id: str) -> Response:
         back=url_for("keys.show", key_id=key_id),
         review=review,
         perform=perform,
+        intro=_intro(key),
     )
 
 
@@ -194,8 +195,18 @@ def revoke(key_id: str) -> Response:
             warning="It was used in the last hour." if _is_in_use(key) else None,
         ),
         perform=perform,
+        intro=_intro(key),
         is_dangerous=True,
     )
+
+
+def _intro(key: KeyRow) -> str:
+    """What somebody who is about to change a key should see first: what it opens, and whether it is in use."""
+    may_do = ", ".join(in_order(key.scopes))
+    used = "It was never used."
+    if key.last_used_at is not None:
+        used = f"It was last used {text.ago(key.last_used_at, services().clock.now())}, from {key.last_used_address}."
+    return f"It is for {dict(_KINDS)[key.kind]}s and may do: {may_do}. {used}"
 
 
 def _told(made: MadeKey, message: str) -> Done:

@@ -180,7 +180,7 @@ def _charts(samples: Sequence[Sample], hours: int) -> Sequence[LineChart]:
             Series("settled", [sample.settled for sample in samples]),
         ),
         of_money(
-            "Failed, by amount",
+            "Failed ends, tokens",
             Series("retrying", [sample.retrying_micros for sample in samples]),
             Series("dead", [sample.dead_micros for sample in samples]),
             Series("owed in all", [sample.debt_micros for sample in samples]),
@@ -191,7 +191,7 @@ def _charts(samples: Sequence[Sample], hours: int) -> Sequence[LineChart]:
             Series("oldest, seconds", [_whole(sample.backlog_age_seconds) for sample in samples]),
         ),
         of_money(
-            "What users have bought and not used",
+            "What users have bought and not used, tokens",
             Series("liability", [sample.liability_micros for sample in samples]),
             Series("held", [sample.held_micros for sample in samples]),
         ),

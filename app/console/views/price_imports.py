@@ -19,12 +19,13 @@ from app.console.filters import Filters
 from app.console.forms import REASON, Choice, Field, Form, Kind, amount, flag, plain, whole
 from app.console.pages import page
 from app.console.paging import paged
+from app.console.rates_fields import labelled
 from app.console.scopes import effective_field, feature_field, from_text
 from app.domain.errors import Invalid, NotFound
 from app.domain.inputs import ID_LENGTH_MAX, identifier
 from app.domain.keys import KeyScope
 from app.domain.pages import NEWEST
-from app.stores.postgres.price_imports import PriceImport
+from app.stores.postgres.price_imports import PriceImport, stored_rates
 from app.wire.cursors import NEWEST_FIRST
 
 blueprint = Blueprint("price_imports", __name__, url_prefix="/catalogue/price-lists")
@@ -37,6 +38,7 @@ _FORMATS: tuple[Choice, ...] = (
     (Format.LITELLM, "LiteLLM: model_prices_and_context_window.json"),
     (Format.MODELS_DEV, "models.dev: api.json"),
 )
+_FORMAT_NAMES = {format: label.partition(":")[0] for format, label in _FORMATS}
 
 
 def _names(typed: str) -> tuple[str, ...]:
@@ -51,13 +53,13 @@ _NEW = Form(
     (
         Field("list", "The list", plain, Kind.FILE, help="A JSON file of up to 16 MB.", wire_names=("document",)),
         Field("format", "Its format", plain, Kind.CHOICE, choices=_FORMATS, default=Format.LITELLM),
-        Field("tokens_per_dollar", "A dollar is", amount(), Kind.NUMBER, unit="tokens"),
+        Field("tokens_per_dollar", "Tokens for a dollar", amount(), Kind.NUMBER),
         Field("providers", "Providers", _names, is_required=False, help="openai anthropic: only those. Empty: all."),
         Field("models", "Models", _names, is_required=False, help="Ids, or beginnings of ids and a star: gpt-5* o3."),
         Field("exclude_models", "But not these", _names, is_required=False),
         Field("strip_provider", "Call gemini/gemini-2.5-pro just gemini-2.5-pro", flag, Kind.FLAG),
         Field("dated_ids", "Price dated ids too, such as gpt-5-2025-08-07", flag, Kind.FLAG, default="yes"),
-        feature_field(help="Empty: prices for all features."),
+        feature_field(help="All: prices for all feature endpoints.", unchosen="all"),
         effective_field(),
     )
 )
@@ -74,7 +76,11 @@ _NO_FILTERS = Filters()
 @needs(KeyScope.READ)
 def index() -> Response:
     _NO_FILTERS.read()
-    return page("catalog/price_imports.html", paged=paged(NEWEST_FIRST, services().price_imports.list))
+    return page(
+        "catalog/price_imports.html",
+        paged=paged(NEWEST_FIRST, services().price_imports.list),
+        format_label=_FORMAT_NAMES.get,
+    )
 
 
 @blueprint.route("/new", methods=["GET", "POST"])
@@ -137,7 +143,9 @@ def show(number: int) -> Response:
         first=first,
         next_url=None if last >= len(rows) else f"{address}?part={part}&from_row={last}",
         effect=found.report["usage"],
+        format_label=_FORMAT_NAMES.get,
         kind_label=_kind_label,
+        rates=lambda row: labelled(stored_rates(row["rates"])),
         change_percent=_change_percent,
     )
 
@@ -153,14 +161,14 @@ def approve(number: int) -> Response:
             raise Invalid(errors={"allow_jumps": [f"{jumps:,} change by more than half: allow that if it is meant."]})
         usage = draft.report["usage"]
         return Review(
-            f"{draft.counts['changed']:,} prices are changed and {draft.counts['new']:,} are new,"
-            f" {from_text(draft.effective_from)}.",
+            f"{text.counted(draft.counts['changed'], 'price')} changed and {text.counted(draft.counts['new'], 'price')}"
+            f" new, {from_text(draft.effective_from)}.",
             [
                 ("The last 30 days' runs cost", f"{text.money(usage['old_cost_micros']).exact} tokens"),
                 ("By the new prices", f"{text.money(usage['new_cost_micros']).exact} tokens"),
                 ("Reason", values["reason"]),
             ],
-            warning=f"{jumps:,} prices change by more than half." if jumps else None,
+            warning=f"By more than half: {text.counted(jumps, 'price')}." if jumps else None,
         )
 
     def perform(values: Mapping[str, Any]) -> Done:
@@ -170,7 +178,8 @@ def approve(number: int) -> Response:
             .price_import
         )
         return Done(
-            url_for("price_imports.show", number=number), f"{len(approved.price_ids or ()):,} prices were made."
+            url_for("price_imports.show", number=number),
+            f"Made: {text.counted(len(approved.price_ids or ()), 'price')}.",
         )
 
     return change(
@@ -180,6 +189,10 @@ def approve(number: int) -> Response:
         back=url_for("price_imports.show", number=number),
         review=review,
         perform=perform,
+        intro=(
+            f"{text.counted(draft.counts['changed'], 'price')} would change and"
+            f" {text.counted(draft.counts['new'], 'price')} would be new."
+        ),
     )
 
 

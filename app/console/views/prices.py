@@ -16,17 +16,14 @@ from app.console.changes import Done, Review, change
 from app.console.filters import Filtered, Filters
 from app.console.forms import REASON, Field, Form, Kind, identifier, whole
 from app.console.pages import page
-from app.console.paging import paged
 from app.console.rates_fields import labelled, rate_fields, rates_of, texts_of
-from app.console.scopes import effective_field, feature_field, from_text, initial_from, scope_text, standing
+from app.console.scopes import dated_index, effective_field, feature_field, from_text, initial_from, scope_text
 from app.domain.errors import DomainError, Invalid, Unavailable
 from app.domain.inputs import model_or_pattern
 from app.domain.keys import KeyScope
 from app.domain.pricing import parts_micros
 from app.domain.rates import RateCard
-from app.domain.reports import Scope
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX, Usage
-from app.wire.cursors import NEWEST_FIRST
 from app.wire.statuses import STATUS_OF_CODE
 
 blueprint = Blueprint("prices", __name__, url_prefix="/catalogue/prices")
@@ -43,7 +40,7 @@ _MODEL = Field(
 )
 _NEW = Form(
     (
-        feature_field(help="Empty: all features that have no price of their own for the model."),
+        feature_field(help="All: those that have no price of their own for the model.", unchosen="all"),
         _MODEL,
         effective_field(),
         *rate_fields(are_required=True),
@@ -57,7 +54,7 @@ def _tokens_field(name: str, label: str, *, default: str = "") -> Field:
 
 
 CALCULATOR = Filters(
-    feature_field(),
+    feature_field(unchosen="choose"),
     Field("model", "Model", identifier(), is_required=False),
     _tokens_field("input_token", "Input tokens"),
     _tokens_field("output_token", "Output tokens"),
@@ -74,20 +71,9 @@ _DRAFT_FIELDS = tuple(each.name for each in rate_fields(are_required=False))
 @blueprint.get("")
 @needs(KeyScope.READ)
 def index() -> Response:
-    filtered = FILTERS.read()
-    found = None
-    if filtered.is_valid:
-        wanted, prices = Scope(**filtered.values), services().price_admin
-        found = paged(NEWEST_FIRST, lambda limit, before_id: prices.list(wanted, limit, before_id))
-    cards, now = services().catalog.current.rate_cards, services().clock.now()
-    return page(
-        "catalog/prices.html",
-        filtered.status,
-        filtered=filtered,
-        paged=found,
-        standing=lambda card: standing(cards, card, now),
-        labelled=labelled,
-        proposal=_proposal,
+    cards = services().catalog.current.rate_cards
+    return dated_index(
+        "catalog/prices.html", FILTERS, services().price_admin.list, cards, labelled=labelled, proposal=_proposal
     )
 
 

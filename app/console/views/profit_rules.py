@@ -12,12 +12,8 @@ from app.console.access import acting, needs, services
 from app.console.changes import Done, Review, change
 from app.console.filters import Filters
 from app.console.forms import REASON, Field, Form, Kind, identifier, percentage
-from app.console.pages import page
-from app.console.paging import paged
-from app.console.scopes import effective_field, feature_field, from_text, initial_from, scope_text, standing
+from app.console.scopes import dated_index, effective_field, feature_field, from_text, initial_from, scope_text
 from app.domain.keys import KeyScope
-from app.domain.reports import Scope
-from app.wire.cursors import NEWEST_FIRST
 
 blueprint = Blueprint("profit_rules", __name__, url_prefix="/catalogue/profit-rules")
 
@@ -25,7 +21,7 @@ FILTERS = Filters(feature_field(), Field("model", "Model", identifier(), is_requ
 _NEW = Form(
     (
         Field("percentage", "Profit", percentage, Kind.NUMBER, unit="%"),
-        feature_field(help="None: for all that have no rule of their own."),
+        feature_field(help="All: those that have no rule of their own.", unchosen="all"),
         Field("model", "Model", identifier(), is_required=False, help="Exactly as service servers send it."),
         effective_field(),
         REASON,
@@ -36,19 +32,8 @@ _NEW = Form(
 @blueprint.get("")
 @needs(KeyScope.READ)
 def index() -> Response:
-    filtered = FILTERS.read()
-    found = None
-    if filtered.is_valid:
-        wanted, catalog = Scope(**filtered.values), services().catalog_admin
-        found = paged(NEWEST_FIRST, lambda limit, before_id: catalog.rules(wanted, limit, before_id))
-    rules, now = services().catalog.current.profit_rules, services().clock.now()
-    return page(
-        "catalog/profit_rules.html",
-        filtered.status,
-        filtered=filtered,
-        paged=found,
-        standing=lambda rule: standing(rules, rule, now),
-    )
+    rules = services().catalog.current.profit_rules
+    return dated_index("catalog/profit_rules.html", FILTERS, services().catalog_admin.rules, rules)
 
 
 @blueprint.route("/new", methods=["GET", "POST"])

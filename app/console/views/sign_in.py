@@ -1,13 +1,22 @@
-"""Signing in and out, and choosing light or dark."""
+"""Signing in and out, and choosing light or dark.
+
+Whoever sends a form too late signs in on the page that answers it, which carries along what was typed; then the form is
+there again. Nothing is done on that way.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, current_app, g, request, url_for
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.console import access
-from app.console.access import current_session, needs_session, open_to_all, services
+from app.console.access import CSRF_FIELD, ShownBefore, SignedOut, current_session, needs_session, open_to_all, services
+from app.console.changes import ONCE_FIELD, STEP_FIELD
 from app.console.forms import Field, Filled, Form, Kind, identifier
 from app.console.pages import page, see_other
 from app.domain.errors import DomainError, InvalidApiKey
@@ -19,6 +28,10 @@ blueprint = Blueprint("sign_in", __name__)
 THEME_SECONDS = 365 * 86_400
 KEY_LENGTH_MAX = 1_000
 VISIT_BYTES = 32
+# What of a form belongs to the session that it was shown to.
+_OF_SESSION = (CSRF_FIELD, ONCE_FIELD, STEP_FIELD)
+
+Pairs = Sequence[tuple[str, str]]
 
 _FORM = Form(
     (
@@ -37,7 +50,8 @@ _FORM = Form(
 @blueprint.get("/sign-in")
 @open_to_all
 def show() -> Response:
-    return _page(_FORM.blank(), 200)
+    has_ended = "next" in request.args and access.cookie_name() in request.cookies
+    return _page(_FORM.blank(), 200, message="Your session has ended." if has_ended else "")
 
 
 @blueprint.post("/sign-in")
@@ -55,9 +69,26 @@ def sign_in() -> Response:
         return _page(filled.refused(InvalidApiKey("That is no operator's key in force")), STATUS_OF_CODE[error.code])
     except DomainError as error:
         return _page(filled.refused(error), STATUS_OF_CODE[error.code])
-    response = see_other(_next(request.form.get("next", "")))
+    target, kept = _next(request.form.get("next", "")), _kept()
+    if kept:
+        response = _back_to_form(target, kept, access.token_of(token), "You are signed in again. Nothing was done yet.")
+    else:
+        response = see_other(target)
     access.set_cookie(response, access.cookie_name(), token)
     return response
+
+
+@blueprint.app_errorhandler(SignedOut)
+def signed_out(error: SignedOut) -> Response:
+    """The sign-in, with what was typed into the form that came too late."""
+    kept = _sent() if access.is_form() else []
+    told = f"{error.description} Sign in{', and what you typed is there again' if kept else ''}."
+    return _page(_FORM.blank(), 401, message=told, kept=kept, target=_shown_at(request.path))
+
+
+@blueprint.app_errorhandler(ShownBefore)
+def shown_before(error: ShownBefore) -> Response:
+    return _back_to_form(request.path, _sent(), access.csrf_token(), str(error.description), 403)
 
 
 @blueprint.post("/sign-out")
@@ -82,11 +113,45 @@ def choose_theme() -> Response:
     return response
 
 
-def _page(filled: Filled, status: int) -> Response:
+def _sent() -> list[tuple[str, str]]:
+    """What was typed. A file isn't kept, and nothing of a form that is too large to be read for a stranger."""
+    try:
+        return [pair for pair in request.form.items(multi=True) if pair[0] not in _OF_SESSION]
+    except RequestEntityTooLarge:
+        return []
+
+
+def _kept() -> list[tuple[str, str]]:
+    """What the sign-in has carried along."""
+    try:
+        found = json.loads(request.form.get("kept", "[]"))
+        return [(str(name), str(value)) for name, value in found if name not in _OF_SESSION]
+    except (ValueError, TypeError):
+        return []
+
+
+def _back_to_form(target: str, kept: Pairs, csrf: str, message: str, status: int = 200) -> Response:
+    return page("form_back.html", status, target=target, kept=kept, csrf=csrf, message=message)
+
+
+def _shown_at(path: str) -> str:
+    """Where somebody sees what a form was for: its own page, or the one right above it."""
+    routes = current_app.url_map.bind("")
+    for address in (path, urlsplit(path).path.rpartition("/")[0]):
+        try:
+            routes.match(address, method="GET")
+        except HTTPException:
+            continue
+        return address
+    return url_for("overview.show")
+
+
+def _page(filled: Filled, status: int, *, message: str = "", kept: Pairs | None = None, target: str = "") -> Response:
     visit = request.cookies.get(access.visit_cookie_name()) or secrets.token_urlsafe(VISIT_BYTES)
     g.console_visit = visit
-    target = _next(request.values.get("next", ""))
-    response = page("sign_in.html", status, filled=filled, next=target)
+    carried = json.dumps(_kept() if kept is None else kept)
+    wanted = _next(target or request.values.get("next", ""))
+    response = page("sign_in.html", status, filled=filled, next=wanted, message=message, kept=carried)
     access.set_cookie(response, access.visit_cookie_name(), visit)
     return response
 

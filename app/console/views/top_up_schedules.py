@@ -15,7 +15,7 @@ from app.console.forms import REASON, REFERENCE, Choice, Field, Form, Kind, iden
 from app.console.pages import page
 from app.console.paging import paged
 from app.console.scopes import package_choices
-from app.console.views.top_ups import AMOUNT_FIELDS, amount_text, target_of
+from app.console.views.top_ups import AMOUNT_FIELDS, amount_text, target_of, target_text
 from app.console.views.top_ups import TONES as TOP_UP_TONES
 from app.domain.errors import Invalid
 from app.domain.keys import KeyScope
@@ -34,7 +34,7 @@ _CATCH_UPS: Sequence[Choice] = (
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _NEW = Form(
     (
-        Field("package_id", "Package", plain, Kind.CHOICE, is_required=False, choices=package_choices),
+        Field("package_id", "Package", plain, Kind.CHOICE, is_required=False, choices=package_choices, unchosen="none"),
         Field("user_id", "Or one user", identifier(), is_required=False),
         *AMOUNT_FIELDS,
         Field("period", "Period", Period, Kind.CHOICE, choices=_PERIODS, default=Period.MONTHLY),
@@ -75,7 +75,9 @@ _EFFECTS = {
 def index() -> Response:
     _NO_FILTERS.read()
     found = paged(NEWEST_FIRST, services().top_up_schedules.list)
-    return page("top_ups/schedules.html", paged=found, tones=TONES, amount_text=amount_text, when=when)
+    return page(
+        "top_ups/schedules.html", paged=found, tones=TONES, amount_text=amount_text, target_text=target_text, when=when
+    )
 
 
 @blueprint.get("/show/<int:number>")
@@ -91,6 +93,7 @@ def show(number: int) -> Response:
         history=history,
         tones=TOP_UP_TONES,
         amount_text=amount_text,
+        target_text=target_text,
         when=when,
     )
 
@@ -153,6 +156,7 @@ def change_state(verb: str, number: int) -> Response:
             ],
         ),
         perform=perform,
+        intro=f"For {target_text(schedule.target)}: {amount_text(schedule.amount)}, {when(schedule)}.",
         is_dangerous=verb == "end",
     )
 

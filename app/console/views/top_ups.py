@@ -35,7 +35,7 @@ STATUSES: Sequence[Choice] = [*((status, f"{status} only") for status in WalletS
 PACKAGE = Field("package_id", "Package", plain, Kind.CHOICE, choices=package_choices)
 AMOUNT_FIELDS = (
     Field("amount", "Amount", amount(), Kind.NUMBER, unit="tokens", wire_names=("token", "fill_up_to_token")),
-    Field("mode", "Of which", TopUpMode, Kind.CHOICE, choices=MODES, default=TopUpMode.ADD),
+    Field("mode", "How it is meant", TopUpMode, Kind.CHOICE, choices=MODES, default=TopUpMode.ADD),
     Field("wallet_status", "Wallets that are", plain, Kind.CHOICE, choices=STATUSES, default=WalletStatus.ACTIVE),
 )
 _NEW = Form((PACKAGE, *AMOUNT_FIELDS, REFERENCE, REASON))
@@ -50,7 +50,7 @@ WALLETS = Filters(Field("outcome", "Outcome", plain, Kind.CHOICE, is_required=Fa
 def index() -> Response:
     _NO_FILTERS.read()
     found = paged(NEWEST_FIRST, services().top_ups.list)
-    return page("top_ups/index.html", paged=found, tones=TONES, amount_text=amount_text)
+    return page("top_ups/index.html", paged=found, tones=TONES, amount_text=amount_text, target_text=target_text)
 
 
 @blueprint.route("/new", methods=["GET", "POST"])
@@ -98,6 +98,7 @@ def show(number: int) -> Response:
         filtered=filtered,
         paged=found,
         amount_text=amount_text,
+        target_text=target_text,
         here=request.full_path,
     )
 
@@ -117,9 +118,9 @@ def apply(number: int) -> Response:
         action="Top them up",
         back=url_for("top_ups.show", number=number),
         review=lambda values: Review(
-            f"{text.count(batch.planned.wallets)} wallets get {text.amount(batch.planned.micros)} tokens in all.",
+            f"{text.counted(batch.planned.wallets, 'wallet')} get {text.amount(batch.planned.micros)} tokens in all.",
             [
-                ("Package", batch.target.package_id or "-"),
+                ("For", target_text(batch.target)),
                 ("Each", amount_text(batch.amount)),
                 ("Reference", batch.reference),
                 ("Reason", batch.reason),
@@ -127,7 +128,6 @@ def apply(number: int) -> Response:
             warning="What was filled up or has left since then is passed over.",
         ),
         perform=perform,
-        intro=f"Wallets as they were frozen: {text.count(batch.planned.wallets)}.",
     )
 
 
@@ -145,7 +145,10 @@ def discard(number: int) -> Response:
         title=f"Discard top-up {number}",
         action="Discard it",
         back=url_for("top_ups.show", number=number),
-        review=lambda values: Review("The dry run is forgotten. Nothing was posted.", [("Reference", batch.reference)]),
+        review=lambda values: Review(
+            f"The dry run for {text.counted(batch.planned.wallets, 'wallet')} is forgotten. Nothing was posted.",
+            [("Reference", batch.reference)],
+        ),
         perform=perform,
     )
 
@@ -153,6 +156,10 @@ def discard(number: int) -> Response:
 def target_of(values: Mapping[str, Any]) -> Target:
     status = values["wallet_status"]
     return Target(values.get("package_id"), values.get("user_id"), None if status == ANY else status)
+
+
+def target_text(target: Target) -> str:
+    return f"package {target.package_id}" if target.package_id is not None else f"user {target.user_id}"
 
 
 def amount_text(amount: TopUpAmount) -> str:

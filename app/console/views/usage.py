@@ -36,6 +36,7 @@ blueprint = Blueprint("usage", __name__, url_prefix="/usage")
 
 DAYS_DEFAULT = 30
 BARS_MAX = 10
+DAYS_CHARTED_MAX = 400
 # Of days, features and models, from which the charts are made. Beyond it a chart would be nothing to look at.
 CHART_ROWS_MAX = 50_000
 _LABELS = {
@@ -55,8 +56,8 @@ FILTERS = Filters(
     Field("model", "Model", identifier(), is_required=False),
     Field("user_id", "User", identifier(), is_required=False),
     Field("package_id", "Package", plain, Kind.CHOICE, is_required=False, choices=package_choices),
-    Field("price_id", "Price, 0 for the default rule", whole(0, 2**63 - 1), is_required=False),
-    Field("kind", "Only", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
+    Field("price_id", "Price", whole(0, 2**63 - 1), is_required=False, help="0: the default rule."),
+    Field("kind", "Kind", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
     Field("group_by", "In the table, by", Group, Kind.MANY, is_required=False, choices=_GROUPS),
 )
 
@@ -110,7 +111,7 @@ def show() -> Response:
         labels=[_LABELS[group] for group in wanted.groups],
         cells=lambda row: _cells(wanted.groups, row),
         total=Sums.of(by_days),
-        charts=_charts(by_days),
+        charts=_charts(by_days, *_charted(filtered, today)),
         by_feature=_bars(by_days, 1, Group.FEATURE, filtered),
         by_model=_bars(by_days, 2, Group.MODEL, filtered),
         downloads=[
@@ -139,12 +140,17 @@ def table(format: str) -> Response:
 
 def _wanted(filtered: Filtered, today: date) -> Usage:
     given = dict(filtered.values)
-    until: date = given.pop("to", None) or today + timedelta(days=1)
-    since: date = given.pop("from", None) or until - timedelta(days=DAYS_DEFAULT)
+    since, until = _days(given.pop("from", None), given.pop("to", None), today)
     groups = tuple(given.pop("group_by", ())) or (Group.DAY,)
     if "kind" in given:
         given["kind"] = EntryKind(given["kind"])
     return Usage(since, until, groups, **given)
+
+
+def _days(since: date | None, until: date | None, today: date) -> tuple[date, date]:
+    """The first day of a report, and the one after its last."""
+    until = until or today + timedelta(days=1)
+    return since or until - timedelta(days=DAYS_DEFAULT), until
 
 
 def _spans(today: date) -> list[tuple[str, date, date]]:
@@ -164,13 +170,22 @@ def _is_span(filtered: Filtered, since: date, until: date) -> bool:
     return (filtered.values.get("from"), filtered.values.get("to")) == (since, until)
 
 
-def _charts(rows: Sequence[UsageRow]) -> Sequence[LineChart]:
+def _charted(filtered: Filtered, today: date) -> tuple[date, date]:
+    """The same for its charts, in which days to come have no place."""
+    since, until = _days(filtered.values.get("from"), filtered.values.get("to"), today)
+    return since, min(until, today + timedelta(days=1))
+
+
+def _charts(rows: Sequence[UsageRow], since: date, until: date) -> Sequence[LineChart]:
+    """Of all the days that were asked for, also those without a run; of very many, from the first run on."""
     by_day: dict[date, list[UsageRow]] = defaultdict(list)
     for row in rows:
         by_day[row.key[0]].append(row)
-    days = sorted(by_day)
-    if days:
-        days = [days[0] + timedelta(days=i) for i in range((days[-1] - days[0]).days + 1)]
+    days: list[date] = []
+    if by_day:
+        first = since if (until - since).days <= DAYS_CHARTED_MAX else min(by_day)
+        last = max(until - timedelta(days=1), *by_day)
+        days = [first + timedelta(days=i) for i in range((last - first).days + 1)]
     sums = [Sums.of(by_day[day]) for day in days]
 
     def label(at: Any) -> str:
@@ -180,7 +195,9 @@ def _charts(rows: Sequence[UsageRow]) -> Sequence[LineChart]:
         exact = text.amount if unit == MICROS_PER_TOKEN else None
         series = [Series(text.words(name), [value(each) for each in sums]) for name, value in lines.items()]
         moments = [midnight(day) for day in days]
-        return line_chart(title, moments, series, write, label=label, unit=unit, exact=exact)
+        return line_chart(
+            title, moments, series, write, label=label, unit=unit, exact=exact, empty="Nothing was used in these days."
+        )
 
     return [
         of(

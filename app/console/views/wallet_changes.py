@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response, request, url_for
 
 from app.console import text
 from app.console.access import acting, needs, services
 from app.console.changes import Done, Review, change
 from app.console.forms import REASON, REFERENCE, Field, Form, Kind, amount, plain
-from app.console.scopes import package_choices
+from app.console.scopes import initial_from, package_choices
 from app.domain.corrections import CorrectionKind, CorrectionRequest
 from app.domain.errors import HoldNotFound, NotFound
 from app.domain.keys import KeyScope
 from app.domain.postings import Posting, PostingKind
 from app.domain.reports import EntryKind
-from app.domain.wallets import WalletBalance, WalletStatus
+from app.domain.wallets import Balance, WalletBalance, WalletStatus
 
 blueprint = Blueprint("wallet_changes", __name__, url_prefix="/wallets")
 
@@ -49,6 +49,7 @@ _TERMS = Form(
             Kind.CHOICE,
             is_required=False,
             choices=package_choices,
+            unchosen="none",
             help="Without one the user can start nothing.",
         ),
         Field(
@@ -152,6 +153,7 @@ def status(status: str, user_id: str) -> Response:
             ],
         ),
         perform=perform,
+        intro=_stands(found.balance),
         is_dangerous=wanted is not WalletStatus.ACTIVE,
     )
 
@@ -194,6 +196,11 @@ def refund_run(end_id: UUID) -> Response:
             warning="This run has nothing left to give back." if cost_micros == 0 else None,
         ),
         perform=perform,
+        intro=(
+            f"The run of {text.moment(story.accepted.accepted_at)} UTC has cost {_tokens(cost_micros)}"
+            f" ({story.accepted.feature_endpoint_id or 'no feature endpoint'},"
+            f" {story.accepted.model or 'no model'})."
+        ),
     )
 
 
@@ -217,6 +224,7 @@ def release_hold(process_id: str, user_id: str) -> Response:
             [("Process", process_id), ("Reason", values["reason"])],
         ),
         perform=perform,
+        intro=f"Of the run {process_id}.",
         is_dangerous=True,
     )
 
@@ -256,12 +264,19 @@ def _post(user_id: str, kind: PostingKind, form: Form, title: str, action: str) 
         back=_back(user_id),
         review=review,
         perform=perform,
+        initial=initial_from(form, request.args),
+        intro=_stands(balance),
         is_dangerous=kind is PostingKind.ADJUSTMENT,
     )
 
 
 def _wallet(user_id: str) -> WalletBalance:
     return services().wallet_admin.get(user_id)
+
+
+def _stands(balance: Balance) -> str:
+    owes = f", and {_tokens(balance.debt_micros)} are owed" if balance.debt_micros else ""
+    return f"Posted are {_tokens(balance.posted_micros)}, spendable {_tokens(balance.spendable_micros)}{owes}."
 
 
 def _back(user_id: str) -> str:

@@ -43,7 +43,6 @@ TONES = {WalletStatus.ACTIVE: "good", WalletStatus.SUSPENDED: "warn", WalletStat
 _STATUSES: Sequence[Choice] = [(status, str(status)) for status in WalletStatus]
 _YES_OR_NO: Sequence[Choice] = (("yes", "yes"), ("no", "no"))
 _SORTS: Sequence[Choice] = (
-    (WalletSort.USER, "user id"),
     (f"-{WalletSort.BALANCE}", "highest balance"),
     (WalletSort.BALANCE, "lowest balance"),
     (f"-{WalletSort.DEBT}", "largest debt"),
@@ -78,13 +77,13 @@ FILTERS = Filters(
         is_required=False,
         unit="tokens",
     ),
-    Field("sort", "By", WalletOrder.named, Kind.CHOICE, is_required=False, choices=_SORTS),
+    Field("sort", "Sorted by", WalletOrder.named, Kind.CHOICE, is_required=False, choices=_SORTS, unchosen="user id"),
 )
 _KINDS: Sequence[Choice] = [(kind, text.words(kind)) for kind in EntryKind]
 STATEMENT = Filters(
     Field("from", "From", reports.day, Kind.DAY, is_required=False),
     Field("to", "Up to, not including", reports.day, Kind.DAY, is_required=False),
-    Field("kind", "Only", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
+    Field("kind", "Kind", plain, Kind.CHOICE, is_required=False, choices=_KINDS),
     feature_field(),
     Field("model", "Model", identifier(), is_required=False),
 )
@@ -241,7 +240,7 @@ def _chart(user_id: str) -> LineChart | None:
     except Archived:
         return None
     return line_chart(
-        "Posted balance at the end of each day",
+        "Posted balance at the end of each day, tokens",
         [midnight(each.day) for each in days],
         [Series("posted", [each.balance_micros for each in days])],
         text.rounded,

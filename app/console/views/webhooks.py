@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, url_for
 
 from app.console import text
 from app.console.access import acting, may, needs, services
@@ -18,19 +18,21 @@ from app.console.forms import (
     Field,
     Form,
     Kind,
+    duration,
+    duration_text,
     identifier,
     moment,
     plain,
     printable,
-    whole,
 )
+from app.console.navigation import is_within
 from app.console.pages import page
 from app.console.paging import paged
 from app.domain.audit import AuditFilter
 from app.domain.keys import KeyScope
 from app.domain.pages import NEWEST
 from app.domain.webhook_urls import URL_LENGTH_MAX
-from app.domain.webhooks import SUBSCRIBABLE, DeliveryState, EndpointState, EventType
+from app.domain.webhooks import SUBSCRIBABLE, DeliveryState, DisabledReason, EndpointState, EventType
 from app.stores.postgres.webhooks.deliveries import DeliveryFilter
 from app.stores.postgres.webhooks.endpoints import Endpoint
 from app.stores.postgres.webhooks.events import EventFilter
@@ -51,6 +53,12 @@ _TABS = (
     ("Balance rules", "balance_rules.index"),
     ("Top-up requests", "balance_rules.requests"),
 )
+_TAB_PAGES = [endpoint for _, endpoint in _TABS]
+_DISABLED_FOR = {
+    DisabledReason.OPERATOR: "by an operator",
+    DisabledReason.FAILING: "failing for days",
+    DisabledReason.GONE: "it answered that it is gone",
+}
 _NUMBER = f"<int(max={NEWEST}):number>"
 _TYPES: list[Choice] = [(kind.value, kind.value) for kind in SUBSCRIBABLE]
 _ENDPOINT = Form(
@@ -73,11 +81,10 @@ _ROTATION = Form(
     (
         Field(
             "overlap_seconds",
-            "Those before it sign as well for",
-            whole(0, OVERLAP_SECONDS_MAX),
-            Kind.NUMBER,
-            default=str(OVERLAP_SECONDS_DEFAULT),
-            unit="seconds",
+            "The old secret goes on signing for",
+            duration(0, OVERLAP_SECONDS_MAX),
+            default=duration_text(OVERLAP_SECONDS_DEFAULT),
+            help="Such as 15m, 24h or 7d: as long as the receiver takes to learn the new one. 0: not at all.",
         ),
         REASON,
     )
@@ -119,12 +126,12 @@ _NO_FILTERS = Filters()
 
 @blueprint.context_processor
 def _frame() -> dict[str, Any]:
-    return {"webhook_tabs": tabs, "state_tones": STATE_TONES, "standing": _standing}
+    return {"webhook_tabs": tabs, "state_tones": STATE_TONES, "standing": _standing, "disabled_for": _disabled_for}
 
 
 def tabs() -> list[tuple[str, str, bool]]:
     """The pages of the section."""
-    return [(label, url_for(name), request.endpoint == name) for label, name in _TABS]
+    return [(label, url_for(name), is_within(_TAB_PAGES, name)) for label, name in _TABS]
 
 
 @blueprint.get("")
@@ -158,9 +165,7 @@ def new() -> Response:
             caller=acting(values),
         )
         number = made.view.endpoint.id
-        return Done(
-            _page_of(number), f"Endpoint {number} was created. Its secret, which isn't shown again: {made.secret}"
-        )
+        return _told_once(number, f"Endpoint {number} was created.", made.secret)
 
     return change(
         _ENDPOINT,
@@ -269,34 +274,35 @@ def test(number: int) -> Response:
             [("Reason", values["reason"])],
         ),
         perform=perform,
+        intro=endpoint.url,
     )
 
 
 @blueprint.route(f"/endpoints/{_NUMBER}/rotate-secret", methods=["GET", "POST"])
 @needs(KeyScope.WEBHOOKS)
 def rotate_secret(number: int) -> Response:
-    services().webhook_endpoints.get(number)
+    endpoint = services().webhook_endpoints.get(number).endpoint
 
     def perform(values: Mapping[str, Any]) -> Done:
         made = services().webhook_endpoints.rotate(
             number, overlap_seconds=values["overlap_seconds"], caller=acting(values)
         )
-        return Done(_page_of(number), f"The new secret, which isn't shown again: {made.secret}")
+        return _told_once(number, f"The secret of endpoint {number} was rotated.", made.secret)
 
     return change(
         _ROTATION,
-        title=f"Another secret for endpoint {number}",
-        action="Make it",
+        title=f"Rotate the secret of endpoint {number}",
+        action="Rotate it",
         back=_page_of(number),
         review=lambda values: Review(
-            "A new secret signs from now on."
-            f" Those before it sign beside it for {text.span(values['overlap_seconds'])}.",
+            f"A new secret signs from now on. The old one signs beside it for {text.span(values['overlap_seconds'])}.",
             [("Reason", values["reason"])],
             warning=None
             if values["overlap_seconds"]
             else "At once: a receiver that doesn't know the new secret refuses what comes.",
         ),
         perform=perform,
+        intro=f"{endpoint.url} The new secret is shown once, when it is made.",
     )
 
 
@@ -311,7 +317,7 @@ def replay_since(number: int) -> Response:
 
     return change(
         _REPLAY_SINCE,
-        title=f"Replay to endpoint {number}",
+        title=f"Replay events to endpoint {number}",
         action="Send them",
         back=_page_of(number),
         review=lambda values: Review(
@@ -324,6 +330,7 @@ def replay_since(number: int) -> Response:
             ],
         ),
         perform=perform,
+        intro=endpoint.url,
     )
 
 
@@ -359,7 +366,7 @@ def replay(event_id: UUID) -> Response:
     receivers = ", ".join(str(each.delivery.endpoint_id) for each in view.deliveries) or "none"
     return change(
         _REASON,
-        title="Replay an event",
+        title=f"Replay {view.event.type}",
         action="Send it",
         back=back,
         review=lambda values: Review(
@@ -367,6 +374,7 @@ def replay(event_id: UUID) -> Response:
             [("Event", view.event.type), ("Endpoints", receivers), ("Reason", values["reason"])],
         ),
         perform=perform,
+        intro=f"To {text.counted(len(view.deliveries), 'endpoint')}. The event's id is {event_id}.",
     )
 
 
@@ -394,8 +402,16 @@ def _with_reason(
         back=_page_of(endpoint.id),
         review=lambda values: Review(effect, [("Reason", values["reason"])]),
         perform=do,
+        intro=effect,
         is_dangerous=is_dangerous,
     )
+
+
+def _told_once(number: int, message: str, secret: str) -> Done:
+    """The page that has the secret, which is kept with no session. A reload of it leads to the endpoint's own page."""
+    location = _page_of(number)
+    answer = page("webhooks/secret.html", number=number, message=message, secret=secret, location=location)
+    return Done(location, f"{message} Its secret was shown once; if it got lost, rotate it.", answer)
 
 
 def _page_of(number: int) -> str:
@@ -407,6 +423,10 @@ def _standing(endpoint: Endpoint) -> tuple[str, str]:
     if endpoint.state is not EndpointState.ENABLED:
         return "disabled", "bad"
     return ("failing", "warn") if endpoint.failing_since is not None else ("enabled", "good")
+
+
+def _disabled_for(endpoint: Endpoint) -> str:
+    return "-" if endpoint.disabled_reason is None else _DISABLED_FOR[endpoint.disabled_reason]
 
 
 def _told_of(event_types: Any) -> str:
