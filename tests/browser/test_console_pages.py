@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Error, Page
@@ -16,6 +16,8 @@ from tests.browser.till import Till
 from tests.console.pages import pages_of
 
 pytestmark = pytest.mark.xdist_group("browser")
+
+HOSTILE = "<img src=x onerror=alert(1)>" + "\u05e9" * 20 + "\U0001f600" * 10 + "x" * 70
 
 
 class Pages:
@@ -100,3 +102,25 @@ def test_the_description_of_the_api_fits_a_phone(browser: Browser, till: Till) -
         # Types have the whole width, and not a narrow column that is as high as a page.
         width: int = page.evaluate("Math.min(...[...document.querySelectorAll('.type')].map(cell => cell.offsetWidth))")
         assert width > PHONE[0] / 2
+
+
+def test_a_hostile_name_stays_text_and_pushes_nothing_out_of_sight(browser: Browser, till: Till) -> None:
+    """Markup, letters that run the other way, pictures, and all as long as an id may be."""
+    till.owes(HOSTILE, 2)
+    dialogs: list[str] = []
+    named = quote(HOSTILE, safe="")
+    with opened(browser, till.url, size=PHONE) as page:
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        till.sign_in(page)
+        for path in ("/", "/wallets", f"/wallets/show/{named}", f"/wallets/top-up/{named}", "/failed-ends"):
+            page.goto(PREFIX + path)
+            assert_fits(page)
+        width, height = DESKTOP
+        page.set_viewport_size({"width": width, "height": height})
+        # What it is about never hides how much it is.
+        row = page.get_by_role("table", name="By user").get_by_role("row", name="onerror")
+        amount, table = row.get_by_role("cell").nth(1).bounding_box(), page.get_by_label("By user").first.bounding_box()
+        assert amount is not None
+        assert table is not None
+        assert amount["x"] + amount["width"] <= table["x"] + table["width"]
+    assert dialogs == []
