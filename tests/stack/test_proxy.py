@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Proxied:
     https: str
     port: int
     trusted: ssl.SSLContext
+    folder: Path
+    reload: Callable[[], object]
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return httpx.request(method, f"{self.https}{path}", verify=self.trusted, timeout=20, **options)
@@ -64,8 +66,8 @@ def proxied(
     folder = tmp_path_factory.mktemp("proxy")
     # The certificate as the document tells to make one for a try.
     command = told_command("TLS", "openssl req").replace("till.example.com", "localhost")
-    (folder / "deploy" / "tls").mkdir(parents=True)
-    subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True, capture_output=True)
+    for line in (told_command("TLS", "mkdir"), command):
+        subprocess.run(["/bin/sh", "-c", line], cwd=folder, check=True, capture_output=True)
     with processes.web({**environment, "LOG_LEVEL": "INFO", "TRUSTED_PROXIES": "127.0.0.1"}, folder, threads=2) as (
         api,
         web,
@@ -78,6 +80,7 @@ def proxied(
             ("listen 8080;", f"listen 127.0.0.1:{ports[0]};"),
             ("listen 8443 ssl;", f"listen 127.0.0.1:{ports[1]} ssl;"),
             ("/etc/tokentill/tls/", f"{folder}/deploy/tls/"),
+            ("/var/www/acme", f"{folder}/deploy/acme"),
             ("client_body_timeout 10s;", f"client_body_timeout {BODY_SECONDS}s;"),
         ):
             assert told in text, told
@@ -86,15 +89,18 @@ def proxied(
         configuration.write_text(text)
         mode = "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"
         log = folder / "nginx.log"
+        words = [programs.programs["nginx"], "-p", folder, "-c", configuration, "-g", mode]
+        settings = {"PATH": os.defpath, **programs.environment}
         with log.open("ab") as output:
-            nginx = launch(
-                [programs.programs["nginx"], "-p", folder, "-c", configuration, "-g", mode],
-                death_signal="SIGTERM", cwd=folder, env={"PATH": os.defpath, **programs.environment}, output=output,
-            )  # fmt: skip
+            nginx = launch(words, death_signal="SIGTERM", cwd=folder, env=settings, output=output)
+
+        def reload() -> None:
+            subprocess.run([*words, "-s", "reload"], cwd=folder, env=settings, check=True, capture_output=True)
+
         try:
             trusted = ssl.create_default_context(cafile=str(folder / "deploy" / "tls" / "fullchain.pem"))
             https = f"https://localhost:{ports[1]}"
-            made = Proxied(api, web, f"http://localhost:{ports[0]}", https, ports[1], trusted)
+            made = Proxied(api, web, f"http://localhost:{ports[0]}", https, ports[1], trusted, folder, reload)
             wait_until(lambda: is_up(made), what="nginx", log=log)
             yield made
         finally:
@@ -196,6 +202,46 @@ def test_limits_of_bodies_are_the_servers_own(
     for field in ("success", "status", "message", "code"):
         assert too_large.json()[field] == direct.json()[field], field
     assert "request_id" not in too_large.json(), "nginx answered"
+
+
+def test_challenges_of_a_certificate_authority_are_answered(proxied: Proxied) -> None:
+    """As certbot lays them into its webroot, whoever's rights it runs with."""
+    assert "--webroot-path deploy/acme " in told_command("TLS", "sudo certbot")
+    challenge = proxied.folder / "deploy" / "acme" / ".well-known" / "acme-challenge" / "token"
+    challenge.parent.mkdir(parents=True)
+    challenge.write_text("token.thumbprint")
+    path = "/.well-known/acme-challenge"
+    assert httpx.get(f"{proxied.http}{path}/token").text == "token.thumbprint"
+    assert httpx.get(f"{proxied.http}{path}/another").status_code == 404
+    assert httpx.get(f"{proxied.http}{path}/%2e%2e/%2e%2e/%2e%2e/tls/privkey.pem").status_code in (301, 400)
+
+
+def test_a_renewed_certificate_is_used_from_the_reload_on(proxied: Proxied, tmp_path: Path) -> None:
+    (tmp_path / "deploy" / "tls").mkdir(parents=True)
+    command = told_command("TLS", "openssl req").replace("till.example.com", "localhost")
+    subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    [hook] = re.findall(r"--deploy-hook\s+'(.*)'$", told_command("TLS", "sudo certbot"))
+    install, _, reload = hook.partition(" && ")
+    assert reload == "docker exec tokentill-proxy-1 nginx -s reload"
+    if os.geteuid() != 0:
+        install = install.replace("-o 101 -g 101 ", "")
+    install = install.replace("/srv/tokentill/", f"{proxied.folder}/")
+    with httpx.Client(verify=proxied.trusted, timeout=20) as old:
+        assert old.get(f"{proxied.https}/healthz").status_code == 200
+        # As certbot calls it.
+        lineage = {"RENEWED_LINEAGE": str(tmp_path / "deploy" / "tls")}
+        subprocess.run(["/bin/sh", "-c", install], env={"PATH": os.defpath, **lineage}, check=True, capture_output=True)
+        proxied.reload()
+        renewed = ssl.create_default_context(cafile=str(tmp_path / "deploy" / "tls" / "fullchain.pem"))
+        wait_until(lambda: answers(proxied, renewed), what="the new certificate")
+    proxied.trusted.load_verify_locations(cafile=str(tmp_path / "deploy" / "tls" / "fullchain.pem"))
+
+
+def answers(proxied: Proxied, trusted: ssl.SSLContext) -> bool:
+    try:
+        return httpx.get(f"{proxied.https}/healthz", verify=trusted, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_what_is_for_those_inside_stays_there(proxied: Proxied) -> None:
