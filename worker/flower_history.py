@@ -7,17 +7,32 @@ within minutes, so those are counted and then forgotten.
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 from flower.events import EventsState
+from flower.utils.search import TaskSearchEngine
 
 FOUND_NOTHING = repr(None)
 _RAISED = re.compile(r"""\w+\((['"])(.*)\1\)""", re.DOTALL)
 _TEXT = re.compile(r"""(['"])(.*)\1""", re.DOTALL)
 
 
+class Search(TaskSearchEngine):  # type: ignore[misc]
+    """Finds tasks by what the tables show of them. Flower by itself knows the outcome of those that succeeded only."""
+
+    def _index(self, task_id: str, task: Any) -> None:
+        told = {name: getattr(task, name) for name in ("uuid", "name", "state", "worker", "args", "kwargs")}
+        super()._index(task_id, SimpleNamespace(**told, result=_outcome(task)))
+
+
 class History(EventsState):  # type: ignore[misc]
     """Tasks and workers, built from events. It is pickled into a file, so its name and place are part of a format."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.search_engine = Search()
+        self.search_engine.rebuild(self.tasks.items())
 
     def event(self, event: dict[str, Any]) -> None:
         super().event(event)
@@ -31,11 +46,14 @@ class History(EventsState):  # type: ignore[misc]
 
 def readable(task: Any) -> Any:
     """A copy of a task as the tables show it: the outcome in words, also where that is an exception."""
-    if task.exception is not None:
-        task.result = _unwrapped(_RAISED, task.exception)
-    elif task.result is not None:
-        task.result = _unwrapped(_TEXT, task.result)
+    task.result = _outcome(task)
     return task
+
+
+def _outcome(task: Any) -> str | None:
+    if task.exception is not None:
+        return _unwrapped(_RAISED, task.exception)
+    return None if task.result is None else _unwrapped(_TEXT, task.result)
 
 
 def _unwrapped(shape: re.Pattern[str], text: str) -> str:

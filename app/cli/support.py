@@ -111,7 +111,7 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
             with _quiet():
                 command(container, *args, **kwargs)
         except Unavailable:
-            raise click.ClickException("Postgres doesn't answer (DATABASE_URL). Please try again.") from None
+            raise click.ClickException(f"{_silent_store(container)}. Please try again.") from None
         except DomainError as error:
             reasons = [f"{field}: {' '.join(texts)}" for field, texts in (error.errors or {}).items()]
             raise click.ClickException(": ".join([error.message, *reasons])) from None
@@ -125,6 +125,13 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
             container.doorbell.close()
 
     return run
+
+
+def _silent_store(container: Container) -> str:
+    """Which store left the command without an answer. Where none was found to be away, Postgres had no time for it."""
+    if container.postgres_gate.is_open and not container.redis_gate.is_open:
+        return "Redis doesn't answer (REDIS_URL)"
+    return "Postgres doesn't answer (DATABASE_URL)"
 
 
 def echo_object(answer: Mapping[str, Any], *, as_json: bool) -> None:

@@ -331,3 +331,7 @@ class TestAsProcesses:
         away = environment | {"REDIS_URL": "redis://127.0.0.1:1/0"}
         result = self.call(away, "flask", "demo", "seed")
         assert (result.returncode, result.stderr) == (0, "")
+        # Holds live there.
+        result = self.call(away, "flask", "wallets", "holds", "demo-user")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == "Error: Redis doesn't answer (REDIS_URL). Please try again.\n"

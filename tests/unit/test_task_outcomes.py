@@ -117,6 +117,19 @@ def test_outcomes_are_shown_in_words(history: History, run: Callable[..., None])
     }
 
 
+def found(history: History, query: str) -> list[str]:
+    task_ids: list[str] = history.search_engine.search(history.tasks, query, offset=0, limit=10).task_ids
+    return task_ids
+
+
+def test_tasks_are_found_by_the_outcome_that_is_shown(history: History, run: Callable[..., None]) -> None:
+    run("settled", "task-succeeded", result="'1 end settled'", runtime=0.1)
+    run("failed", "task-failed", exception="NotDeducted('bob owes 5 tokens')", traceback="...")
+    assert found(history, "state:FAILURE result:bob") == ["failed"]
+    assert found(history, "result:settled") == ["settled"]
+    assert found(history, "state:SUCCESS result:bob") == []
+
+
 def test_it_can_be_kept_in_a_file(history: History, run: Callable[..., None], tmp_path: Path) -> None:
     run("failed", "task-failed", exception="NotDeducted('1 end not deducted')", traceback="...")
     with shelve.open(str(tmp_path / "history")) as file:  # noqa: S301 - our own file
@@ -125,6 +138,7 @@ def test_it_can_be_kept_in_a_file(history: History, run: Callable[..., None], tm
         kept = file["events"]
     assert isinstance(kept, History)
     assert kept.tasks["failed"].state == "FAILURE"
+    assert found(kept, 'result:"1 end not"') == ["failed"]
 
 
 @pytest.mark.parametrize(
