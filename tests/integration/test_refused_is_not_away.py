@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 
 import psycopg
 import pytest
@@ -295,8 +294,18 @@ class TestConnections:
 @pytest.mark.parametrize("refusal", REFUSALS)
 class TestRedisThatTakesNoWrites:
     @pytest.fixture
-    def refuse(self, shop: Billing, refusal: Refusal) -> Callable[[bool], None]:
-        return partial(refusal, shop.container.redis_client)
+    def refuse(self, shop: Billing, refusal: Refusal) -> Iterator[Callable[[bool], None]]:
+        is_on = False
+
+        def refuse(begin: bool) -> None:
+            nonlocal is_on
+            is_on = begin
+            refusal(shop.container.redis_client, begin)
+
+        yield refuse
+        if is_on:
+            # What closes would wait in vain.
+            refuse(False)
 
     def test_postgres_answers_and_the_web_processes_settle(self, shop: Billing, refuse: Callable[[bool], None]) -> None:
         services = shop.container
