@@ -20,7 +20,8 @@ from app.domain.postings import Posting, PostingKind
 from app.domain.wallets import wallet_of
 from app.stores.postgres.top_up_requests import RequestFilter
 from tests import processes
-from tests.conftest import ADMIN_KEY, SERVER_KEY, empty_stores
+from tests.conftest import ADMIN_KEY, SERVER_KEY
+from tests.emptying import empty_stores
 from tests.processes import wait_until
 from tests.support import FEATURE, PACKAGE, Billing
 

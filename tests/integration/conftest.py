@@ -12,7 +12,7 @@ import pytest
 from app.bootstrap import Container
 from app.config import Config
 from stack.embedded import ValkeyServer
-from tests.conftest import empty_stores
+from tests.emptying import empty_stores
 from tests.processes import free_port
 from tests.support import Billing
 

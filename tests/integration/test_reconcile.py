@@ -22,7 +22,7 @@ from app.stores.redis.keys import wallet_keys
 from app.upkeep import ledger_audit, reconcile
 from app.upkeep.reconcile import TakenForDead
 from stack.embedded import ValkeyServer
-from tests.conftest import empty_stores
+from tests.emptying import empty_stores
 from tests.processes import free_port
 from tests.reconciling import Run, only, open_shop, quick, tamper
 from tests.support import Billing

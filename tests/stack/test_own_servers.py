@@ -34,9 +34,12 @@ from app.stores.redis.client import create_client
 from stack.embedded import PostgresServer
 from stack.procfile import ROOT, commands
 from tests import processes
-from tests.conftest import ADMIN_KEY, SERVER_KEY, empty_stores
+from tests.conftest import ADMIN_KEY, SERVER_KEY
 from tests.debian import NOBODY, Debian, Server, debian
+from tests.emptying import empty_stores
 from tests.processes import BIN, free_port, wait_until
+
+pytestmark = pytest.mark.long
 
 HOST = "127.0.0.1"
 PASSWORD = "a/password@with#signs"
