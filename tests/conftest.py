@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.bootstrap import Container
 from app.config import Config
 from app.web import create_app
 from stack.embedded import PostgresServer, ValkeyServer
+from tests import compiled_once
 from tests.emptying import empty_stores, forget
 from tests.support import Billing
 
@@ -33,6 +35,14 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", parent=PATIENT, derandomize=True)
 settings.register_profile("explore", parent=PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "same")
+compiled_once.keep()
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: garbage is looked for among what tests make, and less often than it need be."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
