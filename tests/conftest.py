@@ -38,6 +38,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "same")
 compiled_once.keep()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays: garbage is looked for among what tests make, and less often than it need be."""
     gc.collect()

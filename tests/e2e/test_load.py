@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from stack.embedded import PostgresServer
 from tests import processes
 from tests.conftest import SERVER_KEY
 from tests.support import FEATURE, Billing, assert_conserved
+
+pytestmark = pytest.mark.long
 
 ENDS = 2_000
 CLIENTS = 16

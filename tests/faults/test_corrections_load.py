@@ -20,6 +20,8 @@ from tests.faults.book import Book, End
 from tests.faults.load import LoadThread, company
 from tests.faults.run import ChaosRun
 
+pytestmark = pytest.mark.long
+
 ACTIONS = 400
 
 

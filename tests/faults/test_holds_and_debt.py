@@ -17,6 +17,8 @@ from tests import processes
 from tests.conftest import ADMIN_KEY, SERVER_KEY
 from tests.support import FEATURE, Billing, assert_conserved
 
+pytestmark = pytest.mark.long
+
 STARTS = 200
 CALLERS = 40
 

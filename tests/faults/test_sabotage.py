@@ -9,6 +9,8 @@ import pytest
 from tests.faults.run import ChaosRun
 from tests.faults.sabotage import SABOTAGES
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", SABOTAGES)

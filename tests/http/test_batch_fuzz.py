@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from tests.support import FEATURE, Billing, assert_conserved
 
+pytestmark = pytest.mark.long
+
 END = "/api/token-process/end"
 BATCH = "/api/token-process/end/batch"
 

@@ -24,6 +24,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from tests.conftest import ADMIN_KEY, SERVER_KEY
 from tests.support import Billing
 
+pytestmark = pytest.mark.long
+
 BATCH = "/api/token-process/end/batch"
 PRICES = {
     "litellm": {"model-1": {"mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}},

@@ -35,6 +35,8 @@ from app.domain.usage import Usage
 from app.domain.wallets import Access, Deduction
 from tests.support import FEATURE, Billing, assert_conserved, collect_now
 
+pytestmark = pytest.mark.long
+
 TOKEN = 1_000_000
 
 

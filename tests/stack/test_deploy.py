@@ -22,6 +22,8 @@ from stack.health import CHECKS
 from stack.procfile import ROOT, commands
 from tests.processes import Running, free_port, wait_until
 
+pytestmark = pytest.mark.long
+
 SERVER_KEY = "a-service-servers-key"
 ADMIN_KEY = "an-administrators-key"
 PATH = os.environ["PATH"]

@@ -215,6 +215,7 @@ def program(command: str) -> str:
     return Path(command.split(maxsplit=1)[0].rstrip(":")).name
 
 
+@pytest.mark.long
 @pytest.mark.e2e
 class TestRuns:
     def test_on_servers_of_the_user_once_they_answer(self, data_dir: Path, tmp_path: Path) -> None:

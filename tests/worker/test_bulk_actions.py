@@ -16,6 +16,8 @@ from app.stores.postgres.engine import allow_seconds
 from tests import processes
 from tests.support import FEATURE, Billing, assert_conserved
 
+pytestmark = pytest.mark.long
+
 USERS = ("a", "b", "c")
 
 

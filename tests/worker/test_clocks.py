@@ -13,6 +13,8 @@ from app.stores.queue import SETTLE_ENDS, is_waiting
 from tests import processes
 from tests.support import Billing
 
+pytestmark = pytest.mark.long
+
 DAY = 86_400
 
 

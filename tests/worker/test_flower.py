@@ -16,6 +16,8 @@ from tests import processes
 from tests.processes import free_port, wait_until
 from tests.support import Billing
 
+pytestmark = pytest.mark.long
+
 LOGIN = ("operator", "a-password")
 WALLETS = 8
 ENDS = 200

@@ -18,6 +18,8 @@ from tests.conftest import SERVER_KEY
 from tests.processes import wait_until
 from tests.support import FEATURE, Billing
 
+pytestmark = pytest.mark.long
+
 REQUESTS = "tokentill_http_request_duration_seconds_count"
 
 

@@ -15,6 +15,8 @@ from tests.processes import free_port
 from tests.redis_refusals import REFUSALS, Refusal, without_replicas
 from tests.support import Billing
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:

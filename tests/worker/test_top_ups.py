@@ -24,6 +24,8 @@ from tests import processes
 from tests.conftest import PROJECT
 from tests.support import PACKAGE, Billing, assert_conserved
 
+pytestmark = pytest.mark.long
+
 TOKEN = 1_000_000
 WALLETS = 300
 

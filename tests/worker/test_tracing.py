@@ -16,6 +16,8 @@ from tests import processes
 from tests.conftest import SERVER_KEY
 from tests.support import FEATURE, Billing
 
+pytestmark = pytest.mark.long
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = f"00-{TRACE}-b7ad6b7169203331-01"
 

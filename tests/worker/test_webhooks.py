@@ -13,6 +13,8 @@ from tests.receivers import Receiver, hanging, receiver
 from tests.support import Billing, assert_conserved
 from tests.webhooks_shop import Webhooks
 
+pytestmark = pytest.mark.long
+
 SECONDS = 1.0
 
 
