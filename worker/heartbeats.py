@@ -32,7 +32,8 @@ class Heartbeat:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Complete or as it was, whenever somebody reads it.
             draft = self._path.with_name(f"{self._path.name}.new")
-            draft.write_text(f"{now:.3f}")
+            # To the last digit: rounded up it would lie ahead, and count for nothing.
+            draft.write_text(repr(now))
             draft.replace(self._path)
         except OSError as error:
             if not self._is_failing:
