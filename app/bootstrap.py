@@ -33,6 +33,7 @@ from app.access.open_holds import OpenHolds
 from app.access.past_usage import PastUsage
 from app.access.postgres import PostgresAccess
 from app.access.run_books import RepricingBooks, RunBooks
+from app.access.top_up_batches import ScheduleBooks, TopUpBatchBooks
 from app.access.top_ups import TopUpBookKeeping
 from app.access.wallet_books import WalletBooks
 from app.access.wrong_keys import WrongKeys
@@ -275,12 +276,12 @@ class Container:
             doorbell=self.doorbell,
         )
         self.top_ups = TopUpService(
-            postgres=self.postgres,
+            books=BookKeeping(self.postgres, TopUpBatchBooks),
             wallets=WalletTopUp(
                 books=TopUpBookKeeping(self.postgres), changes=self.wallet_changes, doorbell=self.doorbell
             ),
         )
-        self.top_up_schedules = TopUpScheduleService(postgres=self.postgres)
+        self.top_up_schedules = TopUpScheduleService(books=BookKeeping(self.postgres, ScheduleBooks))
 
         self.exports = ExportService(engine=self.export_engine, gate=self.postgres_gate)
         self.archives = ArchiveService(

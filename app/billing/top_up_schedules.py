@@ -10,21 +10,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any, Protocol
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
 from app.billing.postings import ANOTHER_BODY
-from app.billing.top_ups import FREEZE_SECONDS_MAX, check_target, told
+from app.billing.top_ups import Targets, check_target, told
+from app.domain.audit import Change
 from app.domain.errors import IdempotencyConflict, Invalid, NotFound, ScheduleEnded, TooSlow, WalletBusy
 from app.domain.keys import SYSTEM, Caller, caller_again
 from app.domain.pages import NEWEST, Page, page
-from app.domain.top_ups import ScheduleState, TopUpState, schedule_reference
-from app.stores.postgres import audit, top_ups
-from app.stores.postgres import top_up_schedules as store
+from app.domain.top_ups import ScheduleState, Target, TopUpAmount, TopUpState, schedule_reference
 from app.stores.postgres.top_up_schedules import NewSchedule, TopUpSchedule
-from app.stores.postgres.top_ups import NewBatch, Plan
+from app.stores.postgres.top_ups import NewBatch, Plan, TopUpBatch
 
 log = structlog.get_logger(__name__)
 
@@ -54,57 +53,86 @@ class ScheduleView:
     replayed: bool = False
 
 
+class Books(Targets, Protocol):
+    """Schedules, and the top-ups that they make, in one transaction."""
+
+    def today(self) -> date: ...
+
+    def add_schedule(self, new: NewSchedule, starts_on: date, next_on: date) -> TopUpSchedule | None: ...
+
+    def find_schedule(self, number: int) -> TopUpSchedule | None: ...
+
+    def find_schedule_by_reference(self, reference: str) -> TopUpSchedule | None: ...
+
+    def lock_schedule(self, number: int) -> TopUpSchedule | None: ...
+
+    def list_schedules(self, before_id: int, limit: int) -> Sequence[TopUpSchedule]: ...
+
+    def due_schedules(self) -> Sequence[int]: ...
+
+    def lock_due_schedule(self, number: int) -> tuple[TopUpSchedule, date, date] | None:
+        """With since when it is due, and today. None where it isn't any more, or somebody else is at it."""
+
+    def update_schedule(self, number: int, **changes: Any) -> TopUpSchedule: ...
+
+    def plan(self, target: Target, amount: TopUpAmount) -> Plan: ...
+
+    def freeze(self, new: NewBatch, state: TopUpState) -> TopUpBatch | None: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
 class TopUpScheduleService:
-    def __init__(self, *, postgres: PostgresAccess) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books]) -> None:
+        self._books = books
 
     def create(self, new: NewSchedule) -> ScheduleView:
         """Raises Invalid, NotFound (the package), WalletNotFound, IdempotencyConflict or Unavailable."""
 
-        def work(connection: sa.Connection) -> ScheduleView:
-            known = store.find_by_reference(connection, new.reference)
+        def work(books: Books) -> ScheduleView:
+            known = books.find_schedule_by_reference(new.reference)
             if known is None:
-                check_target(connection, new.target)
-                made = store.insert(connection, new, *_starts(connection, new))
+                check_target(books, new.target)
+                made = books.add_schedule(new, *_starts(books, new))
                 if made is not None:
                     after = {"reference": made.reference, "reason": made.reason, **told(made)}
-                    subject = ("top_up_schedule", made.id)
-                    audit.write(connection, new.caller, "top_up_schedule.created", subject, after=after)
-                    return _view(connection, made)
-                known = store.find_by_reference(connection, new.reference)
+                    created = Change("top_up_schedule.created", "top_up_schedule", str(made.id), after=after)
+                    books.audit(new.caller, [created])
+                    return _view(books, made)
+                known = books.find_schedule_by_reference(new.reference)
             if known is None or not _is_repeated(known, new):
                 raise IdempotencyConflict(ANOTHER_BODY)
-            return _view(connection, known, replayed=True)
+            return _view(books, known, replayed=True)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def dry_run(self, new: NewSchedule) -> Outlook:
         """What it would do. Nothing is kept. Raises what `create` raises."""
 
-        def work(connection: sa.Connection) -> Outlook:
-            check_target(connection, new.target)
-            _, first = _starts(connection, new)
+        def work(books: Books) -> Outlook:
+            check_target(books, new.target)
+            _, first = _starts(books, new)
             dates = new.rhythm.upcoming(first, DATES_TOLD)
-            return Outlook(dates, top_ups.plan(connection, new.target, new.amount, FREEZE_SECONDS_MAX))
+            return Outlook(dates, books.plan(new.target, new.amount))
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def get(self, number: int) -> ScheduleView:
         """Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> ScheduleView:
-            found = store.find(connection, number)
+        def work(books: Books) -> ScheduleView:
+            found = books.find_schedule(number)
             if found is None:
                 raise NotFound("Schedule not found")
-            return _view(connection, found)
+            return _view(books, found)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def list(self, limit: int, before_id: int = NEWEST) -> Page[TopUpSchedule, int]:
         """Newest first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: store.list_newest(connection, before_id, count), lambda schedule: schedule.id, limit
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.list_schedules(before_id, count), lambda schedule: schedule.id, limit
             )
         )
 
@@ -124,21 +152,21 @@ class TopUpScheduleService:
         return self._set_state(number, ScheduleState.ENDED, reason, caller)
 
     def _set_state(self, number: int, state: ScheduleState, reason: str, caller: Caller) -> ScheduleView:
-        changed = self._postgres.transaction(lambda connection: _set_state(connection, number, state, reason, caller))
+        changed = self._books.transaction(lambda books: _set_state(books, number, state, reason, caller))
         log.info("schedule_changed", id=number, state=state, reason=reason, actor=caller.actor)
         return changed
 
     def work_off(self, seconds: float) -> None:
         """Make the top-ups of what has fallen due, for about so long. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
-        for number in self._postgres.run(store.due):
+        for number in self._books.read(lambda books: books.due_schedules()):
             while time.monotonic() < give_up_at and self._fall_due(number):
                 pass
 
     def _fall_due(self, number: int) -> bool:
         """Make the top-up of one period. False where none is due, or this schedule can't be worked on now."""
         try:
-            made = self._postgres.transaction(lambda connection: _fall_due(connection, number))
+            made = self._books.transaction(lambda books: _fall_due(books, number))
         except (TooSlow, WalletBusy) as error:
             log.warning("schedule_postponed", id=number, error=type(error).__name__)
             return False
@@ -147,8 +175,8 @@ class TopUpScheduleService:
         return made is not None
 
 
-def _fall_due(connection: sa.Connection, number: int) -> str | None:
-    found = store.lock_due(connection, number)
+def _fall_due(books: Books, number: int) -> str | None:
+    found = books.lock_due_schedule(number)
     if found is None:
         return None
     schedule, fell_due_on, today = found
@@ -163,39 +191,36 @@ def _fall_due(connection: sa.Connection, number: int) -> str | None:
         schedule_id=number,
         due_on=due_on,
     )
-    top_ups.insert(connection, new, TopUpState.APPLYING, FREEZE_SECONDS_MAX)
+    books.freeze(new, TopUpState.APPLYING)
     state = ScheduleState.ENDED if next_on is None else ScheduleState.ACTIVE
-    store.update(connection, number, next_on=next_on, state=state)
+    books.update_schedule(number, next_on=next_on, state=state)
     return reference
 
 
-def _set_state(
-    connection: sa.Connection, number: int, state: ScheduleState, reason: str, caller: Caller
-) -> ScheduleView:
-    schedule = store.lock(connection, number)
+def _set_state(books: Books, number: int, state: ScheduleState, reason: str, caller: Caller) -> ScheduleView:
+    schedule = books.lock_schedule(number)
     if schedule is None:
         raise NotFound("Schedule not found")
     if schedule.state is state:
-        return _view(connection, schedule)
+        return _view(books, schedule)
     if schedule.state is ScheduleState.ENDED or schedule.next_on is None:
         raise ScheduleEnded
     next_on: date | None = schedule.next_on
     if state is ScheduleState.ENDED:
         next_on = None
     elif state is ScheduleState.ACTIVE:
-        next_on = schedule.rhythm.resumed(schedule.next_on, store.today(connection))
+        next_on = schedule.rhythm.resumed(schedule.next_on, books.today())
         state = ScheduleState.ENDED if next_on is None else state
-    changed = store.update(connection, number, state=state, next_on=next_on)
+    changed = books.update_schedule(number, state=state, next_on=next_on)
     before = {"state": schedule.state, "next_on": schedule.next_on}
     after = {"state": changed.state, "next_on": changed.next_on, "reason": reason}
-    subject = ("top_up_schedule", number)
-    audit.write(connection, caller, _ACTIONS[changed.state], subject, before=before, after=after)
-    return _view(connection, changed)
+    books.audit(caller, [Change(_ACTIONS[changed.state], "top_up_schedule", str(number), before, after)])
+    return _view(books, changed)
 
 
-def _starts(connection: sa.Connection, new: NewSchedule) -> tuple[date, date]:
+def _starts(books: Books, new: NewSchedule) -> tuple[date, date]:
     """When it begins, and when it falls due first. Raises Invalid."""
-    today = store.today(connection)
+    today = books.today()
     starts_on = new.starts_on or today
     if starts_on < today:
         raise Invalid(errors={"starts_on": [f"Must not be in the past: today is {today}, in UTC."]})
@@ -206,10 +231,10 @@ def _starts(connection: sa.Connection, new: NewSchedule) -> tuple[date, date]:
     return starts_on, first
 
 
-def _view(connection: sa.Connection, schedule: TopUpSchedule, *, replayed: bool = False) -> ScheduleView:
+def _view(books: Books, schedule: TopUpSchedule, *, replayed: bool = False) -> ScheduleView:
     outlook = Outlook()
     if schedule.next_on is not None:
-        planned = top_ups.plan(connection, schedule.target, schedule.amount, FREEZE_SECONDS_MAX)
+        planned = books.plan(schedule.target, schedule.amount)
         outlook = Outlook(schedule.rhythm.upcoming(schedule.next_on, DATES_TOLD), planned)
     return ScheduleView(schedule, outlook, replayed)
 

@@ -10,29 +10,25 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
 from app.billing.postings import ANOTHER_BODY
-from app.billing.top_up_wallets import WalletTopUp
+from app.domain.audit import Change
 from app.domain.errors import AlreadyApplied, IdempotencyConflict, Invalid, NotFound, WalletNotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import FIRST_ID, NEWEST, Page, page
 from app.domain.top_ups import Target, TopUpState
-from app.stores.postgres import audit, catalog, wallets
-from app.stores.postgres import top_ups as store
+from app.domain.wallets import WalletId
 from app.stores.postgres.top_up_schedules import TopUpSchedule
-from app.stores.postgres.top_ups import BatchWallet, NewBatch, Results, TopUpBatch
+from app.stores.postgres.top_ups import WAITING, BatchWallet, NewBatch, Results, TopUpBatch
 
 log = structlog.get_logger(__name__)
 
 # In one transaction: a tenth of a second for which they are locked.
 WALLETS_PER_STEP = 20
-# One statement copies the ids of a package's wallets: some seconds for a million.
-FREEZE_SECONDS_MAX = 30.0
 _OF_A_SCHEDULE = re.compile(r"schedule-[0-9]+:")
 
 
@@ -45,9 +41,50 @@ class TopUpView:
     replayed: bool = False
 
 
+class Targets(Protocol):
+    """Whether there is what a top-up is about."""
+
+    def has_package(self, package_id: str) -> bool: ...
+
+    def has_wallet(self, wallet_id: WalletId) -> bool: ...
+
+
+class Books(Targets, Protocol):
+    """Top-ups with their wallets, in one transaction."""
+
+    def freeze(self, new: NewBatch, state: TopUpState) -> TopUpBatch | None: ...
+
+    def find_batch(self, number: int) -> TopUpBatch | None: ...
+
+    def find_batch_by_reference(self, reference: str) -> TopUpBatch | None: ...
+
+    def lock_batch(self, number: int) -> TopUpBatch | None: ...
+
+    def list_batches(self, schedule_id: int | None, before_id: int, limit: int) -> Sequence[TopUpBatch]: ...
+
+    def unfinished_batches(self) -> Sequence[int]: ...
+
+    def start_batch(self, number: int, actor: str) -> None: ...
+
+    def finish_batch(self, number: int) -> bool: ...
+
+    def forget_batch(self, number: int) -> None: ...
+
+    def results(self, number: int) -> Results: ...
+
+    def list_wallets(self, number: int, outcome: str | None, after_id: str, limit: int) -> Sequence[BatchWallet]: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class WalletTopUps(Protocol):
+    def top_up(self, batch: TopUpBatch, members: Sequence[BatchWallet]) -> None:
+        """Each once, with what became of it noted. Raises Unavailable."""
+
+
 class TopUpService:
-    def __init__(self, *, postgres: PostgresAccess, wallets: WalletTopUp) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], wallets: WalletTopUps) -> None:
+        self._books = books
         self._wallets = wallets
         # Where time was up: wallets that somebody keeps locked don't hold up those behind them tick after tick.
         self._goes_on_after: dict[int, str] = {}
@@ -59,75 +96,75 @@ class TopUpService:
         """
         check_reference(new.reference)
 
-        def work(connection: sa.Connection) -> TopUpView:
-            check_target(connection, new.target)
+        def work(books: Books) -> TopUpView:
+            check_target(books, new.target)
             state = TopUpState.APPLYING if is_applied else TopUpState.READY
-            made = store.insert(connection, new, state, FREEZE_SECONDS_MAX)
+            made = books.freeze(new, state)
             if made is not None:
-                _audit(connection, new.caller, "top_up.applied" if is_applied else "top_up.created", made)
+                _audit(books, new.caller, "top_up.applied" if is_applied else "top_up.created", made)
                 return TopUpView(made, Results())
-            known = store.find_by_reference(connection, new.reference)
+            known = books.find_batch_by_reference(new.reference)
             if known is None or not _is_repeated(known, new):
                 raise IdempotencyConflict(ANOTHER_BODY)
             if is_applied:
-                known = _apply(connection, known.id, new.caller)
-            return _view(connection, known, replayed=True)
+                known = _apply(books, known.id, new.caller)
+            return _view(books, known, replayed=True)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def get(self, number: int) -> TopUpView:
         """Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _view(connection, _find(connection, number)))
+        return self._books.read(lambda books: _view(books, _find(books, number)))
 
     def list(self, limit: int, before_id: int = NEWEST, *, schedule_id: int | None = None) -> Page[TopUpView, int]:
         """Newest first, all or those of a schedule. Raises Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[TopUpView, int]:
+        def work(books: Books) -> Page[TopUpView, int]:
             found = page(
-                lambda count: store.list_newest(connection, schedule_id, before_id, count),
+                lambda count: books.list_batches(schedule_id, before_id, count),
                 lambda batch: batch.id,
                 limit,
             )
-            return Page([_view(connection, batch) for batch in found.items], found.next_key)
+            return Page([_view(books, batch) for batch in found.items], found.next_key)
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def wallets(
         self, number: int, limit: int, after_id: str = FIRST_ID, *, outcome: str | None = None
     ) -> Page[BatchWallet, str]:
         """Its wallets by id, all or those with an outcome. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[BatchWallet, str]:
-            _find(connection, number)
+        def work(books: Books) -> Page[BatchWallet, str]:
+            _find(books, number)
             return page(
-                lambda count: store.list_wallets(connection, number, outcome, after_id, count),
+                lambda count: books.list_wallets(number, outcome, after_id, count),
                 lambda member: member.wallet_id,
                 limit,
             )
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def apply(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
         """Have a dry run applied; once is enough. Raises NotFound or Unavailable."""
-        return self._postgres.transaction(lambda connection: _view(connection, _apply(connection, number, caller)))
+        return self._books.transaction(lambda books: _view(books, _apply(books, number, caller)))
 
     def discard(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
         """Forget a dry run: its reference may be used again. Raises NotFound, AlreadyApplied or Unavailable."""
 
-        def work(connection: sa.Connection) -> TopUpView:
-            batch = _locked(connection, number)
+        def work(books: Books) -> TopUpView:
+            batch = _locked(books, number)
             if batch.state is not TopUpState.READY:
                 raise AlreadyApplied
-            store.delete(connection, number)
-            _audit(connection, caller, "top_up.discarded", batch)
+            books.forget_batch(number)
+            _audit(books, caller, "top_up.discarded", batch)
             return TopUpView(batch, Results())
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def work_off(self, seconds: float) -> None:
         """Go on with those that are applied, for about so long. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
-        for number in self._postgres.run(store.unfinished):
+        for number in self._books.read(lambda books: books.unfinished_batches()):
             self.go_on(number, lambda: time.monotonic() < give_up_at)
 
     def go_on(self, number: int, may_go_on: Callable[[], bool], on_step: Callable[[int], None] | None = None) -> None:
@@ -135,7 +172,7 @@ class TopUpService:
 
         Raises NotFound or Unavailable.
         """
-        batch = self._postgres.run(lambda connection: _find(connection, number))
+        batch = self._books.read(lambda books: _find(books, number))
         if batch.state is not TopUpState.APPLYING:
             return
         after_id = self._goes_on_after.pop(number, FIRST_ID)
@@ -147,13 +184,11 @@ class TopUpService:
             after_id = waiting[-1].wallet_id
             if on_step is not None:
                 on_step(len(waiting))
-        if self._postgres.run(lambda connection: store.finish(connection, number)):
+        if self._books.read(lambda books: books.finish_batch(number)):
             log.info("topped_up", id=number, reference=batch.reference)
 
     def _waiting(self, number: int, after_id: str) -> Sequence[BatchWallet]:
-        return self._postgres.run(
-            lambda connection: store.list_wallets(connection, number, store.WAITING, after_id, WALLETS_PER_STEP)
-        )
+        return self._books.read(lambda books: books.list_wallets(number, WAITING, after_id, WALLETS_PER_STEP))
 
 
 def check_reference(reference: str) -> None:
@@ -162,41 +197,41 @@ def check_reference(reference: str) -> None:
         raise Invalid(errors={"reference": ["Such references are given by schedules."]})
 
 
-def check_target(connection: sa.Connection, target: Target) -> None:
+def check_target(books: Targets, target: Target) -> None:
     """Raises NotFound (the package) or WalletNotFound."""
     package_id = target.package_id
-    if package_id is not None and catalog.find_package(connection, package_id) is None:
+    if package_id is not None and not books.has_package(package_id):
         raise NotFound(f"Package not found: {package_id}", errors={"package_id": [f"Unknown package: {package_id}"]})
-    if target.wallet_id is not None and not wallets.exists(connection, target.wallet_id):
+    if target.wallet_id is not None and not books.has_wallet(target.wallet_id):
         raise WalletNotFound
 
 
-def _find(connection: sa.Connection, number: int) -> TopUpBatch:
-    found = store.find(connection, number)
+def _find(books: Books, number: int) -> TopUpBatch:
+    found = books.find_batch(number)
     if found is None:
         raise NotFound("Top-up not found")
     return found
 
 
-def _locked(connection: sa.Connection, number: int) -> TopUpBatch:
-    found = store.lock(connection, number)
+def _locked(books: Books, number: int) -> TopUpBatch:
+    found = books.lock_batch(number)
     if found is None:
         raise NotFound("Top-up not found")
     return found
 
 
-def _apply(connection: sa.Connection, number: int, caller: Caller) -> TopUpBatch:
-    batch = _locked(connection, number)
+def _apply(books: Books, number: int, caller: Caller) -> TopUpBatch:
+    batch = _locked(books, number)
     if batch.state is TopUpState.READY:
-        store.start(connection, number, caller.actor)
-        _audit(connection, caller, "top_up.applied", batch)
-    return _find(connection, number)
+        books.start_batch(number, caller.actor)
+        _audit(books, caller, "top_up.applied", batch)
+    return _find(books, number)
 
 
-def _audit(connection: sa.Connection, caller: Caller, action: str, batch: TopUpBatch) -> None:
+def _audit(books: Books, caller: Caller, action: str, batch: TopUpBatch) -> None:
     """One entry for all its wallets: what became of each stands with it, and in the ledger."""
     after = {"reference": batch.reference, "reason": batch.reason, "wallets": batch.planned.wallets, **told(batch)}
-    audit.write(connection, caller, action, ("top_up", batch.id), after=after)
+    books.audit(caller, [Change(action, "top_up", str(batch.id), after=after)])
 
 
 def told(asked: TopUpBatch | TopUpSchedule) -> dict[str, Any]:
@@ -207,10 +242,10 @@ def told(asked: TopUpBatch | TopUpSchedule) -> dict[str, Any]:
     }
 
 
-def _view(connection: sa.Connection, batch: TopUpBatch, *, replayed: bool = False) -> TopUpView:
+def _view(books: Books, batch: TopUpBatch, *, replayed: bool = False) -> TopUpView:
     results = batch.results
     if results is None:
-        results = store.results(connection, batch.id) if batch.state is TopUpState.APPLYING else Results()
+        results = books.results(batch.id) if batch.state is TopUpState.APPLYING else Results()
     return TopUpView(batch, results, replayed)
 
 
