@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 URL_LENGTH_MAX = 2_000
 PORTS = {"https": 443, "http": 80}
-
-IpAddress = IPv4Address | IPv6Address
 
 # What IANA's registry of special purposes calls not globally reachable, and multicast. Written out: what Python's
 # `is_global` says has changed between its releases.

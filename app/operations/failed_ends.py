@@ -32,7 +32,6 @@ from app.stores.postgres.ledger import LedgerEntry
 log = structlog.get_logger(__name__)
 
 FIRST_END = str(UUID(int=0))
-ENDS_PER_REPLAY = 100
 
 
 class Books(WriteOffBooks, Protocol):

@@ -17,7 +17,6 @@ from app.http.schemas.shapes import Shape
 from app.wire import json as wire
 
 _FILE = Path(__file__).with_name("examples.json")
-USUAL = "As usual"
 
 
 @cache
