@@ -32,6 +32,7 @@ from app.access.loader import WalletLoader
 from app.access.open_holds import OpenHolds
 from app.access.past_usage import PastUsage
 from app.access.postgres import PostgresAccess
+from app.access.report_books import SampleBooks, StatementBooks
 from app.access.run_books import RepricingBooks, RunBooks
 from app.access.top_up_batches import ScheduleBooks, TopUpBatchBooks
 from app.access.top_ups import TopUpBookKeeping
@@ -77,10 +78,11 @@ from app.operations.samples import SampleService
 from app.operations.statements import StatementService
 from app.operations.status import StatusService
 from app.operations.wallets import WalletAdmin
+from app.stores.postgres import watch
 from app.stores.postgres.engine import EXPORTS_MAX, POOL_OVERFLOW, POOL_SIZE, WATCH_POOL_SIZE, create_engine
 from app.stores.postgres.failures import failure_of as postgres_failure
 from app.stores.postgres.settlement import RetryPolicy
-from app.stores.queue import CeleryDoorbell, create_celery
+from app.stores.queue import QUEUES, CeleryDoorbell, create_celery, message_counts
 from app.stores.redis.client import create_client
 from app.stores.redis.failures import failure_of as redis_failure
 from app.stores.redis.in_flight import InFlight
@@ -290,10 +292,12 @@ class Container:
             spool=self.spool,
             redis=self.redis_gate,
         )
-        self.statements = StatementService(postgres=self.postgres, exports=self.exports)
+        self.statements = StatementService(books=BookKeeping(self.postgres, StatementBooks), exports=self.exports)
         open_holds = OpenHolds(self.redis_client, self.wallet_holds, self.redis_gate)
         self.reports = ReportService(postgres=self.postgres, holds=open_holds)
-        self.samples = SampleService(postgres=self.postgres, held_micros=self.reports.held_micros)
+        self.samples = SampleService(
+            books=BookKeeping(self.postgres, SampleBooks), held_micros=self.reports.held_micros
+        )
 
         # Upkeep.
         self.spool_drain = SpoolDrain(
@@ -353,7 +357,11 @@ class Container:
         self.failed_end_sums = FailedEndSums(postgres=self.postgres)
         self.end_stories = EndStoryService(postgres=self.postgres)
         self.status = StatusService(
-            postgres=self.postgres, client=self.redis_client, spool=self.spool, redis=self.redis_gate
+            watch=partial(self.postgres.run, watch.look),
+            spooled=self.spool.size,
+            messages=partial(message_counts, self.redis_client, QUEUES),
+            postgres=self.postgres_gate,
+            redis=self.redis_gate,
         )
         self.metrics = Metrics(config=config, meters=self.meters, status=self.status, pulse=Pulse(self.postgres))
         self._made.callback(self.metrics.close)

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
-import sqlalchemy as sa
-
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
 from app.domain.pages import NEWEST, Page, page
-from app.stores.postgres import samples
 from app.stores.postgres.samples import Sample
 
 MINUTE = timedelta(minutes=1)
 # The last minute of the year 9998, in minutes since 1970.
 MINUTES_MAX = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) // 60 - 1
-# A sample passes over all wallets and the inbox.
-SAMPLE_SECONDS_MAX = 30.0
+
+
+class Books(Protocol):
+    """Samples, in one transaction."""
+
+    def minute_to_take(self) -> datetime | None:
+        """The last whole minute, unless its sample is taken."""
+
+    def take(self, minute: datetime, until: datetime, held_micros: int | None) -> bool:
+        """Write a minute's sample. False: somebody else has."""
+
+    def between(
+        self,
+        since: datetime | None,
+        until: datetime | None,
+        *,
+        before: datetime | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Sample]:
+        """Newest first; those of minutes that begin before `before`, where a page goes on."""
+
+    def thinned(self, since: datetime, every_seconds: int) -> Sequence[Sample]: ...
 
 
 class SampleService:
-    def __init__(self, *, postgres: PostgresAccess, held_micros: Callable[[], int | None]) -> None:
+    def __init__(self, *, books: BookKeeping[Books], held_micros: Callable[[], int | None]) -> None:
         """`held_micros` says what all holds reserve now, None while Redis is away."""
-        self._postgres = postgres
+        self._books = books
         self._held_micros = held_micros
 
     def take(self) -> bool:
@@ -30,41 +48,35 @@ class SampleService:
 
         A minute that nobody sampled in time stays without: how things stood then is gone. Raises Unavailable.
         """
-        minute = self._postgres.run(samples.to_take)
+        minute = self._books.read(lambda books: books.minute_to_take())
         if minute is None:
             return False
         held_micros = self._held_micros()
-        return self._postgres.transaction(
-            lambda connection: samples.take(connection, minute, minute + MINUTE, held_micros, SAMPLE_SECONDS_MAX)
-        )
+        return self._books.transaction(lambda books: books.take(minute, minute + MINUTE, held_micros))
 
     def latest(self) -> Sample | None:
         """Raises Unavailable."""
-        found = self._postgres.run(lambda connection: samples.between(connection, None, None, limit=1))
+        found = self._books.read(lambda books: books.between(None, None, limit=1))
         return found[0] if found else None
 
     def between(self, since: datetime | None, until: datetime | None) -> Sequence[Sample]:
         """All samples of minutes that begin in that time, oldest first, for a chart. Raises Unavailable."""
-        return self._postgres.run(lambda connection: samples.between(connection, since, until))[::-1]
+        return self._books.read(lambda books: books.between(since, until))[::-1]
 
     def thinned(self, since: datetime, every_seconds: int) -> Sequence[Sample]:
         """One sample in so many seconds since then, oldest first, and the latest: for a chart. Raises Unavailable."""
-        return self._postgres.run(lambda connection: samples.thinned(connection, since, every_seconds))
+        return self._books.read(lambda books: books.thinned(since, every_seconds))
 
     def list(
         self, since: datetime | None, until: datetime | None, limit: int, before: int = NEWEST
     ) -> Page[Sample, int]:
         """A page, newest first; the key of a sample is the number of its minute since 1970. Raises Unavailable."""
-
-        def work(connection: sa.Connection) -> Page[Sample, int]:
-            behind = None if before > MINUTES_MAX else datetime.fromtimestamp(before * 60, UTC)
-            return page(
-                lambda count: samples.between(connection, since, until, before=behind, limit=count),
-                minute_number,
-                limit,
+        behind = None if before > MINUTES_MAX else datetime.fromtimestamp(before * 60, UTC)
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.between(since, until, before=behind, limit=count), minute_number, limit
             )
-
-        return self._postgres.run(work)
+        )
 
 
 def minute_number(sample: Sample) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from redis import Redis, RedisError
+from redis import RedisError
 
 from app.access.gate import Gate, StoreState
-from app.access.postgres import PostgresAccess
 from app.domain.errors import Unavailable
-from app.stores.postgres import watch
 from app.stores.postgres.watch import Watched
-from app.stores.queue import QUEUES, message_counts
-from app.stores.redis.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +24,38 @@ class Status:
 
 
 class StatusService:
-    def __init__(self, *, postgres: PostgresAccess, client: Redis, spool: Spool, redis: Gate) -> None:
+    def __init__(
+        self,
+        *,
+        watch: Callable[[], Watched],
+        spooled: Callable[[], int],
+        messages: Callable[[], Mapping[str, int]],
+        postgres: Gate,
+        redis: Gate,
+    ) -> None:
+        """`watch` looks at Postgres and raises Unavailable; `spooled` ends and `messages` by their queues are in Redis,
+        whose errors are redis-py's own.
+        """
+        self._watch = watch
+        self._spooled = spooled
+        self._messages = messages
         self._postgres = postgres
-        self._client = client
-        self._spool = spool
         self._redis = redis
 
     @property
     def stores(self) -> dict[str, StoreState]:
         """What each store does for this process now, as its watcher and its calls have found."""
-        return {gate.store: gate.state for gate in (self._postgres.gate, self._redis)}
+        return {gate.store: gate.state for gate in (self._postgres, self._redis)}
 
     def look(self) -> Status:
         """Never raises because a store is away."""
         postgres, spooled, messages = None, None, None
         with suppress(Unavailable):
-            postgres = self._postgres.run(watch.look)
+            postgres = self._watch()
         if self._redis.is_open:
             try:
-                spooled = self._spool.size()
-                messages = message_counts(self._client, QUEUES)
+                spooled = self._spooled()
+                messages = self._messages()
             except RedisError as error:
                 self._redis.close(error)
         return Status(self.stores, postgres, spooled, messages)

@@ -63,7 +63,7 @@ class TestMaking:
         assert made.row.id in made.key
         assert world.books.digests == {made.row.id: digest_of(made.key.encode())}
         assert made.key not in repr(world.books.audited) + repr(made.row)
-        assert (made.row.name, made.row.kind, made.row.scopes) == ("shop", KeyKind.OPERATOR, {READ, KEYS})
+        assert (made.row.name, made.row.kind, made.row.scopes) == ("shop", KeyKind.OPERATOR, frozenset({READ, KEYS}))
         assert (made.row.created_by, made.row.expires_at) == ("ann", None)
         assert world.books.steps == CHANGED
 
