@@ -240,6 +240,7 @@ SHOWN: dict[str, dict[str, Shows]] = {
         "SELECT pg_terminate_backend(PID)": BELOW,
     },
     "spool-aside": {
+        "flask wallets adjust": Shows(r"(?m)^kind +adjustment$\n^token +-11$"),
         "SELECT": Shows(
             r"^some-end\|unreadable: not JSON\|1\|.*\|{broken$",
             prepared(
@@ -248,7 +249,7 @@ SHOWN: dict[str, dict[str, Shows]] = {
                     reason="unreadable: not JSON",
                 )
             ),
-        )
+        ),
     },
     "spool-not-drained": {"curl": Shows("tokentill_spool_ends 0.0")},
     "starts-slow": {"curl": Shows('tokentill_batcher_waiting{batcher="start"')},
