@@ -82,7 +82,7 @@ class FakeArchiveBooks:
         return day in self.wrong_days
 
     def seal(self, month: date, *, last_entry_id: int, file_name: str, sha256: str, ends_before: UUID) -> bool:
-        if self.is_archived_elsewhere:
+        if self.is_archived_elsewhere or month in self.archives:
             return False
         count = sum(number <= last_entry_id for number in self.entries)
         self.archives[month] = Archive(month, last_entry_id, count, file_name, sha256, self.at, None)
@@ -219,6 +219,15 @@ def test_what_stayed_of_a_month_leaves_with_the_next(world: World) -> None:
     world.archive(FEBRUARY)
     assert set(world.books.entries) == {3, 4, 5, 6}
     assert [(archive.month, archive.entries) for archive in world.archive()] == [(FEBRUARY, 2)]
+
+
+def test_so_does_what_comes_into_a_month_that_is_archived(world: World) -> None:
+    """By a clock that was behind: the file of that month is sealed, and stays as it is."""
+    world.archive(FEBRUARY)
+    sealed = world.files["ledger-2026-01.csv"]
+    world.books.entries[3] = midnight(FEBRUARY) - timedelta(seconds=1)
+    assert [(archive.month, archive.entries) for archive in world.archive()] == [(FEBRUARY, 2)]
+    assert world.files["ledger-2026-01.csv"] == sealed
 
 
 def test_an_empty_month_has_no_file(world: World) -> None:
