@@ -34,6 +34,7 @@ from app.access.past_usage import PastUsage
 from app.access.postgres import PostgresAccess
 from app.access.report_books import SampleBooks, StatementBooks
 from app.access.run_books import RepricingBooks, RunBooks
+from app.access.story_books import StoryBooks
 from app.access.top_up_batches import ScheduleBooks, TopUpBatchBooks
 from app.access.top_ups import TopUpBookKeeping
 from app.access.wallet_books import WalletBooks
@@ -355,7 +356,7 @@ class Container:
             books=BookKeeping(self.postgres, BulkBooks), changes=self.wallet_changes, doorbell=self.doorbell
         )
         self.failed_end_sums = FailedEndSums(postgres=self.postgres)
-        self.end_stories = EndStoryService(postgres=self.postgres)
+        self.end_stories = EndStoryService(books=BookKeeping(self.postgres, StoryBooks))
         self.status = StatusService(
             watch=partial(self.postgres.run, watch.look),
             spooled=self.spool.size,

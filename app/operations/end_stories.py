@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
 from app.billing.corrections import Corrected
 from app.domain.ends import EndState
 from app.domain.errors import NotFound
@@ -18,8 +16,9 @@ from app.domain.failed_ends import Line, why_it_waits
 from app.domain.rates import RateCard
 from app.domain.reports import EntryKind
 from app.domain.wallets import WalletId
-from app.stores.postgres import bulk_actions, corrections, debts, end_stories, ledger, prices
 from app.stores.postgres.bulk_actions import BulkAction, BulkEnd
+from app.stores.postgres.corrections import Correction
+from app.stores.postgres.debts import Room
 from app.stores.postgres.end_stories import Attempt, FirstAnswer
 from app.stores.postgres.ledger import LedgerEntry
 
@@ -68,25 +67,54 @@ class EndStory:
         return -self.accepted.amount_micros if cost_micros is None else cost_micros
 
 
+class Books(Protocol):
+    """All that is known of one end."""
+
+    def find_open(self, end_id: UUID) -> Any | None:
+        """Its row of the inbox. None once it is settled."""
+
+    def entries(self, end_id: UUID) -> Sequence[LedgerEntry]:
+        """Of it and of its corrections, oldest first."""
+
+    def first_answer(self, end_id: UUID, key: str | None, process_id: str | None) -> FirstAnswer | None: ...
+
+    def attempts(self, end_id: UUID) -> Sequence[Attempt]: ...
+
+    def corrections(self, end_id: UUID) -> Sequence[Correction]: ...
+
+    def find_entries(self, numbers: Sequence[int]) -> Sequence[LedgerEntry]: ...
+
+    def open_charges(self, end_id: UUID) -> Sequence[Any]: ...
+
+    def bulk_actions(self, end_id: UUID) -> Sequence[tuple[BulkAction, BulkEnd]]: ...
+
+    def card(self, number: int) -> RateCard: ...
+
+    def room(self, wallet_id: WalletId) -> Room | None: ...
+
+    def ahead(self, wallet_id: WalletId, end_id: UUID) -> tuple[int, int]:
+        """How many debts of a wallet are paid before an end, and what they cost in micro-tokens."""
+
+
 class EndStoryService:
-    def __init__(self, *, postgres: PostgresAccess) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books]) -> None:
+        self._books = books
 
     def tell(self, end_id: UUID) -> EndStory:
         """Of an end, or of what a correction or a chargeback has charged. Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _tell(connection, end_id))
+        return self._books.read(lambda books: _tell(books, end_id))
 
 
-def _tell(connection: sa.Connection, end_id: UUID) -> EndStory:
+def _tell(books: Books, end_id: UUID) -> EndStory:
     # The inbox first: what has left it is in the ledger by then.
-    row = end_stories.find_open(connection, end_id)
-    entries = end_stories.entries(connection, end_id)
+    row = books.find_open(end_id)
+    entries = books.entries(end_id)
     billed = next((entry for entry in entries if entry.end_id == end_id and entry.kind != EntryKind.WRITE_OFF), None)
     accepted: Any = row if row is not None else billed
     if accepted is None:
         raise NotFound("End not found")
     key = accepted.idempotency_key if row is not None else _key_of(accepted)
-    card = None if accepted.price_id is None else prices.by_ids(connection, [accepted.price_id])[accepted.price_id]
+    card = None if accepted.price_id is None else books.card(accepted.price_id)
     is_written_off = any(entry.kind == EntryKind.WRITE_OFF and entry.end_id == end_id for entry in entries)
     return EndStory(
         id=end_id,
@@ -94,23 +122,23 @@ def _tell(connection: sa.Connection, end_id: UUID) -> EndStory:
         accepted=accepted,
         idempotency_key=key,
         card=card,
-        first_answer=end_stories.first_answer(connection, end_id, key, accepted.process_id),
-        wait=None if row is None else _wait(connection, row),
-        attempts=end_stories.attempts(connection, end_id),
+        first_answer=books.first_answer(end_id, key, accepted.process_id),
+        wait=None if row is None else _wait(books, row),
+        attempts=books.attempts(end_id),
         corrections=[
-            Corrected(correction, ledger.find_entries(connection, correction.transaction_ids))
-            for correction in corrections.list_of_end(connection, end_id)
+            Corrected(correction, books.find_entries(correction.transaction_ids))
+            for correction in books.corrections(end_id)
         ],
-        open_charges=end_stories.open_charges(connection, end_id),
+        open_charges=books.open_charges(end_id),
         entries=entries,
-        bulk=bulk_actions.actions_of_end(connection, end_id),
+        bulk=books.bulk_actions(end_id),
     )
 
 
-def _wait(connection: sa.Connection, row: Any) -> Wait:
+def _wait(books: Books, row: Any) -> Wait:
     wallet_id = WalletId(row.wallet_id)
-    room = debts.rooms(connection, [wallet_id]).get(wallet_id)
-    line = Line(*end_stories.ahead(connection, wallet_id, row.id), 0 if room is None else room.micros)
+    room = books.room(wallet_id)
+    line = Line(*books.ahead(wallet_id, row.id), 0 if room is None else room.micros)
     state = EndState(row.state)
     due_at = None if room is None else room.next_attempt_at
     return Wait(

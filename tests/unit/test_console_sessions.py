@@ -246,11 +246,15 @@ class TestForms:
         world.sessions.claim_form(session, FORM)
         assert world.sessions.claim_form(session, FORM) == FormRow(None, None)
 
-    def test_one_that_was_refused_is_done_by_whoever_waits(self, world: World, session: Session) -> None:
+    def test_one_that_was_refused_is_done_by_whoever_waits(
+        self, world: World, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         world.sessions.claim_form(session, FORM)
         world.books.looks = [lambda: None, lambda: world.sessions.release_form(session, FORM)]
         assert world.sessions.claim_form(session, FORM) is None
         # And by nobody else.
+        monkeypatch.setattr(console_sessions, "FORM_SECONDS_MAX", 0)
+        assert world.sessions.claim_form(session, FORM) == FormRow(None, None)
         world.sessions.finish_form(session, FORM, location="/", message="Done")
         assert world.sessions.claim_form(session, FORM) == FormRow("/", "Done")
 

@@ -67,6 +67,7 @@ class TestMaking:
         world.books.users.append("dora")
         assert [member.user_id for member in world.service.wallets(1, 9).items] == ["ann", "bob", "cleo"]
         world.service.work_off(60)
+        world.service.go_on(1, lambda: True)
         assert (world.wallets.given, world.service.get(1).results) == ([], Results())
         assert world.books.audited == [("ann", Change("top_up.created", "top_up", "1", after=TOLD))]
 
