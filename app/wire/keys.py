@@ -94,14 +94,24 @@ def audit_answer(entry: AuditEntry) -> AuditEntryAnswer:
     }
 
 
+# Amounts whose names begin with the unit, and what the API calls them.
+_AMOUNTS = {"micros_per_month": "token_per_month", "micros_per_dollar": "tokens_per_dollar"}
+
+
 def _on_the_wire(value: Any, *, is_amount: bool = False) -> Any:
     """Amounts in tokens, under the names that they have everywhere."""
     if isinstance(value, Mapping):
-        return {_name(name): _on_the_wire(inner, is_amount="_micros" in name) for name, inner in value.items()}
+        return {_name(name): _on_the_wire(inner, is_amount=_is_amount(name)) for name, inner in value.items()}
     if isinstance(value, list):
         return [_on_the_wire(inner) for inner in value]
     return token_number(value) if is_amount and isinstance(value, int) else value
 
 
 def _name(name: str) -> str:
+    if name in _AMOUNTS:
+        return _AMOUNTS[name]
     return name.replace("_micros_per_million", "_per_million").replace("_micros", "_token")
+
+
+def _is_amount(name: str) -> bool:
+    return "_micros" in name or name in _AMOUNTS
