@@ -139,6 +139,7 @@ def test_a_hold_is_released(operator: Browser, shop: Billing) -> None:
     [hold] = shop.container.holds.list("u", 5).items
     path = f"/wallets/release-hold/{hold.process_id}/u"
     assert f"/console{path}" in operator.page("/wallets/show/u").html
+    assert "5 tokens, which a run reserves of what u has, are free again" in operator.review(path, reason="x").text
     assert "5 tokens are free again" in operator.follow(operator.change(path, reason="Left over")).text
     assert "gone already" in operator.follow(operator.change(path, reason="Left over")).text
     assert "No run holds anything" in operator.page("/wallets/holds/u").text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -47,6 +48,7 @@ FILTERS = Filters(
     Field("request_id", "Request", identifier(), is_required=False),
 )
 BASIS_POINTS = "_basis_points"
+_TOKEN = re.compile(r"\btoken\b")
 # The page of what was changed, and what its address calls the id.
 _PAGES = {
     "wallet": ("wallets.show", "user_id"),
@@ -102,7 +104,7 @@ def _label(name: str) -> str:
     """The wire's name for people: `posted_token` as "posted tokens", `below_basis_points` as "below, %"."""
     if name.endswith(BASIS_POINTS):
         return f"{text.words(name.removesuffix(BASIS_POINTS))}, %"
-    return text.words(f"{name}s" if name == "token" or name.endswith("_token") else name)
+    return _TOKEN.sub("tokens", text.words(name))
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str | None:

@@ -171,9 +171,7 @@ def set_low_balance() -> Response:
         title="Set when a balance is low",
         action="Set it",
         back=url_for("balance_rules.index"),
-        review=lambda values: Review(
-            f"{_whose(values)} told to be low {_low_text(_low(values))}.", [("Reason", values["reason"])]
-        ),
+        review=lambda values: Review(f"{_whose(values)} {_low_text(_low(values))}.", [("Reason", values["reason"])]),
         perform=perform,
         initial=initial_from(_LOW, request.args),
         intro="In place of the rule that the wallet or the package has.",
@@ -331,10 +329,10 @@ def _low(values: Mapping[str, Any]) -> LowBalance:
 
 def _low_text(low: LowBalance) -> str:
     if low.below_micros is not None:
-        return f"below {text.amount(low.below_micros)} tokens"
+        return f"told to be low below {text.amount(low.below_micros)} tokens"
     if low.below_basis_points is not None:
-        return f"below {text.percent(low.below_basis_points)} of what it had after its last top-up"
-    return "never"
+        return f"told to be low below {text.percent(low.below_basis_points)} of the balance after the last top-up"
+    return "never told to be low"
 
 
 def _auto(values: Mapping[str, Any]) -> AutoTopUp | None:

@@ -67,6 +67,8 @@ _TERMS = Form(
 _REFUND_RUN = Form((REFERENCE, REASON))
 _WHY = Form((REASON,))
 
+# As many as a wallet may have open at once, as `prelude.lua` has it.
+HOLDS_MAX = 1_000
 _EFFECTS = {
     WalletStatus.ACTIVE: "{user} may start runs again.",
     WalletStatus.SUSPENDED: "{user} can start nothing any more. What runs already still bills.",
@@ -207,6 +209,9 @@ def refund_run(end_id: UUID) -> Response:
 @blueprint.route("/release-hold/<process_id>/<id:user_id>", methods=["GET", "POST"])
 @needs(KeyScope.WALLETS)
 def release_hold(process_id: str, user_id: str) -> Response:
+    open_holds = services().holds.list(user_id, HOLDS_MAX).items
+    held = next((_tokens(hold.amount_micros) for hold in open_holds if hold.process_id == process_id), "No tokens")
+
     def perform(values: Mapping[str, Any]) -> Done:
         try:
             released = services().holds.give_back(user_id, process_id, acting(values))
@@ -220,11 +225,11 @@ def release_hold(process_id: str, user_id: str) -> Response:
         action="Release it",
         back=_back(user_id),
         review=lambda values: Review(
-            f"What run {process_id} reserves of {user_id}'s tokens is given back. The run may go on, and still bills.",
+            f"{held}, which a run reserves of what {user_id} has, are free again. The run may go on, and still bills.",
             [("Process", process_id), ("Reason", values["reason"])],
         ),
         perform=perform,
-        intro=f"Of the run {process_id}.",
+        intro=f"{held}, of the run {process_id}.",
         is_dangerous=True,
     )
 
