@@ -132,6 +132,9 @@ class TestStates:
             tell()
         with pytest.raises(NotFound):
             tell(ledger=[entry("write_off")])
+        # Of a run that is in an archive its corrections may still be here.
+        with pytest.raises(NotFound):
+            tell(ledger=[entry("amendment", OTHER)])
 
     def test_of_a_chargeback_what_it_took(self) -> None:
         assert tell(ledger=[entry("chargeback", cost_micros=None, amount_micros=-5)]).cost_micros == 5

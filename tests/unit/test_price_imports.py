@@ -312,6 +312,14 @@ class TestApproval:
         world.price("ne*", DOLLAR, effective_from=NOW - timedelta(seconds=1))
         world.refuses(PriceImportOutdated, lambda: world.approve(draft))
 
+    def test_a_pattern_is_compared_with_its_own_price(self, world: World) -> None:
+        """Not with that of the one model which is called as all of its models begin."""
+        for model in ("gpt-202*", "gpt-202"):
+            world.price(model, DOLLAR)
+        draft = world.draft(listed(gpt="1.4"), selection=Selection())
+        assert [(row["model"], row["today_id"]) for row in draft.proposed] == [("gpt", 1), ("gpt-202*", 2)]
+        assert world.approve(draft).price_ids == [4, 5]
+
     def test_what_it_does_not_name_has_no_say(self, world: World) -> None:
         draft = world.draft(listed(new="2"))
         world.price("gpt", 2 * DOLLAR)
