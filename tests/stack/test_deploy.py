@@ -42,10 +42,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
-    subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=folder, check=True)
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-    install += ["--only-binary", ":all:", "-r", "requirements/runtime.lock"]
-    subprocess.run([".venv/bin/python", *install], cwd=folder, check=True)
+    # Without a pip of its own, and compiling only what is imported: half the time.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    install = ["-m", "pip", "--python", ".venv/bin/python", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--no-compile", "--require-hashes", "--only-binary", ":all:", "-r", "requirements/runtime.lock"]
+    subprocess.run([sys.executable, *install], cwd=folder, check=True)
     return folder
 
 

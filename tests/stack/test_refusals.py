@@ -30,7 +30,7 @@ def last_words(environment: dict[str, str], tmp_path: Path) -> Try:
             env={"PATH": f"{BIN}:{os.environ['PATH']}", **environment, **own, **changes},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode != 0, done.stdout + done.stderr
