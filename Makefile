@@ -34,7 +34,7 @@ up: $(STAMP) ## run the whole stack here: Postgres, Redis, web, worker, beat, fl
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 test: $(STAMP) ## run every test, the server's and each client's side by side
-	@echo "about ten minutes; the output of each part comes when it is done"
+	@echo "eleven to thirteen minutes; the output of each part comes when it is done"
 	@$(MAKE) --no-print-directory -j3 $(SYNC) test-server test-client-python test-client-typescript
 
 test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and worker processes
