@@ -461,7 +461,6 @@ def spare_what_stays() -> None:
     """Keep what a process has loaded by now out of its garbage collections: looking through all of it stops the
     process for more than a tenth of a second, and finds nothing.
     """
-    gc.collect()
     gc.freeze()
 
 

@@ -280,6 +280,7 @@ def mix(scene: Scene) -> None:
     quick = [name for name in ALL if name not in SLOW]
     for name in scene.rng.sample(quick, scene.rng.randint(2, 4)):
         if name in KILLS or scene.rng.random() < 0.8:
-            with suppress(RedisError):
+            # Another one may have its store down just now.
+            with suppress(RedisError, psycopg.OperationalError):
                 ALL[name](scene)
         time.sleep(scene.rng.uniform(0, 0.3))
