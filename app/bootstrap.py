@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.access.archive_books import ArchiveBooks
 from app.access.audit_book import AuditBook
 from app.access.authentication import Authentication, CountedBrake
+from app.access.balance_rule_books import BalanceRuleBooks, TopUpRequestBooks
 from app.access.books import BookKeeping, Books
 from app.access.bulk_books import BulkBooks
 from app.access.catalog_books import CatalogBooks, PriceImportBooks
@@ -38,6 +39,7 @@ from app.access.story_books import StoryBooks
 from app.access.top_up_batches import ScheduleBooks, TopUpBatchBooks
 from app.access.top_ups import TopUpBookKeeping
 from app.access.wallet_books import WalletBooks
+from app.access.webhook_books import EndpointBooks, EventBooks
 from app.access.wrong_keys import WrongKeys
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
@@ -392,10 +394,14 @@ class Container:
                 disable_after_days=config.webhook_disable_after_days,
             ),
         )
-        self.webhook_endpoints = WebhookEndpoints(postgres=self.postgres, allow_private=config.webhooks_allow_private)
-        self.webhook_events = WebhookEvents(postgres=self.postgres, retention_days=config.webhook_retention_days)
-        self.balance_rules = BalanceRules(postgres=self.postgres)
-        self.top_up_requests = TopUpRequests(postgres=self.postgres)
+        self.webhook_endpoints = WebhookEndpoints(
+            books=BookKeeping(self.postgres, EndpointBooks), allow_private=config.webhooks_allow_private
+        )
+        self.webhook_events = WebhookEvents(
+            books=BookKeeping(self.postgres, EventBooks), retention_days=config.webhook_retention_days
+        )
+        self.balance_rules = BalanceRules(books=BookKeeping(self.postgres, BalanceRuleBooks))
+        self.top_up_requests = TopUpRequests(books=BookKeeping(self.postgres, TopUpRequestBooks))
 
     def close(self) -> None:
         """Stop what runs and close what was connected, the last made first. It isn't used again after that."""

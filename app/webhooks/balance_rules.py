@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
-from app.domain.audit import differing
+from app.access.ports import BookKeeping, WalletBookKeeping
+from app.domain.audit import Change, differing
 from app.domain.balance_rules import AutoTopUp, AutoTopUpRule, LowBalance, LowBalanceRule, Owner, TopUpRequest
 from app.domain.errors import NotFound, WalletNotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import NEWEST, Page, page
-from app.domain.wallets import WalletId, wallet_of
-from app.stores.postgres import audit, balance_rules, catalog, top_up_requests, wallets
+from app.domain.wallets import Wallet, WalletId, wallet_of
 from app.stores.postgres.top_up_requests import RequestFilter, Standing
 from app.webhooks.events import NEWEST_EVENT
 
@@ -36,41 +34,102 @@ class WalletRules:
     standing: Standing
 
 
+class Books(Protocol):
+    """Balance rules, in one transaction."""
+
+    def has_wallet(self, wallet_id: WalletId) -> bool: ...
+
+    def has_package(self, package_id: str) -> bool: ...
+
+    def find_low_balance(self, owner: Owner) -> LowBalanceRule | None: ...
+
+    def set_low_balance(self, owner: Owner, low_balance: LowBalance) -> LowBalanceRule: ...
+
+    def remove_low_balance(self, owner: Owner) -> None: ...
+
+    def list_low_balance(self, before_id: int, limit: int) -> Sequence[LowBalanceRule]: ...
+
+    def low_balance_for(self, wallet_id: WalletId) -> LowBalanceRule | None:
+        """What holds for a wallet: its own, or its package's."""
+
+    def find_auto_top_up(self, owner: Owner) -> AutoTopUpRule | None: ...
+
+    def set_auto_top_up(self, owner: Owner, auto_top_up: AutoTopUp | None) -> AutoTopUpRule: ...
+
+    def remove_auto_top_up(self, owner: Owner) -> None: ...
+
+    def list_auto_top_up(self, before_id: int, limit: int) -> Sequence[AutoTopUpRule]: ...
+
+    def auto_top_up_for(self, wallet_id: WalletId) -> AutoTopUpRule | None: ...
+
+    def standing(self, wallet_id: WalletId) -> Standing: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
+class Requests(Protocol):
+    """What was asked for, in one transaction. What is changed of a wallet's needs the wallet locked."""
+
+    def lock(self, wallet_id: WalletId) -> Wallet | None: ...
+
+    def wallet_of(self, request_id: UUID) -> WalletId | None: ...
+
+    def find(self, request_id: UUID) -> TopUpRequest | None: ...
+
+    def list_newest(self, wanted: RequestFilter, before_id: UUID, limit: int) -> Sequence[TopUpRequest]: ...
+
+    def decline(self, request_id: UUID, reason: str) -> None:
+        """One that is open or unanswered; any other stays as it is."""
+
+    def standing(self, wallet_id: WalletId) -> Standing: ...
+
+    def forget_failures(self, wallet_id: WalletId) -> None: ...
+
+    def request(self, wallet_id: WalletId) -> None:
+        """Ask for its top-up, if it wants one."""
+
+    def expire(self, limit: int) -> Sequence[WalletId]:
+        """Give up requests whose time is over, of so many wallets that nobody else has; which these were."""
+
+    def request_wanted(self, limit: int) -> Sequence[WalletId]:
+        """Ask for wallets that want it and weren't asked for; those that were looked at."""
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
 class BalanceRules:
-    def __init__(self, *, postgres: PostgresAccess) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books]) -> None:
+        self._books = books
 
     def set_low_balance(self, owner: Owner, low_balance: LowBalance, caller: Caller = SYSTEM) -> LowBalanceRule:
         """Say when a wallet, or those with a package, are low. Raises WalletNotFound, NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> LowBalanceRule:
-            _check(connection, owner)
-            before = balance_rules.find_low_balance(connection, owner)
-            rule = balance_rules.set_low_balance(connection, owner, low_balance)
+        def work(books: Books) -> LowBalanceRule:
+            _check(books, owner)
+            before = books.find_low_balance(owner)
+            rule = books.set_low_balance(owner, low_balance)
             was = None if before is None else asdict(before.low_balance)
-            _audit(connection, caller, "low_balance_rule.set", owner, before=was, after=asdict(low_balance))
+            _audit(books, caller, "low_balance_rule.set", owner, before=was, after=asdict(low_balance))
             return rule
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def remove_low_balance(self, owner: Owner, caller: Caller = SYSTEM) -> None:
         """Forget it. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> None:
-            before = balance_rules.find_low_balance(connection, owner)
+        def work(books: Books) -> None:
+            before = books.find_low_balance(owner)
             if before is None:
                 raise NotFound("Low balance rule not found")
-            balance_rules.remove_low_balance(connection, owner)
-            _audit(connection, caller, "low_balance_rule.removed", owner, before=asdict(before.low_balance), after=None)
+            books.remove_low_balance(owner)
+            _audit(books, caller, "low_balance_rule.removed", owner, before=asdict(before.low_balance), after=None)
 
-        self._postgres.transaction(work)
+        self._books.transaction(work)
 
     def low_balance_rules(self, limit: int, before_id: int = NEWEST) -> Page[LowBalanceRule, int]:
         """The last made first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: balance_rules.list_low_balance(connection, before_id, count), lambda rule: rule.id, limit
-            )
+        return self._books.read(
+            lambda books: page(lambda count: books.list_low_balance(before_id, count), lambda rule: rule.id, limit)
         )
 
     def set_auto_top_up(self, owner: Owner, auto_top_up: AutoTopUp | None, caller: Caller = SYSTEM) -> AutoTopUpRule:
@@ -78,72 +137,68 @@ class BalanceRules:
         a minute. Raises WalletNotFound, NotFound or Unavailable.
         """
 
-        def work(connection: sa.Connection) -> AutoTopUpRule:
-            _check(connection, owner)
-            before = balance_rules.find_auto_top_up(connection, owner)
-            rule = balance_rules.set_auto_top_up(connection, owner, auto_top_up)
+        def work(books: Books) -> AutoTopUpRule:
+            _check(books, owner)
+            before = books.find_auto_top_up(owner)
+            rule = books.set_auto_top_up(owner, auto_top_up)
             was = None if before is None else _amounts(before.auto_top_up)
-            _audit(connection, caller, "auto_top_up_rule.set", owner, before=was, after=_amounts(auto_top_up))
+            _audit(books, caller, "auto_top_up_rule.set", owner, before=was, after=_amounts(auto_top_up))
             return rule
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def remove_auto_top_up(self, owner: Owner, caller: Caller = SYSTEM) -> None:
         """Forget it; a request that is open stays so. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> None:
-            before = balance_rules.find_auto_top_up(connection, owner)
+        def work(books: Books) -> None:
+            before = books.find_auto_top_up(owner)
             if before is None:
                 raise NotFound("Auto top-up rule not found")
-            balance_rules.remove_auto_top_up(connection, owner)
-            _audit(
-                connection, caller, "auto_top_up_rule.removed", owner, before=_amounts(before.auto_top_up), after=None
-            )
+            books.remove_auto_top_up(owner)
+            _audit(books, caller, "auto_top_up_rule.removed", owner, before=_amounts(before.auto_top_up), after=None)
 
-        self._postgres.transaction(work)
+        self._books.transaction(work)
 
     def auto_top_up_rules(self, limit: int, before_id: int = NEWEST) -> Page[AutoTopUpRule, int]:
         """The last made first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: balance_rules.list_auto_top_up(connection, before_id, count), lambda rule: rule.id, limit
-            )
+        return self._books.read(
+            lambda books: page(lambda count: books.list_auto_top_up(before_id, count), lambda rule: rule.id, limit)
         )
 
     def of_wallet(self, user_id: str) -> WalletRules:
         """What holds for a wallet. Raises WalletNotFound or Unavailable."""
         wallet_id = wallet_of(user_id)
 
-        def work(connection: sa.Connection) -> WalletRules:
-            if not wallets.exists(connection, wallet_id):
+        def work(books: Books) -> WalletRules:
+            if not books.has_wallet(wallet_id):
                 raise WalletNotFound
             return WalletRules(
-                balance_rules.low_balance_for(connection, wallet_id),
-                balance_rules.auto_top_up_for(connection, wallet_id),
-                top_up_requests.standing(connection, wallet_id),
+                books.low_balance_for(wallet_id),
+                books.auto_top_up_for(wallet_id),
+                books.standing(wallet_id),
             )
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
 
 class TopUpRequests:
     """What was asked for. A top-up under a request's reference answers it, by a trigger."""
 
-    def __init__(self, *, postgres: PostgresAccess) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: WalletBookKeeping[Requests]) -> None:
+        self._books = books
 
     def get(self, request_id: UUID) -> TopUpRequest:
         """Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _found(top_up_requests.find(connection, request_id)))
+        return self._books.read(lambda books: _found(books.find(request_id)))
 
     def list(
         self, limit: int, before_id: str = NEWEST_EVENT, matching: RequestFilter | None = None
     ) -> Page[TopUpRequest, str]:
         """Newest first. Raises Unavailable."""
         before, wanted = UUID(before_id), matching or RequestFilter()
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: top_up_requests.list_newest(connection, wanted, before, count),
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.list_newest(wanted, before, count),
                 lambda request: str(request.id),
                 limit,
             )
@@ -154,24 +209,22 @@ class TopUpRequests:
 
         Raises NotFound, WalletBusy or Unavailable.
         """
-        wallet_id = self._postgres.run(lambda connection: top_up_requests.wallet_of_request(connection, request_id))
+        wallet_id = self._books.read(lambda books: books.wallet_of(request_id))
         if wallet_id is None:
             raise NotFound("Top-up request not found")
 
-        def work(connection: sa.Connection) -> TopUpRequest:
-            wallets.lock(connection, wallet_id)
-            before = _found(top_up_requests.find(connection, request_id))
-            top_up_requests.decline(connection, request_id, reason)
-            after = _found(top_up_requests.find(connection, request_id))
+        def work(books: Requests) -> TopUpRequest:
+            books.lock(wallet_id)
+            before = _found(books.find(request_id))
+            books.decline(request_id, reason)
+            after = _found(books.find(request_id))
             was, now = differing({"state": before.state}, {"state": after.state})
             if now:
                 told = {**now, "request_id": request_id, "reason": reason}
-                audit.write(
-                    connection, caller, "top_up_request.declined", ("wallet", wallet_id), before=was, after=told
-                )
+                books.audit(caller, [Change("top_up_request.declined", "wallet", wallet_id, was, told)])
             return after
 
-        return self._postgres.wallet_transaction(wallet_id, work)
+        return self._books.in_turn(wallet_id, work)
 
     def resume(self, user_id: str, caller: Caller = SYSTEM) -> Standing:
         """Forget failures, and ask again if the balance is still below.
@@ -180,45 +233,45 @@ class TopUpRequests:
         """
         wallet_id = wallet_of(user_id)
 
-        def work(connection: sa.Connection) -> Standing:
-            if wallets.lock(connection, wallet_id) is None:
+        def work(books: Requests) -> Standing:
+            if books.lock(wallet_id) is None:
                 raise WalletNotFound
-            before = top_up_requests.standing(connection, wallet_id)
-            top_up_requests.resume(connection, wallet_id)
-            top_up_requests.request(connection, [wallet_id])
+            before = books.standing(wallet_id)
+            books.forget_failures(wallet_id)
+            books.request(wallet_id)
             if before != Standing():
                 told = {"failed_requests": before.failed_requests, "stopped_reason": before.stopped_reason}
-                audit.write(connection, caller, "auto_top_up.resumed", ("wallet", wallet_id), before=told)
-            return top_up_requests.standing(connection, wallet_id)
+                books.audit(caller, [Change("auto_top_up.resumed", "wallet", wallet_id, before=told)])
+            return books.standing(wallet_id)
 
-        return self._postgres.wallet_transaction(wallet_id, work)
+        return self._books.in_turn(wallet_id, work)
 
     def look_after(self) -> None:
         """Give up requests whose time is over, and ask for wallets that want it and weren't asked for. Raises
         Unavailable.
         """
-        self._in_parts("top_up_requests_expired", top_up_requests.expire)
-        self._in_parts("top_ups_requested", top_up_requests.request_wanted)
+        self._in_parts("top_up_requests_expired", lambda books: books.expire(WALLETS_AT_ONCE))
+        self._in_parts("top_ups_requested", lambda books: books.request_wanted(WALLETS_AT_ONCE))
 
-    def _in_parts(self, message: str, work: Callable[[sa.Connection, int], Sequence[WalletId]]) -> None:
+    def _in_parts(self, message: str, work: Callable[[Requests], Sequence[WalletId]]) -> None:
         while True:
-            found = self._postgres.transaction(lambda connection: work(connection, WALLETS_AT_ONCE))
+            found = self._books.transaction(work)
             if found:
                 log.info(message, wallets=len(found))
             if len(found) < WALLETS_AT_ONCE:
                 return
 
 
-def _check(connection: sa.Connection, owner: Owner) -> None:
-    if owner.user_id is not None and not wallets.exists(connection, wallet_of(owner.user_id)):
+def _check(books: Books, owner: Owner) -> None:
+    if owner.user_id is not None and not books.has_wallet(wallet_of(owner.user_id)):
         raise WalletNotFound
-    if owner.package_id is not None and catalog.find_package(connection, owner.package_id) is None:
+    if owner.package_id is not None and not books.has_package(owner.package_id):
         reasons = [f"Unknown package: {owner.package_id}"]
         raise NotFound(f"Package not found: {owner.package_id}", errors={"package_id": reasons})
 
 
 def _audit(
-    connection: sa.Connection,
+    books: Books,
     caller: Caller,
     action: str,
     owner: Owner,
@@ -228,11 +281,9 @@ def _audit(
 ) -> None:
     if before == after:
         return
-    if owner.user_id is not None:
-        subject: tuple[str, object] = ("wallet", wallet_of(owner.user_id))
-    else:
-        subject = ("package", owner.package_id)
-    audit.write(connection, caller, action, subject, before=before, after=after)
+    kind = "package" if owner.user_id is None else "wallet"
+    subject_id = owner.package_id if owner.user_id is None else wallet_of(owner.user_id)
+    books.audit(caller, [Change(action, kind, str(subject_id), before, after)])
 
 
 def _amounts(auto_top_up: AutoTopUp | None) -> Mapping[str, Any]:

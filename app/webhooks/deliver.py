@@ -24,7 +24,7 @@ from app.stores.postgres import audit
 from app.stores.postgres.webhooks import deliveries, endpoints
 from app.stores.postgres.webhooks.deliveries import ClaimedDelivery, DueEndpoint
 from app.stores.postgres.webhooks.endpoints import Endpoint
-from app.webhooks.endpoints import SUBJECT, disabling
+from app.webhooks.endpoints import SUBJECT
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class DeliveryService:
         elif endpoints.is_failing_for(connection, endpoint, self._policy.disable_after_days * SECONDS_PER_DAY):
             reason = DisabledReason.FAILING
         if reason is not None:
-            changes |= disabling(reason)
+            changes |= endpoints.disabling(reason)
         if changes:
             endpoints.update(connection, endpoint.id, changes)
         if reason is not None:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
-import structlog
-
-from app.access.postgres import PostgresAccess
-from app.domain.audit import differing
+from app.access.ports import BookKeeping
+from app.domain.audit import Change, differing
 from app.domain.errors import Invalid, NotFound, NotReady
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import Page, page
 from app.domain.webhook_secrets import SECRETS_MAX, new_secret
 from app.domain.webhook_urls import target_of
 from app.domain.webhooks import DisabledReason, EndpointState, EventType
-from app.stores.postgres import audit
-from app.stores.postgres.webhooks import deliveries, endpoints, events
 from app.stores.postgres.webhooks.endpoints import Endpoint, Health, Secret
 from app.stores.postgres.webhooks.events import Event
-
-log = structlog.get_logger(__name__)
 
 ENDPOINTS_MAX = 100
 OVERLAP_SECONDS_DEFAULT = 86_400
@@ -51,9 +44,50 @@ class NewSecret:
     secret: str
 
 
+class Books(Protocol):
+    """Endpoints with their secrets and deliveries, in one transaction."""
+
+    def add_endpoint(self, url: str, event_types: Sequence[str], description: str | None) -> Endpoint: ...
+
+    def find_endpoint(self, endpoint_id: int) -> Endpoint | None: ...
+
+    def lock_endpoint(self, endpoint_id: int) -> Endpoint | None: ...
+
+    def list_endpoints(self, after_id: int, limit: int) -> Sequence[Endpoint]: ...
+
+    def update_endpoint(self, endpoint_id: int, changes: Mapping[str, Any]) -> Endpoint: ...
+
+    def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint: ...
+
+    def health(self, endpoint_id: int) -> Health: ...
+
+    def secrets(self, endpoint_id: int) -> Sequence[Secret]: ...
+
+    def add_secret(self, endpoint_id: int, secret: str) -> None: ...
+
+    def expire_secrets(self, endpoint_id: int, seconds: int) -> None:
+        """Have them sign for so long at most, and forget those that sign no more."""
+
+    def forget_secrets(self, endpoint_id: int) -> None: ...
+
+    def add_event(self, endpoint_id: int, event_type: str, data: Mapping[str, Any]) -> Event:
+        """One for this endpoint alone, which is delivered by itself."""
+
+    def missed(
+        self, endpoint_id: int, since: datetime, until: datetime | None, after_id: UUID, limit: int
+    ) -> Sequence[UUID]:
+        """Events of that time that an endpoint wants and hasn't got, oldest first."""
+
+    def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None: ...
+
+    def give_up_deliveries(self, endpoint_id: int) -> None: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
 class WebhookEndpoints:
-    def __init__(self, *, postgres: PostgresAccess, allow_private: bool) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], allow_private: bool) -> None:
+        self._books = books
         self._allow_private = allow_private
 
     def create(
@@ -69,31 +103,28 @@ class WebhookEndpoints:
         self._check_url(url)
         made = secret or new_secret()
 
-        def work(connection: sa.Connection) -> EndpointView:
-            if len(endpoints.list_by_id(connection, 0, ENDPOINTS_MAX)) == ENDPOINTS_MAX:
+        def work(books: Books) -> EndpointView:
+            if len(books.list_endpoints(0, ENDPOINTS_MAX)) == ENDPOINTS_MAX:
                 raise Invalid(errors={"url": [f"There are {ENDPOINTS_MAX} endpoints already."]})
-            values = {"url": url, "event_types": sorted(set(event_types)), "description": description}
-            created = endpoints.insert(connection, values)
-            endpoints.add_secret(connection, created.id, made)
-            audit.write(connection, caller, "webhook_endpoint.created", (SUBJECT, created.id), after=_told(created))
-            return _view(connection, created)
+            created = books.add_endpoint(url, sorted(set(event_types)), description)
+            books.add_secret(created.id, made)
+            _audit(books, caller, "created", created.id, after=_told(created))
+            return _view(books, created)
 
-        return NewSecret(self._postgres.transaction(work), made)
+        return NewSecret(self._books.transaction(work), made)
 
     def get(self, endpoint_id: int) -> EndpointView:
         """Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _view(connection, _found(endpoints.find(connection, endpoint_id))))
+        return self._books.read(lambda books: _view(books, _found(books.find_endpoint(endpoint_id))))
 
     def list(self, limit: int, after_id: int = 0) -> Page[EndpointView, int]:
         """In the order they were made. Raises Unavailable."""
 
-        def work(connection: sa.Connection) -> Page[EndpointView, int]:
-            found = page(
-                lambda count: endpoints.list_by_id(connection, after_id, count), lambda endpoint: endpoint.id, limit
-            )
-            return Page([_view(connection, endpoint) for endpoint in found.items], found.next_key)
+        def work(books: Books) -> Page[EndpointView, int]:
+            found = page(lambda count: books.list_endpoints(after_id, count), lambda endpoint: endpoint.id, limit)
+            return Page([_view(books, endpoint) for endpoint in found.items], found.next_key)
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def update(self, endpoint_id: int, changes: Mapping[str, Any], caller: Caller = SYSTEM) -> EndpointView:
         """Change any of url, event_types and description; nothing given changes nothing.
@@ -106,7 +137,9 @@ class WebhookEndpoints:
             changes = {**changes, "event_types": sorted(set(changes["event_types"]))}
         if not changes:
             return self.get(endpoint_id)
-        return self._change(endpoint_id, "updated", lambda _: changes, caller)
+        return self._change(
+            endpoint_id, "updated", lambda books, found: books.update_endpoint(found.id, changes), caller
+        )
 
     def enable(self, endpoint_id: int, caller: Caller = SYSTEM) -> EndpointView:
         """Have it told again, also of what waits since before it was disabled. Raises NotFound or Unavailable."""
@@ -117,31 +150,34 @@ class WebhookEndpoints:
             "failing_since": None,
             "paused_until": None,
         }
-        return self._change(
-            endpoint_id, "enabled", lambda found: {} if found.state is EndpointState.ENABLED else fresh, caller
-        )
+
+        def enabled(books: Books, found: Endpoint) -> Endpoint:
+            return found if found.state is EndpointState.ENABLED else books.update_endpoint(found.id, fresh)
+
+        return self._change(endpoint_id, "enabled", enabled, caller)
 
     def disable(self, endpoint_id: int, caller: Caller = SYSTEM) -> EndpointView:
         """Send nothing more to it. Raises NotFound or Unavailable."""
-        return self._change(
-            endpoint_id,
-            "disabled",
-            lambda found: {} if found.state is EndpointState.DISABLED else disabling(DisabledReason.OPERATOR),
-            caller,
-        )
+
+        def disabled(books: Books, found: Endpoint) -> Endpoint:
+            if found.state is EndpointState.DISABLED:
+                return found
+            return books.disable_endpoint(found.id, DisabledReason.OPERATOR)
+
+        return self._change(endpoint_id, "disabled", disabled, caller)
 
     def delete(self, endpoint_id: int, caller: Caller = SYSTEM) -> None:
         """Forget it and its secrets; what was still to be delivered to it won't be. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> None:
-            found = _found(endpoints.lock(connection, endpoint_id))
+        def work(books: Books) -> None:
+            found = _found(books.lock_endpoint(endpoint_id))
             gone = {"state": EndpointState.DELETED, "disabled_reason": None}
-            endpoints.update(connection, endpoint_id, gone)
-            endpoints.forget_secrets(connection, endpoint_id)
-            deliveries.give_up(connection, endpoint_id)
-            audit.write(connection, caller, "webhook_endpoint.deleted", (SUBJECT, endpoint_id), before=_told(found))
+            books.update_endpoint(endpoint_id, gone)
+            books.forget_secrets(endpoint_id)
+            books.give_up_deliveries(endpoint_id)
+            _audit(books, caller, "deleted", endpoint_id, before=_told(found))
 
-        self._postgres.transaction(work)
+        self._books.transaction(work)
 
     def rotate(
         self,
@@ -157,33 +193,31 @@ class WebhookEndpoints:
         """
         made = secret or new_secret()
 
-        def work(connection: sa.Connection) -> EndpointView:
-            found = _found(endpoints.lock(connection, endpoint_id))
-            endpoints.expire_secrets(connection, endpoint_id, overlap_seconds)
-            if len(endpoints.secrets(connection, endpoint_id)) >= SECRETS_MAX:
+        def work(books: Books) -> EndpointView:
+            found = _found(books.lock_endpoint(endpoint_id))
+            books.expire_secrets(endpoint_id, overlap_seconds)
+            if len(books.secrets(endpoint_id)) >= SECRETS_MAX:
                 reason = f"{SECRETS_MAX} secrets sign already: wait, or rotate with an overlap of 0."
                 raise Invalid(errors={"overlap_seconds": [reason]})
-            endpoints.add_secret(connection, endpoint_id, made)
-            told = {"overlap_seconds": overlap_seconds}
-            audit.write(connection, caller, "webhook_endpoint.secret_rotated", (SUBJECT, endpoint_id), after=told)
-            return _view(connection, found)
+            books.add_secret(endpoint_id, made)
+            _audit(books, caller, "secret_rotated", endpoint_id, after={"overlap_seconds": overlap_seconds})
+            return _view(books, found)
 
-        return NewSecret(self._postgres.transaction(work), made)
+        return NewSecret(self._books.transaction(work), made)
 
     def test(self, endpoint_id: int, caller: Caller = SYSTEM) -> Event:
         """Send it an event that means nothing. Raises NotFound, NotReady (it is disabled) or Unavailable."""
 
-        def work(connection: sa.Connection) -> Event:
-            found = _found(endpoints.lock(connection, endpoint_id))
+        def work(books: Books) -> Event:
+            found = _found(books.lock_endpoint(endpoint_id))
             if found.state is not EndpointState.ENABLED:
                 raise NotReady("This endpoint is disabled: enable it first")
             told = {"endpoint_id": endpoint_id, "message": "Nothing has happened: this is a test."}
-            event = events.insert_test(connection, endpoint_id, EventType.TEST, told)
-            sent = {"event_id": event.id}
-            audit.write(connection, caller, "webhook_endpoint.tested", (SUBJECT, endpoint_id), after=sent)
+            event = books.add_event(endpoint_id, EventType.TEST, told)
+            _audit(books, caller, "tested", endpoint_id, after={"event_id": event.id})
             return event
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def replay(self, endpoint_id: int, since: datetime, until: datetime | None = None, caller: Caller = SYSTEM) -> int:
         """Tell an endpoint of all that it wants and hasn't got of that time: what was given up, and what happened while
@@ -192,38 +226,34 @@ class WebhookEndpoints:
         sent = 0
         after_id: UUID | None = UUID(int=0)
 
-        def part(connection: sa.Connection, after_id: UUID) -> Sequence[UUID]:
-            _found(endpoints.lock(connection, endpoint_id))
-            missed = deliveries.missed(
-                connection, endpoint_id, since=since, until=until, after_id=after_id, limit=EVENTS_PER_REPLAY
-            )
-            deliveries.add(connection, endpoint_id, missed)
+        def part(books: Books, after_id: UUID) -> Sequence[UUID]:
+            _found(books.lock_endpoint(endpoint_id))
+            missed = books.missed(endpoint_id, since, until, after_id, EVENTS_PER_REPLAY)
+            books.deliver(endpoint_id, missed)
             if missed:
                 told = {"since": since, "until": until, "events": len(missed)}
-                audit.write(connection, caller, "webhook_endpoint.replayed", (SUBJECT, endpoint_id), after=told)
+                _audit(books, caller, "replayed", endpoint_id, after=told)
             return missed
 
         while after_id is not None:
             last = after_id
-            found = self._postgres.transaction(lambda connection: part(connection, last))  # noqa: B023 - run at once
+            found = self._books.transaction(lambda books: part(books, last))  # noqa: B023 - run at once
             sent += len(found)
             after_id = found[-1] if len(found) == EVENTS_PER_REPLAY else None
         return sent
 
-    def _change(self, endpoint_id: int, action: str, changes: Any, caller: Caller) -> EndpointView:
-        def work(connection: sa.Connection) -> EndpointView:
-            before = _found(endpoints.lock(connection, endpoint_id))
-            asked = changes(before)
-            if not asked:
-                return _view(connection, before)
-            after = endpoints.update(connection, endpoint_id, asked)
+    def _change(
+        self, endpoint_id: int, action: str, change: Callable[[Books, Endpoint], Endpoint], caller: Caller
+    ) -> EndpointView:
+        def work(books: Books) -> EndpointView:
+            before = _found(books.lock_endpoint(endpoint_id))
+            after = change(books, before)
             was, now = differing(_told(before), _told(after))
             if now:
-                name = f"webhook_endpoint.{action}"
-                audit.write(connection, caller, name, (SUBJECT, endpoint_id), before=was, after=now)
-            return _view(connection, after)
+                _audit(books, caller, action, endpoint_id, before=was, after=now)
+            return _view(books, after)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def _check_url(self, url: str) -> None:
         try:
@@ -232,25 +262,26 @@ class WebhookEndpoints:
             raise Invalid(errors={"url": [str(error)]}) from None
 
 
-def disabling(reason: DisabledReason) -> Mapping[str, Any]:
-    """What changes of an endpoint that is disabled."""
-    return {
-        "state": EndpointState.DISABLED,
-        "disabled_reason": reason,
-        "disabled_at": sa.func.clock_timestamp(),
-        "paused_until": None,
-    }
-
-
 def _found(endpoint: Endpoint | None) -> Endpoint:
     if endpoint is None:
         raise NotFound(_NOT_FOUND)
     return endpoint
 
 
-def _view(connection: sa.Connection, endpoint: Endpoint) -> EndpointView:
-    health = endpoints.health(connection, [endpoint.id])[endpoint.id]
-    return EndpointView(endpoint, endpoints.secrets(connection, endpoint.id), health)
+def _view(books: Books, endpoint: Endpoint) -> EndpointView:
+    return EndpointView(endpoint, books.secrets(endpoint.id), books.health(endpoint.id))
+
+
+def _audit(
+    books: Books,
+    caller: Caller,
+    action: str,
+    endpoint_id: int,
+    *,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    books.audit(caller, [Change(f"webhook_endpoint.{action}", SUBJECT, str(endpoint_id), before, after)])
 
 
 def _told(endpoint: Endpoint) -> Mapping[str, Any]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
+from app.access.ports import BookKeeping
+from app.domain.audit import Change
 from app.domain.errors import NotFound
 from app.domain.keys import SYSTEM, Caller
 from app.domain.pages import NEWEST, Page, page
-from app.stores.postgres import audit
-from app.stores.postgres.webhooks import deliveries, endpoints, events
 from app.stores.postgres.webhooks.deliveries import Attempt, Counts, Delivery, DeliveryFilter
+from app.stores.postgres.webhooks.endpoints import Endpoint
 from app.stores.postgres.webhooks.events import Event, EventFilter
 
 log = structlog.get_logger(__name__)
@@ -42,38 +42,66 @@ class EventView:
     deliveries: Sequence[DeliveryView]
 
 
+class Books(Protocol):
+    """Events with their deliveries, in one transaction."""
+
+    def find_event(self, event_id: UUID) -> Event | None: ...
+
+    def list_events(self, wanted: EventFilter, before_id: UUID, limit: int) -> Sequence[Event]: ...
+
+    def find_delivery(self, delivery_id: int) -> Delivery | None: ...
+
+    def list_deliveries(self, wanted: DeliveryFilter, before_id: int, limit: int) -> Sequence[Delivery]: ...
+
+    def deliveries_of(self, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Delivery]]: ...
+
+    def attempts(self, delivery_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]: ...
+
+    def find_endpoint(self, endpoint_id: int) -> Endpoint | None: ...
+
+    def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None:
+        """Have an endpoint told of these events, again or for the first time."""
+
+    def counts(self) -> Counts: ...
+
+    def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
+        """Forget events that are that old, and those that nobody got only after `failed_seconds`; how many."""
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
+
+
 class WebhookEvents:
-    def __init__(self, *, postgres: PostgresAccess, retention_days: float) -> None:
-        self._postgres = postgres
+    def __init__(self, *, books: BookKeeping[Books], retention_days: float) -> None:
+        self._books = books
         self._retention_seconds = retention_days * SECONDS_PER_DAY
 
     def get(self, event_id: UUID) -> EventView:
         """With each attempt. Raises NotFound or Unavailable."""
-        return self._postgres.run(lambda connection: _view(connection, event_id))
+        return self._books.read(lambda books: _view(books, event_id))
 
     def list(self, matching: EventFilter, limit: int, before_id: str = NEWEST_EVENT) -> Page[EventView, str]:
         """Newest first, without their attempts. Raises Unavailable."""
         before = UUID(before_id)
 
-        def work(connection: sa.Connection) -> Page[EventView, str]:
+        def work(books: Books) -> Page[EventView, str]:
             found = page(
-                lambda count: events.list_newest(connection, matching, before, count),
+                lambda count: books.list_events(matching, before, count),
                 lambda event: str(event.id),
                 limit,
             )
-            theirs = deliveries.of_events(connection, [event.id for event in found.items])
+            theirs = books.deliveries_of([event.id for event in found.items])
             views = [
                 EventView(event, [DeliveryView(delivery, ()) for delivery in theirs[event.id]]) for event in found.items
             ]
             return Page(views, found.next_key)
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def deliveries(self, matching: DeliveryFilter, limit: int, before_id: int = NEWEST) -> Page[Delivery, int]:
         """Newest first. Raises Unavailable."""
-        return self._postgres.run(
-            lambda connection: page(
-                lambda count: deliveries.list_newest(connection, matching, before_id, count),
+        return self._books.read(
+            lambda books: page(
+                lambda count: books.list_deliveries(matching, before_id, count),
                 lambda delivery: delivery.id,
                 limit,
             )
@@ -82,13 +110,13 @@ class WebhookEvents:
     def delivery(self, delivery_id: int) -> DeliveryView:
         """With each attempt. Raises NotFound or Unavailable."""
 
-        def work(connection: sa.Connection) -> DeliveryView:
-            found = deliveries.find(connection, delivery_id)
+        def work(books: Books) -> DeliveryView:
+            found = books.find_delivery(delivery_id)
             if found is None:
                 raise NotFound("Delivery not found")
-            return DeliveryView(found, deliveries.attempts(connection, [delivery_id])[delivery_id])
+            return DeliveryView(found, books.attempts([delivery_id])[delivery_id])
 
-        return self._postgres.run(work)
+        return self._books.read(work)
 
     def replay(self, event_id: UUID, endpoint_id: int | None = None, caller: Caller = SYSTEM) -> EventView:
         """Have an event delivered again, under the same id: to all that it was for, or to one endpoint.
@@ -96,35 +124,35 @@ class WebhookEvents:
         Raises NotFound (the event, or somebody to deliver it to) or Unavailable.
         """
 
-        def work(connection: sa.Connection) -> EventView:
-            found = _view(connection, event_id)
+        def work(books: Books) -> EventView:
+            found = _view(books, event_id)
             if endpoint_id is None:
                 receivers = [view.delivery.endpoint_id for view in found.deliveries]
             else:
                 receivers = [endpoint_id]
-            alive = [number for number in receivers if endpoints.find(connection, number) is not None]
+            alive = [number for number in receivers if books.find_endpoint(number) is not None]
             if not alive:
                 reasons = ["There is no such endpoint to deliver it to."]
                 raise NotFound("Webhook endpoint not found", errors={"endpoint_id": reasons})
             for number in sorted(alive):
-                deliveries.add(connection, number, [event_id])
+                books.deliver(number, [event_id])
             told = {"endpoint_ids": sorted(alive)}
-            audit.write(connection, caller, "webhook_event.replayed", (SUBJECT, event_id), after=told)
-            return _view(connection, event_id)
+            books.audit(caller, [Change("webhook_event.replayed", SUBJECT, str(event_id), after=told)])
+            return _view(books, event_id)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def counts(self) -> Counts:
         """What waits, and what was given up. Raises Unavailable."""
-        return self._postgres.run(deliveries.counts)
+        return self._books.read(lambda books: books.counts())
 
     def prune(self) -> int:
         """Forget what is older than it is to be kept; how many events. Raises Unavailable."""
         pruned = 0
         while True:
-            part = self._postgres.transaction(
-                lambda connection: events.prune(
-                    connection, self._retention_seconds, FAILED_FACTOR * self._retention_seconds, PRUNED_AT_ONCE
+            part = self._books.transaction(
+                lambda books: books.prune(
+                    self._retention_seconds, FAILED_FACTOR * self._retention_seconds, PRUNED_AT_ONCE
                 )
             )
             pruned += part
@@ -135,10 +163,10 @@ class WebhookEvents:
         return pruned
 
 
-def _view(connection: sa.Connection, event_id: UUID) -> EventView:
-    event = events.find(connection, event_id)
+def _view(books: Books, event_id: UUID) -> EventView:
+    event = books.find_event(event_id)
     if event is None:
         raise NotFound("Webhook event not found")
-    theirs = deliveries.of_events(connection, [event_id])[event_id]
-    attempts = deliveries.attempts(connection, [delivery.id for delivery in theirs])
+    theirs = books.deliveries_of([event_id])[event_id]
+    attempts = books.attempts([delivery.id for delivery in theirs])
     return EventView(event, [DeliveryView(delivery, attempts[delivery.id]) for delivery in theirs])

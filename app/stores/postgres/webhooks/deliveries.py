@@ -79,13 +79,7 @@ _FINISH = sa.text("""
     RETURNING state
 """)
 
-# Again from the first attempt, under the same id.
-_REPLAY = sa.text("""
-    UPDATE webhook_deliveries SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(),
-        leased_until = NULL, finished_at = NULL
-    WHERE id = ANY(CAST(:ids AS bigint[]))
-""")
-
+# What was told before is told again from the first attempt, under the same id.
 _ADD = sa.text("""
     INSERT INTO webhook_deliveries (event_id, endpoint_id)
     SELECT e.id, p.id FROM webhook_events AS e JOIN webhook_endpoints AS p ON p.id = :endpoint_id
@@ -302,10 +296,6 @@ def attempts(connection: sa.Connection, delivery_ids: Sequence[int]) -> dict[int
     ):
         found[delivery_id].append(Attempt(*values))
     return found
-
-
-def replay(connection: sa.Connection, delivery_ids: Sequence[int]) -> None:
-    connection.execute(_REPLAY, {"ids": list(delivery_ids)})
 
 
 def add(connection: sa.Connection, endpoint_id: int, event_ids: Sequence[UUID]) -> None:

@@ -96,6 +96,16 @@ def update(connection: sa.Connection, endpoint_id: int, changes: Mapping[str, An
     return _endpoint(connection.execute(statement.values(**changes).returning(*_COLUMNS)).one())
 
 
+def disabling(reason: DisabledReason) -> Mapping[str, Any]:
+    """What changes of an endpoint that is disabled."""
+    return {
+        "state": EndpointState.DISABLED,
+        "disabled_reason": reason,
+        "disabled_at": sa.func.clock_timestamp(),
+        "paused_until": None,
+    }
+
+
 def health(connection: sa.Connection, endpoint_ids: Sequence[int]) -> dict[int, Health]:
     return {
         row.id: Health(row.pending, row.failed, row.last_delivered_at)

@@ -1,0 +1,119 @@
+"""What one transaction sees and changes of those who are told, and of what they are told: endpoints and events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.domain.audit import Change
+from app.domain.keys import Caller
+from app.domain.webhooks import DisabledReason
+from app.stores.postgres import audit
+from app.stores.postgres.webhooks import deliveries, endpoints, events
+from app.stores.postgres.webhooks.deliveries import Attempt, Counts, Delivery, DeliveryFilter
+from app.stores.postgres.webhooks.endpoints import Endpoint, Health, Secret
+from app.stores.postgres.webhooks.events import Event, EventFilter
+
+
+class _Books:
+    """What both need."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def find_endpoint(self, endpoint_id: int) -> Endpoint | None:
+        return endpoints.find(self._connection, endpoint_id)
+
+    def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None:
+        """Have an endpoint told of these events, again or for the first time."""
+        deliveries.add(self._connection, endpoint_id, event_ids)
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
+        """Write down who did what with this transaction."""
+        audit.write_all(self._connection, caller, changes)
+
+
+class EndpointBooks(_Books):
+    def add_endpoint(self, url: str, event_types: Sequence[str], description: str | None) -> Endpoint:
+        values = {"url": url, "event_types": event_types, "description": description}
+        return endpoints.insert(self._connection, values)
+
+    def lock_endpoint(self, endpoint_id: int) -> Endpoint | None:
+        """One at a time changes an endpoint, or takes a delivery to it."""
+        return endpoints.lock(self._connection, endpoint_id)
+
+    def list_endpoints(self, after_id: int, limit: int) -> Sequence[Endpoint]:
+        """In the order they were made."""
+        return endpoints.list_by_id(self._connection, after_id, limit)
+
+    def update_endpoint(self, endpoint_id: int, changes: Mapping[str, Any]) -> Endpoint:
+        return endpoints.update(self._connection, endpoint_id, changes)
+
+    def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint:
+        return endpoints.update(self._connection, endpoint_id, endpoints.disabling(reason))
+
+    def health(self, endpoint_id: int) -> Health:
+        return endpoints.health(self._connection, [endpoint_id])[endpoint_id]
+
+    def secrets(self, endpoint_id: int) -> Sequence[Secret]:
+        """Those that sign now, the newest first."""
+        return endpoints.secrets(self._connection, endpoint_id)
+
+    def add_secret(self, endpoint_id: int, secret: str) -> None:
+        endpoints.add_secret(self._connection, endpoint_id, secret)
+
+    def expire_secrets(self, endpoint_id: int, seconds: int) -> None:
+        """Have them sign for so long at most, and forget those that sign no more."""
+        endpoints.expire_secrets(self._connection, endpoint_id, seconds)
+
+    def forget_secrets(self, endpoint_id: int) -> None:
+        endpoints.forget_secrets(self._connection, endpoint_id)
+
+    def add_event(self, endpoint_id: int, event_type: str, data: Mapping[str, Any]) -> Event:
+        """One for this endpoint alone, which is delivered by itself."""
+        return events.insert_test(self._connection, endpoint_id, event_type, data)
+
+    def missed(
+        self, endpoint_id: int, since: datetime, until: datetime | None, after_id: UUID, limit: int
+    ) -> Sequence[UUID]:
+        """Events of that time that an endpoint wants and hasn't got, oldest first."""
+        return deliveries.missed(
+            self._connection, endpoint_id, since=since, until=until, after_id=after_id, limit=limit
+        )
+
+    def give_up_deliveries(self, endpoint_id: int) -> None:
+        """What was still to be delivered to an endpoint won't be."""
+        deliveries.give_up(self._connection, endpoint_id)
+
+
+class EventBooks(_Books):
+    def find_event(self, event_id: UUID) -> Event | None:
+        return events.find(self._connection, event_id)
+
+    def list_events(self, wanted: EventFilter, before_id: UUID, limit: int) -> Sequence[Event]:
+        return events.list_newest(self._connection, wanted, before_id, limit)
+
+    def find_delivery(self, delivery_id: int) -> Delivery | None:
+        return deliveries.find(self._connection, delivery_id)
+
+    def list_deliveries(self, wanted: DeliveryFilter, before_id: int, limit: int) -> Sequence[Delivery]:
+        return deliveries.list_newest(self._connection, wanted, before_id, limit)
+
+    def deliveries_of(self, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Delivery]]:
+        """By event, in the order of their endpoints."""
+        return deliveries.of_events(self._connection, event_ids)
+
+    def attempts(self, delivery_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]:
+        """By delivery, oldest first."""
+        return deliveries.attempts(self._connection, delivery_ids)
+
+    def counts(self) -> Counts:
+        return deliveries.counts(self._connection)
+
+    def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
+        """Forget events that are that old, and those that nobody got only after `failed_seconds`; how many."""
+        return events.prune(self._connection, seconds, failed_seconds, limit)
