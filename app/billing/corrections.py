@@ -210,14 +210,17 @@ class CorrectionService:
         return Corrected(outcome.correction, outcome.entries)
 
     def _raise_if_spooled(self, end_id: UUID | None) -> None:
-        """An end that Redis still keeps for Postgres can't be corrected yet. Raises Unavailable where it may be one."""
+        """An end that Redis still keeps for Postgres can't be corrected yet. Raises Unavailable where it may be one.
+
+        So it may where Redis can't be asked: whoever was told that there is no such end wouldn't ask again.
+        """
         if not self._redis.is_open:
-            return
+            raise Unavailable
         try:
             is_spooled = self._spool.size() > 0 if end_id is None else bool(self._spool.holding([end_id]))
         except RedisError as error:
             self._redis.close(error)
-            return
+            raise Unavailable from error
         if is_spooled:
             raise Unavailable
 

@@ -213,11 +213,16 @@ class TestRefused:
         world.spool.ends = {UUID(int=99)}
         with pytest.raises(Unavailable):
             world.service.correct(reversal(UUID(int=99)))
-        # With Redis away nobody knows, and it is as good as unknown.
+
+    def test_with_redis_away_one_that_postgres_does_not_know_may_be_spooled(self, world: World) -> None:
         world.spool.is_away = True
-        with pytest.raises(NotFound):
-            world.service.correct(reversal(UUID(int=99)))
-        assert not world.redis.is_open
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                world.service.correct(reversal(UUID(int=99)))
+            # The second time nobody asks Redis.
+            assert not world.redis.is_open
+        with pytest.raises(Unavailable):
+            world.service.reverse_own(OwnReversal("alice", "r", "failed", idempotency_key="key"))
 
     @pytest.mark.parametrize("tokens", [89, 5])
     def test_what_a_correction_has_charged(self, world: World, tokens: int) -> None:
