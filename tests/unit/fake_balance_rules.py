@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from app.domain.audit import Change
 from app.domain.balance_rules import (
     PAUSE_AFTER_DECLINE_SECONDS,
     AutoTopUp,
@@ -21,9 +20,9 @@ from app.domain.balance_rules import (
     TopUpRequest,
 )
 from app.domain.errors import WalletBusy
-from app.domain.keys import Caller
 from app.domain.wallets import Wallet, WalletId, wallet_of
 from app.stores.postgres.top_up_requests import RequestFilter, Standing
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW, PACKAGE, TOKEN, row
 
 T = TypeVar("T")
@@ -37,10 +36,9 @@ class Kept:
     auto_top_up: dict[Owner, AutoTopUpRule]
     requests: dict[UUID, TopUpRequest]
     standings: dict[WalletId, Standing]
-    audited: list[tuple[str, Change]]
 
 
-class FakeBalanceRuleBooks:
+class FakeBalanceRuleBooks(FakeBookKeeping):
     """Alice's wallet, and the package that it has. A transaction that raises leaves all as it was, and what changes
     what was asked for has to have locked its wallet.
 
@@ -48,9 +46,9 @@ class FakeBalanceRuleBooks:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.wallets: dict[WalletId, Wallet] = {wallet_of("alice"): row(wallet_of("alice"))}
-        self.kept = Kept({}, {}, {}, {}, [])
-        self.steps: list[str] = []
+        self.kept = Kept({}, {}, {}, {})
         self.busy: set[WalletId] = set()
         self.wanting: set[WalletId] = set()
         """Wallets that are below what their rule says."""
@@ -59,26 +57,18 @@ class FakeBalanceRuleBooks:
 
     def read(self, work: Callable[[Any], T]) -> T:
         self._locked.clear()
-        return work(self)
+        return super().read(work)
 
     def transaction(self, work: Callable[[Any], T]) -> T:
         self._locked.clear()
-        before = deepcopy(self.kept)
-        try:
-            done = work(self)
-        except Exception:
-            self.kept = before
-            self.steps.append("rolled back")
-            raise
-        self.steps.append("committed")
-        return done
+        return super().transaction(work)
+
+    def written(self) -> dict[str, Any]:
+        return {**super().written(), "kept": deepcopy(self.kept)}
 
     def in_turn(self, wallet_id: WalletId, work: Callable[[Any], T]) -> T:
         self.steps.append(f"turn of {wallet_id}")
         return self.transaction(work)
-
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.kept.audited += [(caller.actor, change) for change in changes]
 
     def has_wallet(self, wallet_id: WalletId) -> bool:
         return wallet_id in self.wallets

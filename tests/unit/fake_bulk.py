@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,7 +12,8 @@ from app.domain.failed_ends import Filter
 from app.domain.reasons import FailureReason
 from app.domain.wallets import Wallet
 from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkFigures, BulkSum, TriedEnd
-from tests.unit.fakes import NOW, FakeBooks
+from tests.unit.fake_books import FakeBooks
+from tests.unit.fakes import NOW
 
 T = TypeVar("T")
 
@@ -20,20 +21,14 @@ T = TypeVar("T")
 class FakeBulkBooks(FakeBooks):
     """The same with bulk actions. `billed` are ends that settlement has taken out of the inbox."""
 
+    LASTING = FakeBooks.LASTING | {"dies_after"}
+
     def __init__(self, *wallets: Wallet) -> None:
         super().__init__(*wallets)
         self.actions: dict[int, BulkAction] = {}
         self.items: dict[tuple[int, UUID], BulkEnd] = {}
         self.is_taken = False
         self.dies_after: int | None = None
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        before = (dict(self.actions), dict(self.items))
-        try:
-            return super().transaction(work)
-        except Exception:
-            self.actions, self.items = before
-            raise
 
     def draft(self, **values: Any) -> int | None:
         if any(action.reference == values["reference"] for action in self.actions.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -11,34 +10,34 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from app.catalog.changes import CatalogChanges
-from app.domain.audit import Change
 from app.domain.catalog import Catalog, FeatureEndpoint, Package
 from app.domain.errors import Unavailable
 from app.domain.in_force import ProfitRules, RateCards
-from app.domain.keys import Caller
 from app.domain.pages import NEWEST
 from app.domain.pricing import ProfitRule
 from app.domain.rates import RateCard, Rates
 from app.domain.reports import Scope
 from app.stores.postgres.price_imports import PriceImport, PriceImportHead, UsageSum
 from app.stores.postgres.system import Counters, SystemState
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW
 
 T = TypeVar("T")
 
 
-class FakeCatalogBooks:
-    """A transaction that raises leaves all as it was. `steps` says in which order what happened, refused or not."""
+class FakeCatalogBooks(FakeBookKeeping):
+    """Features, packages, profit rules, prices and imports."""
+
+    LASTING = FakeBookKeeping.LASTING | {"meanwhile"}
 
     def __init__(self) -> None:
+        super().__init__()
         self.features: dict[str, FeatureEndpoint] = {}
         self.packages: dict[str, Package] = {}
         self.made_rules: list[ProfitRule] = []
         self.made_cards: list[RateCard] = []
         self.imports: dict[int, PriceImport] = {}
-        self.audited: list[tuple[str, Change]] = []
         self.version = 1
-        self.steps: list[str] = []
         self.now = NOW
         self.is_away = False
         # What somebody else does to the catalog, once each time that a transaction has looked at it.
@@ -47,27 +46,16 @@ class FakeCatalogBooks:
     def read(self, work: Callable[[Any], T]) -> T:
         if self.is_away:
             raise Unavailable
-        return work(self)
+        return super().read(work)
 
     def transaction(self, work: Callable[[Any], T]) -> T:
         if self.is_away:
             raise Unavailable
-        before = {name: copy(value) for name, value in vars(self).items() if name not in {"steps", "meanwhile"}}
-        try:
-            done = work(self)
-        except Exception:
-            vars(self).update(before)
-            self.steps.append("rolled back")
-            raise
-        self.steps.append("committed")
-        return done
+        return super().transaction(work)
 
     def announce(self) -> None:
         self.version += 1
         self.steps.append("announced")
-
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.audited += [(caller.actor, change) for change in changes]
 
     def add_feature(self, feature: FeatureEndpoint) -> bool:
         return self.features.setdefault(feature.id, feature) is feature

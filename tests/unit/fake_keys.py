@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from app.domain.audit import Change
-from app.domain.keys import Caller
 from app.stores.postgres.api_keys import KeyFilter, KeyRow, KeyState
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW
 
 T = TypeVar("T")
 
 
-class FakeKeyBooks:
-    """A transaction that raises leaves all as it was. `steps` says in which order what happened, refused or not."""
+class FakeKeyBooks(FakeBookKeeping):
+    """Keys, and what of them their maker is shown."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.keys: dict[str, KeyRow] = {}
         self.digests: dict[str, bytes] = {}
-        self.audited: list[tuple[str, Change]] = []
-        self.steps: list[str] = []
-
-    def read(self, work: Callable[[Any], T]) -> T:
-        return work(self)
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        before = {name: copy(value) for name, value in vars(self).items() if name != "steps"}
-        try:
-            done = work(self)
-        except Exception:
-            vars(self).update(before)
-            self.steps.append("rolled back")
-            raise
-        self.steps.append("committed")
-        return done
 
     def announce(self) -> None:
         self.steps.append("announced")
 
     def show(self) -> None:
         self.steps.append("shown")
-
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.audited += [(caller.actor, change) for change in changes]
 
     def is_name_taken(self, name: str) -> bool:
         return any(key.name == name and key.state is KeyState.ACTIVE for key in self.keys.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from app.stores.postgres.inbox import KnownEnd
 from app.stores.postgres.ledger import LedgerEntry, NewEntry, billed
 from app.stores.postgres.repricings import RepricedEnd, Repricing, RepricingGroup, RepricingSums
 from app.stores.postgres.settlement import SettledWallet
-from tests.unit.fakes import FEATURE, NOW, TOKEN, FakeBooks
+from tests.unit.fake_books import FakeBooks
+from tests.unit.fakes import FEATURE, NOW, TOKEN
 
 T = TypeVar("T")
 USAGE = [field.name for field in fields(Usage)]
@@ -39,14 +40,6 @@ class FakeRunBooks(FakeBooks):
         self.features = {FEATURE: FeatureEndpoint(FEATURE, "Text", TOKEN)}
         self.keys: list[KnownEnd] = []
         self.ages: dict[UUID, float] = {}
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        kept = list(self.kept)
-        try:
-            return super().transaction(work)
-        except Exception:
-            self.kept = kept
-            raise
 
     def run(self, usage: Usage, state: str = "settled", *, user_id: str = "alice", price_id: int | None = None) -> UUID:
         """A run that was accepted at the prices of this moment: settled, accepted, retrying or dead."""

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import fields, replace
 from datetime import date
 from typing import Any, TypeVar
 
-from app.domain.audit import Change
 from app.domain.errors import WalletBusy
-from app.domain.keys import Caller
 from app.domain.top_ups import ScheduleState, Target, TopUpAmount, TopUpOutcome, TopUpState
 from app.domain.wallets import WalletId, wallet_of
 from app.stores.postgres.top_up_schedules import NewSchedule, TopUpSchedule
 from app.stores.postgres.top_ups import WAITING, BatchWallet, NewBatch, Plan, Results, TopUpBatch
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW, PACKAGE
 
 T = TypeVar("T")
 
 
-class FakeTopUpBatchBooks:
+class FakeTopUpBatchBooks(FakeBookKeeping):
     """Users whose wallets have the one package. A transaction that raises leaves all as it was."""
 
     def __init__(self, *users: str) -> None:
+        super().__init__()
         self.users = list(users)
         self.batches: dict[int, TopUpBatch] = {}
         self.members: dict[tuple[int, str], BatchWallet] = {}
         self.schedules: dict[int, TopUpSchedule] = {}
-        self.audited: list[tuple[str, Change]] = []
         self.on = NOW.date()
         # Schedules that somebody else is at, and those whose wallets take too long to be listed.
         self.busy: set[int] = set()
         self.slow: set[int] = set()
         # What somebody else does between a look and a change.
         self.meanwhile: list[Callable[[], object]] = []
-
-    def read(self, work: Callable[[Any], T]) -> T:
-        return work(self)
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        before = {name: copy(value) for name, value in vars(self).items()}
-        try:
-            return work(self)
-        except Exception:
-            vars(self).update(before)
-            raise
-
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.audited += [(caller.actor, change) for change in changes]
 
     def has_package(self, package_id: str) -> bool:
         return package_id == PACKAGE

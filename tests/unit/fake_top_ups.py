@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres.ledger import LedgerEntry, NewEntry
-from tests.unit.fakes import FakeBooks
+from tests.unit.fake_books import FakeBooks
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from app.domain.errors import Unavailable
 from app.domain.pages import FIRST_ID
 from app.domain.reports import WalletOrder, Wallets
 from app.domain.wallets import Wallet, WalletBalance, WalletId, WalletStatus
-from tests.unit.fakes import NOW, PACKAGE, FakeBooks
+from tests.unit.fake_books import FakeBooks
+from tests.unit.fakes import NOW, PACKAGE
 
 
 class FakeWalletBooks(FakeBooks):

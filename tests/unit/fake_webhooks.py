@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from app.domain.audit import Change
-from app.domain.keys import Caller
 from app.domain.webhooks import DeliveryState, DisabledReason, EndpointState, EventType
 from app.stores.postgres.webhooks.deliveries import Attempt, Counts, Delivery, DeliveryFilter
 from app.stores.postgres.webhooks.endpoints import Endpoint, Health, Secret
 from app.stores.postgres.webhooks.events import Event, EventFilter
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW
 
 T = TypeVar("T")
@@ -42,41 +41,32 @@ class Kept:
     events: dict[UUID, Event]
     deliveries: dict[int, Delivery]
     attempts: dict[int, list[Attempt]]
-    audited: list[tuple[str, Change]]
 
 
-class FakeWebhookBooks:
+class FakeWebhookBooks(FakeBookKeeping):
     """A transaction that raises leaves all as it was, and what changes an endpoint has to have locked it.
 
     `steps` says how transactions ended, and how much each was asked for.
     """
 
     def __init__(self) -> None:
-        self.kept = Kept({}, {}, {}, {}, {}, [])
+        super().__init__()
+        self.kept = Kept({}, {}, {}, {}, {})
         self.now = NOW
-        self.steps: list[str] = []
         self.pruned: list[tuple[float, float]] = []
         self.prunable = 0
         self._locked: set[int] = set()
 
     def read(self, work: Callable[[Any], T]) -> T:
         self._locked.clear()
-        return work(self)
+        return super().read(work)
 
     def transaction(self, work: Callable[[Any], T]) -> T:
         self._locked.clear()
-        before = deepcopy(self.kept)
-        try:
-            done = work(self)
-        except Exception:
-            self.kept = before
-            self.steps.append("rolled back")
-            raise
-        self.steps.append("committed")
-        return done
+        return super().transaction(work)
 
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.kept.audited += [(caller.actor, change) for change in changes]
+    def written(self) -> dict[str, Any]:
+        return {**super().written(), "kept": deepcopy(self.kept)}
 
     # Endpoints.
 

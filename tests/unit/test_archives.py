@@ -22,6 +22,7 @@ from app.operations import archives
 from app.operations.archives import ArchiveService
 from app.operations.exports import Export
 from app.stores.postgres.archives import Archive
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import gate
 
 T = TypeVar("T")
@@ -30,13 +31,12 @@ JANUARY, FEBRUARY, MARCH, APRIL = (date(2026, month, 1) for month in range(1, 5)
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 
 
-@dataclass
-class FakeArchiveBooks:
+@dataclass(eq=False)
+class FakeArchiveBooks(FakeBookKeeping):
     """Entries by their numbers, each with its moment. `removed_at_once` says how many went with each statement."""
 
     entries: dict[int, datetime] = field(default_factory=dict)
     archives: dict[date, Archive] = field(default_factory=dict)
-    audited: list[tuple[str, Change]] = field(default_factory=list)
     removed_at_once: list[int] = field(default_factory=list)
     ends_before: list[UUID] = field(default_factory=list)
     broken: str | None = None
@@ -44,17 +44,6 @@ class FakeArchiveBooks:
     is_archived_elsewhere: bool = False
     dies_after: int | None = None
     at: datetime = NOW
-
-    def read(self, work: Callable[[Any], T]) -> T:
-        return work(self)
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        before = {name: copy(value) for name, value in vars(self).items()}
-        try:
-            return work(self)
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     def now(self) -> datetime:
         return self.at
@@ -101,9 +90,6 @@ class FakeArchiveBooks:
 
     def finish(self, month: date) -> None:
         self.archives[month] = replace(self.archives[month], removed_at=self.at)
-
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        self.audited += [(caller.actor, change) for change in changes]
 
 
 class FakeExports:

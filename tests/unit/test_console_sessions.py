@@ -15,6 +15,7 @@ from app.domain.keys import Caller, KeyKind, digest_of, fingerprint_of
 from app.operations import console_sessions
 from app.operations.console_sessions import IDLE_MAX, LIFETIME, TOUCH_AFTER, ConsoleSessions, Session, hash_of
 from app.stores.postgres.console import FormRow, SessionRow
+from tests.unit.fake_bookkeeping import FakeBookKeeping
 from tests.unit.fakes import NOW
 
 T = TypeVar("T")
@@ -22,8 +23,8 @@ KEY = "tt_operator_key"
 FORM = UUID(int=7)
 
 
-@dataclass
-class FakeConsoleBooks:
+@dataclass(eq=False)
+class FakeConsoleBooks(FakeBookKeeping):
     """Sessions by the hash of their token, and the forms of each. `looks` is what happens whenever somebody looks."""
 
     sessions: dict[bytes, SessionRow] = field(default_factory=dict)
@@ -32,17 +33,6 @@ class FakeConsoleBooks:
     touched: list[bytes] = field(default_factory=list)
     looks: list[Callable[[], None]] = field(default_factory=list)
     refuses: bool = False
-
-    def read(self, work: Callable[[Any], T]) -> T:
-        return work(self)
-
-    def transaction(self, work: Callable[[Any], T]) -> T:
-        before = dict(self.sessions)
-        try:
-            return work(self)
-        except Exception:
-            self.sessions = before
-            raise
 
     def delete_expired(self, idle_max: timedelta) -> None:
         self.sessions = {key: row for key, row in self.sessions.items() if self._is_open(row, idle_max)}

@@ -14,7 +14,8 @@ from app.domain.wallets import wallet_of
 from app.operations.failed_ends import FailedEndService
 from app.stores.postgres.debts import IndebtedWallet
 from app.stores.postgres.ledger import billed
-from tests.unit.fakes import ALICE, TOKEN, FakeBooks, FakeChanges, FakeDoorbell, row
+from tests.unit.fake_books import FakeBooks
+from tests.unit.fakes import ALICE, TOKEN, FakeChanges, FakeDoorbell, row
 
 COST = 11 * TOKEN
 BOB = wallet_of("bob")

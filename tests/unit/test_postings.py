@@ -11,7 +11,8 @@ from app.domain.amounts import BALANCE_MICROS_MAX
 from app.domain.errors import BalanceOutOfRange, IdempotencyConflict, WalletBusy, WalletNotFound
 from app.domain.postings import Posting, PostingKind
 from app.stores.postgres.debts import IndebtedWallet
-from tests.unit.fakes import ALICE, TOKEN, FakeBooks, FakeChanges, FakeDoorbell, row
+from tests.unit.fake_books import FakeBooks
+from tests.unit.fakes import ALICE, TOKEN, FakeChanges, FakeDoorbell, row
 
 
 class World:
