@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from app import logs, tracing
-from app.bootstrap import EXTENSION, Container, spare_what_stays, wait_for_catalog, wait_for_redis
+from app.bootstrap import EXTENSION, Container
 from app.config import Config
 from app.console.factory import PREFIX, create_console
 from app.http import request_context
@@ -23,6 +23,7 @@ from app.http.client_address import ClientAddress
 from app.http.factory import create_api
 from app.http.hot import HotRoutes
 from app.http.request_log import RequestLog
+from app.startup import spare_what_stays, wait_for_catalog, wait_for_redis
 from app.stores.postgres.processes import ProcessKind
 
 if TYPE_CHECKING:

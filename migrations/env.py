@@ -16,8 +16,8 @@ import psycopg
 import sqlalchemy as sa
 from alembic import context
 
-from app.bootstrap import wait_for_database
 from app.config import Config, ConfigError
+from app.startup import wait_for_database
 from app.stores.postgres.engine import LimitedConnection, create_migration_engine
 from app.stores.postgres.tables import metadata
 

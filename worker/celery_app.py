@@ -20,8 +20,9 @@ from celery.signals import (
 )
 
 from app import logs, tracing
-from app.bootstrap import Container, spare_what_stays, wait_for_stores
+from app.bootstrap import Container
 from app.config import Config, ConfigError
+from app.startup import spare_what_stays, wait_for_stores
 from app.stores.postgres.processes import ProcessKind
 from app.stores.queue import create_celery
 from worker.heartbeats import Heartbeat
