@@ -25,6 +25,9 @@ from tokentill.version import __version__
 
 T = TypeVar("T")
 
+# What a shorter attempt would come to know is that time is up, in place of what the last one did.
+ATTEMPT_SECONDS_MIN = 0.05
+
 
 class Caller:
     """Makes calls, and keeps in mind whether the server answers them."""
@@ -100,7 +103,7 @@ class Caller:
                 return _read(answer, parse)
             except UnavailableError as error:
                 pause_seconds = max(backoff_seconds(call.attempts), error.retry_after_seconds or 0.0)
-                late = time.monotonic() + pause_seconds >= call.deadline
+                late = time.monotonic() + pause_seconds + ATTEMPT_SECONDS_MIN > call.deadline
                 if late or isinstance(answer, Interrupted):
                     raise
                 event = RetryEvent(call.operation, call.attempts, pause_seconds, error)

@@ -179,7 +179,12 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        left = self._network.left_seconds(httpcore.ConnectTimeout)
+        try:
+            left = self._network.left_seconds(httpcore.ConnectTimeout)
+        except httpcore.ConnectTimeout:
+            # httpcore closes what it gives up by itself, and knows of nothing yet that it could close.
+            self.close()
+            raise
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._network)
 
     def get_extra_info(self, info: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,11 +27,14 @@ from tests.unit.slow_server import SlowServer, slow_server
 from tokentill import (
     AsyncTokenProcess,
     ConfigurationError,
+    Hooks,
+    RetryEvent,
     TokenProcess,
     UnavailableError,
     with_token_process,
 )
 from tokentill.settings import Settings
+from tokentill.transport import _Network, _Stream
 
 BAD = ["hang", "half", "drip-head", "drip-body"]
 
@@ -220,11 +224,25 @@ def test_https(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
         server.plan = lambda _path: "answer"
         asyncio.run(work())
         monkeypatch.delenv("SSL_CERT_FILE")
+        tried: list[RetryEvent] = []
         with (
-            TokenProcess(server.url, "key", start_timeout_seconds=0.5) as stranger,
-            pytest.raises(UnavailableError, match="certificate verify failed"),
+            TokenProcess(
+                server.url, "key", start_timeout_seconds=2, hooks=Hooks(on_retry=tried.append)
+            ) as stranger,
+            pytest.raises(UnavailableError),
         ):
             stranger.start("u", "f")
+        # The first one: the last may have no time left to look at a certificate.
+        assert "certificate verify failed" in str(tried[0].error)
+
+
+def test_a_connection_that_comes_too_late_for_tls_is_closed(tls: ssl.SSLContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host, port = listening.getsockname()
+        plain = httpcore.SyncBackend().connect_tcp(host, port)
+        with pytest.raises(httpcore.ConnectTimeout):
+            _Stream(plain, _Network()).start_tls(tls)
+        assert plain.get_extra_info("socket").fileno() == -1
 
 
 @contextlib.asynccontextmanager
