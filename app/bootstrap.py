@@ -34,7 +34,7 @@ from app.access.story_books import StoryBooks
 from app.access.top_up_batches import ScheduleBooks, TopUpBatchBooks
 from app.access.top_ups import TopUpBookKeeping
 from app.access.wallet_books import WalletBooks
-from app.access.webhook_books import EndpointBooks, EventBooks
+from app.access.webhook_books import DeliveryBooks, EndpointBooks, EventBooks
 from app.access.wrong_keys import WrongKeys
 from app.billing.collect import CollectService, CollectTransactions
 from app.billing.corrections import CorrectionService
@@ -377,7 +377,7 @@ class Container:
         )
         self._made.callback(self.webhook_sender.close)
         self.webhook_delivery = DeliveryService(
-            postgres=self.postgres,
+            books=BookKeeping(self.postgres, DeliveryBooks),
             sender=self.webhook_sender,
             render=webhooks_wire.body,
             policy=DeliveryPolicy(

@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of those who are told, and of what they are told: endpoints and events."""
+"""What one transaction sees and changes of those who are told, of what they are told, and of its way to them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ import sqlalchemy as sa
 
 from app.domain.audit import Change
 from app.domain.keys import Caller
-from app.domain.webhooks import DisabledReason
+from app.domain.webhooks import Answer, DisabledReason
 from app.stores.postgres import audit
 from app.stores.postgres.webhooks import deliveries, endpoints, events
-from app.stores.postgres.webhooks.deliveries import Attempt, Counts, Delivery, DeliveryFilter
+from app.stores.postgres.webhooks.deliveries import (
+    Attempt,
+    ClaimedDelivery,
+    Counts,
+    Delivery,
+    DeliveryFilter,
+    DueEndpoint,
+)
 from app.stores.postgres.webhooks.endpoints import Endpoint, Health, Secret
 from app.stores.postgres.webhooks.events import Event, EventFilter
 
 
 class _Books:
-    """What both need."""
-
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
+        """Write down who did what with this transaction."""
+        audit.write_all(self._connection, caller, changes)
+
+
+class _EndpointsToTell(_Books):
     def find_endpoint(self, endpoint_id: int) -> Endpoint | None:
         return endpoints.find(self._connection, endpoint_id)
 
@@ -32,19 +43,24 @@ class _Books:
         """Have an endpoint told of these events, again or for the first time."""
         deliveries.add(self._connection, endpoint_id, event_ids)
 
-    def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
-        audit.write_all(self._connection, caller, changes)
 
-
-class EndpointBooks(_Books):
-    def add_endpoint(self, url: str, event_types: Sequence[str], description: str | None) -> Endpoint:
-        values = {"url": url, "event_types": event_types, "description": description}
-        return endpoints.insert(self._connection, values)
-
+class _EndpointsInUse(_Books):
     def lock_endpoint(self, endpoint_id: int) -> Endpoint | None:
         """One at a time changes an endpoint, or takes a delivery to it."""
         return endpoints.lock(self._connection, endpoint_id)
+
+    def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint:
+        return endpoints.update(self._connection, endpoint_id, endpoints.disabling(reason))
+
+    def secrets(self, endpoint_id: int) -> Sequence[Secret]:
+        """Those that sign now, the newest first."""
+        return endpoints.secrets(self._connection, endpoint_id)
+
+
+class EndpointBooks(_EndpointsInUse, _EndpointsToTell):
+    def add_endpoint(self, url: str, event_types: Sequence[str], description: str | None) -> Endpoint:
+        values = {"url": url, "event_types": event_types, "description": description}
+        return endpoints.insert(self._connection, values)
 
     def list_endpoints(self, after_id: int, limit: int) -> Sequence[Endpoint]:
         """In the order they were made."""
@@ -53,15 +69,8 @@ class EndpointBooks(_Books):
     def update_endpoint(self, endpoint_id: int, changes: Mapping[str, Any]) -> Endpoint:
         return endpoints.update(self._connection, endpoint_id, changes)
 
-    def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint:
-        return endpoints.update(self._connection, endpoint_id, endpoints.disabling(reason))
-
     def health(self, endpoint_id: int) -> Health:
         return endpoints.health(self._connection, [endpoint_id])[endpoint_id]
-
-    def secrets(self, endpoint_id: int) -> Sequence[Secret]:
-        """Those that sign now, the newest first."""
-        return endpoints.secrets(self._connection, endpoint_id)
 
     def add_secret(self, endpoint_id: int, secret: str) -> None:
         endpoints.add_secret(self._connection, endpoint_id, secret)
@@ -90,7 +99,7 @@ class EndpointBooks(_Books):
         deliveries.give_up(self._connection, endpoint_id)
 
 
-class EventBooks(_Books):
+class EventBooks(_EndpointsToTell):
     def find_event(self, event_id: UUID) -> Event | None:
         return events.find(self._connection, event_id)
 
@@ -117,3 +126,38 @@ class EventBooks(_Books):
     def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
         """Forget events that are that old, and those that nobody got only after `failed_seconds`; how many."""
         return events.prune(self._connection, seconds, failed_seconds, limit)
+
+
+class DeliveryBooks(_EndpointsInUse):
+    def due_endpoints(self, at_once_max: int) -> Sequence[DueEndpoint]:
+        """Enabled ones with something due; of one that is failing one delivery is under way at a time."""
+        return deliveries.due_endpoints(self._connection, at_once_max)
+
+    def is_paused(self, endpoint: Endpoint) -> bool:
+        """Whether it has asked to be left alone for now."""
+        return endpoints.is_paused(self._connection, endpoint)
+
+    def is_failing_for(self, endpoint: Endpoint, seconds: float) -> bool:
+        """Whether nothing has been delivered to it for so long, though something was to be."""
+        return endpoints.is_failing_for(self._connection, endpoint, seconds)
+
+    def claim(self, endpoint_id: int, at_once_max: int, lease_seconds: float) -> ClaimedDelivery | None:
+        """Lease the delivery that is due for longest, unless so many are under way. The endpoint has to be locked."""
+        return deliveries.claim(self._connection, endpoint_id, at_once_max, lease_seconds)
+
+    def finish(self, claimed: ClaimedDelivery, answer: Answer, retry_seconds: float | None) -> None:
+        """Note what an attempt brought. Without a retry, one that failed is given up."""
+        deliveries.finish(self._connection, claimed, answer, retry_seconds)
+
+    def note_recovery(self, endpoint_id: int) -> None:
+        """Something was delivered to it."""
+        endpoints.update(self._connection, endpoint_id, {"failing_since": None, "paused_until": None})
+
+    def note_failing(self, endpoint_id: int) -> None:
+        """It fails from now on."""
+        endpoints.update(self._connection, endpoint_id, {"failing_since": sa.func.clock_timestamp()})
+
+    def pause(self, endpoint_id: int, seconds: float) -> None:
+        """Leave it alone for so long."""
+        until = sa.func.clock_timestamp() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        endpoints.update(self._connection, endpoint_id, {"paused_until": until})

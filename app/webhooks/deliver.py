@@ -11,19 +11,17 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import sqlalchemy as sa
 import structlog
 
-from app.access.postgres import PostgresAccess
-from app.domain.keys import SYSTEM
+from app.access.ports import BookKeeping
+from app.domain.audit import Change
+from app.domain.keys import SYSTEM, Caller
 from app.domain.webhook_secrets import signed_headers
 from app.domain.webhooks import GONE_STATUS, Answer, DisabledReason, EndpointState, pause_seconds, retry_seconds
-from app.stores.postgres import audit
-from app.stores.postgres.webhooks import deliveries, endpoints
 from app.stores.postgres.webhooks.deliveries import ClaimedDelivery, DueEndpoint
-from app.stores.postgres.webhooks.endpoints import Endpoint
+from app.stores.postgres.webhooks.endpoints import Endpoint, Secret
 from app.webhooks.endpoints import SUBJECT
 
 log = structlog.get_logger(__name__)
@@ -32,6 +30,41 @@ USER_AGENT = "Tokentill-Webhooks/1"
 SECONDS_PER_DAY = 86_400
 # Beyond an attempt's own time: for writing down what it brought.
 LEASE_MARGIN_SECONDS = 10.0
+
+
+class Books(Protocol):
+    """Deliveries, and how their endpoints do, in one transaction. What time it is, they know."""
+
+    def due_endpoints(self, at_once_max: int) -> Sequence[DueEndpoint]:
+        """Enabled ones with something due; of one that is failing one delivery is under way at a time."""
+
+    def lock_endpoint(self, endpoint_id: int) -> Endpoint | None:
+        """One at a time changes an endpoint, or takes a delivery to it."""
+
+    def is_paused(self, endpoint: Endpoint) -> bool:
+        """Whether it has asked to be left alone for now."""
+
+    def is_failing_for(self, endpoint: Endpoint, seconds: float) -> bool:
+        """Whether nothing has been delivered to it for so long, though something was to be."""
+
+    def claim(self, endpoint_id: int, at_once_max: int, lease_seconds: float) -> ClaimedDelivery | None:
+        """Lease the delivery that is due for longest, unless so many are under way. The endpoint has to be locked."""
+
+    def secrets(self, endpoint_id: int) -> Sequence[Secret]:
+        """Those that sign now, the newest first."""
+
+    def finish(self, claimed: ClaimedDelivery, answer: Answer, retry_seconds: float | None) -> None:
+        """Note what an attempt brought. Without a retry, one that failed is given up."""
+
+    def note_recovery(self, endpoint_id: int) -> None: ...
+
+    def note_failing(self, endpoint_id: int) -> None: ...
+
+    def pause(self, endpoint_id: int, seconds: float) -> None: ...
+
+    def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint: ...
+
+    def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
 
 class Sender(Protocol):
@@ -63,14 +96,14 @@ class DeliveryService:
     def __init__(
         self,
         *,
-        postgres: PostgresAccess,
+        books: BookKeeping[Books],
         sender: Sender,
         render: Callable[[ClaimedDelivery], bytes],
         policy: DeliveryPolicy,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._postgres = postgres
+        self._books = books
         self._sender = sender
         self._render = render
         self._policy = policy
@@ -79,7 +112,7 @@ class DeliveryService:
 
     def due(self) -> Sequence[DueEndpoint]:
         """Endpoints with something to be delivered, as far as they may have more under way. Raises Unavailable."""
-        return self._postgres.run(lambda connection: deliveries.due_endpoints(connection, self._policy.at_once_max))
+        return self._books.read(lambda books: books.due_endpoints(self._policy.at_once_max))
 
     def deliver(self, endpoint_id: int, seconds: float) -> bool:
         """Deliver what is due to an endpoint, one after the other, for about so long; whether there may be more.
@@ -95,20 +128,18 @@ class DeliveryService:
         return False
 
     def _take(self, endpoint_id: int) -> _Job | None:
-        def work(connection: sa.Connection) -> _Job | None:
-            endpoint = endpoints.lock(connection, endpoint_id)
-            if endpoint is None or endpoint.state is not EndpointState.ENABLED:
-                return None
-            if endpoints.is_paused(connection, endpoint):
+        def work(books: Books) -> _Job | None:
+            endpoint = books.lock_endpoint(endpoint_id)
+            if endpoint is None or endpoint.state is not EndpointState.ENABLED or books.is_paused(endpoint):
                 return None
             # What is failing takes one slot, however much it takes of that.
             at_once = self._policy.at_once_max if endpoint.failing_since is None else 1
-            claimed = deliveries.claim(connection, endpoint_id, at_once, self._policy.lease_seconds)
+            claimed = books.claim(endpoint_id, at_once, self._policy.lease_seconds)
             if claimed is None:
                 return None
-            return _Job(endpoint.url, [one.secret for one in endpoints.secrets(connection, endpoint_id)], claimed)
+            return _Job(endpoint.url, [one.secret for one in books.secrets(endpoint_id)], claimed)
 
-        return self._postgres.transaction(work)
+        return self._books.transaction(work)
 
     def _attempt(self, job: _Job) -> Answer:
         body = self._render(job.claimed)
@@ -123,50 +154,44 @@ class DeliveryService:
         attempts = job.claimed.attempts + 1
         retry = None if answer.is_success else retry_seconds(attempts, answer, self._chance())
 
-        def work(connection: sa.Connection) -> DisabledReason | None:
+        def work(books: Books) -> DisabledReason | None:
             # In the order in which they are claimed: the endpoint first.
-            endpoint = endpoints.lock(connection, endpoint_id)
-            deliveries.finish(connection, job.claimed, answer, retry)
-            return None if endpoint is None else self._note_health(connection, endpoint, answer)
+            endpoint = books.lock_endpoint(endpoint_id)
+            books.finish(job.claimed, answer, retry)
+            return None if endpoint is None else self._note_health(books, endpoint, answer)
 
-        disabled = self._postgres.transaction(work)
+        disabled = self._books.transaction(work)
         self._log(endpoint_id, job, answer, attempts, retry)
         if disabled is not None:
             log.warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=disabled, last_error=answer.reason)
 
-    def _note_health(self, connection: sa.Connection, endpoint: Endpoint, answer: Answer) -> DisabledReason | None:
+    def _note_health(self, books: Books, endpoint: Endpoint, answer: Answer) -> DisabledReason | None:
         """What an attempt says of its endpoint; why that is disabled now, if it is."""
         if answer.is_success:
             if endpoint.failing_since is not None:
-                endpoints.update(connection, endpoint.id, {"failing_since": None, "paused_until": None})
+                books.note_recovery(endpoint.id)
             return None
         if endpoint.state is not EndpointState.ENABLED:
             return None
-        changes: dict[str, Any] = {}
         if endpoint.failing_since is None:
-            changes["failing_since"] = sa.func.clock_timestamp()
-        if seconds := pause_seconds(answer):
-            changes["paused_until"] = _from_now(seconds)
-        reason = None
-        if answer.status == GONE_STATUS:
-            reason = DisabledReason.GONE
-        elif endpoints.is_failing_for(connection, endpoint, self._policy.disable_after_days * SECONDS_PER_DAY):
-            reason = DisabledReason.FAILING
-        if reason is not None:
-            changes |= endpoints.disabling(reason)
-        if changes:
-            endpoints.update(connection, endpoint.id, changes)
-        if reason is not None:
-            told = {"state": EndpointState.DISABLED, "disabled_reason": reason, "last_error": answer.reason}
-            audit.write(
-                connection,
-                SYSTEM,
-                "webhook_endpoint.disabled",
-                (SUBJECT, endpoint.id),
-                before={"state": endpoint.state},
-                after=told,
-            )
+            books.note_failing(endpoint.id)
+        reason = self._why_to_disable(books, endpoint, answer)
+        if reason is None:
+            if seconds := pause_seconds(answer):
+                books.pause(endpoint.id, seconds)
+            return None
+        books.disable_endpoint(endpoint.id, reason)
+        told = {"state": EndpointState.DISABLED, "disabled_reason": reason, "last_error": answer.reason}
+        before = {"state": endpoint.state}
+        books.audit(SYSTEM, [Change("webhook_endpoint.disabled", SUBJECT, str(endpoint.id), before, told)])
         return reason
+
+    def _why_to_disable(self, books: Books, endpoint: Endpoint, answer: Answer) -> DisabledReason | None:
+        if answer.status == GONE_STATUS:
+            return DisabledReason.GONE
+        if books.is_failing_for(endpoint, self._policy.disable_after_days * SECONDS_PER_DAY):
+            return DisabledReason.FAILING
+        return None
 
     @staticmethod
     def _log(endpoint_id: int, job: _Job, answer: Answer, attempts: int, retry: float | None) -> None:
@@ -184,7 +209,3 @@ class DeliveryService:
             log.warning("webhook_given_up", **facts, error=answer.reason)
         else:
             log.info("webhook_postponed", **facts, error=answer.reason, retry_seconds=round(retry))
-
-
-def _from_now(seconds: float) -> Any:
-    return sa.func.clock_timestamp() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
