@@ -270,6 +270,8 @@ _HARMLESS = {
 # A server that is slow without any fault has no excuse in that: more than this doesn't count.
 CALM_SECONDS_MAX = 1.0
 BYSTANDER_SECONDS_MAX = {**dict.fromkeys(_HARMLESS, 2.0), "redis-full": 4.0, "redis-readonly": 4.0}
+# With one worker still starting, a fault that strikes the other leaves none for as long as a start takes.
+WORKER_START_SECONDS = 3.0
 # Nothing that happens meanwhile may be expected to last.
 UNPROBED = {"older-postgres"}
 ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS | SICKNESSES

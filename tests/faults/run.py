@@ -154,6 +154,9 @@ class ChaosRun:
         # How fast this machine is just now, with whatever else it does.
         with probe.watching() as calm:
             time.sleep(scene.rng.uniform(0.1, 1.5))
+        allowed = faults.BYSTANDER_SECONDS_MAX.get(name, math.inf)
+        if not self._is_whole(scene.stack):
+            allowed += faults.WORKER_START_SECONDS
         with nullcontext([]) if name in faults.UNPROBED else probe.watching() as bystanders:
             struck = time.monotonic()
             strike = faults.mix if name == faults.MIXED else faults.ALL[name]
@@ -166,7 +169,7 @@ class ChaosRun:
             row.recoveries.append(self._recover(scene.stack, scene.caller, f"canary-{number}", since))
         row.bystanders += bystanders
         slowest, before = max(bystanders, default=0.0), min(max(calm), faults.CALM_SECONDS_MAX)
-        if slowest > before + faults.BYSTANDER_SECONDS_MAX.get(name, math.inf):
+        if slowest > before + allowed:
             text = f"an end that {name} has nothing to do with was settled after {slowest:.1f} s, {before:.1f} before"
             self.book.violate("slow", text)
         for _ in range(scene.postgres_away):
