@@ -1,7 +1,8 @@
-"""Collecting debts: the oldest of a wallet first, as far as its balance reaches, a bounded number in each transaction.
+"""Collects debts: a wallet's oldest first, as far as its balance covers them, a bounded number in each transaction.
 
-A try that the wallet can't pay is counted, and the next one waits longer, until the debts are dead letters. A try that
-fails otherwise is repeated with half as many debts, until the one that is to blame stands alone and is put aside.
+If the wallet can't pay, a failed attempt is counted and the next one is scheduled with a longer backoff, until the
+debts are dead letters. If the transaction fails, it is repeated with half as many debts until the failing one is alone:
+one that the database refuses becomes a dead letter, one that is too slow is retried a bounded number of times.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a call has done; `unfinished` is the wallet as it is now, if it may be able to pay more."""
+    """The result of a call. `unfinished` is the wallet, if time ran out while it may be able to pay more."""
 
     report: SettleReport
     unfinished: IndebtedWallet | None = None
     debt_micros: int | None = 0
-    """What the wallet still owes; None where somebody else has it."""
+    """What the wallet still owes. None if another transaction has locked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,12 @@ class Try:
     failed: int = 0
     has_more: bool = False
     debt_micros: int | None = 0
-    """What the wallet owes after it; None where somebody else has it."""
+    """What the wallet owes after the transaction. None if another transaction has locked it."""
 
 
 class Transactions(Protocol):
-    """Each is committed when it returns. They raise WalletBusy, TooSlow or Unavailable, and for what the database
-    refuses SQLAlchemyError or MoneyDoesNotAddUp.
+    """Each method is one transaction, committed when it returns. Raises WalletBusy, TooSlow or Unavailable, and
+    SQLAlchemyError or MoneyDoesNotAddUp for what the database refuses.
     """
 
     def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]: ...
@@ -70,9 +71,9 @@ class CollectService:
         self._batch_size = batch_size
 
     def collect(self, wallet_id: WalletId, seconds: float) -> Collected:
-        """Collect what a wallet can pay of its debts, for about so long.
+        """Collect as many of a wallet's debts as it can pay, for about `seconds`.
 
-        Nothing is done where somebody else has the wallet: it stays due. Raises Unavailable.
+        A wallet that another transaction has locked is left alone and stays due. Raises Unavailable.
         """
         give_up_at = time.monotonic() + seconds
         limit = self._batch_size
@@ -86,7 +87,7 @@ class CollectService:
                     limit //= 2
                     continue
                 if isinstance(error, TooSlow):
-                    # The debt may be to blame for that, or the hour: this one may try again later, not for ever.
+                    # The cause may be this debt or a busy database: retry it later, a bounded number of times.
                     return Collected(report + self._transactions.put_off_oldest(wallet_id))
                 report += self._bury_oldest(wallet_id, error)
                 limit = self._batch_size
@@ -109,7 +110,7 @@ class CollectService:
 
 
 class CollectTransactions:
-    """The transactions that collect, in Postgres. Each does nothing where somebody else has the wallet."""
+    """The transactions in Postgres. Each leaves a wallet alone that another transaction has locked."""
 
     def __init__(self, postgres: PostgresAccess, policy: RetryPolicy) -> None:
         self._postgres = postgres
@@ -119,7 +120,9 @@ class CollectTransactions:
         return self._postgres.run(lambda connection: debts.due_wallets(connection, limit))
 
     def collect(self, wallet_id: WalletId, limit: int) -> Try:
-        """Settle as many of the oldest debts as the balance pays, or count a try for those that are due."""
+        """Settle as many of the oldest debts as the balance covers. If it covers none, count a failed attempt of those
+        that are due.
+        """
         return self._postgres.transaction(partial(self._try, wallet_id=wallet_id, limit=limit))
 
     def _try(self, connection: sa.Connection, wallet_id: WalletId, limit: int) -> Try:
@@ -143,7 +146,9 @@ class CollectTransactions:
         return Try(failed=len(tried), debt_micros=wallet.debt_micros)
 
     def put_off_oldest(self, wallet_id: WalletId) -> SettleReport:
-        """Count a try for a wallet's oldest debt; after the last one it is put aside for those behind it."""
+        """Count a failed attempt of a wallet's oldest debt. After its last attempt it becomes a dead letter, so that it
+        doesn't hold up the debts behind it.
+        """
 
         def work(connection: sa.Connection) -> SettleReport:
             if debts.lock(connection, wallet_id) is None:
@@ -158,7 +163,7 @@ class CollectTransactions:
         return self._postgres.transaction(work)
 
     def bury_oldest(self, wallet_id: WalletId, reason: FailureReason) -> bool:
-        """Put a wallet's oldest debt aside as a dead letter. False where that couldn't be done now."""
+        """Turn a wallet's oldest debt into a dead letter. False if the wallet is locked, or no debt could be locked."""
 
         def work(connection: sa.Connection) -> bool:
             if debts.lock(connection, wallet_id) is None:
@@ -170,7 +175,7 @@ class CollectTransactions:
 
 
 def _payable(oldest: Sequence[ClaimedEnd], room_micros: int) -> Sequence[ClaimedEnd]:
-    """Those of a wallet's oldest debts that it can pay one after the other: none overtakes."""
+    """The debts that `room_micros` covers, up to the first that it doesn't: no debt overtakes an older one."""
     for i, end in enumerate(oldest):
         room_micros -= end.cost_micros
         if room_micros < 0 and end.cost_micros > 0:

@@ -1,7 +1,7 @@
 """Corrections: reversing or amending one run, and chargebacks. Each exactly once, however often it is sent.
 
-The wallet's row is locked first, so that two calls under one reference come one after the other, and the second finds
-what the first has done.
+The wallet's row is locked first, so two calls under the same reference run one after the other, and the second finds
+the first one's correction.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class CorrectionBooks(RunBooks, Protocol):
     def known_ends(self, idempotency_keys: Collection[str], process_ids: Collection[str]) -> Sequence[KnownEnd]: ...
 
     def wallet_of_run(self, end_id: UUID) -> WalletId | None:
-        """Who pays for an end. None where we don't know it."""
+        """The wallet that pays for an end. None if the end is unknown."""
 
     def is_charge(self, end_id: UUID) -> bool:
-        """Whether this is no end, but what a correction has charged."""
+        """Whether this is the id of a correction's charge, and not of an end."""
 
     def find_run(self, end_id: UUID) -> Run | None: ...
 
@@ -92,7 +92,7 @@ class BookKeeping(Protocol):
         """Raises Unavailable."""
 
     def in_turn(self, wallet_id: WalletId, work: Callable[[CorrectionBooks], T]) -> T:
-        """In one transaction that locks this wallet. Raises WalletBusy or Unavailable."""
+        """Run `work` in one transaction that locks this wallet. Raises WalletBusy or Unavailable."""
 
 
 class Spool(Protocol):
@@ -127,7 +127,7 @@ class CorrectionService:
         found = self._known(asked)
         if not found:
             self._raise_if_spooled(None)
-            # It may have been recorded between the two looks.
+            # The spool may have been drained into Postgres between the two looks.
             found = self._known(asked)
         keys = (asked.idempotency_key, asked.process_id)
         ends = [end for end in found if end.user_id == asked.user_id and _is_named(end, *keys)]
@@ -162,7 +162,7 @@ class CorrectionService:
         return corrected
 
     def charge_back(self, chargeback: Chargeback) -> Corrected:
-        """Take tokens out of a wallet, or have it owe them.
+        """Take tokens out of a wallet, at once or as debt.
 
         Raises WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy or Unavailable.
         """
@@ -189,7 +189,7 @@ class CorrectionService:
             if self._books.read(lambda books: books.is_charge(end_id)):
                 raise CorrectionOfCorrection
             self._raise_if_spooled(end_id)
-            # It may have been recorded between the two looks.
+            # The end may have left the spool for Postgres between the two looks.
             wallet_id = self._books.read(look)
         if wallet_id is None:
             raise NotFound(END_NOT_FOUND)
@@ -210,9 +210,9 @@ class CorrectionService:
         return Corrected(outcome.correction, outcome.entries)
 
     def _raise_if_spooled(self, end_id: UUID | None) -> None:
-        """An end that Redis still keeps for Postgres can't be corrected yet. Raises Unavailable where it may be one.
+        """Raise Unavailable if an end may be in the spool, where it can't be corrected yet. None: any end.
 
-        So it may where Redis can't be asked: whoever was told that there is no such end wouldn't ask again.
+        Raises it too if Redis can't be asked: a caller who is told that there is no such end wouldn't try again.
         """
         if not self._redis.is_open:
             raise Unavailable
@@ -325,5 +325,5 @@ def _entries(books: CorrectionBooks, correction: Correction) -> Sequence[LedgerE
 
 
 def _is_named(end: KnownEnd, idempotency_key: str | None, process_id: str | None) -> bool:
-    """Whether an end has all of the keys that were given."""
+    """Whether an end came with all of the keys that are given here."""
     return idempotency_key in (None, end.idempotency_key) and process_id in (None, end.process_id)

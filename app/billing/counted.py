@@ -1,4 +1,4 @@
-"""Stands between use cases and their transactions, and counts what was committed: each is passed on as it is."""
+"""Wrappers around the use cases' transactions that count what was committed. Calls and results pass unchanged."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CountedSettlement:
             batch = self._transactions.settle(ids)
         seconds = time.monotonic() - started
         _count(self._meters, batch.wallets, "inbox")
-        # They were told as of the batch's beginning.
+        # The transaction gives each end's lag as of its own beginning; its duration is added here.
         self._meters.lag.observe_all([max(0.0, lag) + seconds for lag in batch.lags_seconds])
         return batch
 

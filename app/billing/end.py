@@ -1,9 +1,9 @@
 """end: a run used this much.
 
-In the order an end runs: its price is pinned from the rate card and the profit rule in force, its wallet is decided in
-one Lua call (`end_decide`), it is made durable before anybody hears yes (`end_record`), and the workers are told. Ends
-that wait at the same time share one Redis pipeline, one insert and one message. From then on the end is billed exactly
-once, whatever dies.
+The steps of an end: its price is pinned by the rate card and the profit rule in force; a Lua script decides whether its
+wallet covers it (`end_decide`); it is made durable (`end_record`); the workers are told; then the caller is answered.
+Ends that wait at the same time share one Redis pipeline, one insert and one message. Once an end is durable it is
+billed exactly once, whichever process dies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from app.domain.processes import check_owner
 from app.domain.wallets import wallet_of
 
 LOOK_ATTEMPTS = 3
-# As many as the batch call takes: whatever is in it is one commit.
+# The maximum of one end/batch call, so that the ends of a call share one commit.
 ENDS_PER_BATCH = 1_000
 
 
@@ -79,7 +79,7 @@ class EndService:
         return result
 
     def end_all(self, requests: Sequence[EndRequest]) -> list[EndAnswer | Exception]:
-        """Accept many ends in their order; one that is refused stands as its error and leaves the others alone."""
+        """Accept many ends, in order. The result of a refused end is its error; it doesn't affect the other ends."""
         results: list[EndAnswer | Exception | None] = [None] * len(requests)
         waiting: dict[int, Priced] = {}
         for i, request in enumerate(requests):
@@ -98,8 +98,8 @@ class EndService:
         return Priced(id=end_id, request=request, wallet_id=wallet_of(request.user_id), price=quote.price)
 
     def _accept(self, waiting: dict[int, Priced], results: list[EndAnswer | Exception | None]) -> None:
-        """Commit what waits and enter each result at its place. Wallets that aren't cached are, and their ends wait for
-        the next round; in the last one Postgres decides those.
+        """Commit the waiting ends and enter each result at its index. Wallets that aren't cached are loaded and their
+        ends tried again; in the last attempt Postgres decides them.
         """
         for attempts_left in reversed(range(LOOK_ATTEMPTS)):
             if not waiting:
@@ -118,7 +118,7 @@ class EndService:
             self._cache_wallets(waiting, results)
 
     def _commit(self, ends: list[Priced]) -> Sequence[Outcome]:
-        """One batch, whoever sent its ends: decide, make durable, tell the workers."""
+        """Process one batch of ends, of any number of callers: decide, make durable, tell the workers."""
         with tracing.run_of("commit ends", (end.id for end in ends)):
             return self._decide_and_record(ends)
 
@@ -136,21 +136,21 @@ class EndService:
         return [next(outcomes) if isinstance(decision, Decided) else decision for decision in decisions]
 
     def _release_later(self, decisions: Sequence[Decided], outcomes: Sequence[Outcome]) -> None:
-        """Runs that ended while Redis was away may have holds there."""
+        """Have the holds released of runs whose ends Postgres decided: Redis may still have them."""
         for decision, outcome in zip(decisions, outcomes, strict=True):
             process_id = decision.end.request.process_id
             if process_id is not None and not decision.origin.is_redis and not isinstance(outcome, Refused):
                 self._holds.release_later(decision.wallet_id, process_id)
 
     def _ring(self, outcomes: Sequence[Outcome]) -> None:
-        """Also for those that aren't covered: settlement makes them part of what their wallet owes."""
+        """Tell the workers of ends to settle, covered or not: settlement turns uncovered ends into debt."""
         end_ids = []
         for outcome in outcomes:
             match outcome:
                 case Recorded(end):
                     end_ids.append(end.id)
                 case Replayed(end_id):
-                    # Its first message may have got lost.
+                    # The message about the first call may have been lost.
                     end_ids.append(end_id)
         if end_ids:
             self._doorbell.settle(end_ids)
@@ -162,7 +162,7 @@ class EndService:
         try:
             missing = self._loader.load(wallet_ids, self._catalog.epoch)
         except RedisError as error:
-            # The next round decides from Postgres.
+            # The gate is closed now: in the next attempt Postgres decides.
             self._redis.close(error)
             return
         except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Deciding priced ends: does the wallet cover each? By its cached copy in one Redis pipeline, or by Postgres."""
+"""Decides whether its wallet covers each priced end: on cached wallets in one Redis pipeline, or by Postgres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.domain.errors import Unavailable, WalletNotFound
 from app.domain.wallets import Balance, WalletId, deduction
 from app.stores.redis.wallet_calls import EndMark, EndReply
 
-# What a first answer is remembered with has 64 bits.
+# An answer is stored with its key in a 64-bit column (`end_keys.spendable_micros`).
 SPENDABLE_MICROS_MIN = -(2**63)
 
 
@@ -33,7 +33,7 @@ class EndDecider:
         self._redis = redis
 
     def decide(self, ends: Sequence[Priced], epoch: int) -> list[Decided | Refused | NotCached | Unused]:
-        """What becomes of each, in order. Ends of one wallet are decided one after the other."""
+        """The decision on each end, in order. Within a wallet each decision counts the ends decided before it."""
         self._holds.release_owed()
         cached = [end for end in ends if not end.past_cache] if self._redis.is_open else []
         try:
@@ -66,7 +66,7 @@ class EndDecider:
         return decisions
 
     def _decide_one(self, end: Priced, balance: Balance, taken_micros: int, origin: Origin) -> Decided | Unused:
-        """`taken_micros` is what this batch took from the wallet before."""
+        """`taken_micros` is the cost of the batch's earlier ends of the same wallet."""
         balance = replace(balance, pending_micros=balance.pending_micros + taken_micros)
         spendable_micros = max(balance.spendable_micros - end.price.cost_micros, SPENDABLE_MICROS_MIN)
         if end.request.is_free:
@@ -77,7 +77,7 @@ class EndDecider:
 
 
 def _decided(end: Priced, reply: EndReply | None) -> Decided | Refused | NotCached | Unused:
-    """What Redis's reply says of an end."""
+    """The decision that a reply of `end.lua` means. A reply of None means that the wallet isn't cached."""
     if reply is None:
         return NotCached()
     if end.request.is_free:
@@ -86,6 +86,6 @@ def _decided(end: Priced, reply: EndReply | None) -> Decided | Refused | NotCach
         return Decided(end.accepted(reply.deduction, reply.spendable_micros), Origin.MARKED)
     if error := reuse_of_key(end.request, reply.payload_hash):
         return Refused(error)
-    # Recorded again under the first call's id: if that call died before it was durable, this one makes it so.
+    # Recorded again under the first call's id, in case the first call died before its end was durable.
     first = AcceptedEnd(reply.end_id, end.wallet_id, end.request, reply.price, reply.deduction, reply.spendable_micros)
     return Decided(first, Origin.SEEN)

@@ -1,4 +1,4 @@
-"""An end on its way: priced, then decided, then with its outcome. None of these values changes.
+"""The states of an end during a call: priced, decided, and its outcome. All are immutable.
 
 Priced ──decide──▶ Decided ──record──▶ Recorded | Replayed | Refused
                └─▶ Refused | NotCached | Unused
@@ -20,14 +20,14 @@ from app.stores.redis.wallet_calls import EndMark, mark_of
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A validated end with the price that it is billed at, whoever decides it."""
+    """A validated end with the price at which it is billed."""
 
     id: UUID
     request: EndRequest
     wallet_id: WalletId
     price: Price
     past_cache: bool = False
-    """Its wallet couldn't be cached: Postgres decides."""
+    """The wallet couldn't be cached: Postgres decides."""
 
     @property
     def mark(self) -> EndMark:
@@ -45,7 +45,7 @@ class Priced:
 
 
 class Origin(Enum):
-    """Who decided an end, which says what Redis knows of it."""
+    """Which store decided an end, and so whether Redis has a mark of it."""
 
     MARKED = "Redis, which marked it on the cached wallet"
     SEEN = "Redis, when its key came first: the end has the first call's id, and the mark is that call's"
@@ -59,7 +59,7 @@ class Origin(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """To be recorded before anybody hears yes."""
+    """A decided end. It has to be recorded before the caller is answered."""
 
     end: AcceptedEnd
     origin: Origin
@@ -70,25 +70,25 @@ class Decided:
 
     @property
     def mark(self) -> EndMark | None:
-        """What Redis holds of this call's own."""
+        """The mark that this call has set on the cached wallet. None: it has set none."""
         end = self.end
         return mark_of(end.request, end.wallet_id, end.id, end.price) if self.origin is Origin.MARKED else None
 
     def answered(self) -> Recorded | Replayed:
-        """Its outcome once it is durable."""
+        """The outcome once this end is durable."""
         return Replayed(self.end.id, _answer(self.end)) if self.origin is Origin.SEEN else Recorded(self.end)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Durable by this call: in the inbox or in the spool."""
+    """This call has made the end durable, in the inbox or in the spool."""
 
     end: AcceptedEnd
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Its key is known: answered as the first time. `end_id` is the first call's."""
+    """The end's key was used before: the first answer is repeated. `end_id` is the id of the first call's end."""
 
     end_id: UUID
     first: EndAnswer
@@ -96,7 +96,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing of it is kept."""
+    """The end is refused with this error, and nothing of it is kept."""
 
     error: Exception
 
@@ -118,7 +118,7 @@ Outcome: TypeAlias = Recorded | Replayed | Refused | NotCached | Unused
 
 
 def answer_of(outcome: Recorded | Replayed | Refused | Unused) -> EndAnswer | Exception:
-    """What the caller hears."""
+    """The answer for the caller, or the error to raise."""
     match outcome:
         case Recorded(end):
             return _answer(end)
@@ -131,7 +131,7 @@ def answer_of(outcome: Recorded | Replayed | Refused | Unused) -> EndAnswer | Ex
 
 
 def reuse_of_key(request: EndRequest, payload_hash: str) -> DomainError | None:
-    """Why a request can't have the answer that its key was given first, if that came with another body."""
+    """The error for a key that first came with another body. None if the bodies are the same."""
     try:
         return None if request.has_payload(payload_hash) else IdempotencyConflict()
     except UnknownPayloadVersion as error:

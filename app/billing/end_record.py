@@ -1,7 +1,7 @@
 """Making decided ends durable: in the inbox, or in the spool while Postgres is away.
 
-What can't be made durable is refused, and its mark is taken back from the cached wallet. What is refused for a reason
-of its own is refused alone.
+An end that can't be made durable is refused, and its mark is removed from the cached wallet. An end that Postgres
+refuses doesn't affect the other ends of its batch.
 """
 
 from __future__ import annotations
@@ -59,17 +59,18 @@ class EndRecorder:
         self._redis = redis
 
     def record(self, decisions: Sequence[Decided]) -> list[Recorded | Replayed | Refused]:
-        """The outcome of each, in order."""
+        """The outcome of each end, in order."""
         try:
             fresh = self._insert(decisions)
         except Unavailable:
             return self._keep_in_spool(decisions)
         except SQLAlchemyError as error:
-            # Postgres refuses something in this batch: only that one shall fail.
+            # Postgres refuses one of these ends: record them one by one, so that only that end fails.
             return self._one_by_one(self.record, decisions, error)
 
         def is_known(decision: Decided) -> bool:
-            # An end without a key that isn't fresh was recorded by an attempt whose answer got lost.
+            # An end without a key can't be a repeat. If its id isn't fresh, an attempt of this same call has recorded
+            # it, and only the reply was lost.
             return decision.end.request.repeatable and decision.end.id not in fresh
 
         self._land([d for d in decisions if not is_known(d)], _unrecorded_before(decisions, fresh))
@@ -77,15 +78,15 @@ class EndRecorder:
         return [next(replays) if is_known(d) else d.answered() for d in decisions]
 
     def _insert(self, decisions: Sequence[Decided]) -> set[UUID]:
-        """Put a batch into the inbox; the ids that weren't known.
+        """Insert a batch into the inbox. Returns the ids that are new.
 
-        Raises Unavailable: nothing was recorded; SQLAlchemyError: Postgres refuses one of these.
+        Raises Unavailable (nothing was recorded) or SQLAlchemyError (Postgres refuses one of the ends).
         """
         ends: dict[UUID, AcceptedEnd] = {}
         for decision in decisions:
-            # A repeat has the id of the end it repeats, which is recorded as it came first.
+            # A repeat has the id of the end that it repeats; the first of the two is recorded.
             ends.setdefault(decision.end.id, decision.end)
-        # Redis, once it is back, doesn't know of ends decided around it.
+        # Redis has no marks of ends that Postgres decided, so the cached copies of these wallets are outdated.
         around = {d.wallet_id for d in decisions if not d.origin.is_redis}
         try:
             return self._intake.record(
@@ -96,7 +97,7 @@ class EndRecorder:
                 self._redis.bypass()
 
     def _replay(self, decisions: Sequence[Decided]) -> list[Recorded | Replayed | Refused]:
-        """Answer the ends whose keys are known as they were answered first, or refuse another body."""
+        """Answer ends with known keys as the first time, or refuse them if they come with another body."""
         if not decisions:
             return []
         try:
@@ -114,9 +115,9 @@ class EndRecorder:
         return outcomes
 
     def _keep_in_spool(self, decisions: Sequence[Decided]) -> list[Recorded | Replayed | Refused]:
-        """Postgres is away: what Redis has decided Redis keeps, until the spool is drained into the inbox.
+        """While Postgres is away, keep the ends that Redis decided in the spool, until it is drained into the inbox.
 
-        What Postgres decided it didn't take any more: that alone is refused.
+        Ends that Postgres decided, just before it went away, are refused.
         """
         kept = [decision for decision in decisions if decision.origin.is_redis]
         if kept and self._redis.is_open:
@@ -142,7 +143,9 @@ class EndRecorder:
         return [Refused(error)]
 
     def _land(self, decisions: Sequence[Decided], doubtful: Set[WalletId] = frozenset()) -> None:
-        """These ends are durable. Where their mark is gone meanwhile, the wallet is corrected; so are the doubtful."""
+        """Take durable ends out of flight. Refresh the cached wallets that have lost a mark meanwhile, and `doubtful`
+        ones.
+        """
         marks = _marks(decisions)
         if not marks and not doubtful:
             return
@@ -162,7 +165,7 @@ class EndRecorder:
         try:
             self._cache.unmark(marks)
         except RedisError as error:
-            # A new epoch begins when Redis is back, and forgets these marks in time.
+            # These marks stay in flight; `StrandedMarks` in app/upkeep removes them once Redis is back.
             self._redis.close(error)
 
 
@@ -171,8 +174,8 @@ def _marks(decisions: Sequence[Decided]) -> list[EndMark]:
 
 
 def _unrecorded_before(decisions: Sequence[Decided], recorded: Set[UUID]) -> set[WalletId]:
-    """Wallets of repeats by which an end was recorded for the first time: who saw its key first never did, and that
-    mark may be given back at this moment.
+    """The wallets of repeats that were the first to record their end: the call that marked it never recorded it, so the
+    mark may just be taken back as stranded.
     """
     marked_here = {d.end.id for d in decisions if d.origin is Origin.MARKED}
     return {d.wallet_id for d in decisions if d.origin is Origin.SEEN and d.end.id in recorded - marked_here}
@@ -185,10 +188,10 @@ def _known_outcome(decision: Decided, known: KnownEnds) -> Recorded | Replayed |
         if error := reuse_of_key(request, match.payload_hash):
             return Refused(error)
     if not matches:
-        # Its keys were deleted by hand this moment.
+        # Only if somebody has just deleted the keys by hand.
         return Refused(Unavailable())
     first = matches[0]
     if first.end_id == decision.end.id:
-        # Recorded by an attempt whose answer got lost: this call's own, or that of the one it repeats.
+        # Recorded by an attempt whose reply was lost: of this call, or of the call that it repeats.
         return decision.answered()
     return Replayed(first.end_id, EndAnswer(first.user_id, first.spendable_micros, first.cost_micros, first.deduction))

@@ -1,4 +1,4 @@
-"""A change of a wallet that left an entry in its ledger: what the caller gets, and who else has to hear of it."""
+"""A change of a wallet with an entry in its ledger: the caller's result, and what to announce after the commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.stores.postgres.ledger import LedgerEntry
 
 class Changes(Protocol):
     def announce(self, wallet: Wallet, told: Sequence[UUID] = ()) -> None:
-        """Bring its cached copy up to it; never raises because a store is away."""
+        """Bring the cached wallet up to a committed change; never raises because a store is away."""
 
 
 class Bell(Protocol):
@@ -23,7 +23,7 @@ class Bell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """`replayed`: it stood there before, and nothing was changed."""
+    """`replayed`: the entry existed before, and nothing was changed."""
 
     entry: LedgerEntry
     replayed: bool
@@ -31,16 +31,16 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a transaction did. Without a wallet nothing: the entry was there."""
+    """The result of a transaction. `wallet` is None if the entry existed before, and nothing was changed."""
 
     entry: LedgerEntry
     wallet: Wallet | None = None
     told: Sequence[UUID] = ()
-    """Ends that left the inbox with it."""
+    """Ends that this transaction removed from the inbox."""
     woken: Sequence[IndebtedWallet] = ()
 
     def tell(self, changes: Changes, doorbell: Bell) -> Entered:
-        """Once it is committed."""
+        """Announce the change to the cache and the workers. Call it after the commit."""
         if self.wallet is None:
             return Entered(self.entry, replayed=True)
         changes.announce(self.wallet, self.told)

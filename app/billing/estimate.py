@@ -17,7 +17,7 @@ from app.domain.usage import Usage
 from app.domain.wallets import Deduction, WalletId, deduction, wallet_of
 from app.stores.redis.wallet_look import WalletLook
 
-# A wallet may be flushed between its load and the look that wanted it.
+# A cached wallet may be evicted between its load and the next attempt.
 LOOK_ATTEMPTS = 3
 
 
@@ -27,7 +27,7 @@ class EstimateRequest:
     usage: Usage
     model: str | None = None
     user_id: str | None = None
-    """Whose wallet is to be looked at; None: no one's."""
+    """The user whose wallet is looked at. None: no wallet is."""
     process_id: str | None = None
     """The run whose hold would be drawn on first."""
 
@@ -79,7 +79,7 @@ class EstimateService:
         return Estimate(quote, request.usage, found.balance.spendable_micros - cost_micros, verdict)
 
     def explain(self, request: EstimateRequest, draft: NewPrice | None = None) -> Estimate:
-        """The same for administrators, who may name a feature endpoint that doesn't exist: raises NotFound."""
+        """Like `estimate`, for administrators: raises NotFound instead of FeatureNotAvailable."""
         try:
             return self.estimate(request, draft)
         except FeatureNotAvailable as error:
@@ -87,7 +87,7 @@ class EstimateService:
             raise NotFound("Feature endpoint not found", errors=reasons) from error
 
     def _look(self, wallet_id: WalletId, process_id: str | None) -> WalletLook:
-        """The wallet as Redis has it, or as Postgres knows it while Redis is away or can't hold it."""
+        """The wallet as cached in Redis, or from Postgres while Redis is away or can't cache it."""
         try:
             for _ in range(LOOK_ATTEMPTS):
                 if not self._redis.is_open:

@@ -1,6 +1,6 @@
-"""Holds after start: extended while the run goes on, given back when it ends without an end that bills.
+"""Holds after start: extended while the run goes on, released when it fails or when an operator says so.
 
-Holds live in Redis. Without it there are none, and none can be extended.
+Holds are kept in Redis only. While Redis is away there are none, and none can be extended.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from app.stores.redis.wallet_holds import NoOpenHold
 log = structlog.get_logger(__name__)
 
 LOOK_ATTEMPTS = 3
-# Holds that wait for Redis to be given back. The oldest are left to expire by themselves.
+# Upper bound of holds that wait for Redis to be released. Beyond it the oldest are dropped and expire by themselves.
 OWED_MAX = 10_000
-# What one caller gives back of them on his way.
+# How many of the waiting holds each call releases.
 OWED_PER_CALL = 10
 
 T = TypeVar("T")
@@ -52,14 +52,14 @@ class ExtendRequest:
 
     @property
     def payload_hash(self) -> str:
-        """Tells whether a repeated key came with the same body."""
+        """Hash of the body. A repeated idempotency key has to come with the same one."""
         body = (self.process_id, self.more_micros, self.more_seconds)
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ExtendAnswer:
-    """The hold after the call. Denied leaves it as it was."""
+    """The hold after the call. A denied call leaves it as it was."""
 
     access: Access
     spendable_micros: int
@@ -82,12 +82,15 @@ class EndedRuns(Protocol):
 
 class RememberedRuns(Protocol):
     def has_ended(self, wallet_id: WalletId, process_id: str) -> bool:
-        """Raises RedisError, as those below."""
+        """Raises RedisError. So do the methods of `OpenHolds`."""
 
 
 class AuditBook(Protocol):
     def around(self, caller: Caller, work: Callable[[], T], told: Callable[[T], Change]) -> T:
-        """Do it and write it down. Raises Unavailable, and what `work` raises."""
+        """Run `work`, and write the change that `told` makes of its result to the audit log.
+
+        Raises Unavailable, and what `work` raises.
+        """
 
 
 class OpenHolds(Protocol):
@@ -122,9 +125,10 @@ class HoldService:
         self._owed: deque[tuple[WalletId, str]] = deque(maxlen=OWED_MAX)
 
     def _release(self, wallet_id: WalletId, process_id: str) -> int:
-        """Give a run's hold back, if it has one; the wallet's spendable micro-tokens after it.
+        """Release a run's hold, if it has one. Returns the wallet's spendable micro-tokens after that.
 
-        Raises WalletNotFound or Unavailable. With Redis away there are no holds, and Postgres tells the balance.
+        While Redis is away the balance is read from Postgres, and the hold is released later. Raises WalletNotFound or
+        Unavailable.
         """
         released = self._ask_redis(wallet_id, lambda epoch: self._holds.release(wallet_id, process_id, epoch))
         if released is not None:
@@ -136,7 +140,7 @@ class HoldService:
         return found.balance.spendable_micros
 
     def cancel(self, user_id: str, process_id: str) -> int:
-        """Give the hold of a run that failed back; the wallet's spendable micro-tokens after it. May be repeated.
+        """Release the hold of a failed run. Idempotent. Returns the wallet's spendable micro-tokens after that.
 
         Raises AlreadyEnded for a run that was billed, ProcessOfAnotherUser, WalletNotFound or Unavailable.
         """
@@ -150,7 +154,7 @@ class HoldService:
         """Add to an open hold. Raises HoldNotFound, ProcessOfAnotherUser, WalletNotFound, IdempotencyConflict, or
         Unavailable when Redis is away.
 
-        After Unavailable it may have been added all the same: the answer was lost, not the call.
+        After Unavailable the hold may have been extended all the same, if only Redis's reply was lost.
         """
         check_owner(request.process_id, request.user_id)
         call = ExtendCall(
@@ -204,11 +208,11 @@ class HoldService:
         return released
 
     def release_later(self, wallet_id: WalletId, process_id: str) -> None:
-        """Have a hold, if there is one, given back once Redis answers, as long as this process lives."""
+        """Queue a run's hold, if it has one, to be released once Redis answers. The queue is lost with the process."""
         self._owed.append((wallet_id, process_id))
 
     def release_owed(self) -> None:
-        """Give back some of what waits, if Redis answers."""
+        """Release some of the queued holds, if Redis is in use."""
         for _ in range(min(len(self._owed), OWED_PER_CALL)):
             if not self._redis.is_open:
                 return
@@ -217,7 +221,7 @@ class HoldService:
             except IndexError:
                 return  # Another thread took the last one.
             try:
-                # A copy of any epoch: it keeps its holds when it is loaded anew.
+                # Epoch 0 accepts a cached copy of any epoch: reloading a wallet keeps its holds.
                 self._holds.release(*owed, epoch=0)
             except RedisError as error:
                 self._owed.append(owed)
@@ -234,12 +238,14 @@ class HoldService:
         try:
             known = self._runs.of_process(process_id)
         except Unavailable:
-            # Giving a hold back is right for a run that ended and for one that didn't.
+            # Unknown. The hold is released by now, which is right whether the run has ended or not.
             return False
         return any(end.user_id == user_id for end in known)
 
     def _asked(self, wallet_id: WalletId, ask: Callable[[int], T | None]) -> T:
-        """Like `_ask_redis`, for what only Redis can answer. Raises Unavailable without it, HoldNotFound too."""
+        """Like `_ask_redis`, for questions that only Redis can answer: raises Unavailable instead of returning None,
+        and HoldNotFound.
+        """
         try:
             found = self._ask_redis(wallet_id, ask)
         except NoOpenHold:
@@ -249,10 +255,10 @@ class HoldService:
         return found
 
     def _ask_redis(self, wallet_id: WalletId, ask: Callable[[int], T | None]) -> T | None:
-        """What `ask` finds in an epoch's cache, loading the wallet where it says None.
+        """Call `ask` with the cache epoch, loading the wallet each time that it returns None.
 
-        None with Redis away, and for a wallet that can't be cached.
-        Raises WalletNotFound, or Unavailable when the wallet can't be loaded.
+        Returns None while Redis is away, and for a wallet that can't be cached. Raises WalletNotFound, or Unavailable
+        if the wallet can't be loaded.
         """
         self.release_owed()
         if not self._redis.is_open:

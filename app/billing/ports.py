@@ -1,4 +1,4 @@
-"""What several use cases here ask of their surroundings. What only one of them asks stands beside it."""
+"""Protocols that several use cases of this package need. A protocol that only one needs is defined beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.domain.wallets import WalletBalance, WalletId
 class CacheEpoch(Protocol):
     @property
     def epoch(self) -> int:
-        """The least in which a wallet has to be cached."""
+        """The current cache epoch: wallets that were cached in an older one have to be loaded anew."""
 
 
 class CurrentCatalog(CacheEpoch, Protocol):
@@ -22,12 +22,12 @@ class CurrentCatalog(CacheEpoch, Protocol):
 
 class Balances(Protocol):
     def of(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]:
-        """Those that there are. Raises Unavailable."""
+        """Balances by wallet id; wallets that don't exist are left out. Raises Unavailable."""
 
 
 class WalletsToCache(Protocol):
     def load(self, wallet_ids: Collection[WalletId], epoch: int) -> set[WalletId]:
-        """Cache these; the ids that no wallet has. Raises Unavailable or RedisError."""
+        """Load wallets into the cache. Returns the ids that no wallet has. Raises Unavailable or RedisError."""
 
 
 class HoldsToRelease(Protocol):

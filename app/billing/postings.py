@@ -1,7 +1,7 @@
 """Top-ups, refunds and adjustments: each exactly once, however often it is sent.
 
-The wallet's row is locked first, so that two calls with one reference come one after the other, and the
-second finds what the first has done. A credit that pays for the wallet's oldest debt also has its debts collected.
+The wallet's row is locked first, so two calls with the same reference run one after the other, and the second finds the
+first one's entry. A credit that covers the wallet's oldest debt also wakes the collection of its debts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Books(Protocol):
 
 class BookKeeping(Protocol):
     def in_turn(self, wallet_id: WalletId, work: Callable[[Books], Change]) -> Change:
-        """Committed when it returns. Raises WalletBusy, Unavailable and what `work` raises, which may run again."""
+        """Run `work` in a transaction that is committed when this returns; `work` may run more than once.
+
+        Raises WalletBusy, Unavailable and what `work` raises.
+        """
 
 
 class PostingService:
@@ -79,9 +82,9 @@ def _post(books: Books, wallet_id: WalletId, posting: Posting) -> Change:
 
 
 def post_new(books: Books, wallet: Wallet, posting: Posting) -> Change:
-    """Post to a locked wallet, whose ledger has no posting under this reference.
+    """Post to a locked wallet whose ledger has no posting under this reference.
 
-    Raises IdempotencyConflict (a chargeback has it) or BalanceOutOfRange, and has changed nothing then.
+    Raises IdempotencyConflict (a chargeback has the reference) or BalanceOutOfRange, before anything is changed.
     """
     if books.is_chargeback(wallet.id, posting.reference):
         raise IdempotencyConflict(ANOTHER_BODY)

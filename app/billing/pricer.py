@@ -1,4 +1,4 @@
-"""Which price a run has that ends now: one way for ends, and for whoever asks beforehand."""
+"""The price of a run that ends now, computed in the same way for ends and for estimates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.domain.pricing import Price, price
 from app.domain.rates import RateCard
 from app.domain.usage import Usage
 
-# A draft is newer than whatever is there.
+# Above the id of every rate card: a draft counts as the newest.
 DRAFT_ID = 2**63 - 1
 
 
@@ -43,7 +43,7 @@ class Pricer:
         self._now = now
 
     def quote(self, feature_endpoint_id: str, model: str | None, usage: Usage, draft: NewPrice | None = None) -> Quote:
-        """By what is in force now and, as if it had just been made, the draft.
+        """The price by the rate card and the profit rule in force now. A `draft` counts as if it had just been made.
 
         Raises FeatureNotAvailable, or Invalid for a draft that couldn't be made.
         """

@@ -1,7 +1,7 @@
-"""Repricing: past runs of a filter are billed by another rate card, first as a dry run, then as amendments.
+"""Repricing: past runs that match a filter are billed by another rate card, first as a dry run, then as amendments.
 
-Which runs it is about, and what they cost then and later, is frozen batch by batch. Each run is amended in a
-transaction of its own that also says that it is done: killed anywhere it goes on where it was.
+The runs are selected and frozen batch by batch, with their old and new costs. Each run is amended in a transaction of
+its own that also records the outcome, so a repricing that is killed anywhere resumes where it was.
 """
 
 from __future__ import annotations
@@ -59,31 +59,31 @@ class RepricingBooks(RunBooks, Protocol):
     def find(self, number: int) -> Repricing | None: ...
 
     def lock_repricing(self, number: int) -> Repricing | None:
-        """Keep others from selecting for it. None while somebody does."""
+        """Lock a repricing while selecting its runs. None if another transaction has locked it."""
 
     def list_newest(self, before_id: int, limit: int) -> Sequence[Repricing]: ...
 
     def unfinished(self) -> Sequence[int]:
-        """Those that are selecting or applying, oldest first."""
+        """The repricings that are selecting or applying, oldest first."""
 
     def set_state(self, number: int, before: RepricingState, state: RepricingState) -> bool:
-        """False: it wasn't in the state before."""
+        """Change the state of a repricing. False if it wasn't in the state `before`."""
 
     def sums(self, number: int) -> RepricingSums: ...
 
     def groups(self, number: int, limit: int) -> Sequence[RepricingGroup]: ...
 
     def next_ends(self, repricing: Repricing, limit: int, seconds: float) -> Sequence[UUID]:
-        """The ends behind those that were looked at, in the order of their ids."""
+        """The next ends that weren't looked at yet, in the order of their ids."""
 
     def add_ends(self, number: int, ends: Sequence[RepricedEnd], up_to: UUID) -> None:
-        """Freeze these, and note up to which end was looked."""
+        """Freeze these runs, and record that all ends up to `up_to` were looked at."""
 
     def open_ends(self, number: int, after_id: UUID, limit: int) -> Sequence[RepricedEnd]:
-        """Of its runs those that nothing was done about, in the order of their ids."""
+        """The runs of a repricing that have no outcome yet, in the order of their ids."""
 
     def claim_run(self, number: int, end_id: UUID) -> bool:
-        """Lock a run of it. False: something was done about it meanwhile."""
+        """Lock one run of a repricing. False if it has got an outcome meanwhile."""
 
     def set_outcome(self, number: int, end_id: UUID, outcome: RepricingOutcome | str) -> None: ...
 
@@ -137,7 +137,7 @@ class RepricingService:
         return self._books.read(work)
 
     def list(self, limit: int, before_id: int = NEWEST) -> Page[RepricingView, int]:
-        """Newest first, without what they do to whom. Raises Unavailable."""
+        """Newest first, without their groups. Raises Unavailable."""
 
         def work(books: RepricingBooks) -> Page[RepricingView, int]:
             found = page(lambda count: books.list_newest(before_id, count), lambda repricing: repricing.id, limit)
@@ -147,7 +147,7 @@ class RepricingService:
         return self._books.read(work)
 
     def apply(self, number: int, caller: Caller = SYSTEM) -> RepricingView:
-        """Have it applied; once is enough. Raises NotFound, NotReady (it is selecting) or Unavailable."""
+        """Begin to apply a repricing. Idempotent. Raises NotFound, NotReady (it is still selecting) or Unavailable."""
 
         def work(books: RepricingBooks) -> None:
             if _find(books, number).state is RepricingState.SELECTING:
@@ -162,14 +162,14 @@ class RepricingService:
         return self.get(number)
 
     def work_off(self, seconds: float) -> None:
-        """Go on with those that are selecting or applying, for about so long. Raises Unavailable."""
+        """Continue the repricings that are selecting or applying, for about `seconds`. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
         for number in self._books.read(lambda books: books.unfinished()):
             self.go_on(number, lambda: time.monotonic() < give_up_at)
 
     def go_on(self, number: int, may_go_on: Callable[[], bool], on_step: Callable[[int], None] | None = None) -> None:
-        """Select for one repricing, or apply it, to its end or until `may_go_on` says no; `on_step` hears how many runs
-        each step did. Raises NotFound or Unavailable.
+        """Select the runs of one repricing, or apply it, until that is finished or `may_go_on` returns False.
+        `on_step` is called with the number of runs of each step. Raises NotFound or Unavailable.
         """
         state = self._books.read(lambda books: _find(books, number)).state
         step = on_step or (lambda runs: None)
@@ -180,7 +180,7 @@ class RepricingService:
             self._apply(number, may_go_on, step)
 
     def _select(self, books: RepricingBooks, number: int) -> int:
-        """Look at the next batch of ends; how many. None are left, or somebody else is at it: 0."""
+        """Look at the next batch of ends. Returns how many: 0 if none are left, or if another process is selecting."""
         repricing = books.lock_repricing(number)
         if repricing is None or repricing.state is not RepricingState.SELECTING:
             return 0
@@ -193,7 +193,7 @@ class RepricingService:
         return len(ids)
 
     def _priced(self, books: RepricingBooks, repricing: Repricing, end_id: UUID) -> RepricedEnd | None:
-        """What it does to a run. None: nothing."""
+        """What a repricing would change about a run. None if nothing."""
         run = books.find_run(end_id)
         wallet_id = books.wallet_of_run(end_id)
         if run is None or wallet_id is None or run.is_written_off:
@@ -222,7 +222,7 @@ class RepricingService:
         return self._books.read(lambda books: books.open_ends(number, after_id, ENDS_PER_BATCH))
 
     def _amend(self, repricing: Repricing, end: RepricedEnd) -> bool:
-        """Amend a run, or say why not. False: its wallet is busy, which has to be tried again."""
+        """Amend a run, or record why it can't be. False if its wallet is busy and the run has to be tried again."""
 
         def work(books: RepricingBooks) -> Told | None:
             wallet = books.lock(end.wallet_id)

@@ -1,8 +1,8 @@
-"""Correcting one run in the caller's transaction, whatever has become of it: billed, waiting, debt or a dead letter.
+"""Corrects one run in the caller's transaction, in whatever state it is: billed, waiting, debt or a dead letter.
 
-What can be settled is settled first. Then what is given back comes off what the run still owes, and else out of the
-ledger; what is charged joins the line of the wallet's debts, of which settlement pays what it can at once. Whoever
-calls this has the wallet locked, so a correction comes before or after each settlement of it and never in between.
+Parts of the run that can be settled are settled first. A decrease is then taken off what the run still owes, and the
+remainder is credited by a ledger entry. An increase is queued behind the wallet's debts, and settlement pays it at once
+if it can. The caller has locked the wallet, so a correction never runs during a settlement of it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from app.stores.postgres.settlement import SettledWallet
 
 
 class RunBooks(Protocol):
-    """A run's account and the wallet that pays for it, which is locked, in one transaction."""
+    """A run's account and the locked wallet that pays for it, in one transaction."""
 
     def taken(self, end_id: UUID) -> Figures:
         """What the ledger has taken for a run by now, corrections included."""
 
     def open_parts(self, end_id: UUID) -> Sequence[Any]:
-        """What of a run isn't paid: rows of the inbox, oldest first."""
+        """The unpaid parts of a run: rows of the inbox, oldest first."""
 
     def lock_open_parts(self, end_id: UUID) -> Sequence[Any]: ...
 
@@ -46,7 +46,7 @@ class RunBooks(Protocol):
     def add_charge(self, **values: Any) -> None: ...
 
     def find_billed(self, end_id: UUID) -> list[LedgerEntry]:
-        """What the ledger has of an end or a charge: its one entry, or none yet."""
+        """The ledger entry of an end or a charge; empty as long as it isn't billed."""
 
     def enter(self, wallet: Wallet, entries: Sequence[NewEntry]) -> Sequence[LedgerEntry]: ...
 
@@ -59,7 +59,7 @@ class RunBooks(Protocol):
     def last_correction(self, end_id: UUID) -> Correction | None: ...
 
     def keep(self, usage: Usage | None, **values: Any) -> Correction:
-        """Keep a correction; `usage` is what the run has used by it."""
+        """Store a correction. `usage` is the run's usage after it."""
 
     def profit_rule(self, number: int) -> ProfitRule | None: ...
 
@@ -68,11 +68,11 @@ class RunBooks(Protocol):
 
 @dataclass(slots=True)
 class Told:
-    """What there is to tell of a wallet once its transaction is committed."""
+    """What to announce about a wallet once its transaction is committed."""
 
     wallet: Wallet
     ends: list[UUID] = field(default_factory=list)
-    """Those that the wallet's row tells of now."""
+    """Ends that the wallet's row accounts for after the transaction."""
     woken: Sequence[IndebtedWallet] = ()
 
     def tell(self, changes: Changes, doorbell: Bell) -> None:
@@ -111,13 +111,13 @@ class _Template:
         )
 
     def charge(self, figures: Figures) -> dict[str, Any]:
-        """The row of the inbox that has the run charged for more."""
+        """The columns of the inbox row that charges more for the run."""
         not_of_a_row = ("amount_micros", "end_id", "accepted_at")
         return {name: value for name, value in asdict(self.entry(figures)).items() if name not in not_of_a_row}
 
 
 def correct(books: RunBooks, wallet: Wallet, run: Run, request: CorrectionRequest) -> tuple[Correction, Told]:
-    """Correct a run under a reference that is new. Raises AlreadyWrittenOff, ExceedsOriginal or BalanceOutOfRange."""
+    """Correct a run under a new reference. Raises AlreadyWrittenOff, ExceedsOriginal or BalanceOutOfRange."""
     if run.is_written_off:
         raise AlreadyWrittenOff
     told = Told(wallet)
@@ -147,7 +147,7 @@ def correct(books: RunBooks, wallet: Wallet, run: Run, request: CorrectionReques
         entries += _give_back(books, told, template, planned.rest)
         posted_change_micros -= planned.rest.cost_micros
     if planned.given_up or posted_change_micros > 0:
-        # What stands in the line now may be payable.
+        # The wallet may be able to pay its oldest debt now.
         told.woken = books.wake(wallet.id)
     kept = books.keep(
         target.usage,
@@ -173,7 +173,7 @@ def correct(books: RunBooks, wallet: Wallet, run: Run, request: CorrectionReques
 
 
 def quote(books: RunBooks, run: Run, request: CorrectionRequest) -> tuple[Figures, Figures]:
-    """What a run costs by now, settled or owed, and what it would cost by a correction. Nothing changes."""
+    """What a run costs now, settled or owed, and what it would cost after a correction. Changes nothing."""
     parts = books.open_parts(run.id)
     before = sum((store.figures_of(part) for part in parts), books.taken(run.id))
     price_id = request.price_id or _price_id(books, run)
@@ -181,7 +181,10 @@ def quote(books: RunBooks, run: Run, request: CorrectionRequest) -> tuple[Figure
 
 
 def charge(books: RunBooks, told: Told, row: dict[str, Any]) -> UUID:
-    """Have a wallet pay what a correction asks for: now, if it can and owes nothing else, or as debt. The row's id."""
+    """Charge a wallet for a correction: at once if it can pay and owes nothing else, otherwise as debt.
+
+    Returns the id of the inbox row. Raises BalanceOutOfRange.
+    """
     if told.wallet.debt_micros + row["cost_micros"] > DEBT_MICROS_MAX:
         raise BalanceOutOfRange
     charge_id: UUID = uuid7()
@@ -191,7 +194,7 @@ def charge(books: RunBooks, told: Told, row: dict[str, Any]) -> UUID:
 
 
 def _settled_first(books: RunBooks, run: Run, told: Told) -> Sequence[Any]:
-    """Settle what of a run can be; what is open of it after that."""
+    """Settle the parts of a run that can be settled. Returns the parts that are still unpaid."""
     rows = books.lock_open_parts(run.id)
     to_settle = [row.id for row in rows if row.state == "accepted" or (row.state == "retrying" and not row.is_debt)]
     if not to_settle:
@@ -207,7 +210,7 @@ def _settle(books: RunBooks, told: Told, ids: Sequence[UUID]) -> None:
 
 
 def _price_id(books: RunBooks, run: Run) -> int | None:
-    """Which rate card a run is billed by: the pinned one, unless it was priced anew since."""
+    """The rate card that a run is billed by: that of its last correction, or else the one pinned at its end."""
     last = books.last_correction(run.id)
     return run.price_id if last is None else last.price_id
 
@@ -222,7 +225,9 @@ def _target(books: RunBooks, run: Run, request: CorrectionRequest, used: Usage, 
 
 
 def _give_up(books: RunBooks, told: Told, template: _Template, rows: Sequence[Any]) -> Sequence[LedgerEntry]:
-    """Enter parts that are owed as given back and as billed: the balance stays, and nothing can bill them again."""
+    """Give up owed parts of a run. Each gets two ledger entries, as given back and as billed: the balance stays the
+    same, and the part can't be billed again.
+    """
     entries = []
     for row in rows:
         entries += [template.entry(-store.figures_of(row)), ledger.billed(row)]

@@ -1,10 +1,10 @@
 """Settlement: accepted ends become ledger entries and balances, many at once and each exactly once.
 
 Safe under repeated, reordered and concurrent calls: an end is claimed under a row lock, its ledger entry is unique
-by end id, and it leaves the inbox in the same transaction. When it dies half-way nothing has happened.
+by end id, and it leaves the inbox in the same transaction. A worker that dies half-way leaves nothing behind.
 
-Nothing here waits for a lock. The ends of a wallet that somebody else has are tried again in a moment, then left to the
-sweep: a row that is locked by hand delays its own wallet and no other.
+Nothing here waits for a lock. If another transaction has locked a wallet's row, the wallet's ends are retried for a
+moment and then left to the sweep, so that a row locked for long delays only its own wallet.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from app.stores.postgres.settlement import Claim, ClaimedWallet, MoneyDoesNotAdd
 
 log = structlog.get_logger(__name__)
 
-# Another worker has a wallet for as long as a batch takes.
+# Pauses between attempts at busy wallets: another worker keeps a wallet locked for as long as its batch takes.
 BUSY_PAUSES_SECONDS = (0.02, 0.05, 0.1)
-# A wallet that was busy for longer is somebody's who won't be back in a moment: for so long nobody here waits for it.
+# A wallet that is still busy after these pauses is probably locked for long: this process doesn't wait for it again for
+# so long.
 STUCK_SECONDS = 2.0
 STUCK_WALLETS_MAX = 10_000
 BEFORE_ALL = UUID(int=0)
@@ -38,29 +39,29 @@ BEFORE_ALL = UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one committed transaction settled, what it had to leave because its wallet was busy, and how many ends it
-    moved to the dead letters for want of a wallet.
+    """The result of one committed transaction: the wallets that it settled, those that it left alone because they were
+    busy, and how many ends became dead letters because their wallet doesn't exist.
     """
 
     wallets: Sequence[SettledWallet]
     request_ids: Set[str]
     busy: Sequence[ClaimedWallet]
     lags_seconds: Sequence[float] = ()
-    """How long ago its ends had been accepted when it began."""
+    """For each claimed end, the time from its acceptance to the beginning of the transaction."""
     dead: int = 0
 
 
 @dataclass
 class _Run:
-    """What a call has done so far."""
+    """The progress of one call."""
 
     report: SettleReport = field(default_factory=SettleReport)
     busy: list[ClaimedWallet] = field(default_factory=list)
 
 
 class Transactions(Protocol):
-    """Each is committed when it returns. They raise WalletBusy, TooSlow or Unavailable, and for what the database
-    refuses SQLAlchemyError or MoneyDoesNotAddUp.
+    """Each method is one transaction, committed when it returns. Raises WalletBusy, TooSlow or Unavailable, and
+    SQLAlchemyError or MoneyDoesNotAddUp for what the database refuses.
     """
 
     def to_settle(
@@ -80,18 +81,18 @@ class SettleService:
         self._stuck: dict[WalletId, float] = {}
 
     def settle(self, end_ids: Sequence[UUID]) -> SettleReport:
-        """Settle ends; ids of which nothing is to be settled (any more) are passed over. Raises Unavailable."""
+        """Settle ends. Ids without an unsettled end, such as those of settled ones, are skipped. Raises Unavailable."""
         run = _Run()
         self._settle_all(end_ids, run)
         self._wait_for_busy(run)
         return run.report
 
     def sweep(self, older_than_seconds: float) -> SettleReport:
-        """Settle what no message reached, all that is that old. Raises Unavailable."""
+        """Settle all unsettled ends that are at least so old, as their messages may be lost. Raises Unavailable."""
         run = _Run()
         after_id = BEFORE_ALL
         while True:
-            # However many ends a busy wallet has, those behind them get their turn.
+            # Leave out wallets found busy, so that their many ends don't fill the next batches.
             busy = {wallet.wallet_id for wallet in run.busy}
             ids = self._transactions.to_settle(older_than_seconds, after_id, self._batch_size, busy)
             self._settle_all(ids, run)
@@ -100,7 +101,7 @@ class SettleService:
             after_id = ids[-1]
 
     def _wait_for_busy(self, run: _Run) -> None:
-        """Try the ends of busy wallets again in a moment, but for those that have just been waited for in vain."""
+        """Retry the ends of busy wallets after short pauses, except for wallets recently waited for in vain."""
         now = time.monotonic()
         self._stuck = {wallet_id: until for wallet_id, until in self._stuck.items() if until > now}
         for pause_seconds in BUSY_PAUSES_SECONDS:
@@ -120,7 +121,9 @@ class SettleService:
             self._settle(ids[start : start + self._batch_size], run)
 
     def _settle(self, ids: Sequence[UUID], run: _Run) -> None:
-        """One batch in one transaction. What the database refuses is found by halving; the rest settles."""
+        """Settle one batch in one transaction. If the database refuses it, halve it until the refused end is alone; the
+        others are settled.
+        """
         try:
             batch = self._transactions.settle(ids)
         except (sa.exc.SQLAlchemyError, MoneyDoesNotAddUp, TooSlow) as error:
@@ -129,7 +132,7 @@ class SettleService:
                 self._settle(ids[:middle], run)
                 self._settle(ids[middle:], run)
             elif isinstance(error, TooSlow):
-                # One end alone isn't to blame for that.
+                # A single end isn't slow by itself, so it must not become a dead letter for it.
                 raise
             else:
                 run.report += self._bury(ids, error)
@@ -139,12 +142,12 @@ class SettleService:
 
     def _bury(self, ids: Sequence[UUID], error: Exception) -> SettleReport:
         log.error("end_refused", end_ids=[str(end_id) for end_id in ids], error=str(error)[:500])
-        # Where its wallet is busy, the sweep comes back to it.
+        # If its wallet is busy, the end stays in the inbox and the sweep tries it again.
         return SettleReport(dead=len(ids) if self._transactions.bury(ids, refusal_reason(error)) else 0)
 
 
 class SettleTransactions:
-    """The transactions that settle, in Postgres."""
+    """The transactions in Postgres."""
 
     def __init__(self, postgres: PostgresAccess, policy: RetryPolicy) -> None:
         self._postgres = postgres
@@ -158,16 +161,16 @@ class SettleTransactions:
         )
 
     def settle(self, ids: Sequence[UUID]) -> Batch:
-        """Settle what nobody else is settling, of wallets that nobody else has."""
+        """Settle those of the ends that no other transaction has locked, nor their wallets."""
         try:
             return self._postgres.transaction(self._work(ids))
         except WalletBusy:
-            # Somebody keeps a roll-up or a watch of one of them: which, is looked for only now, as it takes statements
-            # more.
+            # Another transaction has locked a roll-up or a watch of one of these wallets. Finding out which wallet
+            # takes further statements, so it is done only now.
             return self._postgres.transaction(self._work(ids, is_wary=True))
 
     def bury(self, ids: Sequence[UUID], reason: FailureReason) -> bool:
-        """Put ends aside as dead letters. False where their wallet is busy."""
+        """Turn ends into dead letters. False if their wallet is busy."""
 
         def work(connection: sa.Connection) -> bool:
             claimed = [end_id for wallet in settlement.claim(connection, ids) for end_id in wallet.ids]

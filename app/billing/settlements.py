@@ -1,4 +1,4 @@
-"""What one committed transaction settled, told to the cache and to the log."""
+"""Reports what a committed transaction has settled to the cache and to the log."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Changes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SettleReport:
-    """How many ends a call settled, found settled already, left as debt, or moved to the dead letters; and what those
-    cost that it left as debt.
+    """How many ends a call settled, found settled already, left as debt, or turned into dead letters, and the cost of
+    those left as debt.
     """
 
     settled: int = 0
@@ -58,7 +58,7 @@ def announce(changes: Changes, wallets: Sequence[SettledWallet], request_ids: Se
         repeated=report.repeated,
         indebted=report.indebted,
         wallets=len(wallets),
-        # What follows one call from the API's log to here.
+        # By its request id a call can be followed from the API's log to here.
         request_ids=sorted(request_ids),
     )
     changes.apply([WalletChange(settled.wallet, settled.told) for settled in wallets])
@@ -66,7 +66,7 @@ def announce(changes: Changes, wallets: Sequence[SettledWallet], request_ids: Se
 
 
 def refusal_reason(error: Exception) -> FailureReason:
-    """Why an end that stands alone can't be settled."""
+    """The failure reason of an end that the database refuses to settle."""
     if isinstance(error, MoneyDoesNotAddUp):
         return FailureReason.MONEY_DOES_NOT_ADD_UP
     return FailureReason.DATABASE_REFUSED

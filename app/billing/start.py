@@ -1,7 +1,7 @@
 """start: may this user run this feature now?
 
-A cached wallet is decided in one Redis call, shared with whoever asks at the same time. A wallet that isn't
-cached is loaded once; with Redis away Postgres answers alone.
+Starts that wait at the same time are decided on their cached wallets in one Redis round trip. A wallet that isn't
+cached is loaded first, once for all callers that wait for it. While Redis is away, Postgres decides.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Access, WalletStatus, access, wallet_of
 from app.stores.redis.wallet_calls import StartCall, StartReply
 
-# A wallet may be flushed between its load and the call that wanted it.
+# A cached wallet may be evicted between its load and the next attempt.
 LOOK_ATTEMPTS = 3
 
 
@@ -47,7 +47,7 @@ class StartRequest:
 
     @property
     def payload_hash(self) -> str:
-        """Tells whether a repeated key came with the same body."""
+        """Hash of the body. A repeated idempotency key has to come with the same one."""
         body: list[str | float | None] = [self.feature_endpoint_id, self.hold_micros, self.hold_seconds]
         if self.model is not None:
             body.append(self.model)
@@ -100,7 +100,8 @@ class StartService:
         """Raises WalletNotFound, FeatureNotAvailable, ModelNotPriced, IdempotencyConflict, TooManyHolds, or Unavailable
         (with Redis away a hold can't be granted).
 
-        A key answers the same run again, as long as Redis remembers it: with Redis away a repeat is a run of its own.
+        A repeated idempotency key is answered with the same run for as long as Redis remembers the key. While Redis is
+        away, each repeat starts another run.
         """
         call = self._call(request)
         self._holds.release_owed()
@@ -116,7 +117,7 @@ class StartService:
 
     @property
     def waiting(self) -> int:
-        """How many starts wait for the next look into Redis."""
+        """How many starts wait for the next Redis round trip."""
         return self._looks.waiting
 
     def _call(self, request: StartRequest) -> StartCall:
@@ -133,7 +134,7 @@ class StartService:
             hold_micros=request.hold_micros,
             hold_seconds=request.hold_seconds or self._hold_seconds_default,
             idempotency_key=request.idempotency_key,
-            # Nobody compares it where there is no key to repeat.
+            # Compared only for calls that have an idempotency key.
             payload_hash="" if request.idempotency_key is None else request.payload_hash,
         )
 
@@ -142,7 +143,7 @@ class StartService:
             return self._cache.start(calls, self._catalog.epoch)
 
     def _reply(self, call: StartCall) -> StartReply | None:
-        """What the cached wallet says; None where it can't be cached."""
+        """The decision on the cached wallet, which is loaded if necessary. None if the wallet can't be cached."""
         try:
             for _ in range(LOOK_ATTEMPTS):
                 reply = self._looks.submit(call)
@@ -156,9 +157,9 @@ class StartService:
         return None
 
     def _leave_unanswered(self, call: StartCall) -> None:
-        """Redis may have granted this call's hold, and the caller won't hear of it.
+        """Release the hold later that Redis may have granted to a call whose reply was lost.
 
-        Under a key the caller's next attempt finds it. Without one nobody ever could.
+        With an idempotency key the hold is kept: the caller's retry finds the run and its hold.
         """
         if call.hold_micros and call.idempotency_key is None:
             self._holds.release_later(call.wallet_id, call.process_id)
@@ -196,7 +197,7 @@ class StartService:
         if verdict is Access.DENIED:
             return StartAnswer(request.user_id, balance.spendable_micros, verdict)
         if call.hold_micros:
-            # A hold lives in Redis. Letting the run start without one would promise what nobody keeps.
+            # Only Redis can keep a hold, and a run must not start without the hold that it asked for.
             raise Unavailable
         return StartAnswer(request.user_id, balance.spendable_micros, verdict, process_id=call.process_id)
 

@@ -1,7 +1,7 @@
 """Scheduled top-ups: each period that falls due becomes a top-up of many wallets, once.
 
-The schedule's row is locked, the top-up made and the next day noted in one transaction; a period has one top-up, and a
-wallet one posting under that top-up's reference. Beat may start this twice, late, or not at all for a while.
+One transaction locks the schedule's row, makes the top-up and sets the next due day. A period has one top-up, and a
+wallet has one posting under that top-up's reference, so beat may start this twice, late, or not at all for a while.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOTHING = Plan(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """When a schedule falls due next, and what it would do now. One that has ended does nothing."""
+    """The next due days of a schedule, and what it would do now. Empty for a schedule that has ended."""
 
     dates: Sequence[date] = ()
     planned: Plan = NOTHING
@@ -46,7 +46,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
-    """`replayed`: it was asked for before."""
+    """`replayed`: the schedule was created by an earlier call."""
 
     schedule: TopUpSchedule
     outlook: Outlook
@@ -71,7 +71,9 @@ class Books(Targets, Protocol):
     def due_schedules(self) -> Sequence[int]: ...
 
     def lock_due_schedule(self, number: int) -> tuple[TopUpSchedule, date, date] | None:
-        """With since when it is due, and today. None where it isn't any more, or somebody else is at it."""
+        """The schedule, the day since which it is due, and today. None if it isn't due any more, or if another
+        transaction has locked it.
+        """
 
     def update_schedule(self, number: int, **changes: Any) -> TopUpSchedule: ...
 
@@ -107,7 +109,7 @@ class TopUpScheduleService:
         return self._books.transaction(work)
 
     def dry_run(self, new: NewSchedule) -> Outlook:
-        """What it would do. Nothing is kept. Raises what `create` raises."""
+        """What a new schedule would do. Stores nothing. Raises what `create` raises."""
 
         def work(books: Books) -> Outlook:
             check_target(books, new.target)
@@ -137,18 +139,18 @@ class TopUpScheduleService:
         )
 
     def pause(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
-        """Have it fall due no more until it is resumed. Raises NotFound, ScheduleEnded or Unavailable."""
+        """Stop a schedule from falling due until it is resumed. Raises NotFound, ScheduleEnded or Unavailable."""
         return self._set_state(number, ScheduleState.PAUSED, reason, caller)
 
     def resume(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
-        """Have it fall due again; what fell due before today meanwhile is left out.
+        """Let a paused schedule fall due again. Periods that fell due before today while it was paused are skipped.
 
         Raises NotFound, ScheduleEnded or Unavailable.
         """
         return self._set_state(number, ScheduleState.ACTIVE, reason, caller)
 
     def end(self, number: int, *, reason: str, caller: Caller = SYSTEM) -> ScheduleView:
-        """Have it never fall due again. What it has begun is finished. Raises NotFound or Unavailable."""
+        """End a schedule for good. Top-ups that it has made are still finished. Raises NotFound or Unavailable."""
         return self._set_state(number, ScheduleState.ENDED, reason, caller)
 
     def _set_state(self, number: int, state: ScheduleState, reason: str, caller: Caller) -> ScheduleView:
@@ -157,14 +159,14 @@ class TopUpScheduleService:
         return changed
 
     def work_off(self, seconds: float) -> None:
-        """Make the top-ups of what has fallen due, for about so long. Raises Unavailable."""
+        """Make the top-ups of schedules that are due, for about `seconds`. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
         for number in self._books.read(lambda books: books.due_schedules()):
             while time.monotonic() < give_up_at and self._fall_due(number):
                 pass
 
     def _fall_due(self, number: int) -> bool:
-        """Make the top-up of one period. False where none is due, or this schedule can't be worked on now."""
+        """Make the top-up of one period. False if none is due, or if the schedule is locked or too slow now."""
         try:
             made = self._books.transaction(lambda books: _fall_due(books, number))
         except (TooSlow, WalletBusy) as error:
@@ -219,7 +221,7 @@ def _set_state(books: Books, number: int, state: ScheduleState, reason: str, cal
 
 
 def _starts(books: Books, new: NewSchedule) -> tuple[date, date]:
-    """When it begins, and when it falls due first. Raises Invalid."""
+    """The day on which a schedule begins, and its first due day. Raises Invalid."""
     today = books.today()
     starts_on = new.starts_on or today
     if starts_on < today:

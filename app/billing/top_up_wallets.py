@@ -1,6 +1,6 @@
-"""Topping up some wallets of many: each at most once, and with an outcome in any case.
+"""Tops up wallets of a top-up: each at most once, and each with an outcome.
 
-A posting and its outcome are one transaction. Whoever is killed before the commit has done nothing, whoever comes
+A posting and its outcome are one transaction. A process killed before the commit has done nothing, and one that comes
 second finds the outcome.
 """
 
@@ -48,14 +48,14 @@ class TopUpBookKeeping(Protocol):
 
 class AllChanges(Protocol):
     def apply(self, changes: Sequence[WalletChange]) -> None:
-        """Bring the cached copies up to them; never raises because a store is away."""
+        """Bring cached wallets up to committed changes; never raises because a store is away."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Together:
     changes: Sequence[Change] = ()
     left_over: Sequence[BatchWallet] = ()
-    """Wallets that somebody else has, or that are gone."""
+    """Wallets that another transaction has locked, or that don't exist any more."""
 
 
 class WalletTopUp:
@@ -65,9 +65,10 @@ class WalletTopUp:
         self._doorbell = doorbell
 
     def top_up(self, batch: TopUpBatch, members: Sequence[BatchWallet]) -> None:
-        """Top up these wallets, or say why not; those that are busy have to be tried again. Raises Unavailable.
+        """Top up these wallets, or record why they can't be. Busy wallets stay without an outcome, to be tried again.
 
-        All of them in one transaction, as commits are what costs. Where that can't be, each by itself.
+        All in one transaction, as most of the cost is in commits; those for which that fails one by one. Raises
+        Unavailable.
         """
         try:
             done = self._books.together(batch.id, lambda books: _top_up_free(books, batch, members))
@@ -83,7 +84,7 @@ class WalletTopUp:
         except WalletBusy:
             return
         except sa.exc.SQLAlchemyError:
-            # This one wallet's trouble: the others go on.
+            # Only this wallet is affected: go on with the others.
             log.exception(
                 "top_up_refused", id=batch.id, wallet_id=member.wallet_id, code=FailureReason.DATABASE_REFUSED
             )
@@ -124,7 +125,7 @@ def _top_up(books: TopUpBooks, batch: TopUpBatch, member: BatchWallet) -> Change
 
 
 def _post(books: TopUpBooks, batch: TopUpBatch, member: BatchWallet, wallet: Wallet | None) -> Change | str:
-    """What was posted, or the outcome of posting nothing."""
+    """The change that was posted, or the outcome if nothing was."""
     if wallet is None:
         return WalletNotFound.code
     known = books.find_posting(wallet.id, batch.reference)
@@ -151,7 +152,9 @@ def _post(books: TopUpBooks, batch: TopUpBatch, member: BatchWallet, wallet: Wal
 
 
 def _is_repeated_by(batch: TopUpBatch, known: LedgerEntry) -> bool:
-    """Whether a posting is what this top-up would post. How much a wallet lacked then nobody can say now."""
+    """Whether an existing posting is the one that this top-up would make. With mode `fill` the amount isn't compared,
+    as nobody knows now how much the wallet lacked then.
+    """
     is_as_much = batch.amount.mode is TopUpMode.FILL or known.amount_micros == batch.amount.micros
     return is_as_much and (known.kind, known.reason) == (PostingKind.TOP_UP, batch.reason)
 

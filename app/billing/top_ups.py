@@ -1,7 +1,7 @@
-"""Top-ups of all wallets of a package: first as a dry run, then wallet by wallet.
+"""Top-ups of many wallets, such as all of a package: first as a dry run, then a few wallets at a time.
 
-Which wallets it is about is frozen at once, in one snapshot. Each is topped up in a transaction of its own that also
-says that it is done: killed anywhere, the next tick goes on where it was.
+The wallets are frozen in one snapshot when the top-up is made. They are topped up in small transactions that also
+record each wallet's outcome, so after a process was killed anywhere the next tick goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from app.stores.postgres.top_ups import WAITING, BatchWallet, NewBatch, Results,
 
 log = structlog.get_logger(__name__)
 
-# In one transaction: a tenth of a second for which they are locked.
+# How many wallets one transaction tops up: they are locked for about a tenth of a second.
 WALLETS_PER_STEP = 20
 _OF_A_SCHEDULE = re.compile(r"schedule-[0-9]+:")
 
 
 @dataclass(frozen=True, slots=True)
 class TopUpView:
-    """A top-up with what became of its wallets so far. `replayed`: it was asked for before."""
+    """A top-up with what became of its wallets so far. `replayed`: an earlier call created it."""
 
     batch: TopUpBatch
     results: Results
@@ -42,7 +42,7 @@ class TopUpView:
 
 
 class Targets(Protocol):
-    """Whether there is what a top-up is about."""
+    """Tells whether the target of a top-up exists."""
 
     def has_package(self, package_id: str) -> bool: ...
 
@@ -79,20 +79,22 @@ class Books(Targets, Protocol):
 
 class WalletTopUps(Protocol):
     def top_up(self, batch: TopUpBatch, members: Sequence[BatchWallet]) -> None:
-        """Each once, with what became of it noted. Raises Unavailable."""
+        """Top up each wallet at most once, and record its outcome. Raises Unavailable."""
 
 
 class TopUpService:
     def __init__(self, *, books: BookKeeping[Books], wallets: WalletTopUps) -> None:
         self._books = books
         self._wallets = wallets
-        # Where time was up: wallets that somebody keeps locked don't hold up those behind them tick after tick.
+        # The wallet after which the next tick continues each top-up, by the top-up's id. Wallets that stay locked thus
+        # don't hold up those behind them tick after tick.
         self._goes_on_after: dict[int, str] = {}
 
     def create(self, new: NewBatch, *, is_applied: bool = False) -> TopUpView:
-        """Freeze whom it is about: a dry run, unless it `is_applied` at once. Asked again, the same one.
+        """Make a top-up and freeze its wallets, as a dry run or (`is_applied`) to be applied at once. Idempotent by its
+        reference.
 
-        Raises Invalid, NotFound (the package), IdempotencyConflict or Unavailable.
+        Raises Invalid, NotFound (the package), WalletNotFound, IdempotencyConflict or Unavailable.
         """
         check_reference(new.reference)
 
@@ -132,7 +134,7 @@ class TopUpService:
     def wallets(
         self, number: int, limit: int, after_id: str = FIRST_ID, *, outcome: str | None = None
     ) -> Page[BatchWallet, str]:
-        """Its wallets by id, all or those with an outcome. Raises NotFound or Unavailable."""
+        """The wallets of a top-up by id, all or those with an outcome. Raises NotFound or Unavailable."""
 
         def work(books: Books) -> Page[BatchWallet, str]:
             _find(books, number)
@@ -145,11 +147,11 @@ class TopUpService:
         return self._books.read(work)
 
     def apply(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
-        """Have a dry run applied; once is enough. Raises NotFound or Unavailable."""
+        """Begin to apply a dry run. Idempotent. Raises NotFound or Unavailable."""
         return self._books.transaction(lambda books: _view(books, _apply(books, number, caller)))
 
     def discard(self, number: int, caller: Caller = SYSTEM) -> TopUpView:
-        """Forget a dry run: its reference may be used again. Raises NotFound, AlreadyApplied or Unavailable."""
+        """Delete a dry run; its reference may be used again. Raises NotFound, AlreadyApplied or Unavailable."""
 
         def work(books: Books) -> TopUpView:
             batch = _locked(books, number)
@@ -162,13 +164,14 @@ class TopUpService:
         return self._books.transaction(work)
 
     def work_off(self, seconds: float) -> None:
-        """Go on with those that are applied, for about so long. Raises Unavailable."""
+        """Continue the top-ups that are being applied, for about `seconds`. Raises Unavailable."""
         give_up_at = time.monotonic() + seconds
         for number in self._books.read(lambda books: books.unfinished_batches()):
             self.go_on(number, lambda: time.monotonic() < give_up_at)
 
     def go_on(self, number: int, may_go_on: Callable[[], bool], on_step: Callable[[int], None] | None = None) -> None:
-        """Top up the wallets that wait, until `may_go_on` says no; `on_step` hears how many each step did.
+        """Top up the waiting wallets of a top-up until none are left or `may_go_on` returns False. `on_step` is called
+        with the number of wallets of each step.
 
         Raises NotFound or Unavailable.
         """
@@ -192,7 +195,7 @@ class TopUpService:
 
 
 def check_reference(reference: str) -> None:
-    """Raises Invalid for one of those that schedules give."""
+    """Raises Invalid for a reference of the kind that schedules give."""
     if _OF_A_SCHEDULE.match(reference):
         raise Invalid(errors={"reference": ["Such references are given by schedules."]})
 
@@ -229,13 +232,13 @@ def _apply(books: Books, number: int, caller: Caller) -> TopUpBatch:
 
 
 def _audit(books: Books, caller: Caller, action: str, batch: TopUpBatch) -> None:
-    """One entry for all its wallets: what became of each stands with it, and in the ledger."""
+    """Write one audit entry for the whole top-up. The outcome of each wallet is in the top-up itself and the ledger."""
     after = {"reference": batch.reference, "reason": batch.reason, "wallets": batch.planned.wallets, **told(batch)}
     books.audit(caller, [Change(action, "top_up", str(batch.id), after=after)])
 
 
 def told(asked: TopUpBatch | TopUpSchedule) -> dict[str, Any]:
-    """What the audit log tells of whose wallets are topped up, and by how much."""
+    """The target and the amount of a top-up or a schedule, as the audit log has them."""
     return {
         **{name: value for name, value in asdict(asked.target).items() if value is not None},
         f"{asked.amount.mode}_micros": asked.amount.micros,
