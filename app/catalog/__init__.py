@@ -1,1 +1,1 @@
-"""What is sold, and to whom: its copy in each process, and changing it."""
+"""What is sold, and to whom: each process's copy of the catalog, and changes of it."""

@@ -22,11 +22,11 @@ from app.domain.reports import Scope
 
 class Features(Protocol):
     def unknown_features(self, feature_ids: Sequence[str]) -> Sequence[str]:
-        """Those of these ids that no feature endpoint has."""
+        """The ids that no feature endpoint has."""
 
 
 class Books(Features, Announcing, Protocol):
-    """What is sold, in one transaction."""
+    """Feature endpoints, packages and profit rules, in one transaction."""
 
     def add_feature(self, feature: FeatureEndpoint) -> bool: ...
 
@@ -195,7 +195,7 @@ class CatalogAdmin:
 
 
 def check_features(books: Features, field: str, feature_ids: Sequence[str]) -> None:
-    """Raises NotFound, which names the wire's field."""
+    """Raises NotFound, with the reasons under the wire's name of the field."""
     unknown = books.unknown_features(feature_ids)
     if unknown:
         names = ", ".join(unknown)

@@ -1,6 +1,6 @@
-"""How the catalog is changed: one change after another, each announced in its own transaction.
+"""Changes of the catalog. They run one after another, and each is announced in its own transaction.
 
-Every process loads the new catalog within its poll interval; the process that made it loads it at once.
+Every process loads a changed catalog within its poll interval; the process that changed it loads it at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ log = structlog.get_logger(__name__)
 
 class Announcing(Protocol):
     def announce(self) -> None:
-        """Have every process told on commit. Whoever announces next waits until this transaction has ended."""
+        """Let every process see on commit that something changed. Another transaction that announces waits until this
+        one has ended.
+        """
 
 
 class Copy(Protocol):
@@ -30,7 +32,7 @@ class Copy(Protocol):
 
 class Showing(Protocol):
     def show(self) -> None:
-        """Load what was changed at once; never raises because a store is away."""
+        """Load the changed catalog into this process at once; never raises because a store is away."""
 
 
 B_co = TypeVar("B_co", bound=Announcing, covariant=True)
@@ -43,7 +45,7 @@ class CatalogChanges(Generic[B_co]):
         self._copy = copy
 
     def make(self, work: Callable[[B_co], T]) -> T:
-        """Run `work` in a transaction that changes the catalog. It sees what every change before it has made.
+        """Run `work` in a transaction that changes the catalog. It sees all changes that came before it.
 
         Raises what `work` raises, or Unavailable.
         """
@@ -57,9 +59,9 @@ class CatalogChanges(Generic[B_co]):
         return result
 
     def show(self) -> None:
-        """Load what was changed at once."""
+        """Load the changed catalog into this process at once."""
         try:
             self._copy.refresh()
         except SQLAlchemyError as error:
-            # It is committed; this process learns of it with its next look, as the others do.
+            # The change is committed. This process loads it at its next poll, as the others do.
             log.warning("catalog_refresh_postponed", error=type(error).__name__)

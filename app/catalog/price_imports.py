@@ -1,7 +1,7 @@
 """Importing a price list: a dry run that is kept as a draft, and its approval, which makes a dated version of prices.
 
-A draft is compared with the prices in force when it takes effect. Whoever approves it approves that comparison: once
-any of those prices is another one, the draft is outdated. Approving again answers as the first time.
+A draft is compared with the prices that will be in force when it takes effect. Its approval is for that comparison: if
+any of those prices has changed since, the draft is outdated. Approving again gives the same answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from app.stores.postgres.price_imports import PriceImport, PriceImportHead, stor
 from app.stores.postgres.system import SystemState
 
 USAGE_DAYS = 30
-# As many models and users as somebody reads; the totals count all.
+# How many models and users a report lists, those with the largest change; its totals count all.
 EFFECTS_MAX = 200
 NAMED_MAX = 20
 ATTEMPTS = 3
@@ -49,10 +49,10 @@ Key = TypeVar("Key")
 
 
 class Books(Features, Protocol):
-    """Imports and what they make of the catalog, in one transaction."""
+    """Price imports and the catalog that they change, in one transaction."""
 
     def take_seconds(self, seconds: float) -> None:
-        """Thousands of prices take longer to write than a request's statements may."""
+        """Raise this transaction's statement timeout: writing thousands of prices takes longer than the usual one."""
 
     def catalog(self) -> Catalog: ...
 
@@ -77,7 +77,7 @@ class Books(Features, Protocol):
     def mark_approved(self, import_id: int, *, approved_by: str, price_ids: Sequence[int]) -> PriceImport: ...
 
     def announce_since(self, version: int) -> bool:
-        """False: somebody has changed the catalog since it had this version."""
+        """Announce a change of the catalog. False if the catalog has changed since this version."""
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
@@ -89,7 +89,7 @@ class ImportRequest:
     micros_per_dollar: int
     selection: Selection
     feature_endpoint_id: str | None = None
-    # None: from the approval on.
+    # None: the prices hold from the approval on.
     effective_from: datetime | None = None
 
 
@@ -109,7 +109,7 @@ class PriceImports:
         self._now = now
 
     def draft(self, request: ImportRequest, caller: Caller = SYSTEM) -> PriceImport:
-        """Read a list, tell what it would change, and keep that as a draft. No price changes.
+        """Read a price list and store what it would change as a draft. Changes no price.
 
         Raises PriceListRefused, Invalid, NotFound (the feature endpoint), AlreadyExists (prices from the same moment
         on) or Unavailable.
@@ -175,7 +175,7 @@ class PriceImports:
         )
 
     def approve(self, import_id: int, *, allow_jumps: bool = False, caller: Caller = SYSTEM) -> Approved:
-        """Make a draft's prices, all or none, from its moment or from now on. Once more: the same answer.
+        """Make a draft's prices, all or none, effective from its moment or from now on. Idempotent.
 
         Raises NotFound, PricesJump (unless they are allowed), PriceImportOutdated, AlreadyExists, PriceListRefused
         (profit rules made meanwhile would make a run cost too much) or Unavailable.
@@ -198,14 +198,14 @@ class PriceImports:
 
 
 class _CatalogChanged(Exception):
-    """Somebody has changed the catalog between our look and our change: roll back and look again."""
+    """The catalog was changed after this transaction had read it: roll back and try again."""
 
 
 def _approve(books: Books, import_id: int, caller: Caller) -> Approved:
-    """Raises _CatalogChanged, besides what `approve` does.
+    """Raises _CatalogChanged, besides what `approve` raises.
 
-    The change is announced last, so that the many rows of an import keep nobody waiting for the row that every process
-    watches.
+    The change is announced last, because that locks the row that every process polls, and other changes must not wait
+    for it while the many rows of an import are written.
     """
     books.take_seconds(SECONDS_MAX)
     state = books.state()
@@ -231,7 +231,7 @@ def _approve(books: Books, import_id: int, caller: Caller) -> Approved:
 
 
 def _told(found: PriceImport) -> dict[str, Any]:
-    """What the audit log tells of an import: not its prices, which are kept with it."""
+    """An import as the audit log has it, without its prices, which are stored with the import."""
     return {
         "format": found.format,
         "feature_endpoint_id": found.feature_endpoint_id,
@@ -241,7 +241,7 @@ def _told(found: PriceImport) -> dict[str, Any]:
 
 
 def _check_base(cards: RateCards, draft: PriceImport, at: datetime) -> None:
-    """Raises PriceImportOutdated unless each model's price is the one that the draft was compared with."""
+    """Raises PriceImportOutdated unless each model still has the price that the draft was compared with."""
     outdated = [
         row["model"]
         for row in draft.proposed
@@ -252,7 +252,7 @@ def _check_base(cards: RateCards, draft: PriceImport, at: datetime) -> None:
 
 
 def _today(cards: RateCards, feature: str | None, model: str, at: datetime) -> RateCard | None:
-    """What prices a model now: its own price in this scope, or for a pattern's models what covers them."""
+    """The rate card that prices a model now: its own in this scope, or else the one that covers it or its pattern."""
     return cards.latest(feature, model, at) or cards.in_force(feature, model.removesuffix("*"), at)
 
 
@@ -272,7 +272,7 @@ def _difference(
 
 
 def _check_moment(proposed: Sequence[RateCard], cards: RateCards) -> None:
-    """Raises AlreadyExists where a model has a price from the very same moment on: nobody could say which is meant."""
+    """Raises AlreadyExists if a model has another price from the same moment on: which one holds would be ambiguous."""
     taken = [
         str(card.model)
         for card in proposed
@@ -285,7 +285,7 @@ def _check_moment(proposed: Sequence[RateCard], cards: RateCards) -> None:
 
 
 def _check_limits(proposed: Sequence[RateCard], rules: ProfitRules, now: datetime) -> None:
-    """Raises PriceListRefused when a run could cost more than can be counted, under any rule that it could meet."""
+    """Raises PriceListRefused if a run could cost more than can be counted under a present or coming profit rule."""
     in_force = list(rules.not_yet_followed(now))
     highest = max((rule.basis_points for rule in in_force), default=0)
     errors: dict[str, list[str]] = {}
@@ -299,7 +299,7 @@ def _check_limits(proposed: Sequence[RateCard], rules: ProfitRules, now: datetim
 
 
 def _card(model: str, rates: Rates, feature: str | None, at: datetime) -> RateCard:
-    """The card that it would be."""
+    """The rate card that these rates would become."""
     return RateCard(NEWEST, rates, feature, model, at)
 
 
@@ -350,7 +350,7 @@ def _report(listed: PriceList, found: Difference, impact: Impact) -> dict[str, A
 
 
 def _largest(effects: Mapping[Key, Effect]) -> Sequence[tuple[Key, Effect]]:
-    """Those that change most, up or down."""
+    """The effects with the largest change of cost, up or down."""
     return sorted(effects.items(), key=lambda item: -abs(item[1].new_cost_micros - item[1].old_cost_micros))[
         :EFFECTS_MAX
     ]

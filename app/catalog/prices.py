@@ -1,4 +1,4 @@
-"""Adding rate cards, and listing them. A card is followed by a newer one for the same, never changed."""
+"""Adding rate cards, and listing them. A card is never changed: a newer one for the same scope takes its place."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Books(Features, Announcing, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NewPrice:
-    """A rate card that isn't made yet: in force from now on unless it names a moment."""
+    """A rate card to be made, in force from now on unless it names a moment."""
 
     rates: Rates
     feature_endpoint_id: str | None = None
@@ -50,7 +50,7 @@ class NewPrice:
     effective_from: datetime | None = None
 
     def as_card(self, number: int, at: datetime) -> RateCard:
-        """The card that it would be."""
+        """The rate card that it would become."""
         return RateCard(number, self.rates, self.feature_endpoint_id, self.model, self.effective_from or at)
 
 
@@ -96,7 +96,7 @@ class PriceAdmin:
 
 
 def _told(card: RateCard) -> dict[str, Any]:
-    """What the audit log tells of a rate card: whose it is, and what it says."""
+    """A rate card as the audit log has it: its scope and its rates."""
     return {
         "feature_endpoint_id": card.feature_endpoint_id,
         "model": card.model,

@@ -3,10 +3,10 @@
 A request never waits for it. A change shows in every process within the poll interval, and at once in the
 process that made it. While Postgres is away the last copy goes on serving.
 
-The same look keeps the API keys fresh (`app/access/key_ring.py`).
+The same poll keeps the API keys fresh (`app/access/key_ring.py`).
 
-Each look also tells whether Postgres has lost what it once told us, as after a fail-over to an older copy. Then
-everything that was cached from the lost state is void: a new epoch begins, beyond every one that is known anywhere.
+Each poll also checks whether Postgres has lost something that it had told us before, as after a fail-over to an older
+standby. Wallets cached from the lost state are then void: a new epoch begins, above all epochs known anywhere.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CatalogSnapshot:
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._clock = clock
         self._keys = keys
-        # One look at a time, by one connection, which is replaced by nobody who isn't looking.
+        # Held while polling and while the connection is replaced, so that one never happens during the other.
         self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._catalog = Catalog(version=0)
@@ -49,30 +49,30 @@ class CatalogSnapshot:
 
     @property
     def epoch(self) -> int:
-        """The cache epoch this process knows: cached wallets of an older one are loaded anew."""
+        """The newest cache epoch that this process knows. Wallets cached in an older one are loaded anew."""
         return self._known.cache_epoch
 
     @property
     def known(self) -> Counters:
-        """The highest counters that Postgres has told, to us or to others."""
+        """The highest counters that Postgres has told this process or others."""
         return self._known
 
     def refresh(self) -> Catalog:
-        """Look whether something changed, and load it if so. Raises SQLAlchemyError when Postgres is away."""
+        """Poll Postgres, and load the catalog if it has changed. Raises SQLAlchemyError when Postgres is away."""
         return self._look(system.read, beats=0)
 
     def probe(self) -> Catalog:
-        """The same, by a write. Raises SQLAlchemyError when Postgres is away or takes none."""
+        """Like `refresh`, but with a write. Raises SQLAlchemyError when Postgres is away or takes no writes."""
         return self._look(system.beat, beats=1)
 
     def reconnect(self) -> None:
-        """Look by new connections from now on: another server may stand behind the address."""
+        """Poll by new connections from now on: the address may lead to another server now."""
         with self._looking:
             self._engine.dispose()
             self._is_new_connection = True
 
     def learn(self, counters: Counters) -> None:
-        """Take over what Postgres has told others. It is held to it from the next look on."""
+        """Take over counters that Postgres has told others. From the next poll on it must not fall behind them."""
         with self._lock:
             self._known = self._known.later(counters)
 
@@ -83,7 +83,7 @@ class CatalogSnapshot:
 
     def _look(self, ask: Callable[[sa.Connection], system.SystemState], *, beats: int) -> Catalog:
         with self._looking, self._autocommit.connect() as connection:
-            # Known before we ask: what others learn meanwhile may be newer than the answer.
+            # Read before asking: what other threads learn meanwhile may be newer than the answer.
             known = self._known
             asked_at = time.monotonic()
             state = ask(connection)
@@ -94,7 +94,7 @@ class CatalogSnapshot:
                 counters = system.overtake(connection, known)
                 log.error("postgres_is_older", known=known, told=state.counters)
             self.learn(counters)
-            # First: a key that was revoked waits for no catalog to be loaded.
+            # Before the catalog: a revoked key must not stay in force while a catalog is loaded.
             self._keys.look(connection, counters.keys_version)
             if counters.catalog_version <= self._catalog.version:
                 return self._catalog
@@ -105,7 +105,7 @@ class CatalogSnapshot:
             return self._catalog
 
     def _is_on_another_timeline(self, connection: sa.Connection) -> bool:
-        """Has a standby been promoted since we looked first? It may lack the last moments of the one before."""
+        """Whether a standby was promoted since the connection before this one. It may lack the latest commits."""
         if not self._is_new_connection:
             return False
         timeline = system.timeline(connection)

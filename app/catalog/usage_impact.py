@@ -1,4 +1,4 @@
-"""What other prices would have made of the runs of the last days: old cost and new cost, by model and by user."""
+"""What the runs of the last days would have cost at other prices: old and new cost, by model and by user."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from app.domain.rates import RateCard
 from app.domain.usage import Usage
 from app.stores.postgres.price_imports import UsageSum
 
-# Each statement reads so many entries, and is done in tens of milliseconds: nothing else waits for it.
+# How many entries one statement reads. It takes tens of milliseconds, so that nothing else waits for it.
 ENTRIES_PER_STATEMENT = 50_000
-# An entry's number and time may be out of step by as long as a transaction takes.
+# The order of entries' ids and that of their times may differ by as long as a transaction takes.
 SPARE = timedelta(hours=1)
 
 
 class PastUsage(Protocol):
-    """What the ledger's runs have used."""
+    """The usage of runs in the ledger."""
 
     def entries_since(self, since: datetime) -> tuple[int, int]:
-        """Number of the first and of the last entry since about this moment. Raises Unavailable."""
+        """The ids of the first and the last entry since about this moment. Raises Unavailable."""
 
     def sums(
         self, first_id: int, last_id: int, *, since: datetime, lengths: Sequence[int], models: Sequence[str]
     ) -> Sequence[UsageSum]:
-        """Added up by wallet, feature, model and length of input. Raises Unavailable."""
+        """Usage added up by wallet, feature, model and length of input. Raises Unavailable."""
 
 
 @dataclass(slots=True)
 class Effect:
-    """Costs with profit, of all runs of a model or a user whose price would change."""
+    """Costs, profit included, of the runs of a model or a user whose price would change."""
 
     runs: int = 0
     old_cost_micros: int = 0
@@ -48,9 +48,11 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Impact:
-    """Old costs are by the prices in force now, so that the difference is the new prices' alone.
+    """The effect of proposed prices on past usage. Old costs are by the prices in force now, not by those that the runs
+    were billed by, so that the difference comes from the proposed prices alone.
 
-    Runs are priced in sums: a cost may be below that of its runs by less than a micro-token for each.
+    Usage is added up before it is priced, so a cost may be lower than the sum of its runs' costs, by less than one
+    micro-token per run.
     """
 
     since: datetime
@@ -83,9 +85,8 @@ def usage_impact(
     until: datetime,
     at: datetime,
 ) -> Impact:
-    """Reprice the ledger's usage since a moment: as prices are `today`, and with `proposed` ones, both `at` a moment.
-
-    Raises Unavailable.
+    """Price the ledger's usage since a moment by the prices of `today`, and by those with the `proposed` ones added,
+    both as in force at the moment `at`. Raises Unavailable.
     """
     impact = Impact(since, until)
     models = [card.model for card in proposed if card.model is not None]

@@ -1,1 +1,1 @@
-"""What runs unasked: finding what a dying process or an absent store left behind, watching, reconciling."""
+"""Background work: cleaning up after processes that died and stores that were away, watching stores, reconciling."""

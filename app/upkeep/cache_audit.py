@@ -1,7 +1,7 @@
-"""Holds cached wallets to what Postgres knows of them, and to themselves.
+"""Compares cached wallets with Postgres, and their running totals with what they add up.
 
-Redis is looked at first and Postgres after it, so what a change does in between shows as a difference that isn't
-there any more a moment later. Only what is found with the same content at every look is a drift.
+Redis is read first and Postgres after it. A change in between shows as a difference that is gone a moment later, so
+only a difference that is found unchanged at every look is a drift.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from app.stores.redis.wallet_snapshot import CachedWallet, Unreadable, WalletSna
 
 log = structlog.get_logger(__name__)
 
-# The last one leaves the sweep its time to correct what a change has left marked as stale.
+# Pauses between looks. The last one gives the sweep time to refresh copies that a change has left stale.
 PAUSES_SECONDS = (0.05, 0.2, 1.0, 3.0)
 
 
@@ -42,7 +42,7 @@ class Remedy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with a cached wallet. Two looks that find the same give equal ones."""
+    """One thing that is wrong with a cached wallet. Findings of two looks are equal if they say the same."""
 
     text: str
     remedy: Remedy = Remedy.REFRESH
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A cached wallet that looks wrong, and what it says can be spent."""
+    """A cached wallet that looks wrong, with what should be spendable and what it says is spendable."""
 
     findings: frozenset[Finding]
     expected_micros: int
@@ -89,7 +89,7 @@ class CacheAudit:
             if isinstance(wallet, CachedWallet)
             for end_id in wallet.marks
         ]
-        # An end goes from here into the inbox, so whoever isn't in flight any more by now stands there.
+        # Read before the inbox, into which ends move from these places: an end missing here is in the inbox by then.
         in_flight = self._in_flight.holding(marks)
         end_ids = [end_id for end_id, _ in marks]
         in_flight |= self._spool.holding(end_ids)
@@ -103,7 +103,10 @@ class CacheAudit:
         return suspects
 
     def confirm(self, suspects: Mapping[WalletId, Suspect]) -> list[Drift]:
-        """Look again until what passes has passed; correct what stays. Raises Unavailable or RedisError."""
+        """Look again after each pause, and correct the wallets whose findings persist. Returns these as drifts.
+
+        Raises Unavailable or RedisError.
+        """
         suspects = dict(suspects)
         for pause in self._pauses_seconds:
             if not suspects:
@@ -118,7 +121,7 @@ class CacheAudit:
         ]
 
     def _repaired(self, suspects: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
-        """Correct these wallets; what looks wrong with them after it."""
+        """Correct these wallets. Returns those that still look wrong after that."""
         remedies = {wallet_id: _remedy(suspect) for wallet_id, suspect in suspects.items()}
         abandoned = {f.abandoned for suspect in suspects.values() for f in suspect.findings if f.abandoned}
         self._snapshots.forget([wallet_id for wallet_id, remedy in remedies.items() if remedy is Remedy.FORGET])
@@ -139,14 +142,14 @@ class CacheAudit:
         try:
             self._loader.refresh(wallet_ids, abandoned=abandoned)
         except Unavailable:
-            # One of them may have been in too much use to be filled; the others are.
+            # One of the wallets may have changed too often to be filled. The others are corrected.
             log.warning("cache_repair_incomplete", wallets=len(wallet_ids))
         except ResponseError as error:
             if len(wallet_ids) > 1:
                 for wallet_id in wallet_ids:
                     self._refresh([wallet_id], abandoned)
                 return
-            # What stands there can't be corrected; whoever needs the wallet loads it anew.
+            # The cached copy can't be corrected. Drop it: the next call that needs the wallet loads it anew.
             log.warning("wallet_not_refreshed", wallet_id=wallet_ids[0], error=str(error)[:200])
             self._snapshots.forget(wallet_ids)
 
@@ -157,19 +160,19 @@ def _compare(cached: CachedWallet | Unreadable, stored: LoadedWallet, in_flight:
     if isinstance(cached, Unreadable):
         return Suspect(frozenset([Finding(cached.reason, Remedy.FORGET)]), expected_micros, 0)
     findings = _totals(cached)
-    # A copy of an older epoch is void: it is loaded anew before it is used. Only its totals would stay wrong.
+    # A copy of an older epoch is loaded anew before it is used, which corrects everything but its totals.
     if cached.epoch >= stored.cache_epoch:
         findings += _rows(cached.wallet, stored.wallet) + _marks(cached, stored, in_flight)
     if not findings:
         return None
-    # What is on its way counts on both sides.
+    # Ends in flight and holds are unknown to Postgres: deduct them from the expected amount too.
     underway = (cached.marks.keys() & in_flight) - stored.untold.keys()
     expected_micros -= sum(cached.marks[end_id].cost_micros for end_id in underway) + sum(cached.holds.values())
     return Suspect(frozenset(findings), expected_micros, cached.available_micros - cached.held_micros)
 
 
 def _totals(cached: CachedWallet) -> list[Finding]:
-    """Where the running totals aren't what they sum up. One hash is read at one moment: no change explains it."""
+    """Running totals that differ from what they add up. Hashes are read atomically, so no change can explain that."""
     marks, told_micros = cached.marks.values(), cached.wallet.debt_micros
     marked_micros = sum(mark.cost_micros for mark in marks)
     totals = (
@@ -190,9 +193,9 @@ def _totals(cached: CachedWallet) -> list[Finding]:
 
 
 def _rows(ours: Wallet, stored: Wallet) -> list[Finding]:
-    """Where what Redis has of a wallet's row isn't what the row says."""
+    """Where the cached copy differs from the wallet's row in Postgres."""
     if ours.version > stored.version:
-        # No newer copy would ever be taken for one.
+        # Such a copy would refuse the row's changes as older ones.
         return [Finding(f"version {ours.version} is ahead of {stored.version}", Remedy.FORGET)]
     if ours.version < stored.version:
         return [Finding(f"version {ours.version} is behind {stored.version}")]
@@ -225,7 +228,7 @@ def _marks(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> 
 
 
 def _persisting(before: Mapping[WalletId, Suspect], now: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
-    """What two looks agree on."""
+    """The findings that both looks have made."""
     both = {
         wallet_id: replace(suspect, findings=suspect.findings & before[wallet_id].findings)
         for wallet_id, suspect in now.items()
@@ -235,14 +238,14 @@ def _persisting(before: Mapping[WalletId, Suspect], now: Mapping[WalletId, Suspe
 
 
 def _remedy(suspect: Suspect) -> Remedy:
-    """The strongest one that is needed."""
+    """The strongest remedy that any of the findings needs."""
     remedies = {finding.remedy for finding in suspect.findings}
     return next(remedy for remedy in (Remedy.FORGET, Remedy.RECOUNT, Remedy.REFRESH) if remedy in remedies)
 
 
 def _drift(wallet_id: WalletId, suspect: Suspect, *, is_repaired: bool) -> Drift:
     findings = sorted(finding.text for finding in suspect.findings)
-    # A wallet of ten thousand lost marks is one drift, and its detail stays readable.
+    # However many findings a wallet has, its drift names ten, to stay readable.
     told = "; ".join(findings[:10]) + (f"; and {len(findings) - 10} more" if len(findings) > 10 else "")
     return Drift(
         wallet_id=wallet_id,

@@ -1,7 +1,7 @@
-"""Holds each wallet's posted balance to its ledger, from where the last audit ended.
+"""Compares each wallet's posted balance with its ledger, from where the last audit ended.
 
-The wallets of a page are looked at together, a few entries of each; who has more is looked at alone, slice after
-slice, so that no wallet holds up a statement for long. One that can't be read is told as such, and the others go on.
+The wallets of a page are read together, a few entries of each. A wallet with more entries is then read alone, slice by
+slice, so that no statement runs for long. A wallet that can't be read is reported as unchecked, and the others go on.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from app.stores.postgres.reconciliation import Drift
 log = structlog.get_logger(__name__)
 
 WALLETS_PER_PAGE = 500
-# Of each wallet of a page, and of one that is looked at alone.
+# Entries per statement: of each wallet of a page, and of a wallet that is read alone.
 ENTRIES_SHARED = 1_000
 ENTRIES_ALONE = 50_000
-# A slice that fails is tried in ever smaller ones, down to this.
+# A slice that can't be read is tried again in smaller ones. One that isn't larger than this is given up.
 ENTRIES_LEAST = 50
 SLICE_SECONDS_MAX = 30.0
 ORPHANS_MAX = 1_000
 
 
 class _Walk:
-    """One wallet's audit on its way through its entries."""
+    """The progress of one wallet's audit through its entries."""
 
     def __init__(self, start: Position) -> None:
         self.position = start
@@ -47,7 +47,7 @@ class _Walk:
         self._breaks += found.breaks
         self._first_break = self._first_break or found.first_break
         self._sum_micros += found.amount_micros
-        # With the balance that the last entry says: what follows a wrong entry is held to that entry.
+        # Continue from the balance of the last entry, even if it is wrong, so that one wrong entry counts once.
         self.position = found.end
         if self._breaks == 0 and self._sum_micros == found.end.balance_micros:
             self.right_up_to = found.end
@@ -57,7 +57,7 @@ class _Walk:
         return self.right_up_to == self.position
 
     def drifts(self, last: Slice) -> list[Drift]:
-        """What is wrong, now that the whole ledger is known; `last` has the wallet of that moment."""
+        """What is wrong with the wallet, once its whole ledger is read. `last` has the wallet as of the last slice."""
         drifts = []
         wallet_id, posted_micros = last.wallet_id, last.posted_micros
         if posted_micros != self._sum_micros:
@@ -84,7 +84,10 @@ class LedgerAudit:
         self._wallets_per_page = wallets_per_page
 
     def pages(self, *, is_full: bool, on_step: Callable[[], None]) -> Iterator[AuditedPage]:
-        """Every wallet, in the order of wallet ids; `on_step` is called every few moments. Raises Unavailable."""
+        """Audit every wallet, in the order of wallet ids; `on_step` is called after each statement or so.
+
+        Raises Unavailable.
+        """
         after_id = FIRST_ID
         while positions := self._positions(after_id, is_full=is_full):
             after_id = positions[-1].wallet_id
@@ -92,7 +95,7 @@ class LedgerAudit:
             yield AuditedPage(wallet_ids, self._drifts(positions, on_step) + self._debts(wallet_ids))
 
     def orphans(self) -> list[Drift]:
-        """Unsettled ends that no wallet can pay. Raises Unavailable."""
+        """Unsettled ends whose wallet doesn't exist. Raises Unavailable."""
         found = self._postgres.transaction(lambda connection: store.orphans(connection, ORPHANS_MAX, SLICE_SECONDS_MAX))
         return [
             Drift(
@@ -116,7 +119,7 @@ class LedgerAudit:
         try:
             drifts += self._step(walks, list(walks), ENTRIES_SHARED)
         except (Unavailable, sa.exc.SQLAlchemyError):
-            # One of them spoils it for all; alone it will only do so for itself.
+            # One wallet that can't be read fails the statement for all: below, each wallet is read alone.
             self._ask_postgres()
         on_step()
         for wallet_id in list(walks):
@@ -139,7 +142,7 @@ class LedgerAudit:
         return drifts
 
     def _step(self, walks: dict[WalletId, _Walk], wallet_ids: Sequence[WalletId], entries_max: int) -> list[Drift]:
-        """Take each of these walks on by so many entries; what is wrong with those that are at their end."""
+        """Advance each of these walks by up to `entries_max` entries. Returns the drifts of those that are finished."""
         found = self._slices([walks[wallet_id].position for wallet_id in wallet_ids], entries_max)
         for part in found:
             walks[part.wallet_id].take(part)
@@ -167,7 +170,7 @@ class LedgerAudit:
         ]
 
     def _ask_postgres(self) -> None:
-        """Raises Unavailable where it is Postgres that failed, and not what it was asked."""
+        """Raises Unavailable if Postgres itself is away, rather than only the last statement having failed."""
         self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
 
     def _slices(self, positions: Sequence[Position], entries_max: int) -> list[Slice]:
@@ -177,7 +180,7 @@ class LedgerAudit:
 
 
 def unchecked(wallet_id: WalletId, error: Exception) -> Drift:
-    """Says of a wallet that nobody knows whether it is right."""
+    """The drift that reports a wallet as unchecked, as it can't be read."""
     log.error("wallet_not_checked", wallet_id=wallet_id, exc_info=error)
     reason = type(error.__cause__ or error).__name__
     return Drift(wallet_id, DriftKind.UNCHECKED, 0, 0, f"could not be read: {reason}")

@@ -1,4 +1,4 @@
-"""Saying in Postgres that this process lives, so that operators see which processes there are, on whatever machine."""
+"""Writes heartbeats of this process to Postgres, so that operators see the processes of all machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.stores.postgres.processes import ProcessKind
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 5.0
-# Who has missed three beats counts as gone.
+# A process that has missed three heartbeats counts as gone.
 SILENT_SECONDS_MAX = 3 * BEAT_SECONDS
 
 
@@ -25,7 +25,7 @@ class Pulse:
         self._stopping = threading.Event()
 
     def start(self, kind: ProcessKind, name: str, does_its_work: Callable[[], bool] = lambda: True) -> None:
-        """Say it every few seconds, for as long as the process does what it is there for."""
+        """Write a heartbeat every few seconds, as long as `does_its_work` says that the process is doing its work."""
 
         def run() -> None:
             while True:
@@ -33,7 +33,7 @@ class Pulse:
                     if does_its_work():
                         self.beat(kind, name)
                 except Unavailable:
-                    # Postgres is away. Nobody could read it there.
+                    # Postgres is away: the next heartbeat will do.
                     pass
                 except Exception:
                     log.exception("pulse_failed")

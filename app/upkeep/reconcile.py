@@ -1,9 +1,9 @@
-"""Reconciliation: do wallets, ledger, roll-ups and cache say the same?
+"""Reconciliation: checks that wallets, ledger, roll-ups and cache agree.
 
-Every wallet is held against its ledger, then its cached copy against both, and the daily roll-ups against the ledger. A
-cached copy that drifted is corrected, a roll-up where that is asked for; the ledger never is: what is wrong there is
-for people to look into. One runs at a time, and says every few moments that it lives; one that died is marked as failed
-by whoever comes next. What can't be read of one wallet is told of that wallet, and the others are checked all the same.
+Every wallet is compared with its ledger, its cached copy with both, and the daily roll-ups with the ledger. A cached
+copy that drifted is corrected, and a roll-up if that is asked for. The ledger is never corrected: people have to look
+into what is wrong there. One reconciliation runs at a time and regularly reports that it is alive; one that died is
+marked as failed by the next one. A wallet that can't be read is reported as unchecked, and the others are checked.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from app.upkeep.rollup_audit import RollUpAudit
 
 log = structlog.get_logger(__name__)
 
-# So many wallets wait together for their second look.
+# How many suspect wallets are collected before they are looked at again.
 SUSPECTS_MAX = 5_000
-# How many drifts are told one by one.
+# How many drifts are listed one by one.
 DRIFTS_TOLD_MAX = 1_000
 RUNNING_ALREADY = "A reconciliation is running already"
 
 
 @dataclass
 class _Tally:
-    """What a run has found so far."""
+    """What a reconciliation has found so far."""
 
     checked: int = 0
     cache_checked: bool = True
@@ -59,12 +59,12 @@ class _Tally:
 
     @property
     def told(self) -> list[Drift]:
-        """The ledger's first: however much of the cache drifted, money shows."""
+        """The drifts to list: those of money first, so that many drifts of the cache don't crowd them out."""
         return (self.money + self.cache)[:DRIFTS_TOLD_MAX]
 
 
 class TakenForDead(Exception):
-    """A reconciliation was silent for so long that another has begun."""
+    """This reconciliation hasn't reported for so long that it counts as dead, and another one may have begun."""
 
 
 class ReconcileService:
@@ -78,7 +78,9 @@ class ReconcileService:
         self._redis = redis
 
     def request(self, *, is_full: bool = False, caller: Caller = SYSTEM) -> Reconciliation:
-        """Have a worker run one soon. Raises AlreadyExists while one waits or runs, or Unavailable."""
+        """Request a reconciliation, which a worker runs soon. Raises AlreadyExists while one waits or runs, or
+        Unavailable.
+        """
 
         def work(connection: sa.Connection) -> Reconciliation:
             requested = store.request(connection, is_full=is_full)
@@ -91,10 +93,11 @@ class ReconcileService:
         return self._postgres.transaction(work)
 
     def run(self, *, is_full: bool = False, repair: bool = False, caller: Caller = SYSTEM) -> Reconciliation:
-        """Check every wallet and correct the cache; what was found.
+        """Check every wallet and correct the cache. Returns what was found.
 
-        Ledgers are read from where the last reconciliation found them right, or `is_full`, from their start, roll-ups
-        for two days or all. `repair` makes those that are wrong anew. What runs by itself isn't written down.
+        By default ledgers are read from where the last reconciliation found them right, and roll-ups of two days are
+        checked; with `is_full`, ledgers are read from their start, and all roll-ups are checked. `repair` rebuilds
+        roll-ups that are wrong. Runs by SYSTEM aren't written to the audit log.
         Raises AlreadyExists when one is running, or Unavailable.
         """
 
@@ -110,7 +113,7 @@ class ReconcileService:
         return self._run(self._postgres.transaction(work), repair=repair)
 
     def run_requested(self) -> Reconciliation | None:
-        """Run the one that was asked for, if one was and none is running. Raises Unavailable."""
+        """Run the requested reconciliation, if there is one and none is running. Raises Unavailable."""
         begun = self._postgres.transaction(store.begin_requested)
         return None if begun is None else self._run(begun)
 
@@ -126,7 +129,7 @@ class ReconcileService:
         try:
             self._walk(tally, begun, repair=repair)
         except BaseException:
-            # Stopped or broken off: what was found up to here is kept, if Postgres still takes it.
+            # Stopped or failed: store what was found so far, if Postgres still takes it.
             with suppress(Unavailable, sa.exc.SQLAlchemyError, TakenForDead):
                 self._finish(begun, State.FAILED, tally)
             raise
@@ -193,9 +196,9 @@ class ReconcileService:
     def _at_the_cache(
         self, tally: _Tally, wallet_ids: Sequence[WalletId], look: Callable[[Sequence[WalletId]], None]
     ) -> None:
-        """Look at cached wallets together, and in halves where one spoils it for the others.
+        """Look at cached wallets together. If that fails, halve them until the wallet that can't be checked is alone.
 
-        With Redis away there is no cache to be wrong: the ledger is checked all the same.
+        While Redis is away the cache isn't checked; the ledger is checked all the same.
         """
         if not wallet_ids:
             return
@@ -208,7 +211,7 @@ class ReconcileService:
             self._redis.close(error)
             tally.cache_checked = False
         except (Unavailable, sa.exc.SQLAlchemyError) as error:
-            # Raises Unavailable where it is Postgres that failed, and not what it was asked.
+            # Raises Unavailable if Postgres itself is away, rather than only the last statement having failed.
             self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
             if len(wallet_ids) == 1:
                 tally.add([unchecked(wallet_ids[0], error)])

@@ -1,6 +1,6 @@
-"""Holds the daily roll-ups to the ledger, a day at a time: yesterday's and today's, or all that the ledger still has.
+"""Compares the daily roll-ups with the ledger, day by day: yesterday and today, or all days that the ledger still has.
 
-What is wrong is told; where it is asked for, it is also made anew from the ledger, which is never changed.
+Wrong roll-ups are reported and, if that is asked for, rebuilt from the ledger. The ledger is never changed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from app.stores.postgres.rollups import WrongRollUp
 
 log = structlog.get_logger(__name__)
 
-# A day of some ten million entries.
+# Enough for a day of about ten million entries.
 DAY_SECONDS_MAX = 100.0
-# So many of a day are looked at together.
+# How many wrong roll-ups of a day are read, and rebuilt, at a time.
 WRONG_PER_LOOK = 1_000
 
 
@@ -33,7 +33,7 @@ class RollUpAudit:
         self._postgres = postgres
 
     def drifts(self, *, is_full: bool, repair: bool, on_step: Callable[[], None]) -> Iterator[Sequence[Drift]]:
-        """What is wrong, day by day; `on_step` is called after each. Raises Unavailable."""
+        """The wrong roll-ups, day by day; `on_step` is called after each day. Raises Unavailable."""
         day = self._postgres.run(store.first_unarchived_day)
         if not is_full:
             day = max(day, self._postgres.run(store.today) - timedelta(days=1))
@@ -54,7 +54,7 @@ class RollUpAudit:
                 if not repaired or len(found) < WRONG_PER_LOOK:
                     break
         except (Unavailable, sa.exc.SQLAlchemyError) as error:
-            # Raises Unavailable where it is Postgres that failed, and not what it was asked.
+            # Raises Unavailable if Postgres itself is away, rather than only the last statement having failed.
             self._postgres.run(lambda connection: connection.execute(sa.text("SELECT 1")))
             log.exception("roll_ups_not_checked", day=day.isoformat())
             reason = type(error.__cause__ or error).__name__
@@ -69,7 +69,7 @@ class RollUpAudit:
         )
 
     def _rebuild(self, day: date, wallet_ids: set[WalletId]) -> set[WalletId]:
-        """Make the roll-ups of these wallets anew; those that nobody keeps."""
+        """Rebuild a day's roll-ups of these wallets. Returns those that were rebuilt: busy wallets are left out."""
         done = set()
         for wallet_id in sorted(wallet_ids):
 

@@ -1,4 +1,4 @@
-"""Ends that Redis kept while Postgres was away: into the inbox, each by its own keys."""
+"""Drains the spool: ends that Redis kept while Postgres was away move into the inbox, deduplicated by their keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from app.stores.spool_entry import SpoolEntry, UnreadableEntry
 log = structlog.get_logger(__name__)
 
 ENDS_PER_DRAIN = 500
-# How often what was put aside is tried again.
+# How often entries that were put aside are tried again.
 ASIDE_AGAIN_SECONDS = 60
 
 T = TypeVar("T")
@@ -36,7 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """What of the spool stands in the inbox now, or has stood there."""
+    """What a drain has moved into the inbox: all ids, the ends billed before under another id, and those whose key was
+    used with another body.
+    """
 
     end_ids: Sequence[UUID] = ()
     repeated: Sequence[AcceptedEnd] = ()
@@ -47,7 +49,7 @@ class _Moved:
 
 
 class Inbox(Protocol):
-    """Where ends go, and where those that can't go there are kept, in one transaction."""
+    """The inbox, and `spool_aside` for entries that can't enter it, in one transaction."""
 
     def insert(self, ends: Sequence[AcceptedEnd]) -> set[UUID]: ...
 
@@ -63,7 +65,9 @@ class Inbox(Protocol):
 
 
 class Transactions(Protocol):
-    """Committed when it returns. Raises Unavailable, WalletBusy or SQLAlchemyError, and what `work` raises."""
+    """Runs `work` in a transaction that is committed on return. Raises Unavailable, WalletBusy or SQLAlchemyError, and
+    what `work` raises.
+    """
 
     def transaction(self, work: Callable[[Inbox], T]) -> T: ...
 
@@ -105,12 +109,12 @@ class SpoolDrain:
         self._settlement = settlement
 
     def drain(self, tell: Callable[[SettleReport], object] = lambda _: None) -> int:
-        """Move what Redis kept while Postgres was away into the inbox, and settle it; how many ends there were. What
-        became of them is told to `tell`.
+        """Move the spooled ends into the inbox and settle them. Returns how many ends there were; `tell` is called with
+        what became of them.
 
-        An entry that can't be read, or that Postgres refuses, is put aside into Postgres and tried again each minute.
-        Safe from several workers at once and after dying half-way: ids stay the same, and an end leaves the spool
-        only when it is recorded. Raises Unavailable or RedisError.
+        An entry that can't be read, or that Postgres refuses, is put aside in Postgres and tried again every minute.
+        Idempotent, also with several workers at once or after one died half-way: ids stay the same, and an end leaves
+        the spool only when it is recorded. Raises Unavailable or RedisError.
         """
         drained = 0
         while entries := self._spool.take(ENDS_PER_DRAIN):
@@ -119,7 +123,7 @@ class SpoolDrain:
         return drained + (self._drain(due, tell) if due else 0)
 
     def _drain(self, entries: Sequence[SpoolEntry], tell: Callable[[SettleReport], object]) -> int:
-        """Bring entries into the inbox, and those that can't go there out of the way; how many went there."""
+        """Move entries into the inbox, and put those aside that can't enter it. Returns how many have entered."""
         ends: dict[SpoolEntry, AcceptedEnd] = {}
         unreadable: dict[SpoolEntry, Aside] = {}
         for entry in entries:
@@ -131,9 +135,9 @@ class SpoolDrain:
             self._inbox.transaction(lambda inbox: inbox.put_aside(unreadable))
             _log_put_aside(unreadable)
         moved = self._move(ends) if ends else _Moved()
-        # Their keys had billed before, under another id: these marks stand for nothing.
+        # The same ends were billed before under another id, so the marks under these ids are wrong.
         self._cache.unmark([mark_of(end.request, end.wallet_id, end.id, end.price) for end in moved.repeated])
-        # Their keys are those of others, whose repeats mustn't meet their bodies.
+        # Their keys belong to other ends: forget these answers, so that repeats of those ends aren't compared with them.
         reused: dict[WalletId, list[UUID]] = defaultdict(list)
         for end in moved.reused:
             reused[end.wallet_id].append(end.id)
@@ -145,8 +149,8 @@ class SpoolDrain:
         return len(moved.end_ids)
 
     def _move(self, ends: Mapping[SpoolEntry, AcceptedEnd]) -> _Moved:
-        """Record ends in one transaction. What the database refuses, or a locked wallet keeps from becoming debt, is
-        found by halving, and put aside alone.
+        """Record ends in one transaction. If that fails (the database refuses an end, or a wallet that an end has to
+        become debt of is locked), halve them until that end is alone, and put it aside.
         """
         try:
             return self._inbox.transaction(partial(_record, ends=ends))
@@ -163,7 +167,7 @@ class SpoolDrain:
 
 
 class _Verdict(Enum):
-    """What the known keys of a spooled end say of it."""
+    """What a spooled end is, by the ends that came with its keys before."""
 
     RECORDED = "by a drain that died before it could clear the spool"
     REPEATED = "billed before, under another id"
@@ -172,13 +176,14 @@ class _Verdict(Enum):
 
 
 def _record(inbox: Inbox, ends: Mapping[SpoolEntry, AcceptedEnd]) -> _Moved:
-    """Put ends into the inbox, each by what its own keys tell of it."""
+    """Insert ends into the inbox, and treat those with known keys by their verdicts."""
     fresh = inbox.insert(list(ends.values()))
     known = {entry: end for entry, end in ends.items() if end.id not in fresh and end.request.repeatable}
     verdicts = _verdicts(inbox, list(known.values())) if known else {}
     reused = [end for end in known.values() if verdicts[end.id] is _Verdict.REUSED]
     if reused:
-        # We said yes to another body under a used key, as nobody could know the key then. It isn't dropped unseen.
+        # These were accepted with another body under a used key, as the key couldn't be checked while Postgres was
+        # away. They become dead letters, for operators to see.
         inbox.bury_reused(reused)
     aside = {
         entry: Aside(FailureReason.NEWER_PAYLOAD)
@@ -208,7 +213,7 @@ def _verdict(end: AcceptedEnd, firsts: Sequence[KnownEnd]) -> _Verdict:
         is_same = all(end.request.has_payload(first.payload_hash) for first in firsts)
     except UnknownPayloadVersion:
         return _Verdict.UNKNOWN
-    # Without any its keys were deleted by hand this moment: it is tried again.
+    # No known end: somebody has just deleted the keys by hand, so the end is tried again.
     return (_Verdict.REPEATED if is_same else _Verdict.REUSED) if firsts else _Verdict.UNKNOWN
 
 

@@ -1,4 +1,4 @@
-"""Cached copies whose last change didn't reach Redis: corrected from Postgres."""
+"""Corrects cached wallets from Postgres whose last change didn't reach Redis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from app.access.postgres import PostgresAccess
 from app.stores.postgres import stale
 
 WALLETS_PER_REFRESH = 200
-# A note names up to as many wallets as a batch settles ends.
+# Few, as one note may name a wallet for each end of a settled batch.
 NOTES_PER_LOOK = 50
 
 
@@ -17,7 +17,7 @@ class StaleCopies:
         self._loader = loader
 
     def refresh(self, older_than_seconds: float) -> int:
-        """Correct the cached copies of wallets whose last change didn't reach Redis; how many there were.
+        """Correct the cached wallets whose last change didn't reach Redis. Returns how many there were.
 
         Raises Unavailable or RedisError.
         """

@@ -1,4 +1,4 @@
-"""Marks of ends whose process died before it could record them: forgotten, so that nothing is taken for them."""
+"""Removes marks from cached wallets whose process died before it recorded their ends, so that they take no tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.stores.redis.spool import Spool
 
 log = structlog.get_logger(__name__)
 
-# Longer than any request lives. An end that lands later all the same corrects its wallet itself.
+# Longer than any request takes. If an end is recorded even later, the process that records it corrects the wallet.
 STRANDED_AFTER_SECONDS = 30
 
 
@@ -24,21 +24,22 @@ class StrandedMarks:
         self._loader = loader
 
     def release(self, after_seconds: float = STRANDED_AFTER_SECONDS) -> int:
-        """Forget marks whose process died before it could record the end; how many there were.
+        """Remove marks whose process died before it recorded the end. Returns how many there were.
 
-        Nobody was told yes for them. Raises Unavailable or RedisError.
+        No such end was ever confirmed to its caller. Raises Unavailable or RedisError.
         """
         stranded = self._in_flight.stranded(after_seconds)
         if not stranded:
             return 0
-        # Looked at before Postgres is: what is neither here nor there is nowhere.
+        # Ends move from the spool to `spool_aside` and the inbox, so read in this order: an end that is in none of them
+        # is recorded nowhere.
         kept = self._spool.holding(list(stranded))
         kept |= self._postgres.run(lambda connection: spool_aside.holding(connection, list(stranded)))
         wallet_ids = set(stranded.values())
         self._loader.refresh(wallet_ids, abandoned=stranded.keys() - kept)
         landed = self._in_flight.give_up(list(stranded.items()))
         if landed:
-            # Their process lived after all, and recorded the end while its mark was being forgotten.
+            # The process was alive after all, and recorded the end while its mark was being removed.
             self._loader.refresh(landed)
         log.warning("stranded_marks_released", ends=len(stranded), wallets=len(wallet_ids))
         return len(stranded)

@@ -1,4 +1,4 @@
-"""Summarising the usage of days that are over, so that reports needn't add them up from every wallet's roll-ups."""
+"""Summarises the usage of past days, so that reports needn't add it up from every wallet's roll-ups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.stores.postgres import usage_summaries as store
 
 log = structlog.get_logger(__name__)
 
-# A day of some ten million entries.
+# Enough for a day of about ten million entries.
 DAY_SECONDS_MAX = 60.0
 
 
@@ -20,9 +20,9 @@ class UsageSummaries:
         self._postgres = postgres
 
     def make(self, seconds_max: float) -> int:
-        """Summarise days that are over, oldest first, for about so long; how many. Raises Unavailable.
+        """Summarise past days, oldest first, for about `seconds_max`. Returns how many. Raises Unavailable.
 
-        Each is a transaction of its own: cut off anywhere, the next run goes on.
+        Each day has a transaction of its own, so the next run continues wherever this one ends.
         """
         made = 0
         until = time.monotonic() + seconds_max

@@ -1,9 +1,10 @@
-"""Background threads in each serving process: one keeps an eye on Postgres, one on Redis, one steps in, one notes uses.
+"""Background threads of each serving process: two watch Postgres and Redis, one stands in for the workers, one keeps
+track of API keys.
 
-The first two look by a write, on connections of their own, so that nothing that calls do keeps them from looking. They
-keep the catalog fresh, close and open the gates, and begin a new cache epoch whenever Redis may have missed something
-(a call was made past it, or it restarted). While Redis can't be used no message reaches a worker: then the third
-thread settles. The fourth tells of wrong API keys, and writes down when right ones were last used.
+The first two probe the stores by a write, on connections of their own, so that calls can't block them. They keep the
+catalog fresh, close and open the gates, and begin a new cache epoch whenever Redis may have missed a change (it was
+bypassed, or it restarted). While Redis can't be used no message reaches a worker, so the third thread settles ends and
+collects debts. The fourth reports wrong API keys, and writes down when valid ones were last used.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from app.stores.redis.probe import RedisState, Seen
 
 log = structlog.get_logger(__name__)
 
-# A change has to be seen within a second; this leaves room for a slow look.
+# A change has to be seen within a second. This leaves time for a slow poll.
 INTERVAL_SECONDS = 0.25
-# Looking reads; this often it writes, as an idle server shouldn't have to flush its log all the time.
+# Most polls of Postgres only read. It is written to this often, so that an idle Postgres needn't flush its log at each
+# poll.
 PROBE_SECONDS = 1.0
 SETTLE_AFTER_SECONDS = 1.0
 WALLETS_PER_LOOK = 50
@@ -40,7 +42,7 @@ STOP_SECONDS_MAX = 5.0
 
 
 class LookAtPostgres(Protocol):
-    """What Postgres tells of its counters. All but `learn` and `known` raise SQLAlchemyError."""
+    """Polls Postgres, and knows its counters. All methods but `learn` and `known` raise SQLAlchemyError."""
 
     @property
     def known(self) -> Counters: ...
@@ -122,7 +124,7 @@ class Watcher:
             thread.start()
 
     def stop(self) -> None:
-        """No look begins from now on. One that waits for a store isn't waited for longer than a moment."""
+        """Stop the threads. One that is blocked by a store is waited for only up to STOP_SECONDS_MAX."""
         self._stopping.set()
         give_up_at = time.monotonic() + STOP_SECONDS_MAX
         while self._threads:
@@ -130,7 +132,7 @@ class Watcher:
 
     def look_at_postgres(self) -> None:
         if not self._postgres.is_open:
-            # By what new connections find: an old one may lead to a server that has been demoted.
+            # Judge by new connections: an old one may lead to a server that has been demoted.
             self._catalog.reconnect()
         try:
             self._look_or_probe()
@@ -138,14 +140,14 @@ class Watcher:
             if failure_of(error) is not Failure.REFUSED:
                 self._postgres.close(error)
                 return
-            # Somebody keeps the row that we look at, for example. It answers.
+            # Postgres answers, though it refuses this statement: the row may be locked, for example.
             log.warning("probe_refused", store="postgres", error=type(error).__name__, detail=str(error)[:200])
         self._postgres.open()
 
     def look_at_redis(self) -> None:
         known = self._catalog.known
         if not self._redis.is_open:
-            # As with Postgres: a proxy may lead old connections to a server that has been demoted.
+            # Judge by new connections: behind a proxy, an old one may lead to a server that has been demoted.
             self._probe.reconnect()
         try:
             found = self._probe.look(Seen(known.cache_epoch, known.heartbeat))
@@ -158,28 +160,28 @@ class Watcher:
         self._is_bypassed |= self._redis.take_bypass()
         self._owes_epoch |= is_another or self._is_bypassed
         if self._owes_epoch and not self._start_epoch() and self._is_bypassed:
-            # What is cached lacks what went past it, and only Postgres could tell.
+            # Cached wallets lack the changes that bypassed Redis, so it stays closed until a new epoch has begun.
             return
         self._redis.open()
 
     def step_in(self) -> None:
-        """While Redis can't be used: what beat and the workers do otherwise. Any number of processes may do it."""
+        """While Redis can't be used, do the work of beat and the workers. Any number of processes may do so."""
         if self._redis.is_open or not self._postgres.is_open:
             return
         try:
             self._settlement.sweep(older_than_seconds=SETTLE_AFTER_SECONDS)
             for wallet in self._collection.due_wallets(WALLETS_PER_LOOK):
-                # One that can't be collected from now keeps nobody behind it waiting.
+                # A wallet that can't be collected from now doesn't hold up those behind it.
                 with suppress(WalletBusy, TooSlow):
                     self._collection.collect(wallet.wallet_id, COLLECT_SECONDS)
-            # A Redis that takes no more writes may still give back what it was given before.
+            # A Redis that refuses writes may still let the spool be read and removed.
             self._spool.drain()
         except (Unavailable, RedisError):
-            # The next look tries again.
+            # Tried again at the next interval.
             return
 
     def note_keys(self) -> None:
-        """Tell of wrong API keys, and keep when right ones were last used, now and then."""
+        """Report wrong API keys, and write down when valid ones were last used."""
         self._wrong_keys.report()
         with suppress(Unavailable):
             self._keys.write_uses()
@@ -206,5 +208,5 @@ class Watcher:
             try:
                 look()
             except Exception:
-                # The watch goes on whatever one look ran into.
+                # Whatever fails, the thread goes on.
                 log.exception("watch_failed", look=look.__name__)

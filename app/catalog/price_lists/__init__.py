@@ -1,4 +1,4 @@
-"""Reading the price lists that others keep: pure, from bytes to rate cards or reasons."""
+"""Reads price lists that others publish. Pure functions, from a list's bytes to rate cards, or to what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _READERS = {Format.LITELLM: litellm.read, Format.MODELS_DEV: models_dev.read}
 
 
 def read_price_list(document: Any, *, list_format: Format, selection: Selection, micros_per_dollar: int) -> PriceList:
-    """The prices of a parsed list, in micro-tokens. Raises PriceListRefused, with the rows that can't be meant."""
+    """The prices of a parsed list, in micro-tokens. Raises PriceListRefused, with the rows that are wrong."""
     if not isinstance(document, dict):
         raise PriceListRefused("Price list refused: it is a JSON object in either format")
     reading = Reading()

@@ -1,7 +1,7 @@
-"""A price list's JSON, read so that what is wrong with it can be told by its row.
+"""Parses the JSON of a price list so that errors can be reported by row.
 
-A parser that is merely strict stops at the first NaN or repeated name without saying where it stands. This one keeps
-both: a NaN becomes a number that no price may be, and an object remembers which of its names it had twice.
+A strict parser would stop at the first NaN or repeated name without saying in which row it is. This one keeps both: NaN
+becomes a number that is no valid price, and an object remembers which names it has more than once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class NotReadable(ValueError):
-    """It isn't JSON, or not in UTF-8."""
+    """The document isn't JSON, or isn't in UTF-8."""
 
 
 class Row(dict[str, Any]):

@@ -1,4 +1,4 @@
-"""What a price list comes to, whatever its format: prices, what was left out and why, or why it is refused."""
+"""The result of reading a price list, in any format: prices, what was left out and why, or why the list is refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from app.domain.usage import USAGE_TOKENS_MAX
 
 PROBLEMS_MAX = 100
 SHOWN_LENGTH_MAX = 300
-# Shorter than this and above 10^-30 dollars is whatever anybody charges; beyond, a number is a slip or an attack.
+# Every real price has fewer digits than this and is above 10^-30 dollars. Anything else is a mistake or an attack.
 DIGITS_MAX = 40
 EXPONENT_MIN, EXPONENT_MAX = -30, 12
 DOLLARS_MAX = Decimal(100_000)
-# What follows the name of a family in a dated id: gpt-5-2025-08-07, claude-sonnet-4-5-20250929. Less of it would take
-# gpt-oss-20b for a gpt-oss of some day.
+# How a dated id continues the name of its family: gpt-5-2025-08-07, claude-sonnet-4-5-20250929. A shorter suffix, such
+# as "-2*", would also match gpt-oss-20b as a dated id of gpt-oss.
 DATED_SUFFIX = "-202*"
 _DATED = re.compile(r"[-@]\d{4}-?\d{2}(-?\d{2})?$")
 
@@ -36,22 +36,22 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What of a list is wanted. Empty: everything. What isn't wanted isn't looked at."""
+    """Which rows of a list to import; an empty one selects all. Rows that aren't selected aren't even checked."""
 
     providers: tuple[str, ...] = ()
-    # Exact ids, or the beginning of ids and a star, as in rate cards.
+    # Exact ids, or prefixes of ids followed by a star, as in rate cards.
     models: tuple[str, ...] = ()
     excluded_models: tuple[str, ...] = ()
-    # `gemini/gemini-2.5-pro` is called `gemini-2.5-pro`, as its maker's own clients call it.
+    # Import `gemini/gemini-2.5-pro` as `gemini-2.5-pro`, the name that the provider's own clients use.
     strips_provider: bool = False
-    # Each model's price is also that of its dated ids which have none of their own.
+    # Let each model's price hold for its dated ids too, unless they have a price of their own.
     with_dated: bool = True
 
     def has_provider(self, provider: object) -> bool:
         return not self.providers or provider in self.providers
 
     def has_model(self, *names: str) -> bool:
-        """Whether a model that has these names, with its provider and without, is wanted."""
+        """Whether a model is selected by any of its names (with and without its provider)."""
         is_wanted = not self.models or _is_one_of(names, self.models)
         return is_wanted and not _is_one_of(names, self.excluded_models)
 
@@ -76,7 +76,7 @@ class PriceList:
 
 @dataclass
 class Problems:
-    """Collects what is wrong in which row, as far as somebody will read it."""
+    """Collects what is wrong, by row. Only the first PROBLEMS_MAX rows are named; all problems are counted."""
 
     by_row: dict[str, list[str]] = field(default_factory=dict)
     count: int = 0
@@ -97,17 +97,17 @@ class Problems:
 
 @dataclass(slots=True)
 class Reading:
-    """What has been read of a list so far: prices by their rows, what was left out and why, and what can't be meant."""
+    """What has been read of a list so far: prices by their rows, what was left out and why, and what is wrong."""
 
     found: list[tuple[str, ListedPrice]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    """Why a model isn't sold by the token."""
+    """Model -> why it isn't sold by the token."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """Fields that no rate card has, and in how many models they stand."""
+    """Field that no rate card has -> how many models have it."""
     problems: Problems = field(default_factory=Problems)
 
     def concluded(self, selection: Selection) -> PriceList:
-        """Raises PriceListRefused with the rows that can't be meant."""
+        """Raises PriceListRefused with the rows that are wrong."""
         prices = _collected(self.found, selection, self.problems)
         self.problems.raise_if_any()
         if not prices:
@@ -120,7 +120,7 @@ class Reading:
 
 
 class Converter:
-    """Dollars to micro-tokens, for one row of a list. What is wrong goes to `problems` under the row's name.
+    """Converts dollars to micro-tokens for one row of a list. Adds what is wrong to `problems` under the row's name.
 
     The conversion is exact. A price that isn't a whole number of micro-tokens for a million tokens (or for a request)
     is rounded to the nearest, half up, and named in `rounded`; one that would become 0 is a problem.
@@ -136,7 +136,7 @@ class Converter:
         self._problems.add(f"{self._row}.{field_name}" if field_name else self._row, reason)
 
     def check(self, field_name: str, value: object) -> Decimal | None:
-        """A price as it stands in the list; None when it can't be one, which is a problem by then."""
+        """A price as the list has it. If the value can't be a price, adds a problem and returns None."""
         try:
             return _price(value)
         except ValueError as error:
@@ -144,7 +144,7 @@ class Converter:
             return None
 
     def micros(self, field_name: str, value: object, *, per: int, of: int, dollars_max: Decimal = DOLLARS_MAX) -> int:
-        """Micro-tokens for `of` units, of a price in dollars for `per` units. 0 when there is a problem."""
+        """Convert a price in dollars for `per` units to micro-tokens for `of` units. 0 if there is a problem."""
         dollars = self.check(field_name, value)
         if not dollars:
             return 0
@@ -163,7 +163,7 @@ class Converter:
         return micros
 
     def rates(self, base: Mapping[str, int], tiers: Mapping[int, Mapping[str, int]]) -> Rates:
-        """Rates of what was read: a rate's name -> micro-tokens, and the same for each tier."""
+        """Rates made of a rate's name -> micro-tokens, and the same for each tier."""
         rates = Rates(
             **{"input_micros_per_million": 0, "output_micros_per_million": 0, **base},
             tiers=tuple(Tier(above, **_without_free_writes(named)) for above, named in sorted(tiers.items())),
@@ -190,9 +190,9 @@ def _is_one_of(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _collected(found: Iterable[tuple[str, ListedPrice]], selection: Selection, problems: Problems) -> list[ListedPrice]:
-    """One price for each model, of rows and the prices read from them.
+    """One price for each model, from (row, price) pairs.
 
-    Two rows may share a name (the same model by two providers), and then have to agree on the price.
+    Rows may have the same model (sold by two providers), but then they have to agree on its price.
     """
     by_model: dict[str, tuple[str, ListedPrice]] = {}
     for row, listed in found:
@@ -227,7 +227,7 @@ def repeated_names(row_name: str, row: Any, problems: Problems) -> None:
 
 
 def shown(text: str) -> str:
-    """A list's own words as people and stores can take them: what isn't printable as its escape, and not for ever."""
+    """A text of the list, safe to show and to store: shortened, with unprintable characters escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:SHOWN_LENGTH_MAX]
     )

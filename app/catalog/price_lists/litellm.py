@@ -24,15 +24,15 @@ from app.catalog.price_lists.listed import (
 from app.domain.rates import MILLION
 
 MODES = ("chat", "completion", "responses", "embedding")
-# Ten thousand dollars a million. Above it somebody wrote dollars a million where dollars a token belong.
+# Ten thousand dollars per million tokens. A higher price was probably given per million instead of per token.
 DOLLARS_PER_TOKEN_MAX = Decimal("0.01")
-# Entries of the list that are no models.
+# Entries of the list that aren't models.
 NO_MODELS = ("sample_spec", "fallback_generalizations")
 
 _RATES = {
     "input_cost_per_token": "input_micros_per_million",
     "output_cost_per_token": "output_micros_per_million",
-    # DeepSeek's older name of the next.
+    # DeepSeek's older name for the field in the next line.
     "input_cost_per_token_cache_hit": "cached_input_micros_per_million",
     "cache_read_input_token_cost": "cached_input_micros_per_million",
     "cache_creation_input_token_cost": "cache_write_micros_per_million",
@@ -44,7 +44,7 @@ _INPUT, _OUTPUT = "input_cost_per_token", "output_cost_per_token"
 
 
 class _NotByToken(Exception):
-    """Why a model can't have a rate card, though nothing is wrong with it."""
+    """Raised for a valid model that can't have a rate card because it isn't sold by the token."""
 
 
 def read(document: Mapping[str, Any], selection: Selection, micros_per_dollar: int, reading: Reading) -> None:
@@ -66,7 +66,7 @@ def read(document: Mapping[str, Any], selection: Selection, micros_per_dollar: i
 def _entries(
     document: Mapping[str, Any], selection: Selection, problems: Problems
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What is selected, with aliases as what they stand for."""
+    """The selected entries, with aliases resolved."""
     for name, value in document.items():
         if name in NO_MODELS:
             continue
@@ -82,7 +82,7 @@ def _entries(
 
 
 def _resolved(value: Any, document: Mapping[str, Any]) -> Any:
-    """What an entry says, or what the one says that it stands for."""
+    """An entry, or the entry that it is an alias of."""
     if isinstance(value, dict) and "alias_of" in value:
         target = value["alias_of"]
         return document.get(target) if isinstance(target, str) else None
@@ -127,7 +127,9 @@ def _set(rates: dict[str, int], kind: str, field: str, value: object, converter:
 
 
 def _read_ranges(ranges: object, base: dict[str, int], tiers: dict[int, dict[str, int]], converter: Converter) -> None:
-    """Alibaba's way to write tiers: of each range of input tokens all prices. A run has those of its whole input."""
+    """Read tiers as Alibaba writes them: all prices for each range of input tokens. The length of a run's whole input
+    decides which range applies.
+    """
     field = "tiered_pricing"
     if tiers or not isinstance(ranges, list) or not ranges or not all(isinstance(each, dict) for each in ranges):
         converter.problem(field, "Must be a list of ranges, and the only tiers.")
@@ -148,14 +150,14 @@ def _read_ranges(ranges: object, base: dict[str, int], tiers: dict[int, dict[str
 
 
 def _is_length(value: object) -> bool:
-    """A whole number; 256000.0 is the list's way to write some of them."""
+    """Whether it is a whole number, which the list sometimes writes as 256000.0."""
     if isinstance(value, Decimal):
         return value.is_finite() and value.adjusted() < 10 and value == int(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_other(name: str, value: object, converter: Converter) -> None:
-    """Prices that no rate card has must be prices all the same: a list with nonsense isn't trusted in part."""
+    """Check a price that no rate card has, too: a list with an invalid price isn't trusted in part."""
     if isinstance(value, dict):
         for inner, price in value.items():
             if isinstance(price, (dict, list)) or price is None:
@@ -167,7 +169,7 @@ def _check_other(name: str, value: object, converter: Converter) -> None:
 
 
 def _check_whole(entry: Mapping[str, Any], base: dict[str, int], converter: Converter) -> None:
-    """Input and output both need a price by the token, but for embeddings, which have no output."""
+    """Input and output both need a price per token; embeddings have no output."""
     if entry.get("mode") == "embedding" and _RATES[_INPUT] in base:
         base.setdefault("output_micros_per_million", 0)
     missing = [(side, name) for side, name in (("input", _INPUT), ("output", _OUTPUT)) if _RATES[name] not in base]
@@ -180,7 +182,7 @@ def _check_whole(entry: Mapping[str, Any], base: dict[str, int], converter: Conv
 
 
 def _is_sold_otherwise(entry: Mapping[str, Any], side: str) -> bool:
-    """By the second, the character or the picture."""
+    """Whether a side is sold by the second, the character or the picture."""
     prefix = f"{side}_cost_per_"
     return any(
         name.startswith(prefix) and not name.startswith(f"{prefix}token")

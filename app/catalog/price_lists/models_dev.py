@@ -82,7 +82,7 @@ def _price(model: str, cost: Mapping[str, Any], converter: Converter, passed_ove
             converter.problem(name, "Is absent.")
     tiers: dict[int, dict[str, int]] = {}
     if cost.get(_TIERS) is not None:
-        # A tier that begins at 272,000 is in `context_over_200k` as well, for who can't read tiers.
+        # `context_over_200k` only repeats a tier, even one that begins at 272,000, for clients that can't read tiers.
         _read_tiers(cost[_TIERS], tiers, converter)
     elif isinstance(over := cost.get(_OVER_200K), dict):
         tiers[200_000] = _named(over, f"{_OVER_200K}.", converter)
