@@ -137,7 +137,7 @@ class SpoolDrain:
         moved = self._move(ends) if ends else _Moved()
         # The same ends were billed before under another id, so the marks under these ids are wrong.
         self._cache.unmark([mark_of(end.request, end.wallet_id, end.id, end.price) for end in moved.repeated])
-        # Their keys belong to other ends: forget these answers, so that repeats of those ends aren't compared with them.
+        # Their keys belong to other ends. Forget these answers, so that repeats of the other ends don't get them.
         reused: dict[WalletId, list[UUID]] = defaultdict(list)
         for end in moved.reused:
             reused[end.wallet_id].append(end.id)

@@ -1,1 +1,1 @@
-"""Telling others what happened: webhooks, and the rules by which wallets are told of."""
+"""Webhooks, and the rules by which low balances and top-ups that wallets need are reported through them."""

@@ -1,4 +1,4 @@
-"""Setting when wallets are low and when top-ups are asked for, and looking after what was asked for."""
+"""Balance rules: when a wallet counts as low, and when a top-up is requested for it; and such top-up requests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from app.webhooks.events import NEWEST_EVENT
 
 log = structlog.get_logger(__name__)
 
-# Wallets in one transaction.
+# How many wallets one transaction looks after.
 WALLETS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class WalletRules:
-    """What holds for one wallet, of its own or its package's, and how its auto top-up stands."""
+    """The rules that apply to one wallet, its own or its package's, and the state of its auto top-up."""
 
     low_balance: LowBalanceRule | None
     auto_top_up: AutoTopUpRule | None
@@ -50,7 +50,7 @@ class Books(Protocol):
     def list_low_balance(self, before_id: int, limit: int) -> Sequence[LowBalanceRule]: ...
 
     def low_balance_for(self, wallet_id: WalletId) -> LowBalanceRule | None:
-        """What holds for a wallet: its own, or its package's."""
+        """The rule that applies to a wallet: its own, or its package's."""
 
     def find_auto_top_up(self, owner: Owner) -> AutoTopUpRule | None: ...
 
@@ -68,7 +68,7 @@ class Books(Protocol):
 
 
 class Requests(Protocol):
-    """What was asked for, in one transaction. What is changed of a wallet's needs the wallet locked."""
+    """Top-up requests, in one transaction. Changing those of a wallet needs the wallet's lock."""
 
     def lock(self, wallet_id: WalletId) -> Wallet | None: ...
 
@@ -79,20 +79,20 @@ class Requests(Protocol):
     def list_newest(self, wanted: RequestFilter, before_id: UUID, limit: int) -> Sequence[TopUpRequest]: ...
 
     def decline(self, request_id: UUID, reason: str) -> None:
-        """One that is open or unanswered; any other stays as it is."""
+        """Decline a request that is open or unanswered; any other stays as it is."""
 
     def standing(self, wallet_id: WalletId) -> Standing: ...
 
     def forget_failures(self, wallet_id: WalletId) -> None: ...
 
     def request(self, wallet_id: WalletId) -> None:
-        """Ask for its top-up, if it wants one."""
+        """Request a top-up for a wallet, if its rule and balance call for one."""
 
     def expire(self, limit: int) -> Sequence[WalletId]:
-        """Give up requests whose time is over, of so many wallets that nobody else has; which these were."""
+        """Expire overdue requests of up to `limit` wallets that aren't locked. Returns these wallets."""
 
     def request_wanted(self, limit: int) -> Sequence[WalletId]:
-        """Ask for wallets that want it and weren't asked for; those that were looked at."""
+        """Request top-ups for wallets that need one without having a request. Returns the wallets that were checked."""
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
@@ -102,7 +102,7 @@ class BalanceRules:
         self._books = books
 
     def set_low_balance(self, owner: Owner, low_balance: LowBalance, caller: Caller = SYSTEM) -> LowBalanceRule:
-        """Say when a wallet, or those with a package, are low. Raises WalletNotFound, NotFound or Unavailable."""
+        """Set when a wallet, or a package's wallets, count as low. Raises WalletNotFound, NotFound or Unavailable."""
 
         def work(books: Books) -> LowBalanceRule:
             _check(books, owner)
@@ -115,7 +115,7 @@ class BalanceRules:
         return self._books.transaction(work)
 
     def remove_low_balance(self, owner: Owner, caller: Caller = SYSTEM) -> None:
-        """Forget it. Raises NotFound or Unavailable."""
+        """Remove a low balance rule. Raises NotFound or Unavailable."""
 
         def work(books: Books) -> None:
             before = books.find_low_balance(owner)
@@ -127,14 +127,14 @@ class BalanceRules:
         self._books.transaction(work)
 
     def low_balance_rules(self, limit: int, before_id: int = NEWEST) -> Page[LowBalanceRule, int]:
-        """The last made first. Raises Unavailable."""
+        """Newest first. Raises Unavailable."""
         return self._books.read(
             lambda books: page(lambda count: books.list_low_balance(before_id, count), lambda rule: rule.id, limit)
         )
 
     def set_auto_top_up(self, owner: Owner, auto_top_up: AutoTopUp | None, caller: Caller = SYSTEM) -> AutoTopUpRule:
-        """Say when top-ups are asked for; None: never. What holds for wallets that are below already is seen to within
-        a minute. Raises WalletNotFound, NotFound or Unavailable.
+        """Set when top-ups are requested; None: never. For wallets that are below the limit already, a top-up is
+        requested within a minute. Raises WalletNotFound, NotFound or Unavailable.
         """
 
         def work(books: Books) -> AutoTopUpRule:
@@ -148,7 +148,7 @@ class BalanceRules:
         return self._books.transaction(work)
 
     def remove_auto_top_up(self, owner: Owner, caller: Caller = SYSTEM) -> None:
-        """Forget it; a request that is open stays so. Raises NotFound or Unavailable."""
+        """Remove an auto top-up rule. An open request stays open. Raises NotFound or Unavailable."""
 
         def work(books: Books) -> None:
             before = books.find_auto_top_up(owner)
@@ -160,13 +160,13 @@ class BalanceRules:
         self._books.transaction(work)
 
     def auto_top_up_rules(self, limit: int, before_id: int = NEWEST) -> Page[AutoTopUpRule, int]:
-        """The last made first. Raises Unavailable."""
+        """Newest first. Raises Unavailable."""
         return self._books.read(
             lambda books: page(lambda count: books.list_auto_top_up(before_id, count), lambda rule: rule.id, limit)
         )
 
     def of_wallet(self, user_id: str) -> WalletRules:
-        """What holds for a wallet. Raises WalletNotFound or Unavailable."""
+        """The rules that apply to a wallet. Raises WalletNotFound or Unavailable."""
         wallet_id = wallet_of(user_id)
 
         def work(books: Books) -> WalletRules:
@@ -182,7 +182,7 @@ class BalanceRules:
 
 
 class TopUpRequests:
-    """What was asked for. A top-up under a request's reference answers it, by a trigger."""
+    """Top-up requests. A top-up posted under a request's reference fulfils it; a trigger in Postgres sees to that."""
 
     def __init__(self, *, books: WalletBookKeeping[Requests]) -> None:
         self._books = books
@@ -205,7 +205,7 @@ class TopUpRequests:
         )
 
     def decline(self, request_id: UUID, reason: str, caller: Caller = SYSTEM) -> TopUpRequest:
-        """Say that no top-up will come; that of an answered or declined one changes nothing.
+        """Decline a request: no top-up will come. Changes nothing if it is fulfilled or declined already.
 
         Raises NotFound, WalletBusy or Unavailable.
         """
@@ -227,7 +227,7 @@ class TopUpRequests:
         return self._books.in_turn(wallet_id, work)
 
     def resume(self, user_id: str, caller: Caller = SYSTEM) -> Standing:
-        """Forget failures, and ask again if the balance is still below.
+        """Forget a wallet's failed requests, and request a top-up again if its balance is still below the limit.
 
         Raises WalletNotFound, WalletBusy or Unavailable.
         """
@@ -247,8 +247,9 @@ class TopUpRequests:
         return self._books.in_turn(wallet_id, work)
 
     def look_after(self) -> None:
-        """Give up requests whose time is over, and ask for wallets that want it and weren't asked for. Raises
-        Unavailable.
+        """Expire overdue requests, and request top-ups for wallets that need one without having a request.
+
+        Raises Unavailable.
         """
         self._in_parts("top_up_requests_expired", lambda books: books.expire(WALLETS_AT_ONCE))
         self._in_parts("top_ups_requested", lambda books: books.request_wanted(WALLETS_AT_ONCE))

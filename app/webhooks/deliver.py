@@ -1,8 +1,8 @@
-"""Delivering events: at least once each, in no promised order, as often as the schedule says.
+"""Delivers events: each at least once, in no guaranteed order, retried by the schedule.
 
-Postgres knows what is due; a message only says to which endpoint something is. Each attempt is leased in one
-transaction and noted in another, and nothing is kept open between them. Whoever dies in between has the attempt made
-again, under the same id, once the lease is over.
+Postgres knows which deliveries are due; a queue message only names an endpoint that has some. One transaction leases a
+delivery, another one records the attempt, and none is open during the attempt. If the process dies in between, another
+one makes the attempt again, under the same event id, once the lease has expired.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ log = structlog.get_logger(__name__)
 
 USER_AGENT = "Tokentill-Webhooks/1"
 SECONDS_PER_DAY = 86_400
-# Beyond an attempt's own time: for writing down what it brought.
+# How much longer a lease lasts than an attempt may take: time to record the result.
 LEASE_MARGIN_SECONDS = 10.0
 
 
 class Books(Protocol):
-    """Deliveries, and how their endpoints do, in one transaction. What time it is, they know."""
+    """Deliveries and the health of their endpoints, in one transaction. Times are by the books' own clock."""
 
     def due_endpoints(self, at_once_max: int) -> Sequence[DueEndpoint]:
-        """Enabled ones with something due; of one that is failing one delivery is under way at a time."""
+        """Enabled endpoints with due deliveries that may have more in flight: up to `at_once_max`, one if failing."""
 
     def lock_endpoint(self, endpoint_id: int) -> Endpoint | None:
-        """One at a time changes an endpoint, or takes a delivery to it."""
+        """Lock an endpoint. Whoever changes it or leases a delivery to it has to hold this lock."""
 
     def is_paused(self, endpoint: Endpoint) -> bool:
-        """Whether it has asked to be left alone for now."""
+        """Whether the endpoint has asked to get nothing for now, by Retry-After."""
 
     def is_failing_for(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Whether nothing has been delivered to it for so long, though something was to be."""
+        """Whether all attempts at deliveries to the endpoint have failed for so long."""
 
     def claim(self, endpoint_id: int, at_once_max: int, lease_seconds: float) -> ClaimedDelivery | None:
-        """Lease the delivery that is due for longest, unless so many are under way. The endpoint has to be locked."""
+        """Lease the delivery that has been due for longest, unless `at_once_max` are in flight. The endpoint has to be
+        locked.
+        """
 
     def secrets(self, endpoint_id: int) -> Sequence[Secret]:
-        """Those that sign now, the newest first."""
+        """The secrets that sign now, newest first."""
 
     def finish(self, claimed: ClaimedDelivery, answer: Answer, retry_seconds: float | None) -> None:
-        """Note what an attempt brought. Without a retry, one that failed is given up."""
+        """Record the answer to an attempt. A failed delivery without `retry_seconds` is given up."""
 
     def note_recovery(self, endpoint_id: int) -> None: ...
 
@@ -75,7 +77,7 @@ class Sender(Protocol):
 class DeliveryPolicy:
     timeout_seconds: float
     at_once_max: int
-    """Of one endpoint."""
+    """How many deliveries to one endpoint may be in flight."""
     disable_after_days: float
 
     @property
@@ -85,7 +87,7 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One attempt to be made."""
+    """A leased delivery, with what the attempt needs."""
 
     url: str
     secrets: Sequence[str]
@@ -111,13 +113,13 @@ class DeliveryService:
         self._chance = chance
 
     def due(self) -> Sequence[DueEndpoint]:
-        """Endpoints with something to be delivered, as far as they may have more under way. Raises Unavailable."""
+        """Endpoints with due deliveries that may have more in flight. Raises Unavailable."""
         return self._books.read(lambda books: books.due_endpoints(self._policy.at_once_max))
 
     def deliver(self, endpoint_id: int, seconds: float) -> bool:
-        """Deliver what is due to an endpoint, one after the other, for about so long; whether there may be more.
+        """Make an endpoint's due deliveries, one after the other, for about `seconds`. Returns whether more may be due.
 
-        Nothing is done while so many of its deliveries are under way elsewhere. Raises Unavailable.
+        Does nothing while the allowed number of its deliveries is in flight elsewhere. Raises Unavailable.
         """
         give_up_at = time.monotonic() + seconds
         while (job := self._take(endpoint_id)) is not None:
@@ -132,7 +134,7 @@ class DeliveryService:
             endpoint = books.lock_endpoint(endpoint_id)
             if endpoint is None or endpoint.state is not EndpointState.ENABLED or books.is_paused(endpoint):
                 return None
-            # What is failing takes one slot, however much it takes of that.
+            # A failing endpoint gets one slot only, so that its timeouts don't occupy the workers.
             at_once = self._policy.at_once_max if endpoint.failing_since is None else 1
             claimed = books.claim(endpoint_id, at_once, self._policy.lease_seconds)
             if claimed is None:
@@ -155,7 +157,7 @@ class DeliveryService:
         retry = None if answer.is_success else retry_seconds(attempts, answer, self._chance())
 
         def work(books: Books) -> DisabledReason | None:
-            # In the order in which they are claimed: the endpoint first.
+            # Lock in the same order as `_take`, the endpoint first, to avoid deadlocks.
             endpoint = books.lock_endpoint(endpoint_id)
             books.finish(job.claimed, answer, retry)
             return None if endpoint is None else self._note_health(books, endpoint, answer)
@@ -166,7 +168,7 @@ class DeliveryService:
             log.warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=disabled, last_error=answer.reason)
 
     def _note_health(self, books: Books, endpoint: Endpoint, answer: Answer) -> DisabledReason | None:
-        """What an attempt says of its endpoint; why that is disabled now, if it is."""
+        """Update an endpoint's health after an attempt. Returns the reason if this disables the endpoint."""
         if answer.is_success:
             if endpoint.failing_since is not None:
                 books.note_recovery(endpoint.id)

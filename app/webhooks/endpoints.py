@@ -1,4 +1,4 @@
-"""Endpoints: making, changing, testing and removing them. A secret is shown once, when it is made."""
+"""Creates, changes, tests and removes webhook endpoints. A secret is shown only once, when it is made."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _NOT_FOUND = "Webhook endpoint not found"
 class EndpointView:
     endpoint: Endpoint
     secrets: Sequence[Secret]
-    """Those that sign, the newest first; to be told apart, never shown."""
+    """The secrets in use for signing, newest first. They are listed, but never shown."""
     health: Health
 
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """An endpoint with its new secret, which nobody shows again."""
+    """An endpoint with its new secret, which is never shown again."""
 
     view: EndpointView
     secret: str
@@ -66,17 +66,17 @@ class Books(Protocol):
     def add_secret(self, endpoint_id: int, secret: str) -> None: ...
 
     def expire_secrets(self, endpoint_id: int, seconds: int) -> None:
-        """Have them sign for so long at most, and forget those that sign no more."""
+        """Let an endpoint's present secrets sign for at most so many seconds, and delete those that have expired."""
 
     def forget_secrets(self, endpoint_id: int) -> None: ...
 
     def add_event(self, endpoint_id: int, event_type: str, data: Mapping[str, Any]) -> Event:
-        """One for this endpoint alone, which is delivered by itself."""
+        """Add an event for this endpoint alone, together with its delivery."""
 
     def missed(
         self, endpoint_id: int, since: datetime, until: datetime | None, after_id: UUID, limit: int
     ) -> Sequence[UUID]:
-        """Events of that time that an endpoint wants and hasn't got, oldest first."""
+        """Events of this time that an endpoint subscribes to and hasn't received, oldest first."""
 
     def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None: ...
 
@@ -99,7 +99,10 @@ class WebhookEndpoints:
         secret: str | None = None,
         caller: Caller = SYSTEM,
     ) -> NewSecret:
-        """One to which events are sent from now on; no event types: all. Raises Invalid or Unavailable."""
+        """Create an endpoint, to which events are sent from now on; without `event_types`, all events.
+
+        Raises Invalid or Unavailable.
+        """
         self._check_url(url)
         made = secret or new_secret()
 
@@ -118,7 +121,7 @@ class WebhookEndpoints:
         return self._books.read(lambda books: _view(books, _found(books.find_endpoint(endpoint_id))))
 
     def list(self, limit: int, after_id: int = 0) -> Page[EndpointView, int]:
-        """In the order they were made. Raises Unavailable."""
+        """Oldest first. Raises Unavailable."""
 
         def work(books: Books) -> Page[EndpointView, int]:
             found = page(lambda count: books.list_endpoints(after_id, count), lambda endpoint: endpoint.id, limit)
@@ -127,7 +130,7 @@ class WebhookEndpoints:
         return self._books.read(work)
 
     def update(self, endpoint_id: int, changes: Mapping[str, Any], caller: Caller = SYSTEM) -> EndpointView:
-        """Change any of url, event_types and description; nothing given changes nothing.
+        """Change any of url, event_types and description.
 
         Raises NotFound, Invalid or Unavailable.
         """
@@ -142,7 +145,10 @@ class WebhookEndpoints:
         )
 
     def enable(self, endpoint_id: int, caller: Caller = SYSTEM) -> EndpointView:
-        """Have it told again, also of what waits since before it was disabled. Raises NotFound or Unavailable."""
+        """Deliver to a disabled endpoint again, including what was pending when it was disabled.
+
+        Raises NotFound or Unavailable.
+        """
         fresh = {
             "state": EndpointState.ENABLED,
             "disabled_reason": None,
@@ -157,7 +163,7 @@ class WebhookEndpoints:
         return self._change(endpoint_id, "enabled", enabled, caller)
 
     def disable(self, endpoint_id: int, caller: Caller = SYSTEM) -> EndpointView:
-        """Send nothing more to it. Raises NotFound or Unavailable."""
+        """Stop all deliveries to an endpoint. Raises NotFound or Unavailable."""
 
         def disabled(books: Books, found: Endpoint) -> Endpoint:
             if found.state is EndpointState.DISABLED:
@@ -167,7 +173,7 @@ class WebhookEndpoints:
         return self._change(endpoint_id, "disabled", disabled, caller)
 
     def delete(self, endpoint_id: int, caller: Caller = SYSTEM) -> None:
-        """Forget it and its secrets; what was still to be delivered to it won't be. Raises NotFound or Unavailable."""
+        """Remove an endpoint and its secrets, and give up its pending deliveries. Raises NotFound or Unavailable."""
 
         def work(books: Books) -> None:
             found = _found(books.lock_endpoint(endpoint_id))
@@ -187,7 +193,7 @@ class WebhookEndpoints:
         overlap_seconds: int = OVERLAP_SECONDS_DEFAULT,
         caller: Caller = SYSTEM,
     ) -> NewSecret:
-        """Another secret; those before it go on signing beside it for `overlap_seconds`.
+        """Give an endpoint a new secret. The old ones go on signing beside it for `overlap_seconds`.
 
         Raises NotFound, Invalid (too many secrets sign already) or Unavailable.
         """
@@ -206,7 +212,7 @@ class WebhookEndpoints:
         return NewSecret(self._books.transaction(work), made)
 
     def test(self, endpoint_id: int, caller: Caller = SYSTEM) -> Event:
-        """Send it an event that means nothing. Raises NotFound, NotReady (it is disabled) or Unavailable."""
+        """Send a test event to an endpoint. Raises NotFound, NotReady (it is disabled) or Unavailable."""
 
         def work(books: Books) -> Event:
             found = _found(books.lock_endpoint(endpoint_id))
@@ -220,8 +226,8 @@ class WebhookEndpoints:
         return self._books.transaction(work)
 
     def replay(self, endpoint_id: int, since: datetime, until: datetime | None = None, caller: Caller = SYSTEM) -> int:
-        """Tell an endpoint of all that it wants and hasn't got of that time: what was given up, and what happened while
-        it was disabled. How many events. Asked again, nothing is sent twice. Raises NotFound or Unavailable.
+        """Deliver the events of a time that an endpoint subscribes to and hasn't received: deliveries given up, and
+        events that happened while it was disabled. Returns how many events. Idempotent. Raises NotFound or Unavailable.
         """
         sent = 0
         after_id: UUID | None = UUID(int=0)
@@ -285,7 +291,7 @@ def _audit(
 
 
 def _told(endpoint: Endpoint) -> Mapping[str, Any]:
-    """What the audit log tells of an endpoint."""
+    """An endpoint as the audit log has it."""
     return {
         "url": endpoint.url,
         "description": endpoint.description,

@@ -1,4 +1,4 @@
-"""Events and their deliveries: looking at them, having them delivered again, forgetting old ones."""
+"""Webhook events and their deliveries: listing them, delivering them again, deleting old ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from app.stores.postgres.webhooks.events import Event, EventFilter
 
 log = structlog.get_logger(__name__)
 
-# After every id that an event is given.
+# Greater than the id of every event.
 NEWEST_EVENT = str(UUID(int=2**128 - 1))
 SUBJECT = "webhook_event"
 PRUNED_AT_ONCE = 1_000
-# What nobody got is kept for so many times as long as what was delivered.
+# Events that nobody has received are kept so many times as long as delivered ones.
 FAILED_FACTOR = 3
 SECONDS_PER_DAY = 86_400
 
@@ -60,12 +60,12 @@ class Books(Protocol):
     def find_endpoint(self, endpoint_id: int) -> Endpoint | None: ...
 
     def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None:
-        """Have an endpoint told of these events, again or for the first time."""
+        """Schedule the delivery of these events to an endpoint, again or for the first time."""
 
     def counts(self) -> Counts: ...
 
     def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
-        """Forget events that are that old, and those that nobody got only after `failed_seconds`; how many."""
+        """Delete events older than `seconds` (`failed_seconds` if nobody has received them). Returns how many."""
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
@@ -76,7 +76,7 @@ class WebhookEvents:
         self._retention_seconds = retention_days * SECONDS_PER_DAY
 
     def get(self, event_id: UUID) -> EventView:
-        """With each attempt. Raises NotFound or Unavailable."""
+        """An event with all attempts. Raises NotFound or Unavailable."""
         return self._books.read(lambda books: _view(books, event_id))
 
     def list(self, matching: EventFilter, limit: int, before_id: str = NEWEST_EVENT) -> Page[EventView, str]:
@@ -108,7 +108,7 @@ class WebhookEvents:
         )
 
     def delivery(self, delivery_id: int) -> DeliveryView:
-        """With each attempt. Raises NotFound or Unavailable."""
+        """A delivery with all attempts. Raises NotFound or Unavailable."""
 
         def work(books: Books) -> DeliveryView:
             found = books.find_delivery(delivery_id)
@@ -119,9 +119,9 @@ class WebhookEvents:
         return self._books.read(work)
 
     def replay(self, event_id: UUID, endpoint_id: int | None = None, caller: Caller = SYSTEM) -> EventView:
-        """Have an event delivered again, under the same id: to all that it was for, or to one endpoint.
+        """Deliver an event again, under the same id: to all endpoints that it was for, or to one.
 
-        Raises NotFound (the event, or somebody to deliver it to) or Unavailable.
+        Raises NotFound (the event, or an endpoint to deliver it to) or Unavailable.
         """
 
         def work(books: Books) -> EventView:
@@ -143,11 +143,11 @@ class WebhookEvents:
         return self._books.transaction(work)
 
     def counts(self) -> Counts:
-        """What waits, and what was given up. Raises Unavailable."""
+        """How many deliveries are pending, and how many were given up. Raises Unavailable."""
         return self._books.read(lambda books: books.counts())
 
     def prune(self) -> int:
-        """Forget what is older than it is to be kept; how many events. Raises Unavailable."""
+        """Delete events past their retention. Returns how many. Raises Unavailable."""
         pruned = 0
         while True:
             part = self._books.transaction(

@@ -1,9 +1,9 @@
-"""Sending one webhook: to the address that was checked, within its time, reading little of what comes back.
+"""Sends one webhook: to a checked address, within a time limit, reading little of the answer.
 
-Over the standard library's http.client, which follows no redirect, unpacks no body and knows no proxy: what a larger
-client would bring is what has to be kept off here. The socket is ours: a name is resolved once, all that it leads to
-is checked, and one of these very addresses is connected to, so that no second look-up can lead elsewhere. The
-certificate is still that of the name.
+Uses the standard library's http.client, as it follows no redirects, decompresses no bodies and uses no proxies: such
+features of larger clients would be risks here. The socket is opened here: the host name is resolved once, all its
+addresses are checked, and one of them is connected to, so that a second look-up can't lead elsewhere (DNS rebinding).
+The certificate is verified against the host name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.domain.webhook_urls import Target, is_public, target_of
 from app.domain.webhooks import Answer, AttemptError
 
 CONNECT_SECONDS_MAX = 5.0
-# Of an answer's body no more is read, for no longer; and of that no more is kept.
+# Limits of what is read of an answer's body, and of what is kept of that.
 BODY_BYTES_MAX = 64 * 1024
 BODY_SECONDS_MAX = 2.0
 EXCERPT_LENGTH = 300
@@ -41,7 +41,7 @@ class _Failed(Exception):
 
 
 def system_addresses(host: str, port: int) -> Sequence[str]:
-    """All addresses of a name, as the system knows them. Raises OSError."""
+    """All addresses of a host name, by the system's resolver. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -52,7 +52,7 @@ class _Deadline:
 
     @property
     def seconds_left(self) -> float:
-        """Raises TimeoutError when none are."""
+        """Raises TimeoutError if no time is left."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -71,19 +71,19 @@ class WebhookSender:
         resolve: Resolve = system_addresses,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`timeout_seconds` is for all of an attempt, from the look-up of the name on."""
+        """`timeout_seconds` is the limit of a whole attempt, including the look-up of the host name."""
         self._timeout_seconds = timeout_seconds
         self._allow_private = allow_private
         self._resolve = resolve
         self._tls = tls
-        # getaddrinfo knows no time limit: whoever asked goes on without it.
+        # getaddrinfo has no timeout, so it runs in a thread that an attempt can leave behind when its time is over.
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
 
     def close(self) -> None:
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send it once. Never raises for what a receiver, its name or the way there does."""
+        """Send a request once. Never raises for a failure of the receiver, of its name or of the network."""
         begun = time.monotonic()
         deadline = _Deadline(begun + self._timeout_seconds)
         try:
@@ -104,7 +104,7 @@ class WebhookSender:
             response = http.client.HTTPResponse(timed, method="POST")  # type: ignore[arg-type]
             try:
                 response.begin()
-                # The status says it all. A body that dawdles keeps nobody.
+                # The status decides. A body that comes slowly must not hold up the worker.
                 timed.deadline = deadline.at_most(BODY_SECONDS_MAX)
                 return response.status, _excerpt(_body(response)), _seconds(response.getheader("Retry-After"))
             finally:
@@ -112,13 +112,15 @@ class WebhookSender:
 
     def _target(self, url: str) -> Target:
         try:
-            # The setting may have changed since the URL was set.
+            # Checked again, as `allow_private` may have changed since the URL was set.
             return target_of(url, allow_private=self._allow_private)
         except ValueError as error:
             raise _Failed(AttemptError.REFUSED_ADDRESS, str(error)) from None
 
     def _addresses(self, target: Target, deadline: _Deadline) -> Sequence[str]:
-        """What a name leads to. One bad address spoils them all: whoever names it can't be trusted with the others."""
+        """The addresses of a host name. If one of them isn't allowed, the whole name is refused, as whoever controls it
+        can't be trusted.
+        """
         looked_up: Future[Sequence[str]] = self._resolvers.submit(self._resolve, target.host, target.port)
         try:
             found = looked_up.result(deadline.seconds_left)
@@ -155,13 +157,13 @@ class WebhookSender:
     @property
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            # The system's authorities, or those that SSL_CERT_FILE names.
+            # Trusts the system's certificate authorities, or those in SSL_CERT_FILE.
             self._tls = ssl.create_default_context()
         return self._tls
 
 
 class _Timed:
-    """A connected socket as http.client reads it, whose every read ends when the attempt's time is over."""
+    """Wraps a connected socket for http.client. Every read times out at the deadline of the attempt."""
 
     def __init__(self, connected: socket.socket, deadline: _Deadline) -> None:
         self.connected = connected
@@ -184,7 +186,7 @@ class _Reader(io.RawIOBase):
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:
-    """As much of it as comes in time."""
+    """As much of the body as arrives in time."""
     read = b""
     with suppress(OSError, http.client.HTTPException):
         while len(read) < BODY_BYTES_MAX and (more := response.read1(BODY_BYTES_MAX)):
@@ -213,7 +215,7 @@ def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
         f"Host: {target.host_header}",
         *(f"{name}: {value}" for name, value in headers.items()),
         f"Content-Length: {len(body)}",
-        # Packed answers would have to be unpacked, and one request is all that is sent.
+        # A compressed answer would have to be decompressed.
         "Accept-Encoding: identity",
         "Connection: close",
     ]
@@ -227,7 +229,7 @@ def _excerpt(body: bytes) -> str | None:
 
 
 def _seconds(retry_after: str | None) -> int | None:
-    """The header's seconds. A date would have to be compared with the receiver's clock: it is passed over."""
+    """The seconds in a Retry-After header. A date is ignored, as it would depend on the receiver's clock."""
     if retry_after is None or not retry_after.isascii() or not retry_after.strip().isdigit():
         return None
     return int(retry_after.strip()[:9])
