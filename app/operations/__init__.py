@@ -1,1 +1,1 @@
-"""What operators look at and do: wallets, failed ends, the numbers to watch."""
+"""Use cases of operators: wallets, failed ends, keys, reports, archives, the numbers to watch."""

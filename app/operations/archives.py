@@ -1,8 +1,8 @@
-"""Archiving: old months of the ledger move into files, and what is left still proves.
+"""Archiving: old months of the ledger move into files, and the remaining ledger can still be audited.
 
-Month after month: the entries are written to a file, then sealed in one transaction with each wallet's balance behind
-them, then removed in small parts. Stopped anywhere, the next run goes on: a file without a seal is written anew, a seal
-without its file removes nothing. Roll-ups, keys, and all postings stay.
+For each month, the entries are written to a file, then sealed in one transaction with each wallet's balance after them,
+then removed in small batches. If a run is stopped anywhere, the next one continues: a file that isn't sealed is written
+again, and entries whose sealed file is missing aren't removed. Roll-ups, keys, and all postings stay.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from app.stores.postgres.archives import Archive
 
 log = structlog.get_logger(__name__)
 
-# Nothing that began within the month is still under way by then, whatever clocks say.
+# How long a month has to be over: by then nothing that began in it is still running, even if clocks differ.
 AGE_MIN = timedelta(days=3)
-# Ends may be this much older than the moment they were entered in the ledger's month says: by a clock that was ahead.
+# The id of an end may be dated this much after the month that its entry is in, if the clock that made it was ahead.
 CLOCKS_DIFFER_MAX = timedelta(days=1)
 REMOVED_AT_ONCE = 10_000
 READ_BYTES = 1024 * 1024
@@ -71,7 +71,7 @@ class Books(Protocol):
 
 class Exports(Protocol):
     def entries_up_to(self, last_entry_id: int) -> Export:
-        """What the ledger still has up to this entry. Raises Unavailable."""
+        """The entries that the ledger still has, up to this one. Raises Unavailable."""
 
 
 class Spool(Protocol):
@@ -94,10 +94,10 @@ class ArchiveService:
     def archive(
         self, before: date, folder: Path, shape: Shape, suffix: str, caller: Caller = SYSTEM
     ) -> Iterator[Archive]:
-        """Archive all months before the one that begins on `before`, each told when it is done.
+        """Archive all months before the one that begins on `before`. Yields each archive when it is finished.
 
-        `shape` makes a file's bytes of a table. Raises Invalid for a month that isn't over for long enough,
-        ArchiveRefused where the ledger or a file isn't as it should be, Unavailable, or OSError.
+        `shape` turns a table into a file's bytes. Raises Invalid for a month that hasn't been over for long enough,
+        ArchiveRefused if the ledger or a file isn't as it should be, Unavailable, or OSError.
         """
         now = self._books.read(lambda books: books.now())
         if midnight(before) > now - AGE_MIN:
@@ -118,7 +118,9 @@ class ArchiveService:
             month = next_month(month)
 
     def _check_spool(self) -> None:
-        """What is spooled isn't in Postgres yet: nobody could tell it from what was archived."""
+        """Raises ArchiveRefused or Unavailable if ends may be in the spool: once their month is archived, they couldn't
+        be told from archived ones.
+        """
         if not self._redis.is_open:
             raise Unavailable("Redis doesn't answer, and may have ends that Postgres doesn't know yet")
         try:
@@ -129,7 +131,7 @@ class ArchiveService:
             raise ArchiveRefused(f"{spooled} ends are spooled in Redis: wait until they are drained")
 
     def _seal(self, month: date, folder: Path, shape: Shape, suffix: str, caller: Caller) -> bool:
-        """Write a month's file and seal it. False where it has no entries that aren't archived."""
+        """Write a month's file and seal it. False if the month has no entries that aren't archived."""
         until = midnight(next_month(month))
         last_entry_id = self._books.transaction(lambda books: books.last_entry_before(until))
         if not self._books.read(lambda books: books.has_entries(last_entry_id)):
@@ -157,7 +159,7 @@ class ArchiveService:
         return True
 
     def _check(self, month: date, last_entry_id: int) -> None:
-        """What leaves the ledger has to be right: nothing will be compared with it any more."""
+        """Raises ArchiveRefused if the entries to archive aren't right: they can't be audited any more afterwards."""
         broken = self._books.transaction(lambda books: books.broken_wallet(last_entry_id))
         if broken is not None:
             raise ArchiveRefused(f"The ledger of wallet {broken} doesn't add up: see `flask reconcile --full`")
@@ -171,7 +173,7 @@ class ArchiveService:
         return self._books.transaction(lambda books: books.has_wrong_rollups(day))
 
     def _remove(self, archive: Archive, folder: Path, caller: Caller) -> Archive:
-        """Remove what a sealed file has, if it has it."""
+        """Remove a sealed file's entries from the ledger. Raises ArchiveRefused if the file is missing or changed."""
         path = folder / archive.file_name
         if not path.is_file() or _sha256(path) != archive.sha256:
             raise ArchiveRefused(f"{path} isn't the file that was sealed: its entries stay in the ledger")
@@ -194,7 +196,7 @@ def _change(what: str, month: date, after: Mapping[str, Any]) -> Change:
 
 
 def _write(path: Path, data: Iterator[bytes]) -> str:
-    """Write a file that is whole or isn't there under its name; its hash."""
+    """Write a file atomically: it appears under its name only when it is complete. Returns its hash."""
     digest = hashlib.sha256()
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
@@ -224,5 +226,5 @@ def _sha256(path: Path) -> str:
 
 
 def _first_id(moment: datetime) -> UUID:
-    """The least id that an end of this moment may have: they begin with their milliseconds."""
+    """The least id that an end of this moment can have: UUIDv7s begin with their time in milliseconds."""
     return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -17,7 +17,7 @@ class AuditLog:
         self._postgres = postgres
 
     def all(self, wanted: AuditFilter) -> Iterator[AuditEntry]:
-        """All of them, newest first, however many they are. Raises Unavailable."""
+        """All matching entries, newest first, without a limit. Raises Unavailable."""
         start: int | None = NEWEST
         while start is not None:
             found = self.list(wanted, ENTRIES_PER_FETCH, start)

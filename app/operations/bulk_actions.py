@@ -1,11 +1,11 @@
-"""Replaying and writing off many failed ends: drafted, confirmed by their count and amount, worked off in slices.
+"""Bulk actions: replaying or writing off many failed ends. Drafted, confirmed by count and amount, processed in slices.
 
-A draft freezes which ends it is about. Each batch is of one wallet, in a transaction that does something about its ends
-and says so: killed anywhere it goes on where it was, and one that is done finds nothing. One process at a time works
-on them, for a moment, and others have theirs in between.
+A draft freezes the ends that it is about. Each batch has the ends of one wallet, and one transaction both changes them
+and records their outcomes, so an action that is killed anywhere resumes where it was. One process at a time works on
+bulk actions, for a short slice of time, so that processes take turns.
 
-A replay is known to be done only when settlement has been at the end: it is sent first, and what came of it is looked
-for later.
+The outcome of a replay is known only once settlement has tried the end: the ends are replayed first, and their outcomes
+are recorded later.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from app.stores.postgres.failed_ends import FailedEndRow
 
 log = structlog.get_logger(__name__)
 
-# Of one wallet in one transaction: it is locked for some ten milliseconds.
+# How many ends of a wallet one transaction handles: it locks the wallet for about ten milliseconds.
 ENDS_PER_BATCH = 50
 TRIED_PER_BATCH = 500
 USERS_TOLD_MAX = 100
@@ -115,9 +115,8 @@ class Books(single.Books, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be done about which ends. `selection` says which, in the words of the API, for whoever reads it later.
-
-    `which` is a filter, or ids.
+    """A requested action. `which` selects the ends, by a filter or by ids; `selection` says the same in the API's words,
+    and is stored to be shown later.
     """
 
     action: BulkKind
@@ -130,7 +129,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class BulkView:
-    """An action with the figures of its selection and how far it is."""
+    """An action with the figures of its selection and its progress."""
 
     action: BulkAction
     figures: BulkFigures
@@ -138,7 +137,7 @@ class BulkView:
 
 @dataclass(slots=True)
 class _Batch:
-    """What a committed transaction has done about ends of one wallet, and who has to hear of it."""
+    """What a committed transaction has done about ends of one wallet, and what to announce about it."""
 
     ends: int = 0
     wallet: Wallet | None = None
@@ -154,9 +153,10 @@ class BulkActionService:
         self._doorbell = doorbell
 
     def draft(self, asked: Asked) -> tuple[BulkView, bool]:
-        """Freeze a selection and say what it is about; nothing is done. And whether this was asked for before.
+        """Freeze a selection as a draft, without doing anything about its ends. Returns the draft, and whether an
+        earlier call made it.
 
-        Raises IdempotencyConflict (the reference came with something else) or Unavailable.
+        Raises IdempotencyConflict (the reference was used with another body) or Unavailable.
         """
 
         def work(books: Books) -> tuple[int, bool]:
@@ -205,7 +205,7 @@ class BulkActionService:
         return self._books.read(work)
 
     def confirm(self, number: int, *, ends: int, cost_micros: int, caller: Caller) -> BulkView:
-        """Have a draft worked off, by whoever states its count and amount; once is enough.
+        """Start a draft. The caller has to state its count and amount. Idempotent.
 
         Raises NotFound, FiguresDiffer, BulkActionCancelled or Unavailable.
         """
@@ -228,9 +228,9 @@ class BulkActionService:
         return self.get(number)
 
     def cancel(self, number: int, *, caller: Caller) -> BulkView:
-        """Let the ends be that nothing was done about; what was replayed is looked after to its end.
+        """Cancel an action: its untouched ends are left alone, and the outcomes of replayed ones are still recorded.
 
-        One that is done stays done. Raises NotFound or Unavailable.
+        Changes nothing about a finished action. Raises NotFound or Unavailable.
         """
 
         def work(books: Books) -> bool:
@@ -247,12 +247,15 @@ class BulkActionService:
         return self.get(number)
 
     def work_off(self, seconds: float) -> bool:
-        """Go on with what is confirmed, for about so long. Whether it is worth to go on at once. Raises Unavailable."""
+        """Continue confirmed actions for about `seconds`. Returns whether to go on at once, as there is more to do.
+
+        Raises Unavailable.
+        """
         give_up_at = time.monotonic() + seconds
         return self._in_turn(self._books.read(lambda books: books.unfinished_actions()), give_up_at)
 
     def go_on(self, number: int, on_step: Callable[[BulkView], None] = lambda view: None) -> BulkView:
-        """Work off one action to its end, in turn with the workers; `on_step` hears how far it is.
+        """Process one action to its end, taking turns with the workers. `on_step` is called with its progress.
 
         Raises NotFound or Unavailable.
         """
@@ -265,11 +268,11 @@ class BulkActionService:
                 time.sleep(PAUSE_SECONDS)
 
     def forget_drafts(self) -> None:
-        """Remove drafts that nobody has confirmed for long. Raises Unavailable."""
+        """Delete drafts that weren't confirmed within DRAFT_DAYS_MAX. Raises Unavailable."""
         self._books.transaction(lambda books: books.forget_drafts(DRAFT_DAYS_MAX))
 
     def _in_turn(self, numbers: Sequence[int], give_up_at: float) -> bool:
-        """Work off these as long as nobody else is at it. Whether there was work to do and more of it is left."""
+        """Process these actions, unless another process is doing so. Returns whether work was done and more is left."""
         if not numbers:
             return False
 
@@ -279,7 +282,7 @@ class BulkActionService:
             are_left = [self._slice(number, give_up_at) for number in numbers]
             return any(are_left)
 
-        # The turn ends with its transaction, however that ends; the work is done in transactions of its own.
+        # This transaction only holds the turn, and releases it however it ends. The work has its own transactions.
         return self._books.transaction(work)
 
     def _slice(self, number: int, give_up_at: float) -> bool:
@@ -292,7 +295,7 @@ class BulkActionService:
         return is_left
 
     def _work(self, action: BulkAction, give_up_at: float) -> bool:
-        """Do something about ends, wallet by wallet. Whether time ran out before all had their turn."""
+        """Process untouched ends, wallet by wallet. Returns whether time ran out before all were tried."""
         busy: set[WalletId] = set()
         done = 0
         is_left = False
@@ -305,14 +308,14 @@ class BulkActionService:
             try:
                 done += self._work_on(action, wallet_id, [end.end_id for end in ends])
             except WalletBusy:
-                # The others first; this one again the next time.
+                # Skip this wallet's ends; the next slice tries them again.
                 busy.add(wallet_id)
         if done or busy:
             log.info("bulk_action_worked", id=action.id, ends=done, busy_wallets=len(busy))
         return is_left
 
     def _untouched(self, number: int) -> Iterator[Sequence[BulkEnd]]:
-        """Batches of one wallet each."""
+        """Untouched ends, in batches of one wallet each."""
         place = FIRST_PLACE
         while found := self._books.read(lambda books, place=place: books.untouched(number, place, ENDS_PER_BATCH)):  # type: ignore[misc]
             for _, ends in groupby(found, lambda end: end.wallet_id):
@@ -320,7 +323,7 @@ class BulkActionService:
             place = (found[-1].wallet_id, found[-1].end_id)
 
     def _work_on(self, action: BulkAction, wallet_id: WalletId, end_ids: Sequence[UUID]) -> int:
-        """One batch of one wallet in one transaction; how many ends. Raises WalletBusy or Unavailable."""
+        """Process one batch of a wallet in one transaction. Returns how many ends. Raises WalletBusy or Unavailable."""
         step = _write_off if action.action is BulkKind.WRITE_OFF else _replay
 
         def work(books: Books) -> _Batch:
@@ -338,7 +341,7 @@ class BulkActionService:
         return batch.ends
 
     def _look_after(self, number: int, give_up_at: float) -> bool:
-        """Say what came of the ends that were replayed, as far as it is known. Whether more of it may be."""
+        """Record the outcomes of replayed ends, as far as they are known. Returns whether more may be known already."""
         while True:
             found = self._books.transaction(lambda books: _tell(books, number))
             if found < TRIED_PER_BATCH:
@@ -348,7 +351,7 @@ class BulkActionService:
 
 
 def _audit(books: Books, caller: Caller, action: str, bulk: BulkAction) -> None:
-    """One entry for all its ends: what became of each stands with it."""
+    """Write one audit entry for the whole action: the outcome of each end is stored with the action."""
     after = {
         "action": bulk.action,
         "reference": bulk.reference,
@@ -388,7 +391,7 @@ def _check_figures(action: BulkAction, ends: int, cost_micros: int) -> None:
 
 def _write_off(books: Books, action: BulkAction, wallet: Wallet | None, items: Sequence[BulkEnd]) -> _Batch:
     if wallet is None:
-        # As a single one is refused: without a wallet there is no ledger that would show it.
+        # Refused, as for a single end: without a wallet there is no ledger for the write-off.
         refused = (BulkOutcome.REFUSED, WalletNotFound.code)
         books.set_outcomes(action.id, {item.end_id: refused for item in items})
         return _Batch(ends=len(items))
@@ -408,7 +411,7 @@ def _write_off(books: Books, action: BulkAction, wallet: Wallet | None, items: S
         given = WriteOff(action.reason, by, action.request_id, action.reference)
         _, batch.wallet = write_off(books, wallet, ends, given)
         batch.written_off = [end.id for end in ends]
-        # What stood behind them in the line may be payable.
+        # The wallet may now be able to pay the debts behind these ends.
         batch.woken = books.wake(wallet.id)
         outcomes |= dict.fromkeys(batch.written_off, (BulkOutcome.WRITTEN_OFF, None))
     books.set_outcomes(action.id, outcomes)
@@ -424,19 +427,19 @@ def _replay(books: Books, action: BulkAction, wallet: Wallet | None, items: Sequ
 
 
 def _of_the_rest(books: Books, end_ids: Collection[UUID]) -> Outcomes:
-    """What became of ends that haven't failed any more. Of those that wait for a worker it will be known later."""
+    """The outcomes of ends that aren't failed any more, without those of ends that still wait for a worker."""
     fates = books.fates(end_ids) if end_ids else {}
     return {end_id: (_ALREADY[fate], None) for end_id, fate in fates.items() if fate in _ALREADY}
 
 
 def _tell(books: Books, number: int) -> int:
-    """Say of a batch of replayed ends what came of them; of how many."""
+    """Record the outcomes of a batch of replayed ends that were tried since. Returns how many."""
     tried = books.tried(number, TRIED_PER_BATCH)
     outcomes: Outcomes = {end.end_id: (BulkOutcome.FAILED_AGAIN, end.last_error) for end in tried if end.has_failed}
     outcomes |= _of_the_rest(books, [end.end_id for end in tried if not end.has_failed])
     for end_id, (outcome, _) in outcomes.items():
         if outcome is BulkOutcome.ALREADY_SETTLED:
-            # By the replay, as far as anybody can say.
+            # Assume that the replay settled it.
             outcomes[end_id] = (BulkOutcome.SETTLED, None)
     books.set_outcomes(number, outcomes)
     return len(outcomes)

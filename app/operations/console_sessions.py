@@ -1,9 +1,8 @@
-"""Who is signed in to the console.
+"""Sessions of operators in the console.
 
-A session is opened by an operator's key and is as good as that key: it is looked up, and the key with it, in Postgres
-at each request, so that a sign-out, a revoked key or one that has expired ends it at once and in every process. It ends
-by itself after half an hour in which nobody did anything, and after twelve hours whatever happens. Postgres has only
-the hash of its token.
+A session is opened with an operator's key and is valid as long as that key: each request looks up both in Postgres, so
+a sign-out, or the revocation or expiry of the key, ends the session at once and in every process. A session also ends
+after half an hour without activity, and after twelve hours in any case. Postgres stores only the hash of its token.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from app.stores.postgres.console import FormRow, SessionRow
 
 IDLE_MAX = timedelta(minutes=30)
 LIFETIME = timedelta(hours=12)
-# A session that is used is written down as used this often.
+# How often the last use of an active session is written down.
 TOUCH_AFTER = timedelta(minutes=1)
 TOKEN_BYTES = 32
-# How long somebody who sent a form twice waits for what becomes of it.
+# How long a repeated form waits for the outcome of the first one.
 FORM_SECONDS_MAX = 5.0
 FORM_POLL_SECONDS = 0.1
 
@@ -73,7 +72,7 @@ class ConsoleSessions:
         self._authentication = authentication
 
     def open(self, key: str, *, person: str | None, address: str, request_id: str | None = None) -> str:
-        """A new session's token. What has expired is taken away on this occasion.
+        """Open a session. Returns its token. Also deletes expired sessions.
 
         Raises InvalidApiKey, TooManyWrongKeys or Unavailable.
         """
@@ -95,9 +94,9 @@ class ConsoleSessions:
         return token
 
     def find(self, token: str, *, address: str, request_id: str | None = None, touches: bool = True) -> Session | None:
-        """The session of a token, as long as both it and its key are good. Raises Unavailable.
+        """The session of a token, or None unless both the session and its key are valid. Raises Unavailable.
 
-        A look that `touches` keeps it open; a page that updates itself isn't somebody who does something.
+        With `touches` the session counts as used. Pages that refresh themselves don't touch it: that is no activity.
         """
         token_hash = hash_of(token)
         row = self._books.read(lambda books: books.find_session(token_hash, IDLE_MAX))
@@ -116,8 +115,8 @@ class ConsoleSessions:
         self._books.read(lambda books: books.delete_session(session.token_hash))
 
     def claim_form(self, session: Session, form_id: UUID) -> FormRow | None:
-        """None: it is the first time that this form is sent, and whoever asked does it. Otherwise what became of it,
-        waited for if it is being done. Raises Unavailable.
+        """Claim a form, so that it is processed only once. Returns None if it is sent for the first time and the caller
+        has to process it. Otherwise returns its outcome, after a wait if it is being processed. Raises Unavailable.
         """
         if self._books.read(lambda books: books.claim_form(session.token_hash, form_id)):
             return None
@@ -125,7 +124,7 @@ class ConsoleSessions:
         while True:
             found = self.form(session, form_id)
             if found is None:
-                # It was refused to whoever sent it first; now it is ours.
+                # The first one was refused and has released the form: claim it.
                 return self.claim_form(session, form_id)
             if found.location is not None or time.monotonic() >= until:
                 return found
@@ -145,5 +144,5 @@ class ConsoleSessions:
 
 
 def hash_of(secret: str) -> bytes:
-    """What is kept of a secret that has so many random bits that nobody can guess it."""
+    """The hash under which a secret is stored. A plain hash will do, as the secret has enough random bits."""
     return hashlib.sha256(secret.encode()).digest()

@@ -32,7 +32,7 @@ class DemoSeed:
         self._postings = postings
 
     def seed(self, caller: Caller = SYSTEM) -> WalletBalance:
-        """Add what is missing of the demo, change nothing that is there; the demo wallet.
+        """Add the parts of the demo that are missing, and change nothing else. Returns the demo wallet.
 
         Raises Invalid outside local mode, or Unavailable.
         """
@@ -46,6 +46,6 @@ class DemoSeed:
             self._catalog.create_rule(PROFIT_BASIS_POINTS, caller=caller)
         with suppress(AlreadyExists):
             self._wallets.create(USER_ID, PACKAGE_ID, caller=caller)
-        # Its reference makes it happen once.
+        # Posted only once, as its reference is always the same.
         self._postings.post(Posting(USER_ID, PostingKind.TOP_UP, OPENING_MICROS, "demo-seed", caller=caller))
         return self._wallets.get(USER_ID)

@@ -1,4 +1,4 @@
-"""One end's whole story: how it was accepted, what was tried, what it waits for, what came of it."""
+"""One end's whole history: how it was accepted, what was tried, what it waits for, and its outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTLED, WRITTEN_OFF = "settled", "written_off"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What an end that isn't settled waits for. `line` is where it stands among its wallet's debts."""
+    """What an unsettled end waits for. `line` is its place among its wallet's debts."""
 
     state: EndState
     attempts: int
@@ -41,9 +41,9 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class EndStory:
-    """`accepted` is its row of the inbox, or what became of it: its entry in the ledger, which has the same columns.
-
-    `attempts` are the failed tries that are remembered, `open_charges` what corrections of it have charged and is owed.
+    """`accepted` is the end's row in the inbox or, once it is settled, its entry in the ledger, which has the same
+    columns. `attempts` are the failed attempts that are still stored, `open_charges` the unpaid charges of its
+    corrections.
     """
 
     id: UUID
@@ -58,7 +58,7 @@ class EndStory:
     open_charges: Sequence[Any]
     entries: Sequence[LedgerEntry]
     bulk: Sequence[tuple[BulkAction, BulkEnd]]
-    """The bulk actions that were confirmed about it, oldest first."""
+    """The confirmed bulk actions that include the end, oldest first."""
 
     @property
     def cost_micros(self) -> int:
@@ -68,13 +68,13 @@ class EndStory:
 
 
 class Books(Protocol):
-    """All that is known of one end."""
+    """Everything that is stored about one end."""
 
     def find_open(self, end_id: UUID) -> Any | None:
-        """Its row of the inbox. None once it is settled."""
+        """The end's row in the inbox. None once it is settled."""
 
     def entries(self, end_id: UUID) -> Sequence[LedgerEntry]:
-        """Of it and of its corrections, oldest first."""
+        """The ledger entries of the end and of its corrections, oldest first."""
 
     def first_answer(self, end_id: UUID, key: str | None, process_id: str | None) -> FirstAnswer | None: ...
 
@@ -93,7 +93,7 @@ class Books(Protocol):
     def room(self, wallet_id: WalletId) -> Room | None: ...
 
     def ahead(self, wallet_id: WalletId, end_id: UUID) -> tuple[int, int]:
-        """How many debts of a wallet are paid before an end, and what they cost in micro-tokens."""
+        """How many debts of the wallet are paid before this end, and their cost in micro-tokens."""
 
 
 class EndStoryService:
@@ -101,12 +101,12 @@ class EndStoryService:
         self._books = books
 
     def tell(self, end_id: UUID) -> EndStory:
-        """Of an end, or of what a correction or a chargeback has charged. Raises NotFound or Unavailable."""
+        """The story of an end, or of a correction's or a chargeback's charge. Raises NotFound or Unavailable."""
         return self._books.read(lambda books: _tell(books, end_id))
 
 
 def _tell(books: Books, end_id: UUID) -> EndStory:
-    # The inbox first: what has left it is in the ledger by then.
+    # Read the inbox before the ledger: an end that has left the inbox is in the ledger by then.
     row = books.find_open(end_id)
     entries = books.entries(end_id)
     billed = next((entry for entry in entries if entry.end_id == end_id and entry.kind != EntryKind.WRITE_OFF), None)
@@ -146,7 +146,7 @@ def _wait(books: Books, row: Any) -> Wait:
         attempts=row.attempts,
         attempts_total=row.attempts_total,
         last_error=row.last_error,
-        # As in lists: all debts of a wallet are tried together, one that it doesn't know of yet at once.
+        # As in lists: a wallet's debts are retried together, at its `collect_at`. If that isn't set, they are due now.
         next_attempt_at=(due_at or row.accepted_at) if state is EndState.RETRYING else None,
         line=line,
         missing_micros=line.missing_micros(row.cost_micros),
@@ -155,5 +155,5 @@ def _wait(books: Books, row: Any) -> Wait:
 
 
 def _key_of(entry: LedgerEntry) -> str | None:
-    """The key that a run came with. Of the other kinds the reference is a correction's."""
+    """The idempotency key of a settled run. An entry of another kind has a correction's reference instead of a key."""
     return entry.reference if entry.kind == EntryKind.USAGE else None

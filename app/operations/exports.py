@@ -1,6 +1,7 @@
-"""Exports: lists and reports as tables of any size, streamed out of Postgres by connections of their own.
+"""Exports: lists and reports as tables of any size, streamed from Postgres.
 
-They never take a connection that a start or an end needs, and no more than a few run at a time in a process.
+They have a small connection pool of their own, so they never take a connection that a start or an end needs, and only a
+few run at a time in a process.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ EXPORT_SECONDS_MAX = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A table: its columns, and lines of CSV without a header. Whoever doesn't read to the end closes the blocks."""
+    """A table: its columns, and lines of CSV without a header. A reader that stops early has to close `blocks`."""
 
     columns: Mapping[str, Kind]
     blocks: Iterator[bytes]
@@ -44,7 +45,7 @@ class ExportService:
     def transactions(self, wanted: Entries, style: Style, *, user_id: str | None = None) -> Export:
         """Ledger entries, oldest first: those of one user's wallet, or all.
 
-        Raises WalletNotFound, or Unavailable, also where as many exports run as may.
+        Raises WalletNotFound, or Unavailable, also if too many exports are running.
         """
         wallet_id = None if user_id is None else wallet_of(user_id)
         if wallet_id is not None and not self._exists(wallet_id):
@@ -61,13 +62,13 @@ class ExportService:
         return self._export(columns, selects.usage_select(columns, wanted, style))
 
     def entries_up_to(self, last_entry_id: int) -> Export:
-        """What an archive holds of the ledger. Raises Unavailable."""
+        """The ledger's entries up to this one, in the columns of an archive. Raises Unavailable."""
         columns = selects.ARCHIVE_COLUMNS
         return self._export(columns, selects.archive_select(columns, last_entry_id))
 
     def _export(self, columns: Sequence[Column], select: sa.Select[Any]) -> Export:
         blocks = copying.blocks(self._engine, select, EXPORT_SECONDS_MAX)
-        # What can't be answered at all is told now.
+        # Read the first block now, so that an export that fails at once raises here.
         first = self._first(blocks)
         return Export({column.name: column.kind for column in columns}, _from(first, blocks))
 

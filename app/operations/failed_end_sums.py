@@ -1,4 +1,4 @@
-"""How much has failed, and how much is owed: whose, of what, why and since when."""
+"""Sums of failed ends and of debts, grouped by user, feature, reason, age and so on."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from app.stores.postgres.failed_end_groups import FailedEndGroup
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """What is owed. Of one user alone also what the wallet can pay debts with; None where there is no wallet."""
+    """A group's debt. If groups are single users, `room_micros` is what the user's wallet can pay debts with. It is None
+    for other groups, and if there is no such wallet.
+    """
 
     group: FailedEndGroup
     room_micros: int | None = None
 
     @property
     def missing_micros(self) -> int | None:
-        """What top-up would pay all of it."""
+        """The top-up that would pay all of the debt."""
         return None if self.room_micros is None else max(0, self.group.cost_micros - self.room_micros)
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """A page of groups, and all that match together."""
+    """A page of groups, and the total of everything that matches."""
 
     page: Page[FailedEndGroup, str]
     total: FailedEndGroup
@@ -57,7 +59,7 @@ class FailedEndSums:
     def overview(
         self, matching: Filter, groups: Sequence[Group]
     ) -> tuple[FailedEndGroup, Mapping[Group, Sequence[FailedEndGroup]]]:
-        """All that match together, and by each of these alone. Raises Unavailable."""
+        """The total of all matching failed ends, and their sums by each of these groups alone. Raises Unavailable."""
 
         def work(connection: sa.Connection) -> tuple[FailedEndGroup, Mapping[Group, Sequence[FailedEndGroup]]]:
             [total] = failed_end_groups.add_up(connection, matching, (), are_debts=False)
@@ -66,7 +68,7 @@ class FailedEndSums:
         return self._postgres.run(work)
 
     def debts(self, matching: Filter, groups: Sequence[Group], limit: int, after: str = FIRST_ID) -> DebtSums:
-        """The same of what wallets owe. Raises Unavailable."""
+        """Like `failed_ends`, for debts. Raises Unavailable."""
 
         def work(connection: sa.Connection) -> DebtSums:
             found = _add_up(connection, matching, groups, limit, after, are_debts=True)
@@ -81,7 +83,7 @@ class FailedEndSums:
 
 
 def check_position(groups: Sequence[Group], text: str) -> str:
-    """A position in a list of these groups, as text. Raises ValueError."""
+    """Check a position in a list of these groups, given as text. Raises ValueError."""
     failed_end_groups.position_from(groups, json.loads(text))
     return text
 

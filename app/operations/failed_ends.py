@@ -1,7 +1,7 @@
-"""What operators do with ends whose deduction has failed: look at them, replay them, write them off.
+"""Failed ends, whose deduction has failed: operators list them, replay them, or write them off.
 
-Both changes take the wallet's lock first, so they come before or after each settlement of it and never in
-between. Each may be repeated: a replay of what is replayed changes nothing, and a write-off answers as it did.
+Replay and write-off lock the wallet first, so they never run during a settlement of it. Both are idempotent: replaying
+a replayed end changes nothing, and a repeated write-off gives the same answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST_END = str(UUID(int=0))
 
 
 class Books(WriteOffBooks, Protocol):
-    """Failed ends, and the wallet, ledger and debts that they are about, in one transaction."""
+    """Failed ends, with their wallets, ledgers and debts, in one transaction."""
 
     def lock(self, wallet_id: WalletId) -> Wallet | None: ...
 
@@ -85,7 +85,7 @@ class FailedEndService:
         return found
 
     def replay(self, end_id: UUID, caller: Caller = SYSTEM) -> FailedEndRow:
-        """Have a failed end tried again at once; what it is after that. Raises NotFound, WalletBusy or Unavailable."""
+        """Retry a failed end at once. Returns its row after that. Raises NotFound, WalletBusy or Unavailable."""
         wallet_id = self._books.read(lambda books: books.payer_of(end_id))
         if wallet_id is None:
             raise NotFound("Failed end not found")
@@ -105,7 +105,8 @@ class FailedEndService:
         def work(books: Books) -> Change:
             return _write_off(books, end_id, reason, caller)
 
-        # An end that isn't there any more may have been written off: that is told, and needs no turn.
+        # Without a payer the end isn't in the inbox any more. If it was written off, the same answer is given again,
+        # which needs no lock.
         change = self._books.transaction(work) if wallet_id is None else self._books.in_turn(wallet_id, work)
         entered = change.tell(self._changes, self._doorbell)
         if not entered.replayed:
@@ -149,10 +150,10 @@ def _write_off(books: Books, end_id: UUID, reason: str, caller: Caller) -> Chang
     entries, changed = write_off(books, wallet, ends, WriteOff(reason, caller.actor, caller.request_id))
     after = {"state": "written_off", "reason": reason}
     books.audit(caller, [Audited("failed_end.written_off", "end", str(end_id), _told(ends[0]), after)])
-    # What stood behind it in the line may be payable.
+    # The wallet may now be able to pay the debts behind this end.
     return Change(entries[end_id], changed, told=[end_id], woken=books.wake(wallet.id))
 
 
 def _told(end: Any) -> Mapping[str, Any]:
-    """What the audit log tells of a failed end."""
+    """A failed end as the audit log has it."""
     return {"state": end.state, "user_id": end.user_id, "cost_micros": end.cost_micros}

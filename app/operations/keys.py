@@ -1,7 +1,7 @@
-"""Making, rotating, revoking and looking at API keys.
+"""Creates, rotates, revokes and lists API keys.
 
-Changes come one after another and are announced in their own transaction; every process has them with its next look.
-Nobody gives a key what they lack themselves. The keys of the environment are changed there.
+Changes run one after another, and each is announced in its own transaction; every process has it at its next poll. A
+caller can't give a key scopes that they lack themselves. Keys set by the environment can only be changed there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MadeKey:
-    """`key` is all of it, for this once: nobody can tell it again."""
+    """`key` is the whole key. It is shown only this once, as only its hash is stored."""
 
     row: KeyRow
     key: str
@@ -69,7 +69,7 @@ class KeyAdmin:
         expires_at: datetime | None = None,
         caller: Caller,
     ) -> MadeKey:
-        """Raises KeyNotAllowed (a scope that the caller lacks), AlreadyExists (a key in force is called so), Invalid or
+        """Raises KeyNotAllowed (a scope that the caller lacks), AlreadyExists (the name of a key in force), Invalid or
         Unavailable.
         """
         self._check(kind, scopes, expires_at, caller)
@@ -92,9 +92,9 @@ class KeyAdmin:
         expires_at: datetime | None = None,
         caller: Caller,
     ) -> MadeKey:
-        """A successor of the same name and scopes; the old one is in force for so long beside it.
+        """Make a successor with the same name and scopes. The old key stays in force for `overlap_seconds`.
 
-        It lives as long as the old one was to live, unless it is told otherwise. Raises NotFound, KeyNotChangeable (of
+        Without `expires_at` the successor gets the lifetime that the old key had. Raises NotFound, KeyNotChangeable (of
         the environment, not in force, or rotated already), KeyNotAllowed, Invalid or Unavailable.
         """
 
@@ -128,7 +128,7 @@ class KeyAdmin:
         return made
 
     def revoke(self, key_id: str, *, caller: Caller) -> KeyRow:
-        """From within a second on it opens nothing any more, anywhere. Done once, it is done.
+        """Revoke a key: within a second no process accepts it any more. Idempotent.
 
         Raises NotFound, KeyNotChangeable (of the environment) or Unavailable.
         """
@@ -150,7 +150,7 @@ class KeyAdmin:
         return self._books.read(lambda books: _found(books.find(key_id)))
 
     def list(self, limit: int, before_number: int = NEWEST, wanted: KeyFilter = ALL_KEYS) -> Page[KeyRow, int]:
-        """Newest first; those of the environment are the oldest. Raises Unavailable."""
+        """Newest first; keys of the environment count as the oldest. Raises Unavailable."""
         return self._books.read(
             lambda books: page(
                 lambda count: books.list_newest(wanted, before_number, count), lambda key: key.number, limit
@@ -160,7 +160,7 @@ class KeyAdmin:
     def _check(self, kind: KeyKind, scopes: Collection[KeyScope], expires_at: datetime | None, caller: Caller) -> None:
         if expires_at is not None and expires_at <= self._now():
             raise Invalid(errors={"expires_at": ["Must be in the future."]})
-        # An operator's key that may make keys makes service servers' too: those open nothing that it can't look at.
+        # Any operator's key that may create keys may create keys of service servers, whatever their scopes.
         lacking = set(scopes) - set(caller.scopes) if kind is KeyKind.OPERATOR else set()
         if lacking:
             raise KeyNotAllowed(f"This key lacks the scopes that the other has: {', '.join(in_order(lacking))}")

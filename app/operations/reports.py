@@ -1,4 +1,4 @@
-"""What operators ask about all wallets together: usage and revenue, totals, the whole ledger."""
+"""Reports over all wallets: usage and revenue, totals, the whole ledger."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.totals import PostgresTotals
 from app.stores.postgres.usage import UsageRow
 
-# Reports add up much; they are few.
+# Longer than other statements may take: reports read much, but are rare.
 REPORT_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """`held_micros` is None while Redis, where holds live, is away."""
+    """`held_micros` is None while Redis, which keeps the holds, is away."""
 
     postgres: PostgresTotals
     held_micros: int | None
@@ -33,7 +33,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class PricedEntry:
-    """`card` is the rate card of a run that was billed by one."""
+    """A ledger entry. `card` is the rate card, if it is a run billed by one."""
 
     entry: LedgerEntry
     card: RateCard | None
@@ -45,7 +45,7 @@ class ReportService:
         self._holds = holds
 
     def usage(self, wanted: Usage, limit: int, after: str = FIRST_ID) -> Page[UsageRow, str]:
-        """In the order of the groups. Raises Unavailable."""
+        """Usage and revenue in the order of the groups. Raises Unavailable."""
         key = None if after == FIRST_ID else usage.key_from(wanted.groups, json.loads(after))
         return self._postgres.transaction(
             lambda connection: page(
@@ -78,7 +78,7 @@ class ReportService:
         return self._postgres.run(work)
 
     def held_micros(self) -> int | None:
-        """What all holds reserve now. None while Redis, where they live, is away."""
+        """What all holds reserve now. None while Redis, which keeps them, is away."""
         try:
             return self._holds.total_micros()
         except Unavailable:
@@ -86,7 +86,7 @@ class ReportService:
 
 
 def check_key(wanted: Usage, text: str) -> str:
-    """A key of these groups, as text. Raises ValueError."""
+    """Check a key of these groups, given as text. Raises ValueError."""
     usage.key_from(wanted.groups, json.loads(text))
     return text
 

@@ -1,4 +1,6 @@
-"""The whole of it minute by minute: what charts are drawn from, and what is too dear to be asked for at each scrape."""
+"""Samples of the whole installation, one per minute: for charts, and for metrics that cost too much to compute at each
+scrape.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ class Books(Protocol):
     """Samples, in one transaction."""
 
     def minute_to_take(self) -> datetime | None:
-        """The last whole minute, unless its sample is taken."""
+        """The last whole minute. None if its sample is taken already."""
 
     def take(self, minute: datetime, until: datetime, held_micros: int | None) -> bool:
-        """Write a minute's sample. False: somebody else has."""
+        """Write a minute's sample. False if another process has written it."""
 
     def between(
         self,
@@ -32,21 +34,21 @@ class Books(Protocol):
         before: datetime | None = None,
         limit: int | None = None,
     ) -> Sequence[Sample]:
-        """Newest first; those of minutes that begin before `before`, where a page goes on."""
+        """Newest first. `before` is where a page continues: only samples of minutes that begin before it."""
 
     def thinned(self, since: datetime, every_seconds: int) -> Sequence[Sample]: ...
 
 
 class SampleService:
     def __init__(self, *, books: BookKeeping[Books], held_micros: Callable[[], int | None]) -> None:
-        """`held_micros` says what all holds reserve now, None while Redis is away."""
+        """`held_micros` returns what all holds reserve now, or None while Redis is away."""
         self._books = books
         self._held_micros = held_micros
 
     def take(self) -> bool:
-        """Write the sample of the last whole minute, unless it is there. Any number may try: there is one a minute.
+        """Write the sample of the last whole minute, unless it exists. Any number of processes may try.
 
-        A minute that nobody sampled in time stays without: how things stood then is gone. Raises Unavailable.
+        A minute that wasn't sampled in time never gets a sample, as its state is gone. Raises Unavailable.
         """
         minute = self._books.read(lambda books: books.minute_to_take())
         if minute is None:
@@ -60,11 +62,11 @@ class SampleService:
         return found[0] if found else None
 
     def between(self, since: datetime | None, until: datetime | None) -> Sequence[Sample]:
-        """All samples of minutes that begin in that time, oldest first, for a chart. Raises Unavailable."""
+        """All samples of minutes that begin in this range, oldest first, for a chart. Raises Unavailable."""
         return self._books.read(lambda books: books.between(since, until))[::-1]
 
     def thinned(self, since: datetime, every_seconds: int) -> Sequence[Sample]:
-        """One sample in so many seconds since then, oldest first, and the latest: for a chart. Raises Unavailable."""
+        """One sample per `every_seconds` since a moment, and the latest one, oldest first. Raises Unavailable."""
         return self._books.read(lambda books: books.thinned(since, every_seconds))
 
     def list(

@@ -1,4 +1,4 @@
-"""Statements of one wallet, and its balance day by day. What was archived isn't told of any more."""
+"""Statements of one wallet, and its balance day by day. They don't cover archived entries."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ DAYS_MAX = 366
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """The balance before and behind the entries between two moments, and some of these, oldest first.
+    """The balances before and after the entries between two moments, and a page of these entries, oldest first.
 
-    Where entries are filtered by more, those that are left out are part of the balances all the same.
+    The balances include entries that further filters leave out.
     """
 
     user_id: str
@@ -39,15 +39,15 @@ class Statement:
 
 
 class Books(Protocol):
-    """A wallet's ledger, as far as it isn't archived."""
+    """The part of a wallet's ledger that isn't archived."""
 
     def now(self) -> datetime: ...
 
     def archived_until(self) -> date | None:
-        """The first day whose entries are all still in the ledger. None where nothing was archived."""
+        """The first day whose entries are all still in the ledger. None if nothing was archived."""
 
     def span(self, wallet_id: WalletId, since: datetime | None, until: datetime | None) -> Span | None:
-        """None where there is no such wallet."""
+        """None if there is no such wallet."""
 
     def list_entries(self, within: Span, wanted: Entries, after_id: int, limit: int) -> Sequence[LedgerEntry]: ...
 
@@ -85,20 +85,20 @@ class StatementService:
         return self._books.read(work)
 
     def export(self, user_id: str, wanted: Entries, style: Style) -> tuple[Statement, Export]:
-        """All entries as a table, with the statement that they are of, which has none itself.
+        """A statement with its entries as a table; the statement's own page of entries is empty.
 
-        Raises WalletNotFound, Archived or Unavailable, also where as many exports run as may.
+        Raises WalletNotFound, Archived or Unavailable, also if too many exports are running.
         """
         within = self._books.read(lambda books: _span(books, user_id, wanted))
         export = self._exports.statement(within, wanted, style)
         return Statement(user_id, wanted.since, wanted.until, within, Page([], None)), export
 
     def corrected(self, end_ids: Sequence[UUID]) -> Mapping[UUID, int]:
-        """What those of these ends that were corrected cost by now. Raises Unavailable."""
+        """The present cost of those of these ends that were corrected. Raises Unavailable."""
         return self._books.read(lambda books: books.costs_by_now(end_ids))
 
     def balances(self, user_id: str, since: date | None = None, until: date | None = None) -> Sequence[DayBalance]:
-        """The posted balance at the end of each day, the last 30 unless others are named.
+        """The posted balance at the end of each day, by default of the last 30 days.
 
         Raises Invalid (too many days), WalletNotFound, Archived or Unavailable.
         """

@@ -1,4 +1,4 @@
-"""What waits where: the numbers an operator watches. Nothing in them is about a user."""
+"""The numbers that operators watch: how much waits, and where. They say nothing about single users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.stores.postgres.watch import Watched
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """None stands for what couldn't be asked, as its store is away."""
+    """A field is None if its store is away."""
 
     stores: Mapping[str, StoreState]
     postgres: Watched | None
@@ -33,8 +33,8 @@ class StatusService:
         postgres: Gate,
         redis: Gate,
     ) -> None:
-        """`watch` looks at Postgres and raises Unavailable; `spooled` ends and `messages` by their queues are in Redis,
-        whose errors are redis-py's own.
+        """`watch` reads Postgres and raises Unavailable. `spooled` counts ends and `messages` counts messages by queue,
+        both in Redis; they raise RedisError.
         """
         self._watch = watch
         self._spooled = spooled
@@ -44,7 +44,7 @@ class StatusService:
 
     @property
     def stores(self) -> dict[str, StoreState]:
-        """What each store does for this process now, as its watcher and its calls have found."""
+        """The state of each store for this process, as its watcher and its calls have found it."""
         return {gate.store: gate.state for gate in (self._postgres, self._redis)}
 
     def look(self) -> Status:

@@ -1,4 +1,4 @@
-"""Opening, changing and looking at wallets. Balances come from Postgres, holds from Redis."""
+"""Opens, changes and lists wallets. Balances come from Postgres, holds from Redis."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Books(Protocol):
 
 
 class OpenHolds(Protocol):
-    """They raise Unavailable without Redis."""
+    """All methods raise Unavailable while Redis is away."""
 
     def held_micros(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]: ...
 
     def holders(self) -> Collection[WalletId]:
-        """Wallets that may have open holds: no other has."""
+        """The wallets that may have open holds; all others have none."""
 
 
 class WalletAdmin:
@@ -92,9 +92,9 @@ class WalletAdmin:
     def update(
         self, user_id: str, changes: Mapping[str, Any], caller: Caller = SYSTEM, *, reason: str | None = None
     ) -> WalletBalance:
-        """Change any of status, package_id and overdraft_limit_micros; nothing given changes nothing.
+        """Change any of status, package_id and overdraft_limit_micros.
 
-        Raises WalletNotFound, NotFound (the package), Unavailable, or BalanceOutOfRange when more is
+        Raises WalletNotFound, NotFound (the package), WalletBusy, Unavailable, or BalanceOutOfRange if more is
         overdrawn than the new limit allows.
         """
         if changes:
@@ -118,7 +118,7 @@ class WalletAdmin:
     def list(
         self, limit: int, after: str = FIRST_ID, wanted: Wallets = ALL_WALLETS, order: WalletOrder = BY_USER
     ) -> Page[WalletBalance, str]:
-        """Raises Unavailable, also where only Redis could tell which wallets have holds."""
+        """Raises Unavailable, also while Redis is away if the list is filtered by holds, which only Redis knows."""
         if wanted.with_holds is None:
             listed = self._page(limit, after, wanted, order)
             return Page(self._with_holds(listed.items), listed.next_key)
@@ -128,7 +128,7 @@ class WalletAdmin:
     def _sifted(
         self, limit: int, after: str, wanted: Wallets, order: WalletOrder, among: Collection[WalletId] | None
     ) -> Page[WalletBalance, str]:
-        """A page of those that have holds, or have none, as Redis tells of each."""
+        """A page of the wallets with holds, or without, by looking up each wallet's holds in Redis."""
         found: list[WalletBalance] = []
         start: str | None = after
         while start is not None:
@@ -161,11 +161,11 @@ class WalletAdmin:
         try:
             return self._as_held(found)
         except Unavailable:
-            # Holds live in Redis: without it there are none.
+            # While Redis, which keeps the holds, is away there are none.
             return found
 
     def _as_held(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
-        """Raises Unavailable without Redis."""
+        """The same balances with what holds reserve. Raises Unavailable while Redis is away."""
         held = self._holds.held_micros([one.wallet.id for one in found])
         return [
             replace(one, balance=replace(one.balance, held_micros=held_micros))
@@ -174,7 +174,7 @@ class WalletAdmin:
 
 
 def check_position(order: WalletOrder, text: str) -> str:
-    """Where a list of this order goes on, as `list` tells it. Raises ValueError."""
+    """Check a position in a list of this order, as `list` returns it. Raises ValueError."""
     return wallet_lists.check_position(order, text)
 
 
@@ -199,7 +199,7 @@ def _update(
 
 
 def _told(wallet: Wallet) -> Mapping[str, Any]:
-    """What the audit log tells of a wallet's terms."""
+    """A wallet's terms as the audit log has them."""
     return {
         "status": wallet.status,
         "package_id": wallet.package_id,

@@ -1,4 +1,4 @@
-"""Giving up ends of one wallet: each with two ledger entries that leave its balance as it is."""
+"""Writes off ends of one wallet: each by two ledger entries that leave the balance as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Books(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WriteOff:
-    """Why ends are given up, by whom, and under which reference of the operators', if they gave one."""
+    """Why ends are written off, by whom, and under which reference, if the operator gave one."""
 
     reason: str
     actor: str
@@ -32,8 +32,9 @@ class WriteOff:
 def write_off(
     books: Books, wallet: Wallet, ends: Sequence[Any], given: WriteOff
 ) -> tuple[Mapping[UUID, LedgerEntry], Wallet]:
-    """Give up claimed ends, none of them billed, of a locked wallet: their write-offs, and the wallet after it."""
-    # As written off and as billed: the balance ends where it was, and nothing can bill it again.
+    """Write off claimed, unbilled ends of a locked wallet. Returns their write-off entries and the changed wallet."""
+    # Each end gets an entry as written off and one as billed: the balance stays the same, and the end can't be billed
+    # again.
     pairs = [entry for end in ends for entry in (_given_up(end, given), billed(end))]
     written_off = books.enter(wallet, pairs)[::2]
     books.delete_failed([end.id for end in ends])
@@ -47,7 +48,7 @@ def _given_up(end: Any, given: WriteOff) -> NewEntry:
         user_id=end.user_id,
         kind="write_off",
         amount_micros=end.cost_micros,
-        # Of which run it is: reports count it with those of the same kind.
+        # The run's own fields, so that reports count the write-off where they count such runs.
         model=end.model,
         feature_endpoint_id=end.feature_endpoint_id,
         price_id=end.price_id,
