@@ -1,1 +1,1 @@
-"""The REST side: decode, authenticate, call one service, answer in the envelope."""
+"""The REST API: decodes a request, authenticates it, calls one service, and answers in the envelope."""

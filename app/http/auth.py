@@ -1,8 +1,8 @@
-"""Who may call what: service servers and operators carry keys of their own, told apart by path, and a route asks for a
-scope (`scopes.py`).
+"""Authentication: service servers and operators have different keys, the path decides which kind is needed, and each
+route requires a scope (`scopes.py`).
 
-The key is decided on before routing is looked at, so without one nobody learns which routes exist. A view finds who
-calls in `g.caller`, or in `caller_of_call()` with the person whom the call names.
+The key is checked before a missing route is reported, so that nobody without a key learns which routes exist. A view
+finds the caller in `g.caller`, or by `caller_of_call()` together with the person whom the call names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GUARDS = (
 
 
 def register(app: Flask, container: Container) -> None:
-    """Have `g.caller` set before any view of the APIs."""
+    """Set `g.caller` before each view of the APIs."""
 
     @app.before_request
     def _authenticate() -> None:
@@ -38,7 +38,7 @@ def register(app: Flask, container: Container) -> None:
 
 
 def authenticate(container: Container, kind: KeyKind, given: str) -> None:
-    """Set `g.caller` by a key that allows this request. Raises what `app/access/authentication.py` does, and
+    """Check that a key allows this request, and set `g.caller`. Raises what `Authentication.caller` does, and
     KeyNotAllowed.
     """
     caller = container.authentication.caller(kind, given, g.address, g.request_id)
@@ -49,6 +49,6 @@ def authenticate(container: Container, kind: KeyKind, given: str) -> None:
 
 
 def caller_of_call() -> Caller:
-    """Who calls, and the person behind it if the call names one. Raises ValidationError."""
+    """The caller, with the person that the call names, if it does. Raises ValidationError."""
     caller: Caller = g.caller
     return replace(caller, person=person_of_call())

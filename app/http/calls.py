@@ -1,8 +1,8 @@
-"""What service servers call most (start, end, end/batch), without the framework: a decoded body and the headers that
-count in, a body and its status out.
+"""The most frequent calls of service servers (start, end, end/batch), independent of Flask: each takes a decoded body
+with the headers that matter, and returns the answer's body.
 
-Flask's views answer by these, and so do the hot routes in front of them (`hot.py`). ValidationError is raised before
-anything is done; the services' own errors are those of `app/domain/errors.py`.
+Both Flask's views and the hot routes in front of them (`hot.py`) use these. ValidationError is raised before anything
+is done; services raise the errors of `app/domain/errors.py`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _batch = BatchSchema()
 
 
 class Call(NamedTuple):
-    """Texts of headers are as their senders wrote them, unchecked."""
+    """A decoded call. The texts of its headers aren't checked yet."""
 
     body: dict[str, Any]
     request_id: str
     caller_name: str
-    """The name of its key."""
+    """The name of the caller's API key."""
     idempotency_key: str | None = None
     person: str | None = None
 
@@ -84,9 +84,9 @@ def end_batch(services: Container, call: Call) -> Answer:
 
 
 def with_key(body: Any, key: Any, key_field: str, load: Callable[..., Any], **more: Any) -> tuple[Any, str | None]:
-    """What a body asks for, and its key; what is wrong with either is said together. Raises ValidationError.
+    """Load a body and check its idempotency key. Raises ValidationError with the errors of both.
 
-    `more` is what a compiled schema takes beside the body.
+    `more` is passed to a compiled schema, beside the body.
     """
     errors: dict[str, Any] = {}
     parsed = None

@@ -1,9 +1,9 @@
-"""Where a request comes from: the socket's peer, or whom a trusted proxy names.
+"""The address of a request's client: the socket's peer, or the address that a trusted proxy names.
 
-Only peers of TRUSTED_PROXIES are believed, and of what they pass on only what they have added themselves: the header is
-read from its right end, each address said by the one to its right. The first that isn't a trusted proxy is the client;
-what stands to the left of it anybody may have written. One header is read (PROXY_HEADER), as a proxy that writes one of
-them passes on whatever its clients write in the other.
+Only proxies in TRUSTED_PROXIES are believed, and only what they have added to the header themselves. Each proxy appends
+the address of its peer, so the header is read from its right end: the first address that isn't a trusted proxy is the
+client, and anything to the left of it may be forged. Only one header is read (PROXY_HEADER): a proxy that writes one of
+the two headers passes the other one on as its clients have written it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 HOPS_MAX = 32
 REMEMBERED_MAX = 4_096
-# Of a peer that has no address, as one at a Unix socket.
+# The "address" of a peer that has none, as at a Unix socket.
 UNKNOWN = "unknown"
 
 _FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]+)\s*(?:;|$)', re.IGNORECASE)
 
 
 class ClientAddress:
-    """Tells the address of a request's client, as text in its usual form."""
+    """Finds the address of a request's client, as text in the address's canonical form."""
 
     def __init__(self, config: Config) -> None:
         self._trusted = config.trusted_proxies
@@ -52,7 +52,7 @@ class ClientAddress:
                 break
             named = parsed(_forwarded_for(said) if self._is_rfc7239 else said)
             if named is None:
-                # Somebody whom the proxy can't or won't name.
+                # The proxy doesn't know its peer, or hides it: the proxy itself is the client then.
                 break
             address = named
         return str(address)
@@ -62,7 +62,7 @@ class ClientAddress:
 
 
 def _elements(header: str) -> Sequence[str]:
-    # A comma within quotes would be no separator; no address has one.
+    # Splitting at commas within quotes does no harm, as no address has one.
     return [part.strip() for part in header.split(",") if part.strip()]
 
 

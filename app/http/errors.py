@@ -1,4 +1,4 @@
-"""Every failure in the one envelope. `app/wire/statuses.py` says which HTTP status an error becomes."""
+"""Puts every failure into the same envelope. `app/wire/statuses.py` has the HTTP status of each error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response:
         status = error.code or 500
-        # Werkzeug's names: Python gives statuses other ones from version to version, and clients know the codes.
+        # Werkzeug's name of the status becomes the code that clients know. Python's own names differ between versions.
         name_of_status = error.name
         response = answer(
             failure(
@@ -90,7 +90,7 @@ def register(app: Flask) -> None:
                 errors={"body": [error.reason]} if isinstance(error, BadBody) else None,
             )
         )
-        # Allow, for a wrong method.
+        # Such as Allow, after a wrong method.
         for name, value in error.get_headers():
             if name.lower() not in ("content-type", "content-length"):
                 response.headers[name] = value
@@ -108,7 +108,7 @@ def answer(body: dict[str, Any]) -> Response:
 
 
 def extra_headers(status: int) -> list[tuple[str, str]]:
-    """What an answer of this status says besides its body."""
+    """Headers that an answer of this status has besides those of its body."""
     return [("Retry-After", RETRY_AFTER_SECONDS)] if status == STATUS_OF_CODE[Unavailable.code] else []
 
 
@@ -120,7 +120,7 @@ def _on_the_wire(data: Any) -> dict[str, Any]:
 
 
 def _reasons(messages: dict[Any, Any]) -> dict[str, Any]:
-    """marshmallow's messages as field -> list of reasons, whatever is nested flattened with dots."""
+    """marshmallow's messages as field -> list of reasons. Names of nested fields are joined by dots."""
     reasons: dict[str, Any] = {}
     for name, value in messages.items():
         if isinstance(value, dict):

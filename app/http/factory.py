@@ -35,7 +35,7 @@ from app.http.routes import (
 
 
 class Api(Flask):
-    """Flask, whose own answers are in the envelope as well."""
+    """A Flask application whose automatic answers are in the envelope too."""
 
     def make_default_options_response(self) -> Response:
         methods = sorted(self.create_url_adapter(request).allowed_methods())  # type: ignore[union-attr]
@@ -45,14 +45,14 @@ class Api(Flask):
 
 
 def create_api(container: Container, log: RequestLog, addresses: ClientAddress) -> Flask:
-    """All calls, answered by Flask. `app/web.py` puts the hot routes in front."""
+    """The API with all routes as Flask views. `app/web.py` puts the hot routes in front of it."""
     app = Api("tokentill")
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
-    # A redirect would leave the envelope; a path is right or it is unknown.
+    # No redirects to a corrected path, as they wouldn't be in the envelope: any other path is unknown.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = container
-    # In this order: an id before anything can be refused, then the key, then the query, then the route.
+    # The order matters: the request gets its id before it can be refused; then its key and its query are checked.
     request_context.register(app, log, addresses, container.meters)
     auth.register(app, container)
     query.register(app)

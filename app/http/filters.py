@@ -1,6 +1,7 @@
-"""What lists and reports are filtered by: each parameter checked by itself, and all that are wrong told at once.
+"""The query parameters that filter lists and reports. Each is checked by itself, and all errors are reported at once.
 
-The tuples are what a route `takes` and what is read from it: `query.Parameter` says how, and what it looks like.
+A tuple of parameters is both what a route `takes` and what is read from its query. `query.Parameter` has the check of a
+value and its JSON Schema.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ WALLET_ORDER = (
         "By the user id, the posted balance, the debt, or when it last changed; behind a minus the highest first.",
     ),
 )
-# Of what has no body.
+# For routes without a body.
 REASON = (
     Parameter(
         "reason",
@@ -186,7 +187,7 @@ USAGE = (
     PRICE,
 )
 KEYS = (text("name"), one_of("kind", tuple(KeyKind)), one_of("state", tuple(KeyState)))
-# A key's name, a slash, and a person.
+# An actor is the name of a key, a slash, and a person.
 _ACTOR_LENGTH_MAX = NAME_LENGTH_MAX + 1 + ACTOR_LENGTH_MAX
 AUDIT_LOG = (
     *MOMENTS,
@@ -248,7 +249,7 @@ def top_up_requests() -> RequestFilter:
 
 
 def owner() -> Owner:
-    """Whose rule is meant. Raises ValidationError or Invalid."""
+    """The user or the package that owns a rule. Raises ValidationError or Invalid."""
     return Owner(**read(OWNER))
 
 
@@ -258,7 +259,7 @@ def entries() -> Entries:
 
 
 def entries_of_wallet() -> Entries:
-    """Those of entries of one wallet. Raises ValidationError."""
+    """The filters of one wallet's ledger entries. Raises ValidationError."""
     return Entries(**_renamed(read(ENTRIES_OF_WALLET)))
 
 
@@ -275,21 +276,21 @@ def failed_ends() -> Filter:
 
 
 def failed_end_sums() -> tuple[Filter, tuple[failed.Group, ...]]:
-    """The same, and what they are added up by. Raises ValidationError."""
+    """The filters of failed ends, and the groups to add them up by. Raises ValidationError."""
     found = read(FAILED_END_SUMS)
     groups = found.pop("group_by", ())
     return failed_end_filter(found), groups
 
 
 def failed_end_filter(found: dict[str, Any]) -> Filter:
-    """What checked parameters say together. Raises ValidationError."""
+    """The filter made of checked parameters. Raises ValidationError."""
     if found.get("min_cost", 0) > found.get("max_cost", math.inf):
         raise ValidationError({"max_cost": ["Must not be less than min_cost."]})
     return Filter(**_renamed(found))
 
 
 def moments() -> tuple[datetime | None, datetime | None]:
-    """From when to when. Raises ValidationError."""
+    """The range of time: from, to. Raises ValidationError."""
     found = read(MOMENTS)
     return found.get("from"), found.get("to")
 
@@ -301,7 +302,7 @@ def wallets() -> Wallets:
 
 
 def wallet_order() -> WalletOrder:
-    """In which order wallets are listed. Raises ValidationError."""
+    """The order in which wallets are listed. Raises ValidationError."""
     order: WalletOrder = read(WALLET_ORDER).get("sort", WalletOrder())
     return order
 
@@ -321,7 +322,7 @@ def audit_log() -> AuditFilter:
     return AuditFilter(**_renamed(read(AUDIT_LOG)))
 
 
-# What filters call their fields, where that isn't the parameter's name.
+# Parameter -> the filter's field, where the names differ.
 _FIELDS = {
     "from": "since",
     "to": "until",

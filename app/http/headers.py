@@ -14,28 +14,28 @@ REPLAYED_HEADER = "Idempotent-Replayed"
 
 
 def header_text(name: str) -> str | None:
-    """A header of the request as its sender wrote it."""
+    """The text of a request header, in the encoding in which its sender wrote it."""
     return as_written(request.headers.get(name))
 
 
 def as_written(value: str | None) -> str | None:
-    """A header as its sender wrote it: in UTF-8, as in bodies, or in Latin-1, which older clients send."""
+    """Decode a header as UTF-8, as bodies are, or else as Latin-1, which older clients send."""
     if value is None or value.isascii():
         return value
     try:
-        # WSGI hands over each byte as the character of its number.
+        # WSGI passes headers decoded as Latin-1.
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
 
 
 def person_of_call() -> str | None:
-    """On whose behalf the caller says that it calls. Raises ValidationError."""
+    """The person that the request names in X-Actor. Raises ValidationError."""
     return checked_person(header_text(ACTOR_HEADER))
 
 
 def checked_person(given: str | None) -> str | None:
-    """The text of that header, if it will do. Raises ValidationError."""
+    """Check the text of an X-Actor header. Raises ValidationError."""
     if given is None:
         return None
     try:

@@ -1,9 +1,9 @@
-"""The routes that carry the load (start, end, end/batch), answered in front of Flask.
+"""The most frequent routes (start, end, end/batch), answered in front of Flask.
 
-Only what is usual is answered here: a POST with a known key and a JSON body of known length that is right. Everything
-else goes on to Flask, untouched, which knows what to say of it. So there is one way to answer a call, `calls.py`, and
-Flask's routing, contexts and objects are spared where nothing asks for them. `tests/http/test_hot_routes.py` sends
-whatever it can think of both ways and wants the same answers.
+Only ordinary requests are answered here: a POST with a valid key and a valid JSON body of known length. Any other
+request goes on to Flask, which reports what is wrong with it. Both ways answer by `calls.py`; this one saves Flask's
+routing, contexts and objects, which these calls don't need. `tests/http/test_hot_routes.py` sends all kinds of requests
+both ways and compares the answers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in H
 
 
 class HotRoutes:
-    """WSGI middleware."""
+    """WSGI middleware that answers the hot routes and passes everything else on to Flask."""
 
     def __init__(self, flask: WSGIApplication, services: Container, log: RequestLog, addresses: ClientAddress) -> None:
         self._flask = flask
@@ -52,7 +52,7 @@ class HotRoutes:
         self._addresses = addresses
         self._log = log
         self._requests = services.meters.requests
-        # By thread, as each has one request at a time: since when it is at it.
+        # Thread -> when its present request began. A thread has one request at a time.
         self._busy: dict[int, float] = {}
         self._count_busy(services)
 
@@ -87,7 +87,7 @@ class HotRoutes:
         if key is None:
             return self._flask(environ, start_response)
         started = time.perf_counter()
-        # One read: it gives up the interpreter, as the server has the bytes.
+        # Read once: each read releases the interpreter lock, though the server has all bytes already.
         data = environ["wsgi.input"].read(length)
         request_id = request_context.begin(environ.get("HTTP_X_REQUEST_ID", ""))
         headers = [("Content-Type", MEDIA_TYPE), (request_context.REQUEST_ID_HEADER, request_id)]
@@ -98,7 +98,7 @@ class HotRoutes:
             if answer.is_replayed:
                 headers.append((REPLAYED_HEADER, "true"))
         except (BadBody, ValidationError):
-            # Nothing is done yet, and Flask has the words for it.
+            # Nothing is done yet: let Flask answer what is wrong.
             return self._flask({**environ, "wsgi.input": BytesIO(data)}, start_response)
         except Exception as error:
             body = domain_failure(error)
@@ -115,7 +115,7 @@ class HotRoutes:
         return [content]
 
     def _usual_length(self, environ: WSGIEnvironment, bytes_max: int) -> int | None:
-        """The length of the body of a request that may be answered here."""
+        """The length of the body, if the request may be answered here. None: it has to go on to Flask."""
         length: str = environ.get("CONTENT_LENGTH", "")
         if (
             environ["REQUEST_METHOD"] == "POST"
@@ -129,7 +129,7 @@ class HotRoutes:
         return None
 
     def _key(self, environ: WSGIEnvironment, address: str) -> ApiKey | None:
-        """The key in force that allows the calls that are answered here."""
+        """The request's API key, if it is in force and allows these calls."""
         try:
             key = self._keys.find(KeyKind.SERVICE, environ.get("HTTP_X_SERVER_API_KEY", ""), address)
         except Unavailable:

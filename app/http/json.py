@@ -1,4 +1,4 @@
-"""JSON in and out without floats: numbers with a point or exponent are Decimals on both ways."""
+"""JSON without floats: numbers with a point or an exponent are read as Decimals and written from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEDIA_TYPE = "application/json"
 
 
 class BadBody(BadRequest):
-    """The body isn't a JSON object that could be read unambiguously."""
+    """The body isn't a JSON object, or not an unambiguous one."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("Invalid JSON body")
@@ -26,19 +26,19 @@ class BadBody(BadRequest):
 def read_object(parse_body: Callable[[bytes], Any] | None = None) -> dict[str, Any]:
     """The request's body. Raises BadBody (400), UnsupportedMediaType (415) or RequestEntityTooLarge (413).
 
-    `parse_body` reads it in the place of the strict `parse`, and raises BadBody too.
+    `parse_body` is used instead of the strict `parse`; it has to raise BadBody too.
     """
     if not request.is_json:
         raise UnsupportedMediaType("Content-Type must be application/json")
     data = request.get_data(cache=False)
     if request.content_length is None:
-        # A body without a length is cut at the limit without a word; only reading on tells that there is more.
+        # A body without a length is silently cut off at the limit. Reading on raises if there is more.
         request.stream.read(1)
     return parse_object(data, parse_body)
 
 
 def parse_object(data: bytes, parse_body: Callable[[bytes], Any] | None = None) -> dict[str, Any]:
-    """Parse a JSON object, strictly unless by another parser. Raises BadBody."""
+    """Parse a JSON object, by the strict `parse` unless another parser is given. Raises BadBody."""
     body = (parse_body or parse)(data)
     if not isinstance(body, dict):
         raise BadBody("Must be a JSON object.")
@@ -54,7 +54,7 @@ def parse(data: bytes) -> Any:
     except RecursionError:
         raise BadBody("Nested too deeply.") from None
     except (ValueError, ArithmeticError) as error:
-        # ArithmeticError: an exponent that not even Decimal takes. ValueError includes too many digits.
+        # ArithmeticError: an exponent too large for Decimal. ValueError: not JSON, or an integer with too many digits.
         raise BadBody(error.args[0] if isinstance(error, _Refused) else "Not valid JSON.") from None
 
 

@@ -1,4 +1,4 @@
-"""Lists over HTTP: `?limit=` and an opaque `?cursor=` in, `{items, next_cursor}` out; or all of it as a table."""
+"""Lists over HTTP: a page by `?limit=` and an opaque `?cursor=`, as `{items, next_cursor}`, or all of it as a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from app.wire.cursors import (
 )
 from app.wire.tables import csv_of_rows
 
-# How many a table fetches at a time.
+# How many items a table fetches at a time.
 ROWS_PER_FETCH = 1_000
 
 
@@ -41,11 +41,11 @@ class Listing(Generic[Item, Key]):
     answer: Callable[[Item], Mapping[str, Any]]
 
     def page(self) -> dict[str, Any]:
-        """The page that is asked for. Raises ValidationError."""
+        """The page that the request asks for. Raises ValidationError."""
         return page_answer(self.fetch(*position(self.order)), self.answer)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
-        """All of it, so many at a time."""
+        """All items, fetched ROWS_PER_FETCH at a time."""
         start: Key | None = self.order.first
         while start is not None:
             found = self.fetch(ROWS_PER_FETCH, start)
@@ -54,7 +54,7 @@ class Listing(Generic[Item, Key]):
 
 
 def position(order: Order[Key]) -> tuple[int, Key]:
-    """How many items are asked for, and behind which. Raises ValidationError."""
+    """The number of items that the request asks for, and the key after which they begin. Raises ValidationError."""
     errors: dict[str, list[str]] = {}
     limit, start = PAGE_SIZE_DEFAULT, order.first
     try:
@@ -80,14 +80,14 @@ def listed(
 ) -> Response:
     """A page as JSON, or all of the list as a table, as the caller accepts. Raises ValidationError or NotAcceptable.
 
-    `beside` is what a page of JSON tells besides its items, asked for once these are there.
+    `beside` returns what a JSON page has besides its items. It is called after they are fetched.
     """
     format = tables.wanted()
     if format is None:
         return success(message, listing.page() | beside())
     tables.refuse_pages()
     rows = listing.rows()
-    # What can't be answered at all is told by the status.
+    # Fetch the first row before answering, so that an immediate failure gets an error status.
     first = next(rows, None)
     lines = csv_of_rows(columns, rows if first is None else chain([first], rows))
     return tables.respond(message, columns, lines, format)
@@ -103,7 +103,7 @@ def by_id(
 def oldest_first(
     fetch: Callable[[int, str], Page[Item, str]], answer: Callable[[Item], Mapping[str, Any]]
 ) -> Listing[Item, str]:
-    """A list in the order of UUIDs that begin with their time."""
+    """A list in the order of time-ordered UUIDs."""
     return Listing(OLDEST_FIRST, fetch, answer)
 
 

@@ -1,6 +1,6 @@
-"""Query parameters. A route names those that it reads; any other is a slip of the caller's, and no answer fits it.
+"""Query parameters. A route names those that it reads; any other is the caller's mistake, and is refused.
 
-What checks a parameter says what it looks like too, so that a route is described by what it reads.
+A parameter has both its check and its JSON Schema, so that the API's description follows from what routes read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _ATTRIBUTE = "query_parameters"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One query parameter. `check` makes a value of its text, or raises ValueError with the reason; `shape` is what it
-    looks like in JSON Schema. Where `description` is empty, its name says enough (`app/http/openapi/glossary.py`).
+    """One query parameter. `check` converts its text, or raises ValueError with the reason; `shape` is its JSON Schema.
+    If `description` is empty, the glossary explains its name (`app/http/openapi/glossary.py`).
     """
 
     name: str
@@ -38,7 +38,7 @@ PAGE = (
     Parameter(
         "limit", page_size, {**shapes.whole_number(1, PAGE_SIZE_MAX), "default": PAGE_SIZE_DEFAULT}, "Items on a page."
     ),
-    # Which list it belongs to only the list knows: see `paging`.
+    # A cursor's form depends on the list, so `paging` checks it.
     Parameter("cursor", str, {"type": "string"}, "`next_cursor` of the page before. Opaque."),
 )
 
@@ -53,18 +53,18 @@ def takes(*parameters: Parameter) -> Callable[[View], View]:
     return decorate
 
 
-# What every list reads, as `paging` does.
+# The parameters of every list: `paging` reads them.
 takes_page = takes(*PAGE)
 
 
 def parameters_of(view: Callable[..., Any]) -> Mapping[str, Parameter]:
-    """What a view was decorated with, by name."""
+    """The query parameters that a view takes, by name."""
     found: Mapping[str, Parameter] = getattr(view, _ATTRIBUTE, {})
     return found
 
 
 def read(parameters: Iterable[Parameter]) -> dict[str, Any]:
-    """Those that are given, checked. Raises ValidationError, with all that are wrong."""
+    """The given parameters, checked. Raises ValidationError with the errors of all of them."""
     found: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
     for parameter in parameters:
@@ -81,14 +81,14 @@ def read(parameters: Iterable[Parameter]) -> dict[str, Any]:
 
 
 def register(app: Flask) -> None:
-    """Answer 400 to what a route of the APIs doesn't read, or gets twice."""
+    """Answer 400 to parameters that a route of the APIs doesn't read, or that are given twice."""
 
     @app.before_request
     def _check() -> None:
         if not request.args or not request.path.startswith((SERVER_PREFIX, ADMIN_PREFIX)):
             return
         if request.endpoint is None or request.method == "OPTIONS":
-            # No route: that is what will be said.
+            # There is no such route, which is answered instead.
             return
         known = parameters_of(current_app.view_functions[request.endpoint])
         errors = {name: ["Unknown query parameter."] for name in request.args if name not in known}

@@ -1,4 +1,4 @@
-"""What every request carries: an id that shows in the answer, in each log line and with the end in the worker."""
+"""Gives each request an id, which is in its answer, in its log lines and, for an end, in the worker's log too."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.http.request_log import RequestLog
 from app.meters.instruments import Meters
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# Of requests that no route is for: their paths and methods are whatever their senders like.
+# Method and route, for metrics and traces, of requests without a route: their senders could choose any text.
 NO_ROUTE = ("-", "-")
 _VARIABLE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def begin(given: str) -> str:
-    """A request's id, the caller's own if it will do; from now on in this thread's log lines."""
+    """Choose a request's id, the given one if it is acceptable, and add it to this thread's log lines."""
     request_id = given if given and _ACCEPTABLE.fullmatch(given) else str(uuid7())
     logs.request_id.set(request_id)
     return request_id
@@ -52,7 +52,7 @@ def register(app: Flask, log: RequestLog, addresses: ClientAddress, meters: Mete
 
 
 def _route() -> tuple[str, str]:
-    """The method and the template of a request's route, never a path: that has ids of users in it."""
+    """The method and the template of a request's route. Never the path, as that contains ids of users."""
     if request.url_rule is None:
         return NO_ROUTE
     return request.method, _template(request.url_rule.rule)

@@ -1,9 +1,8 @@
-"""One log line for each request, written by a thread of its own, many at once.
+"""One log line for each request, written by a separate thread, many at once.
 
-A request that wrote its line itself would give up the interpreter for it, and stand in line for the log with all the
-others. So a line is out up to WRITE_SECONDS later; a process that is killed loses those of its last moment, which its
-callers' own logs have, and one that ends writes them. Where the log takes nothing any more, lines beyond PENDING_MAX
-are dropped, and counted in the log.
+A request that wrote its line itself would release the interpreter lock for it, and wait for the log's lock. Instead, a
+line is written up to WRITE_SECONDS later. A process that ends writes its pending lines; one that is killed loses them.
+If the log can't be written to, lines beyond PENDING_MAX are dropped, and their number is logged.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class RequestLog:
         self._writing = threading.Lock()
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float, *, address: str) -> None:
-        """Have a request's line written, if such lines are wanted."""
+        """Queue a request's line to be written, if the log level asks for such lines."""
         if not _logger.isEnabledFor(logging.INFO):
             return
         if len(self._entries) >= PENDING_MAX:
@@ -52,7 +51,7 @@ class RequestLog:
             self._wakeup.set()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the pending lines."""
         with self._writing:
             entries = [self._entries.popleft() for _ in range(len(self._entries))]
             if entries:
@@ -64,12 +63,12 @@ class RequestLog:
             log.warning("request_lines_dropped", dropped=dropped)
 
     def _start_thread(self) -> None:
-        # With the first line, so that it lives in the process that serves and not in its parent.
+        # Started with the first line, so that the thread belongs to the process that serves and not to its parent.
         with self._start:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
                 self._thread.start()
-                # At the end of a server's process as of any other: Granian's workers run no `atexit` functions.
+                # Flush when the process ends. Granian's workers run no `atexit` functions, but they do run these.
                 Finalize(self, self.flush, exitpriority=0)
 
     def _run(self) -> None:
@@ -80,7 +79,7 @@ class RequestLog:
             try:
                 self.flush()
             except (OSError, ValueError):
-                # Nobody reads any more, and there is no other place to tell of it.
+                # Standard error is closed, so there is no place to report it either.
                 continue
 
 

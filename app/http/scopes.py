@@ -1,6 +1,6 @@
-"""Which scope each route asks for: the one table. A route that isn't in it fails `tests/unit/test_scopes.py`.
+"""The table of the scope that each route requires. A route that isn't in it fails `tests/unit/test_scopes.py`.
 
-A route is named by its method and its rule, as Flask knows it. HEAD is as GET; OPTIONS needs any key of its kind.
+A route is named by its method and its Flask rule. HEAD needs the scope of GET; OPTIONS needs any key of the right kind.
 """
 
 from __future__ import annotations
@@ -127,15 +127,15 @@ SCOPES: Mapping[str, KeyScope] = {
     "POST /api/admin/keys/<key_id>/rotate": KeyScope.KEYS,
     "POST /api/admin/keys/<key_id>/revoke": KeyScope.KEYS,
     "GET /api/admin/audit-log": KeyScope.AUDIT,
-    # Where it asks for a key at all
+    # Only if the metrics aren't public
     "GET /metrics": KeyScope.METRICS,
 }
 
 
 def asked_for(request: Request) -> KeyScope | None:
-    """The scope that a request's route asks for. None: there is no such route, or it tells its methods only.
+    """The scope that a request's route requires. None if there is no such route, or if the request is OPTIONS.
 
-    Raises KeyNotAllowed for a route without one.
+    Raises KeyNotAllowed for a route that isn't in the table.
     """
     rule = request.url_rule
     if rule is None or request.method == "OPTIONS":
@@ -143,6 +143,6 @@ def asked_for(request: Request) -> KeyScope | None:
     method = "GET" if request.method == "HEAD" else request.method
     scope = SCOPES.get(f"{method} {rule.rule}")
     if scope is None:
-        # One that was forgotten above opens to nobody.
+        # A route that was forgotten in the table is closed to everybody.
         raise KeyNotAllowed
     return scope

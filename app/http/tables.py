@@ -1,6 +1,6 @@
-"""Answers that are tables: which form the caller accepts, and streaming it.
+"""Answers that are tables: chooses the format that the caller accepts, and streams it.
 
-A table has no pages and no limit. What fails half-way cuts the answer off, which no HTTP client takes for its end.
+A table has no pages and no limit. A failure half-way cuts the answer off, which HTTP clients recognise as incomplete.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
 
 
 def wanted() -> Format | None:
-    """The form of table that is asked for, None for JSON, also where nothing that we have is accepted.
+    """The format of table that the request asks for. None: JSON, also if no available format is accepted.
 
-    Raises NotAcceptable for one that this installation can't write.
+    Raises NotAcceptable for a format that this installation can't write.
     """
     best = request.accept_mimetypes.best_match([JSON, *_FORMATS], JSON)
     format = _FORMATS.get(best)
@@ -30,14 +30,14 @@ def wanted() -> Format | None:
 
 
 def refuse_pages() -> None:
-    """Raises ValidationError where a table is asked for in pages."""
+    """Raises ValidationError if a table is asked for in pages."""
     errors = {name: ["A table has no pages."] for name in ("limit", "cursor") if name in request.args}
     if errors:
         raise ValidationError(errors)
 
 
 def respond(name: str, columns: Mapping[str, Kind], lines: Iterable[bytes], format: Format) -> Response:
-    """Stream lines of CSV, which come without a header, in the form that is asked for."""
+    """Stream lines of CSV, given without a header, in this format."""
     response = Response(stream(columns, lines, format), content_type=content_type(format))
     response.headers["Content-Disposition"] = f'attachment; filename="{file_name(name, format)}"'
     response.headers["Vary"] = "Accept"

@@ -115,8 +115,8 @@ class Books(single.Books, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A requested action. `which` selects the ends, by a filter or by ids; `selection` says the same in the API's words,
-    and is stored to be shown later.
+    """A requested action. `which` selects the ends, by a filter or by ids. `selection` is the same in the API's words,
+    stored to be shown later.
     """
 
     action: BulkKind

@@ -19,8 +19,8 @@ from app.stores.postgres.failed_end_groups import FailedEndGroup
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """A group's debt. If groups are single users, `room_micros` is what the user's wallet can pay debts with. It is None
-    for other groups, and if there is no such wallet.
+    """A group's debt. If the groups are single users, `room_micros` is what the user's wallet can pay debts with. It is
+    None for other groups, and if there is no such wallet.
     """
 
     group: FailedEndGroup
