@@ -88,6 +88,7 @@ async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Pro
     if (!run) throw new ConfigurationError('tokenProcessMiddleware: there is no run that this call of a model could be added to');
     run.nextAnswer();
     return {
+      run,
       patienceSeconds: run.patienceSeconds,
       within: (act) => run.within(act),
       observe: (value, place) => run.observe(value, place === 'end' ? 'result' : place),

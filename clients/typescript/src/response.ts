@@ -37,24 +37,28 @@ class BodyReader implements StreamedRun {
   private isTooLong = false;
 
   constructor(
-    private readonly run: StreamedRun,
+    private readonly streamed: StreamedRun,
     private readonly format: Format,
   ) {}
 
+  get run(): object {
+    return this.streamed.run;
+  }
+
   get patienceSeconds(): number {
-    return this.run.patienceSeconds;
+    return this.streamed.patienceSeconds;
   }
 
   within<R>(act: () => R): R {
-    return this.run.within(act);
+    return this.streamed.within(act);
   }
 
   watch(stream: Stoppable): void {
-    this.run.watch(stream);
+    this.streamed.watch(stream);
   }
 
   stop(reason: unknown): void {
-    this.run.stop(reason);
+    this.streamed.stop(reason);
   }
 
   async observe(bytes: unknown): Promise<void> {
@@ -72,7 +76,7 @@ class BodyReader implements StreamedRun {
   async settle(how: Settling): Promise<void> {
     if (this.format === 'json') await this.read(this.text, 'end');
     else await this.readLines(true);
-    await this.run.settle(how);
+    await this.streamed.settle(how);
   }
 
   /** An event's data stands on one line with every provider. */
@@ -92,6 +96,6 @@ class BodyReader implements StreamedRun {
     } catch {
       return; // the end mark of OpenAI's streams, or half of a body
     }
-    if (typeof value === 'object') await this.run.observe(value, place);
+    if (typeof value === 'object') await this.streamed.observe(value, place);
   }
 }

@@ -12,6 +12,7 @@ import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf
 import type { SeenAnswer } from './errors';
 import { KEPT_HOLD_SECONDS, keepHold } from './hold';
 import { atMost, quietly } from './hooks';
+import { RunPart } from './part';
 import { randomUuid, weakly } from './platform';
 import { streamed } from './sources';
 import type { Settling, Stoppable, StreamedRun } from './stream';
@@ -51,6 +52,12 @@ export interface RunOptions {
 
 export class TokenProcessRun implements StreamedRun {
   readonly idempotencyKey = randomUuid();
+  /** The answer to its end, once it was billed. */
+  ended: TTokenProcessEndResponse | undefined;
+  /** Why its end was not billed, or not yet. */
+  endError: unknown;
+  /** What of its usage could not be counted. */
+  usageError: UsageError | undefined;
   private readonly meter: UsageMeter;
   /** Made when somebody asks for the signal: most runs never stop early, and a signal costs as much as a small call. */
   private stopping: AbortController | undefined;
@@ -58,6 +65,12 @@ export class TokenProcessRun implements StreamedRun {
   private isFree: boolean;
   private isSettledByHand = false;
   private settling: Promise<void> | undefined;
+  /** A function is under way that is to end it, or the stream that this function returned. */
+  private isLed = false;
+  /** What `stream` has made, as long as it is under way. */
+  private readonly parts = new Set<RunPart>();
+  /** To tell what is read when it is over. */
+  private countedAtEnd: { input_token: number; output_token: number } = NOTHING;
   /** Held weakly: a stream that nobody iterates any more may be collected, and settles the run then. */
   private watched: { deref(): Stoppable | undefined } | undefined;
   private readonly letGo: () => void;
@@ -120,15 +133,17 @@ export class TokenProcessRun implements StreamedRun {
 
   /**
    * Adds the usage that a result, or an event of a stream, reports. An answer with an id counts once. Never throws: what
-   * can't be read is said when the run ends.
+   * can't be read is said when the run ends. What comes later than that is not billed, and reported.
    */
   async read(value: unknown): Promise<void> {
     await this.meter.read(value, 'result');
+    await this.reportLateUsage();
   }
 
   /** Adds tokens that the feature itself counted. Throws UsageUnreadableError for what is no count. */
   use(usage: Usage): void {
     this.meter.use(usage);
+    void this.reportLateUsage();
   }
 
   /** What is read from now on belongs to another answer, where no id says so. */
@@ -141,9 +156,15 @@ export class TokenProcessRun implements StreamedRun {
     this.isFree = true;
   }
 
-  /** Passes the chunks on and reads their usage; the run is over when they are, or when the stream is left. */
+  /**
+   * Passes the chunks on and reads their usage. There may be several, one after the other or at once: a run that its function
+   * ends goes on beside them, and is over when that and they are. One by hand is over when the last of them is, also where it
+   * is left.
+   */
   stream<T extends object>(source: T): T {
-    const stream = streamed(this, source);
+    if (this.isSettledByHand || this.settling) throw new TypeError('This run is over: what the stream uses would not be billed');
+    this.meter.streamBoundary();
+    const stream = streamed(new RunPart(this), source);
     if (!stream) throw new TypeError('run.stream needs a stream: a ReadableStream or something to iterate');
     return stream as T;
   }
@@ -213,11 +234,26 @@ export class TokenProcessRun implements StreamedRun {
     return this.client.settings.cancelledEndTimeoutSeconds;
   }
 
+  get run(): TokenProcessRun {
+    return this;
+  }
+
+  /** Somebody will call `settle`: the run isn't over with its streams. */
+  lead(): void {
+    this.isLed = true;
+  }
+
+  /** A stream is under way that calls `settle` when it is over. */
+  get isLedByStream(): boolean {
+    return this.watched !== undefined;
+  }
+
   within<R>(act: () => R): R {
     return inRun(this, act);
   }
 
   observe(value: unknown, place: Place): void | Promise<void> {
+    if (place === 'chunk' && this.meter.isPassedOn(value)) return;
     return this.meter.read(value, place);
   }
 
@@ -226,20 +262,24 @@ export class TokenProcessRun implements StreamedRun {
     if (this.stopped) stream.stop(this.stopped.reason);
   }
 
-  /** Tells the function, through `signal`, and the stream that it is enough. */
+  /** Tells the function, through `signal`, and the streams that it is enough. */
   stop(reason: unknown): void {
     if (this.stopped) return;
     this.stopped = { reason };
     this.stopping?.abort(reason);
     this.watched?.deref()?.stop(reason);
+    for (const part of this.parts) part.stopStream(reason);
   }
 
   /**
-   * The run is over, and its end or its hold is settled, once. Throws nothing but the UsageError of `requireUsage`, and that
-   * only of a run that came to its own end. Whoever has `gone` is kept waiting for a moment only: the end is sent on behind.
-   * `unheard`: there is nobody to throw it to, so it is reported like any other.
+   * The run is over, as soon as its other streams are, and its end or its hold is settled, once. Throws nothing but the
+   * UsageError of `requireUsage`, and that only of a run that came to its own end. Whoever has `gone` is kept waiting for a
+   * moment only: the end is sent on behind. `unheard`: there is nobody to throw it to, so it is reported like any other.
    */
-  async settle({ leftEarly, gone = false, unheard = false }: Settling): Promise<void> {
+  async settle(how: Settling): Promise<void> {
+    this.isLed = false;
+    const { leftEarly, gone = false, unheard = false } = how;
+    if (!leftEarly && this.parts.size > 0) return;
     // What was asked of a provider under this signal is for nobody any more.
     if (leftEarly) this.stop(new DOMException('The run is over', 'AbortError'));
     this.settling ??= this.settleOnce(leftEarly, unheard);
@@ -249,9 +289,34 @@ export class TokenProcessRun implements StreamedRun {
     await atMost(behind, this.patienceSeconds);
   }
 
+  // ── what its other streams meet: see RunPart ───────────────────────────────────────────────────────────────────
+
+  /** Nothing goes on in this run but `part`. */
+  isOnly(part: RunPart): boolean {
+    return !this.isLed && [...this.parts].every((other) => other === part);
+  }
+
+  begins(part: RunPart): void {
+    this.parts.add(part);
+    if (this.stopped) part.stopStream(this.stopped.reason);
+  }
+
+  observePart(part: RunPart, value: unknown, place: Place): void | Promise<void> {
+    // What a generator returns is about the run only where it is all of it.
+    if (place === 'end') return this.meter.read(value, this.isOnly(part) ? 'end' : 'result');
+    return this.meter.readInside(value);
+  }
+
+  async isOver(part: RunPart, how: Settling): Promise<void> {
+    this.parts.delete(part);
+    if (this.isOnly(part)) return this.settle(how);
+    this.meter.streamBoundary(how.leftEarly);
+  }
+
   private async settleOnce(leftEarly: boolean, unheard: boolean): Promise<void> {
     this.letGo();
     if (this.isSettledByHand) return;
+    this.countedAtEnd = this.meter.counted;
     const usage = await this.counted(leftEarly, unheard);
     try {
       if (leftEarly && isNothing(usage)) await this.giveBack();
@@ -280,7 +345,9 @@ export class TokenProcessRun implements StreamedRun {
 
   private async bill(usage: Usage & { input_token: number; output_token: number }): Promise<TTokenProcessEndResponse | undefined> {
     // Not "nothing > 0": a count that is negative or no number at all is the server's to refuse, not ours to hide.
-    return isNothing(usage) ? this.endWithout() : this.client.end(this.endOf(usage));
+    if (isNothing(usage)) return this.endWithout();
+    this.ended = await this.client.end(this.endOf(usage));
+    return this.ended;
   }
 
   /** A free run has no end. */
@@ -304,10 +371,30 @@ export class TokenProcessRun implements StreamedRun {
   }
 
   private async report(error: unknown, usage: RunUsage): Promise<void> {
-    const end: UnbilledEnd = this.endOf(usage);
-    if (error instanceof UsageError) end.seen = error.seen;
-    this.carrying(error, this.endOf(usage));
+    if (error instanceof UsageError) this.usageError = error;
+    else this.endError = error;
+    await this.reportEnd(error, this.endOf(usage));
+  }
+
+  private async reportEnd(error: unknown, payload: TTokenProcessEndPayload): Promise<void> {
+    const end: UnbilledEnd = { ...payload, ...(error instanceof UsageError ? { seen: error.seen } : {}) };
+    this.carrying(error, payload);
     await quietly('onEndError', () => (this.options.onEndError ?? reportEndError)(error, end));
+  }
+
+  /** What comes when all is settled needs an end of its own, under another key: `repeat` of the error has it. */
+  private async reportLateUsage(): Promise<void> {
+    if (!this.settling || this.isSettledByHand || this.isFree) return;
+    await this.settling.catch(() => undefined);
+    const { counted } = this.meter;
+    const late = this.endOf({
+      input_token: Math.max(0, counted.input_token - this.countedAtEnd.input_token),
+      output_token: Math.max(0, counted.output_token - this.countedAtEnd.output_token),
+    });
+    if (isNothing(late)) return;
+    this.countedAtEnd = counted;
+    const error = new UsageError('Usage was read when its run was over already: it is not billed');
+    await this.reportEnd(error, { ...late, process_id: undefined, idempotency_key: randomUuid() });
   }
 
   /** What to repeat, once somebody has found out what was used or why it was refused. */

@@ -12,9 +12,19 @@ import type { StreamedRun } from './stream';
 
 type Methods = Record<PropertyKey, ((...args: unknown[]) => unknown) | undefined>;
 
+/** Each stream that is counted, with the runs that it is counted for: passed on within one of them, it is counted already. */
+const counted = new WeakMap<object, Set<object>>();
+
 /** The stream in the place of `value`, of a run that has begun. Undefined: it is no stream. Arrays, strings and the like are results. */
 export function streamed(run: StreamedRun, value: unknown): object | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
+  if (counted.get(value)?.has(run.run)) return value;
+  const stream = countedStream(run, value);
+  if (stream) counted.set(stream, new Set([...(counted.get(stream) ?? []), run.run]));
+  return stream;
+}
+
+function countedStream(run: StreamedRun, value: object): object | undefined {
   if (isReadableStream(value)) return value.locked ? undefined : meterReadableStream(run, value);
   if (isNodeStream(value)) return meterNodeStream(run, value);
   if (kindOf(value) === '[object AsyncGenerator]' || isGenerator(value)) {

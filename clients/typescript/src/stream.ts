@@ -28,6 +28,8 @@ export interface Settling {
 
 /** How a run takes part in a stream. */
 export interface StreamedRun {
+  /** The run that it is, or is a part of. */
+  readonly run: object;
   readonly patienceSeconds: number;
   /** Calls the source as the run's own code. */
   within<R>(act: () => R): R;

@@ -78,6 +78,7 @@ export function wrap<TArgs extends unknown[], R>(
 
   const open = async (self: unknown, args: TArgs): Promise<StreamSource<unknown, unknown, unknown>> => {
     const run = await begin(args);
+    run.lead();
     // Calling a generator function runs none of it.
     const iterator = fn.apply(self, args) as AnyIterator<unknown, unknown, unknown>;
     return { run, iterator, hangUp: () => undefined };
@@ -96,6 +97,7 @@ export function runToTheEnd(run: TokenProcessRun, act: () => unknown): Promise<u
 }
 
 async function runAndSettle(run: TokenProcessRun, act: () => unknown): Promise<unknown> {
+  run.lead();
   let result: unknown;
   try {
     result = await run.within(async () => act());
@@ -108,15 +110,15 @@ async function runAndSettle(run: TokenProcessRun, act: () => unknown): Promise<u
     return result;
   }
   const stream = streamed(run, result);
-  if (stream) return stream;
-  await run.observe(result, 'end');
+  if (stream && run.isLedByStream) return stream;
+  if (!stream) await run.observe(result, 'end');
   try {
     await run.settle({ leftEarly: false });
   } catch (error) {
     if (error instanceof UsageError) error.result = result;
     throw error;
   }
-  return result;
+  return stream ?? result;
 }
 
 /** Whoever aborts is not kept waiting by a function that doesn't listen: what it used is billed when it is done. */

@@ -42,6 +42,9 @@ export class UsageMeter {
   private readonly answers: Answer[] = [];
   private readonly byId = new Map<string, Answer>();
   private readonly readResults = new WeakSet<object>();
+  /** Chunks that a stream inside of the run's own has brought, until that passes them on; and the last that is no object. */
+  private readonly fromInside = new WeakSet<object>();
+  private textFromInside: unknown;
   private current: Answer | undefined;
   /** What the feature said by hand: beside all that providers report. */
   private readonly used: Counts = {};
@@ -81,6 +84,37 @@ export class UsageMeter {
   nextAnswer(): void {
     if (this.current) this.current.closed = true;
     this.current = undefined;
+  }
+
+  /** One of several streams begins, or is over: what has no id isn't of the answer before it. `left`: it said no more. */
+  streamBoundary(left = false): void {
+    if (left) this.left = true;
+    this.current = undefined;
+  }
+
+  /** A chunk of a stream inside of the run's own, which may pass it on. */
+  readInside(chunk: unknown): void | Promise<void> {
+    if (typeof chunk === 'object' && chunk !== null) this.fromInside.add(chunk);
+    else this.textFromInside = chunk;
+    return this.read(chunk, 'chunk');
+  }
+
+  /** This chunk is passed on, once: it has been counted. */
+  isPassedOn(chunk: unknown): boolean {
+    if (typeof chunk === 'object' && chunk !== null) return this.fromInside.delete(chunk);
+    const isPassedOn = chunk !== undefined && chunk === this.textFromInside;
+    this.textFromInside = undefined;
+    return isPassedOn;
+  }
+
+  /** What has been counted so far but for what the feature said of the whole run. */
+  get counted(): { input_token: number; output_token: number } {
+    const counted = { input_token: 0, output_token: 0 };
+    for (const { input_token = 0, output_token = 0 } of [this.used, ...this.answers.map((answer) => answer.counts(true) ?? {})]) {
+      counted.input_token += input_token;
+      counted.output_token += output_token;
+    }
+    return counted;
   }
 
   /** What there is to bill. `leftEarly`: the run was closed, or failed, before its model had said all. */
@@ -148,11 +182,11 @@ export class UsageMeter {
     if (reading.final || (isWhole && reading.answerId === undefined)) answer.closed = true;
   }
 
-  /** A result that is handed to `run.read` and then returned counts once. */
+  /** What is handed to `run.read` and then returned, or yielded, counts once. */
   private wasRead(value: unknown, place: Place): boolean {
     if (typeof value !== 'object' || value === null) return false;
-    if (place === 'end') return this.readResults.has(value);
-    if (place === 'result') this.readResults.add(value);
+    if (place !== 'result') return this.readResults.has(value);
+    this.readResults.add(value);
     return false;
   }
 
