@@ -1,4 +1,4 @@
-/** A span for each call, where the service has OpenTelemetry: `tokentill.start`, `.end`, `.end_batch`, `.cancel`, `.extend`. */
+/** A span for each call, where the service has OpenTelemetry. */
 
 import type { Operation } from './hooks';
 import { builtin } from './platform';
