@@ -1,4 +1,4 @@
-"""Writing down what is changed elsewhere than in Postgres."""
+"""Audit log entries for changes made outside of Postgres."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class AuditBook:
         self._postgres = postgres
 
     def around(self, caller: Caller, work: Callable[[], T], told: Callable[[T], Change]) -> T:
-        """Do `work`, once, and write down what is `told` of it. Without Postgres it isn't done.
+        """Do `work` once, and write the change that `told` makes of its result to the audit log.
 
-        Raises what `work` raises, having written nothing, or Unavailable: it may have been done all the same, where
-        Postgres was lost at that very moment.
+        Without Postgres `work` isn't done. Raises what `work` raises; nothing is written then. Raises Unavailable where
+        Postgres is away; if Postgres was lost while committing, `work` may have been done all the same.
         """
         done: list[T] = []
 

@@ -1,4 +1,4 @@
-"""From what a caller has written as its key to who it is."""
+"""Finds the caller that an API key stands for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Brake(Protocol):
 
 
 class CountedBrake:
-    """Counts wrong keys: those that are just refused, and those whose sender is made to wait."""
+    """Counts wrong keys by what happened: just refused, or the sender made to wait."""
 
     def __init__(self, brake: Brake, meters: Meters) -> None:
         self._brake = brake
@@ -35,23 +35,24 @@ class Authentication:
         self._wrong_keys = wrong_keys
 
     def caller(self, kind: KeyKind, given: str, address: str, request_id: str | None = None) -> Caller:
-        """Who calls by this key. Its scopes are still to be checked (`Caller.check`).
+        """The caller that this key stands for. Its scopes are still to be checked (`Caller.check`).
 
-        A right key is never made to wait, however many wrong ones its address has sent. Raises InvalidApiKey,
-        TooManyWrongKeys, or Unavailable when nobody can tell any more whether the key is in force.
+        A right key never has to wait, however many wrong keys its address has sent. Raises InvalidApiKey,
+        TooManyWrongKeys, or Unavailable when Postgres has been away for too long to know whether the key is still in
+        force.
         """
         key = self._keys.find(kind, given, address)
         if key is None:
-            # None at all is no guess.
+            # A missing key isn't a guess, so it doesn't count as a wrong key.
             if given and (wait_seconds := self._wrong_keys.wait_seconds(address)) > 0:
                 raise TooManyWrongKeys(wait_seconds)
             raise InvalidApiKey(MESSAGES[kind])
         return caller_by(key, address, request_id)
 
     def remembered(self, fingerprint: str, address: str, request_id: str | None = None) -> Caller:
-        """Who calls by the key that a session began with (`ApiKey.fingerprint`), as long as that is in force.
+        """The caller of a session, by the fingerprint (`ApiKey.fingerprint`) of the key that it was opened with.
 
-        Raises InvalidApiKey or Unavailable, as `caller` does.
+        Raises InvalidApiKey where that key is no longer in force, or Unavailable, as `caller` does.
         """
         key = self._keys.remembered(fingerprint, address)
         if key is None:

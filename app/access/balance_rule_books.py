@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of balance rules, and of the top-ups that they ask for."""
+"""Books for balance rules and the top-ups that they request, within one transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.stores.postgres.top_up_requests import RequestFilter, Standing
 
 
 class _Books:
-    """What both need."""
+    """Common to both books."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -25,7 +25,7 @@ class _Books:
         return top_up_requests.standing(self._connection, wallet_id)
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
+        """Write this transaction's changes to the audit log."""
         audit.write_all(self._connection, caller, changes)
 
 
@@ -46,11 +46,11 @@ class BalanceRuleBooks(_Books):
         balance_rules.remove_low_balance(self._connection, owner)
 
     def list_low_balance(self, before_id: int, limit: int) -> Sequence[LowBalanceRule]:
-        """The last made first."""
+        """Newest first."""
         return balance_rules.list_low_balance(self._connection, before_id, limit)
 
     def low_balance_for(self, wallet_id: WalletId) -> LowBalanceRule | None:
-        """What holds for a wallet: its own, or its package's."""
+        """The rule in force for a wallet: its own, or else its package's."""
         return balance_rules.low_balance_for(self._connection, wallet_id)
 
     def find_auto_top_up(self, owner: Owner) -> AutoTopUpRule | None:
@@ -63,17 +63,17 @@ class BalanceRuleBooks(_Books):
         balance_rules.remove_auto_top_up(self._connection, owner)
 
     def list_auto_top_up(self, before_id: int, limit: int) -> Sequence[AutoTopUpRule]:
-        """The last made first."""
+        """Newest first."""
         return balance_rules.list_auto_top_up(self._connection, before_id, limit)
 
     def auto_top_up_for(self, wallet_id: WalletId) -> AutoTopUpRule | None:
-        """The same of top-ups."""
+        """The rule in force for a wallet: its own, or else its package's."""
         return balance_rules.auto_top_up_for(self._connection, wallet_id)
 
 
 class TopUpRequestBooks(_Books):
     def lock(self, wallet_id: WalletId) -> Wallet | None:
-        """Nobody else changes it, or what was asked for it, before this transaction ends."""
+        """Lock the wallet until this transaction ends, so that neither it nor its requests change meanwhile."""
         return wallets.lock(self._connection, wallet_id)
 
     def wallet_of(self, request_id: UUID) -> WalletId | None:
@@ -86,21 +86,24 @@ class TopUpRequestBooks(_Books):
         return top_up_requests.list_newest(self._connection, wanted, before_id, limit)
 
     def decline(self, request_id: UUID, reason: str) -> None:
-        """One that is open or unanswered; any other stays as it is. Its wallet has to be locked."""
+        """Decline a request that is open or unanswered; any other stays as it is. The caller has locked its wallet."""
         top_up_requests.decline(self._connection, request_id, reason)
 
     def forget_failures(self, wallet_id: WalletId) -> None:
-        """Of a locked wallet."""
+        """Reset the failure count of a wallet that the caller has locked."""
         top_up_requests.resume(self._connection, wallet_id)
 
     def request(self, wallet_id: WalletId) -> None:
-        """Ask for a locked wallet's top-up, if it wants one."""
+        """Request a top-up for a locked wallet, if its rule wants one."""
         top_up_requests.request(self._connection, [wallet_id])
 
     def expire(self, limit: int) -> Sequence[WalletId]:
-        """Give up requests whose time is over, of so many wallets that nobody else has; which these were."""
+        """Expire overdue requests of up to `limit` wallets that no other transaction has locked. Returns those wallets.
+        """
         return top_up_requests.expire(self._connection, limit)
 
     def request_wanted(self, limit: int) -> Sequence[WalletId]:
-        """Ask for wallets that want it and weren't asked for; those that were looked at."""
+        """Request top-ups for up to `limit` wallets whose rule wants one and that have no open request. Returns the
+        wallets that were looked at.
+        """
         return top_up_requests.request_wanted(self._connection, limit)

@@ -1,8 +1,8 @@
 """Group commit: calls that wait at the same time share one run.
 
-The first caller to find nobody at work leads: it runs what is queued, its own call included, then hands the
-lead to the next waiting caller. There is no thread of its own, so an idle process has nothing to stop and a
-lone caller pays nothing.
+The first caller that finds no leader becomes the leader: it runs what is queued, its own call included, and then hands
+the lead to the next waiting caller. There is no extra thread, so an idle process has nothing to stop and a lone caller
+has no overhead.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Result = TypeVar("Result")
 
 
 class Unanswered(Exception):
-    """A call got no answer, from a batcher that goes on working."""
+    """A call got no answer; the batcher itself goes on working."""
 
 
 class BatchTimeout(Unanswered):
-    """It was given up before its turn came, and nothing of it was done; or, twice as late, in the middle of a run
-    that doesn't end, and what became of it is unknown.
+    """The call timed out. Either its turn never came and nothing was done, or (after twice the time) it was in a run
+    that didn't end, and its outcome is unknown.
     """
 
 
 class BatchAborted(Unanswered):
-    """The thread that ran it was told to end in the middle (SystemExit, KeyboardInterrupt); what became of it is
+    """The thread that ran the call was told to exit meanwhile (SystemExit, KeyboardInterrupt). The call's outcome is
     unknown.
     """
 
 
 class _Slot(Generic[Call, Result]):
-    """Calls of one caller that are run together, and what became of them."""
+    """Calls of one caller that are run together, and their answers."""
 
     __slots__ = ("answers", "calls", "is_done", "wakeup")
 
@@ -42,7 +42,7 @@ class _Slot(Generic[Call, Result]):
         self.calls = calls
         self.answers: Sequence[Result | Exception] = ()
         self.is_done = False
-        # A bare lock is the cheapest thing to wait on: released when the slot is done or shall lead.
+        # A bare lock is the cheapest thing to wait on. It is released when the slot is done or becomes the leader.
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
 
@@ -58,38 +58,38 @@ class Batcher(Generic[Call, Result]):
         calls_max: int,
         timeout_seconds: float,
     ) -> None:
-        """`run` answers each call of a batch, in order, by a result or by the exception to raise for it."""
+        """`run` answers each call of a batch, in order, with a result or with the exception to raise for it."""
         self._run = run
         self._calls_max = calls_max
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._queue: deque[_Slot[Call, Result]] = deque()
-        # Whose slot it is that leads, or shall as soon as its caller wakes up.
+        # The slot whose caller leads now, or will lead as soon as it wakes up.
         self._leader: _Slot[Call, Result] | None = None
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for their turn now."""
+        """How many slots are queued for a turn now."""
         return len(self._queue)
 
     def submit(self, call: Call) -> Result:
-        """Have one call answered. Raises what `run` gave for it, or Unanswered."""
+        """Have one call answered. Raises the exception that `run` returned for it, or Unanswered."""
         [answer] = self.submit_all([call])
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def submit_all(self, calls: Sequence[Call]) -> list[Result | Exception]:
-        """Have many calls answered together; exceptions are returned in their places."""
+        """Have many calls answered together. Exceptions are returned in the place of answers."""
         step = self._calls_max
         slots: list[_Slot[Call, Result]] = [_Slot(calls[i : i + step]) for i in range(0, len(calls), step)]
         if slots:
-            # Whoever takes the lead has to have something to answer, or would never hand it on.
+            # A caller without slots must not take the lead: it would never hand it on.
             self._work(slots)
         return [answer for slot in slots for answer in slot.answers]
 
     def _work(self, slots: Sequence[_Slot[Call, Result]]) -> None:
-        """Have slots answered, by ourselves or by whoever leads."""
+        """Have these slots answered, by leading ourselves or by the current leader."""
         turn_by = time.monotonic() + self._timeout_seconds
         try:
             with self._lock:
@@ -98,7 +98,7 @@ class Batcher(Generic[Call, Result]):
                 if leads:
                     self._leader = slots[0]
             if leads:
-                # The queue is first in, first out: leading from here reaches our own slots.
+                # The queue is first in, first out, so leading from here reaches our own slots.
                 self._lead_until(slots[0])
             for slot in slots:
                 while not slot.is_done:
@@ -108,13 +108,14 @@ class Batcher(Generic[Call, Result]):
                     if not slot.is_done:
                         self._lead_until(slot)
         except BaseException:
-            # Whoever is told to end, or fails in here, leaves nothing behind that would be handed the lead.
+            # On any exception (also an exit) withdraw our slots: nothing may remain queued that would be handed the
+            # lead.
             for slot in slots:
                 self._withdraw(slot)
             raise
 
     def _lead_until(self, own: _Slot[Call, Result]) -> None:
-        """Run batches until our own slot is answered, then hand the lead on, whatever a run raises."""
+        """Run batches until our own slot is answered, then hand the lead on, even if a run raises."""
         try:
             while not own.is_done:
                 self._answer(self._take())
@@ -122,7 +123,7 @@ class Batcher(Generic[Call, Result]):
             self._hand_on()
 
     def _take(self) -> list[_Slot[Call, Result]]:
-        """What waits, from the front, as far as one run takes it."""
+        """Slots from the front of the queue, as many as one run takes."""
         batch: list[_Slot[Call, Result]] = []
         room = self._calls_max
         with self._lock:
@@ -141,11 +142,11 @@ class Batcher(Generic[Call, Result]):
             if first != len(answers):
                 raise ValueError(f"{first} calls were given {len(answers)} answers")  # noqa: TRY301
         except Exception as error:
-            # Whatever it is, each waiting caller has to learn of it.
+            # Each waiting caller has to learn of the error, whatever it is.
             for slot in batch:
                 slot.fail(error)
         except BaseException:
-            # Meant for the thread that happens to lead, and not for those whose calls it has in hand.
+            # The exception is meant for the leader's thread, not for the other callers in its batch.
             for slot in batch:
                 slot.fail(BatchAborted())
             raise
@@ -161,23 +162,24 @@ class Batcher(Generic[Call, Result]):
                 self._leader.wakeup.release()
 
     def _wait_for(self, slot: _Slot[Call, Result], turn_by: float) -> bool:
-        """Wait until the slot is answered or shall lead. False: it took too long."""
+        """Wait until the slot is answered or becomes the leader. False: it timed out."""
         if slot.wakeup.acquire(timeout=max(0.0, turn_by - time.monotonic())):
             return True
         if self._withdraw(slot):
             return False
-        # In the hands of a run. Whoever gave it up now might do again what is about to be done.
+        # A run has taken the slot. Giving up now could make the caller repeat what is about to be done, so wait once
+        # more.
         done_by = turn_by + self._timeout_seconds
         return slot.wakeup.acquire(timeout=max(0.0, done_by - time.monotonic()))
 
     def _withdraw(self, slot: _Slot[Call, Result]) -> bool:
-        """Take a slot back whose turn hasn't come. False: it is in the hands of a run, or answered."""
+        """Remove a slot that is still queued. False: a run has taken it, or it is answered."""
         with self._lock:
             is_queued = slot in self._queue
             if is_queued:
                 self._queue.remove(slot)
             leads = self._leader is slot
         if leads:
-            # Made the leader at the last moment: the next one has to be.
+            # The slot had just been made the leader: hand the lead to the next one.
             self._hand_on()
         return is_queued

@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of wallets: their rows, ledgers, debts and failed ends."""
+"""Books for wallets: their rows, ledgers, debts and failed ends, read and changed within one transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Books:
         self._connection = connection
 
     def lock(self, wallet_id: WalletId) -> Wallet | None:
-        """Nobody else changes it before this transaction ends."""
+        """Lock the wallet's row until this transaction ends. None where there is no such wallet."""
         return wallets.lock(self._connection, wallet_id)
 
     def update(self, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet:
@@ -46,22 +46,26 @@ class Books:
         return ledger.find_write_off(self._connection, end_id)
 
     def billed_of(self, end_ids: Collection[UUID]) -> Set[UUID]:
-        """Those of these ends that are in the ledger already."""
+        """Those of these ends that are already in the ledger."""
         return ledger.billed_of(self._connection, end_ids)
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
+        """Write this transaction's changes to the audit log."""
         audit.write_all(self._connection, caller, changes)
 
     def wake(self, wallet_id: WalletId) -> Sequence[IndebtedWallet]:
-        """The wallet, if it can pay its oldest debt now and somebody has to be told."""
+        """Make the wallet's debts due if it can pay the oldest one now. Returns the wallet if the workers have to be
+        told.
+        """
         return debts.wake(self._connection, wallet_id)
 
     def payer_of(self, end_id: UUID) -> WalletId | None:
         return failed_ends.payer_of(self._connection, end_id)
 
     def claim_failed(self, end_ids: Collection[UUID]) -> Sequence[Any]:
-        """The whole rows of those that have failed, locked. Their wallet has to be locked already."""
+        """Lock and return the whole inbox rows of those of these ends that have failed. The caller has locked their
+        wallet.
+        """
         return failed_ends.claim(self._connection, end_ids)
 
     def delete_failed(self, end_ids: Collection[UUID]) -> None:
@@ -81,10 +85,10 @@ class Books:
 
 
 class BookKeeping(Generic[B]):
-    """Gives work its books. What it may raise: see `PostgresAccess`."""
+    """Runs work with its books. Its errors are those of `PostgresAccess`."""
 
     def __init__(self, postgres: PostgresAccess, books: Callable[[sa.Connection], B]) -> None:
-        """`books`: which ones, for a transaction on this connection."""
+        """`books` makes the books for a transaction on a connection."""
         self._postgres = postgres
         self._books = books
 

@@ -1,4 +1,4 @@
-"""The same books, and bulk actions with the failed ends that each is about, in one transaction."""
+"""A wallet's books together with bulk actions and their failed ends, within one transaction."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from app.stores.postgres import bulk_actions as store
 from app.stores.postgres import failed_ends
 from app.stores.postgres.bulk_actions import BulkAction, BulkEnd, BulkFigures, TriedEnd
 
-# A selection of hundreds of thousands is written down in one statement.
+# One statement copies a selection of hundreds of thousands of ends.
 FREEZE_SECONDS_MAX = 30.0
 
 
 class BulkBooks(Books):
     def draft(self, **values: Any) -> int | None:
-        """A new action, about no ends yet. None where its reference was used before."""
+        """A new action, still without ends. None where its reference has been used before."""
         return store.insert(self._connection, **values)
 
     def freeze(self, number: int, matching: Filter) -> None:
-        """Keep which failed ends match now, and what they cost."""
+        """Store which failed ends match now, and what they cost."""
         store.freeze(self._connection, number, failed_ends.condition(matching), FREEZE_SECONDS_MAX)
 
     def freeze_ends(self, number: int, end_ids: Collection[UUID]) -> None:
-        """The same of those of these ends that have failed."""
+        """Store those of these ends that have failed, and what they cost."""
         store.freeze(self._connection, number, failed_ends.any_of(end_ids), FREEZE_SECONDS_MAX)
 
     def find_action(self, number: int) -> BulkAction | None:
@@ -37,11 +37,11 @@ class BulkBooks(Books):
         return store.find_by_reference(self._connection, reference)
 
     def lock_action(self, number: int) -> BulkAction | None:
-        """Nobody else changes its state, or works off an end of it, before this transaction ends."""
+        """Lock the action until this transaction ends: nobody else changes its state or works off its ends."""
         return store.lock(self._connection, number)
 
     def hold_action(self, number: int) -> BulkAction | None:
-        """Nobody changes its state before this transaction ends."""
+        """Keep the action's state as it is until this transaction ends."""
         return store.hold(self._connection, number)
 
     def list_actions(self, before_id: int, limit: int) -> Sequence[BulkAction]:
@@ -57,7 +57,7 @@ class BulkBooks(Books):
         return store.unfinished(self._connection)
 
     def take_turn(self) -> bool:
-        """Whether it is this transaction's turn to work off bulk actions, and nobody else's until it ends."""
+        """Whether this transaction got the turn to work off bulk actions; it keeps the turn until it ends."""
         return store.take_turn(self._connection)
 
     def figures(self, number: int, users_max: int) -> BulkFigures:
@@ -70,14 +70,14 @@ class BulkBooks(Books):
         return store.untouched(self._connection, number, after, limit)
 
     def claim_items(self, number: int, end_ids: Collection[UUID]) -> Sequence[BulkEnd]:
-        """Those of these ends about which nothing was done, locked."""
+        """Lock and return those of these ends that the action hasn't handled yet."""
         return store.claim(self._connection, number, end_ids)
 
     def mark_replayed(self, number: int, end_ids: Collection[UUID]) -> None:
         store.mark_replayed(self._connection, number, end_ids)
 
     def tried(self, number: int, limit: int) -> Sequence[TriedEnd]:
-        """Replayed ends of which it is known by now what became of them."""
+        """Replayed ends whose outcome is known by now."""
         return store.tried(self._connection, number, limit)
 
     def set_outcomes(self, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]) -> None:

@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of the catalog: feature endpoints, packages, profit rules and prices."""
+"""Books for the catalog: feature endpoints, packages, profit rules and prices, within one transaction."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ class CatalogBooks:
         self._connection = connection
 
     def announce(self) -> None:
-        """Tell every process, on commit, that the catalog changed. Also puts its changes one after another."""
+        """On commit, tell every process that the catalog has changed. Also serialises changes of the catalog."""
         catalog.announce_change(self._connection)
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
+        """Write this transaction's changes to the audit log."""
         audit.write_all(self._connection, caller, changes)
 
     def add_feature(self, feature: FeatureEndpoint) -> bool:
-        """False where there is one of that id."""
+        """False where a feature endpoint with this id exists."""
         return catalog.insert_feature(self._connection, feature)
 
     def find_feature(self, feature_id: str) -> FeatureEndpoint | None:
         return catalog.find_feature(self._connection, feature_id)
 
     def update_feature(self, feature_id: str, changes: Mapping[str, Any]) -> FeatureEndpoint:
-        """One that there is."""
+        """Change a feature endpoint that exists."""
         return catalog.update_feature(self._connection, feature_id, changes)
 
     def list_features(self, after_id: str, limit: int) -> Sequence[FeatureEndpoint]:
         return catalog.list_features(self._connection, after_id, limit)
 
     def unknown_features(self, feature_ids: Sequence[str]) -> Sequence[str]:
-        """Those of these ids that no feature endpoint has, in their order."""
+        """Those of these ids that no feature endpoint has, in the order given."""
         return catalog.unknown_features(self._connection, feature_ids)
 
     def add_package(self, package_id: str, name: str) -> bool:
-        """An empty one. False where there is one of that id."""
+        """Add an empty package. False where a package with this id exists."""
         return catalog.insert_package(self._connection, package_id, name)
 
     def find_package(self, package_id: str) -> Package | None:
@@ -61,7 +61,7 @@ class CatalogBooks:
         catalog.rename_package(self._connection, package_id, name)
 
     def set_package_features(self, package_id: str, feature_ids: Sequence[str]) -> None:
-        """Have a package include these, and no others."""
+        """Have a package include exactly these feature endpoints."""
         catalog.set_package_features(self._connection, package_id, feature_ids)
 
     def list_packages(self, after_id: str, limit: int) -> Sequence[Package]:
@@ -75,7 +75,7 @@ class CatalogBooks:
         model: str | None,
         effective_from: datetime | None,
     ) -> ProfitRule:
-        """In force from now on unless a moment is given."""
+        """A rule that is in force from now on, or from `effective_from`."""
         return catalog.insert_rule(
             self._connection,
             basis_points=basis_points,
@@ -85,7 +85,7 @@ class CatalogBooks:
         )
 
     def rules(self) -> Sequence[ProfitRule]:
-        """All that were ever made."""
+        """All rules that were ever made."""
         return catalog.all_rules(self._connection)
 
     def list_rules(self, scope: Scope, before_id: int, limit: int) -> Sequence[ProfitRule]:
@@ -99,7 +99,9 @@ class CatalogBooks:
         model: str | None,
         effective_from: datetime | None,
     ) -> RateCard | None:
-        """In force from now on unless a moment is given. None where there is one for the same from that moment on."""
+        """A rate card that is in force from now on, or from `effective_from`. None where there is one for the same
+        scope and moment.
+        """
         return prices.insert(
             self._connection,
             rates,
@@ -109,7 +111,7 @@ class CatalogBooks:
         )
 
     def cards(self) -> Sequence[RateCard]:
-        """All that were ever made."""
+        """All rate cards that were ever made."""
         return prices.all_cards(self._connection)
 
     def list_cards(self, scope: Scope, before_id: int, limit: int) -> Sequence[RateCard]:
@@ -117,22 +119,23 @@ class CatalogBooks:
 
 
 class PriceImportBooks(CatalogBooks):
-    """The same, and imports of price lists."""
+    """The catalog's books, and imports of price lists."""
 
     def take_seconds(self, seconds: float) -> None:
-        """Thousands of prices take longer to write than a request's statements may."""
+        """Allow statements this many seconds: thousands of prices take longer to write than a request's statements may.
+        """
         allow_seconds(self._connection, seconds)
 
     def catalog(self) -> Catalog:
-        """All of it, as of now."""
+        """The whole catalog, as of now."""
         return catalog.load(self._connection)
 
     def state(self) -> SystemState:
-        """The catalog's version, and what time it is by the clock that all hosts share."""
+        """The catalog's version, and the time by Postgres's clock."""
         return system.read(self._connection)
 
     def announce_since(self, version: int) -> bool:
-        """Announce a change, if nobody has changed the catalog since it had this version. False: somebody has."""
+        """Announce a change, unless the catalog has changed since this version. False where it has."""
         return catalog.announce_change_since(self._connection, version)
 
     def draft(self, **values: Any) -> PriceImport:
@@ -142,7 +145,7 @@ class PriceImportBooks(CatalogBooks):
         return price_imports.find(self._connection, import_id)
 
     def lock_import(self, import_id: int) -> PriceImport | None:
-        """Nobody else approves it before this transaction ends."""
+        """Lock an import until this transaction ends, so that nobody else approves it meanwhile."""
         return price_imports.find(self._connection, import_id, for_update=True)
 
     def list_imports(self, before_id: int, limit: int) -> Sequence[PriceImportHead]:
@@ -151,7 +154,9 @@ class PriceImportBooks(CatalogBooks):
     def add_cards(
         self, listed: Sequence[tuple[str, Rates]], *, feature_endpoint_id: str | None, effective_from: datetime
     ) -> Sequence[int]:
-        """Of many models, all from one moment on; their numbers. Fails where there is one for the same."""
+        """Add cards for many models, in force from one moment on. Returns their ids. Fails where there is one for the
+        same scope and moment.
+        """
         return prices.insert_all(
             self._connection, listed, feature_endpoint_id=feature_endpoint_id, effective_from=effective_from
         )

@@ -1,7 +1,7 @@
 """Brings Redis up to a committed change of a wallet.
 
-The transaction has left a mark that the cached copy is old. It is struck off here once Redis has the
-change; with Redis away it stays, and the sweep corrects the copy.
+The transaction has left a note that the cached copy is stale. The note is deleted here once Redis has the change. With
+Redis away it stays, and the sweep corrects the copy later.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ class WalletChanges:
         self._redis = redis
 
     def announce(self, wallet: Wallet, told: Sequence[UUID] = ()) -> None:
-        """Best effort; never raises because a store is away. `told` are ends that left the inbox with it."""
+        """Apply a wallet's change, best effort: a store that is away raises nothing. `told` are ends that the change
+        removed from the inbox.
+        """
         self.apply([WalletChange(wallet, told)])
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
-        """All that one transaction changed; best effort, never raises because a store is away."""
+        """Apply all changes of one transaction, best effort: a store that is away raises nothing."""
         if not self._redis.is_open:
             self._redis.bypass()
             return

@@ -1,4 +1,4 @@
-"""What time it is by Postgres's clock: the one that all hosts share, whatever their own say."""
+"""The time by Postgres's clock, which all hosts share whatever their own clocks say."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-# An answer that took longer tells too little about when it was given.
+# A slower answer is too inexact: it is unknown when within that time Postgres read its clock.
 SECONDS_TO_ANSWER_MAX = 0.1
 
 
 class StoreClock:
-    """Goes on by this host's monotonic clock between two looks, also while Postgres is away."""
+    """Between two answers of Postgres it advances by this host's monotonic clock, also while Postgres is away."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._at: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
-        """Until Postgres has answered for the first time, this host's own clock."""
+        """The current time; by this host's own clock until Postgres has answered for the first time."""
         known = self._at
         if known is None:
             return datetime.now(UTC)
@@ -26,7 +26,7 @@ class StoreClock:
         return moment + timedelta(seconds=time.monotonic() - at)
 
     def learn(self, moment: datetime, asked_at: float) -> None:
-        """Take Postgres's time, which it told in answer to a question asked then (`time.monotonic`) and just read."""
+        """Take over a time that Postgres has just answered; it was asked at `asked_at` (`time.monotonic`)."""
         answered_at = time.monotonic()
         with self._lock:
             if self._at is None or answered_at - asked_at <= SECONDS_TO_ANSWER_MAX:

@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of the console's sessions and forms."""
+"""Books for the console's sessions and forms, within one transaction."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class ConsoleBooks:
         console.insert_session(self._connection, **values)
 
     def find_session(self, token_hash: bytes, idle_max: timedelta) -> SessionRow | None:
-        """One that hasn't expired, neither by itself nor because nobody used it, and whose key is in force."""
+        """A session that has neither expired nor been idle for too long, and whose key is in force."""
         return console.find_session(self._connection, token_hash, idle_max)
 
     def touch_session(self, token_hash: bytes) -> None:
         console.touch_session(self._connection, token_hash)
 
     def delete_session(self, token_hash: bytes) -> None:
-        """With its forms."""
+        """Delete a session and its forms."""
         console.delete_session(self._connection, token_hash)
 
     def claim_form(self, session_hash: bytes, form_id: UUID) -> bool:
-        """Whether this is the first time that this form comes."""
+        """Whether this form is sent for the first time."""
         return console.claim_form(self._connection, session_hash, form_id)
 
     def find_form(self, session_hash: bytes, form_id: UUID) -> FormRow | None:
@@ -44,5 +44,5 @@ class ConsoleBooks:
         console.finish_form(self._connection, session_hash, form_id, location, message)
 
     def release_form(self, session_hash: bytes, form_id: UUID) -> None:
-        """It was refused, and may be sent again."""
+        """The form was refused, so it may be sent again."""
         console.release_form(self._connection, session_hash, form_id)

@@ -1,4 +1,4 @@
-"""How use cases tell the workers that there is work. Any ring may be lost: the sweep finds what it told of."""
+"""How use cases tell the workers that there is work. Any message may be lost: the sweep finds that work later."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class Doorbell(Protocol):
         """Have workers collect the debts of wallets, each as a task of its own; best effort, never raises."""
 
     def close(self) -> None:
-        """Send what waits, then stop."""
+        """Send what is pending, then stop."""

@@ -1,4 +1,4 @@
-"""Whether a store is in use. Closed by whoever finds that it can't be, opened again by the watcher.
+"""Whether a store is in use. A call that finds the store unusable closes the gate; the watcher opens it again.
 
 Processes without a watcher (workers, the CLI) keep their gates open and find out with each call.
 """
@@ -16,7 +16,7 @@ from app.stores.failures import Failure
 
 log = structlog.get_logger(__name__)
 
-# A store that takes a probe and refuses all else, as one that is nearly full may, is tried again once in a while only.
+# A store that accepts the probe but refuses everything else (one that is nearly full may) is retried only this often.
 REFUSING_SECONDS = 1.0
 
 
@@ -27,7 +27,7 @@ class StoreState(StrEnum):
 
 
 class Gate:
-    """Requests ask before they call a store, so that a dead one costs each of them nothing."""
+    """Requests ask the gate before they call a store, so that a dead store doesn't cost each of them a timeout."""
 
     def __init__(self, store: str, failure_of: Callable[[BaseException], Failure], *, is_watched: bool) -> None:
         self.store = store
@@ -47,7 +47,7 @@ class Gate:
         return self._state
 
     def close(self, error: BaseException) -> None:
-        """Tell of an error: the gate closes if it is about the store, and not about the one call that met it."""
+        """Report an error. The gate closes if the error concerns the store as a whole, not just the one call."""
         failure = self._failure_of(error)
         if failure is Failure.REFUSED:
             log.warning("call_refused", store=self.store, error=type(error).__name__, detail=str(error)[:200])
@@ -65,7 +65,7 @@ class Gate:
             )
 
     def open(self) -> None:
-        """Tell that the store does its work, as a probe has found."""
+        """Report that a probe has found the store working."""
         with self._lock:
             was_open = self.is_open
             if time.monotonic() >= self._closed_until:
@@ -75,12 +75,12 @@ class Gate:
             log.warning("store_back", store=self.store)
 
     def bypass(self) -> None:
-        """Tell that something was done past this store while it was closed, so that it holds an older state."""
+        """Report that a change was made without this store while it was closed, so that the store is stale."""
         with self._lock:
             self._is_bypassed = True
 
     def take_bypass(self) -> bool:
-        """Was something done past this store since the last time that this was asked?"""
+        """Whether a change has been made without this store since the last call of this method."""
         with self._lock:
             is_bypassed, self._is_bypassed = self._is_bypassed, False
         return is_bypassed

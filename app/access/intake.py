@@ -1,4 +1,4 @@
-"""How ends get into Postgres and are found there again: each call is one statement that commits on its own."""
+"""How ends are recorded in Postgres and found again: each call is one statement that commits on its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Intake:
         self._postgres = postgres
 
     def record(self, ends: Sequence[AcceptedEnd], outdated: Callable[[set[UUID]], Set[WalletId]]) -> set[UUID]:
-        """Put ends into the inbox; the ids that are new. `outdated` says, by these, which wallets' cached copies
-        have to be corrected. Raises Unavailable, or SQLAlchemyError for a refusal.
+        """Put ends into the inbox. Returns the ids that are new. `outdated` takes these and returns the wallets whose
+        cached copies have to be corrected. Raises Unavailable, or SQLAlchemyError for a refusal.
         """
 
         def insert(connection: sa.Connection) -> set[UUID]:
@@ -32,13 +32,13 @@ class Intake:
         return self._postgres.run(insert)
 
     def known(self, requests: Sequence[EndRequest]) -> Sequence[KnownEnd]:
-        """The ends that came with any of these requests' keys. Raises Unavailable, or SQLAlchemyError."""
+        """The recorded ends that have one of these requests' keys. Raises Unavailable, or SQLAlchemyError."""
         keys = {request.idempotency_key for request in requests if request.idempotency_key is not None}
         process_ids = {request.process_id for request in requests if request.process_id is not None}
         return self._postgres.run(lambda connection: inbox.find_keys(connection, keys, process_ids))
 
     def of_process(self, process_id: str) -> Sequence[KnownEnd]:
-        """The ends that came with this process id. Raises Unavailable, or SQLAlchemyError."""
+        """The recorded ends with this process id. Raises Unavailable, or SQLAlchemyError."""
         return self._postgres.run(lambda connection: inbox.find_keys(connection, (), (process_id,)))
 
 
@@ -47,5 +47,5 @@ class Balances:
         self._postgres = postgres
 
     def of(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]:
-        """Wallets as Postgres knows them, by their ids; those that there aren't are left out. Raises Unavailable."""
+        """Wallets as Postgres knows them, by id; ids without a wallet are left out. Raises Unavailable."""
         return self._postgres.run(lambda connection: balances.balances(connection, wallet_ids))

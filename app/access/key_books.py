@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of API keys."""
+"""Books for API keys, within one transaction."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class KeyBooks:
         self._connection = connection
 
     def announce(self) -> None:
-        """Tell every process, on commit, that keys changed. Also puts their changes one after another."""
+        """On commit, tell every process that keys have changed. Also serialises changes of keys."""
         system.announce_keys(self._connection)
 
     def is_name_taken(self, name: str) -> bool:
-        """Is a key in force that is called so?"""
+        """Whether a key in force has this name."""
         return api_keys.is_name_taken(self._connection, name)
 
     def add(self, **values: Any) -> KeyRow:
@@ -35,12 +35,12 @@ class KeyBooks:
         return api_keys.revoke(self._connection, key_id, revoked_by)
 
     def end_within(self, key_id: str, seconds: int) -> KeyRow:
-        """Have it expire so many seconds from now, unless it does earlier."""
+        """Have a key expire within this many seconds, unless it expires earlier anyway."""
         return api_keys.end_within(self._connection, key_id, seconds)
 
     def list_newest(self, wanted: KeyFilter, before_number: int, limit: int) -> Sequence[KeyRow]:
         return api_keys.list_newest(self._connection, wanted, before_number, limit)
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
+        """Write this transaction's changes to the audit log."""
         audit.write_all(self._connection, caller, changes)

@@ -1,11 +1,11 @@
-"""Each process's own copy of the API keys that are in force, looked up by hash.
+"""Each process's own copy of the API keys in force, looked up by hash.
 
-No call asks a store for its key. The copy is looked after as the catalog's is (`app/catalog/snapshot.py`), four times
-a second: a key that was revoked, made or rotated is so in every process within that time, and a key expires at its
-moment. While Postgres is away the copy goes on serving, up to a bound: then keys of the database are refused as
-something that can't be told now, and those of the environment go on.
+No call asks a store for its key. The copy is refreshed as the catalog's is (`app/catalog/snapshot.py`), four times a
+second: a key that was made, revoked or rotated is known to every process within that time, and a key expires exactly at
+its time. While Postgres is away the copy goes on serving for a bounded time. After that, keys from the database are
+answered as temporarily unavailable, and keys from the environment still work.
 
-When keys were last used is kept in memory, and written now and then.
+The last use of each key is kept in memory and written every few seconds.
 """
 
 from __future__ import annotations
@@ -56,20 +56,21 @@ class KeyRing:
         self._writing = threading.Lock()
 
     def find(self, kind: KeyKind, given: str, address: str) -> ApiKey | None:
-        """The key in force that a header's text is, used from that address. None: there is none of this kind.
+        """The key in force that a header's text stands for, used from this address. None where there is no such key of
+        this kind.
 
-        Raises Unavailable when it was in force too long ago to say that it still is.
+        Raises Unavailable when Postgres has been away for too long to know whether the key is still in force.
         """
         digest = digest_of(given.encode("latin-1", "replace"))
         key = (self._services if kind is KeyKind.SERVICE else self._operators).get(digest)
-        # Which digest is looked up nobody can choose byte by byte; what decides is compared in constant time all the
-        # same.
+        # The dictionary's lookup isn't constant in time, but a caller can't choose a digest byte by byte. The
+        # comparison that decides is constant in time all the same.
         if key is None or not compare_digest(key.digest, digest):
             return None
         return self._used_now(key, address)
 
     def remembered(self, fingerprint: str, address: str) -> ApiKey | None:
-        """The key in force that a session began with, by its `fingerprint`. None: it isn't in force any more.
+        """The key in force that a session was opened with, by its `fingerprint`. None where it is no longer in force.
 
         Raises Unavailable, as `find` does.
         """
@@ -77,7 +78,7 @@ class KeyRing:
         return None if found is None else self._used_now(found, address)
 
     def look(self, connection: sa.Connection, version: int) -> None:
-        """Postgres has answered, and this is the version of its keys: load them if it is another than ours."""
+        """Postgres has answered with this version of its keys: load them unless our copy has that version."""
         asked_at = time.monotonic()
         if version != self._version:
             keys = [*self._environment, *api_keys.in_force(connection)]
@@ -87,14 +88,14 @@ class KeyRing:
         self._looked_at = asked_at
 
     def write_uses(self) -> None:
-        """Keep when keys were last used, at most every USES_SECONDS. Raises Unavailable."""
+        """Write when keys were last used, at most every USES_SECONDS. Raises Unavailable."""
         if time.monotonic() - self._uses_written_at >= USES_SECONDS:
             self.write_uses_now()
 
     def write_uses_now(self) -> None:
         with self._writing:
             self._uses_written_at = time.monotonic()
-            # A use that comes in while they change places may be lost: the next one won't be.
+            # A use noted during this swap may be lost; the key's next use is kept.
             used, self._used = self._used, {}
             if not used:
                 return
@@ -125,7 +126,7 @@ def _of_environment(kind: KeyKind, key: str) -> ApiKey:
 
 
 def _by_digest(keys: Collection[ApiKey]) -> tuple[_Keys, _Keys]:
-    """Service servers' and operators': neither opens what is the others'."""
+    """Service keys and operator keys, apart: neither kind works where the other is asked for."""
     services, operators = (
         {key.digest: key for key in keys if key.kind is kind} for kind in (KeyKind.SERVICE, KeyKind.OPERATOR)
     )

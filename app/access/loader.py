@@ -1,11 +1,12 @@
-"""Fills the cache from Postgres so that it can't overwrite something newer.
+"""Fills the cache from Postgres without overwriting a newer state.
 
-A lease is taken in Redis before Postgres is read and given up by the fill; a flush or a long pause in between
-voids it. A change committed in between leaves its version as a fence. In both cases the fill is refused and the
-wallet is loaded again.
+The loader takes a lease in Redis before it reads Postgres, and the fill uses the lease up. A flush or a long pause in
+between voids the lease. A change committed in between leaves its version as a fence. In both cases the fill is refused
+and the wallet is loaded again.
 
-What Redis knew before Postgres was asked can't be newer than the answer, unless Postgres has lost it (a fail-over to
-an older copy). Then the copy is corrected all the same, and marks of ends that are nowhere any more are forgotten.
+A state that Redis had before Postgres was read can't be newer than Postgres, unless Postgres has lost commits (a
+fail-over to an older copy). Then the cached copy is set back all the same, and marks of ends that exist nowhere any
+more are removed.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class WalletLoader:
         self._flights: dict[WalletId, Future[bool]] = {}
 
     def load(self, wallet_ids: Collection[WalletId], epoch: int) -> set[WalletId]:
-        """Have wallets cached in at least this epoch; the ids that no wallet has.
+        """Cache these wallets with at least this epoch. Returns the ids that have no wallet.
 
-        One that can't be cached, as it changes too often or its numbers don't fit, is left out; Postgres can answer for
-        it. Each wallet is read once, however many callers ask for it at the same time.
-        Raises Unavailable when Postgres is away, RedisError when Redis is.
+        A wallet that can't be cached, because it changes too often or its numbers don't fit, is left out: Postgres
+        answers for it. Each wallet is read once, however many callers ask for it at the same time. Raises Unavailable
+        when Postgres is away, RedisError when Redis is.
         """
         mine: dict[WalletId, Future[bool]] = {}
         others: dict[WalletId, Future[bool]] = {}
@@ -72,11 +73,11 @@ class WalletLoader:
         return {wallet_id for wallet_id, flight in {**mine, **others}.items() if not flight.result()}
 
     def refresh(self, wallet_ids: Collection[WalletId], *, abandoned: Collection[UUID] = ()) -> None:
-        """Correct cached wallets from Postgres, and cache those that weren't.
+        """Correct cached wallets from Postgres, and cache those that weren't cached.
 
-        `abandoned` are marked ends that nobody is going to record any more; those that Postgres doesn't know are
-        forgotten. Any other unknown mark may be recorded the next moment and stays.
-        Raises Unavailable when Postgres is away, RedisError when Redis is.
+        `abandoned` are marked ends that nobody will record any more: the marks of those that Postgres doesn't know are
+        removed. Any other unknown mark stays, because its end may be recorded the next moment. Raises Unavailable when
+        Postgres is away, RedisError when Redis is.
         """
         _, refused = self._fill(self._leases.take(list(wallet_ids)), frozenset(abandoned))
         if refused:
@@ -85,7 +86,7 @@ class WalletLoader:
     def _fly(self, flights: dict[WalletId, Future[bool]], epoch: int) -> None:
         try:
             leases = self._leases.take(list(flights))
-            # Somebody may have filled it between our caller's look and now.
+            # Another process may have filled a wallet since our caller looked.
             missing, _ = self._fill([lease for lease in leases if lease.epoch is None or lease.epoch < epoch])
             error: BaseException | None = None
         except BaseException as raised:
@@ -102,14 +103,14 @@ class WalletLoader:
     def _fill(
         self, leases: Sequence[Lease], abandoned: Set[UUID] = frozenset()
     ) -> tuple[set[WalletId], Sequence[WalletId]]:
-        """Wallets that there aren't, and those that something newer came in between of each time."""
+        """Returns the ids that have no wallet, and the wallets whose fill was refused at every attempt."""
         missing: set[WalletId] = set()
         refused: Sequence[WalletId] = []
         for attempt in range(FILL_ATTEMPTS):
             if not leases:
                 break
-            # Before Postgres is read, and only once a fill was refused: a version that it was refused for, and that
-            # Postgres still doesn't have, is lost there.
+            # Read the cached versions before Postgres, and only after a refused fill: if Postgres still lacks the
+            # version for which the fill was refused, Postgres has lost it.
             seen = self._lost.versions([lease.wallet_id for lease in leases]) if attempt else {}
             loaded = self._load(leases)
             abandoned |= self._correct_lost(leases, loaded, seen)
@@ -128,9 +129,10 @@ class WalletLoader:
         loaded: Mapping[WalletId, balances.LoadedWallet],
         seen: Mapping[WalletId, Versions],
     ) -> Set[UUID]:
-        """Where Redis knows a newer version than Postgres, Postgres has lost it: have the copy filled all the same.
+        """Where Redis knows a newer version than Postgres, Postgres has lost it: reset the cached version, so that the
+        fill is accepted.
 
-        Returns those marked ends that are nowhere any more.
+        Returns the marked ends that exist nowhere any more.
         """
         newer = {
             wallet_id: versions
@@ -149,8 +151,8 @@ class WalletLoader:
         if not marks:
             return frozenset()
         end_ids = [end_id for end_id, _ in marks]
-        # In this order none is missed on its way: it is in the spool before it leaves flight, and put aside before it
-        # leaves the spool.
+        # In this order an end on its way isn't missed: it is in the spool before it leaves flight, and put aside before
+        # it leaves the spool.
         kept = self._in_flight.holding(marks) | self._spool.holding(end_ids)
         return set(end_ids) - kept - self._postgres.run(lambda connection: spool_aside.holding(connection, end_ids))
 
@@ -161,7 +163,8 @@ class WalletLoader:
 
 
 def _has_leapt(lease: Lease, loaded: balances.LoadedWallet) -> bool:
-    # Epochs begin one by one. Only who finds that Postgres was set back leaps over all that may have begun since.
+    # A new epoch normally adds one. A process that finds Postgres set back adds OVERTAKE, to pass all epochs lost with
+    # it.
     return lease.epoch is not None and loaded.cache_epoch - lease.epoch >= OVERTAKE
 
 

@@ -1,4 +1,4 @@
-"""What open holds reserve, as Redis tells, where they live. Without it nobody can say."""
+"""What open holds reserve. Only Redis knows; without Redis nobody can say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class OpenHolds:
-    """Each call raises Unavailable without Redis."""
+    """Each call raises Unavailable when Redis is away."""
 
     def __init__(self, client: Redis, holds: WalletHolds, redis: Gate) -> None:
         self._client = client
@@ -26,15 +26,15 @@ class OpenHolds:
         self._redis = redis
 
     def held_micros(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
-        """Of each of these wallets, in their order."""
+        """What each of these wallets holds, in the order given."""
         return self._ask(lambda: self._holds.held(wallet_ids))
 
     def holders(self) -> Collection[WalletId]:
-        """Wallets that may have open holds: no other has."""
+        """The wallets that may have open holds; no other wallet has any."""
         return self._ask(lambda: holders.names(self._client))
 
     def total_micros(self) -> int:
-        """Of all wallets: one look at each that was given a hold which may still be open."""
+        """The sum of all open holds: reads each wallet that may have one."""
         return self._ask(lambda: sum(sum(self._holds.held(part)) for part in slices(holders.names(self._client))))
 
     def _ask(self, question: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What the ledger's runs have used, added up a slice of entries at a time: each a statement that nothing waits for."""
+"""Usage of past runs, summed up from a slice of ledger entries at a time, by short statements that block nobody."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class PastUsage:
         self._postgres = postgres
 
     def entries_since(self, since: datetime) -> tuple[int, int]:
-        """Number of the first and of the last entry since about this moment; (1, 0) where there are none."""
+        """Ids of the first and the last entry since about this moment; (1, 0) where there are none."""
         return self._postgres.run(lambda connection: price_imports.entries_since(connection, since))
 
     def sums(
         self, first_id: int, last_id: int, *, since: datetime, lengths: Sequence[int], models: Sequence[str]
     ) -> Sequence[UsageSum]:
-        """What runs used that were billed in these entries, since this moment. `models` are ids and patterns; of
-        others' runs some may come along. `lengths` are those of input by which sums are told apart.
+        """Sums of the usage billed in these entries since this moment. `models` are ids and patterns; some runs of
+        other models may be included. `lengths` are the lengths of input at which sums are split.
         """
         return self._postgres.run(
             lambda connection: price_imports.usage_sums(

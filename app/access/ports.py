@@ -1,6 +1,7 @@
-"""What use cases of every room ask for: books, by which one transaction sees and changes what they are about.
+"""Ports that use cases of all rooms share: books, through which one transaction reads and changes its data.
 
-Which books stands beside each use case, in the words of its subject. `app/access/books.py` keeps them in Postgres.
+Each use case declares the books that it needs beside itself, in its own words. `app/access/books.py` and its neighbours
+implement them on Postgres.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ T = TypeVar("T")
 
 
 class BookKeeping(Protocol[B_co]):
-    """Gives work its books. Each call raises Unavailable, and what `work` raises, which may run again."""
+    """Runs work with its books. Each call raises Unavailable, and whatever `work` raises. `work` may run again."""
 
     def read(self, work: Callable[[B_co], T]) -> T:
-        """What is written commits at once, each by itself."""
+        """Each statement that writes commits at once, by itself."""
 
     def transaction(self, work: Callable[[B_co], T]) -> T:
-        """Committed when it returns; nothing is written when `work` raises."""
+        """Committed when this returns; nothing is written when `work` raises."""
 
 
 class WalletBookKeeping(BookKeeping[B_co], Protocol[B_co]):
     def in_turn(self, wallet_id: WalletId, work: Callable[[B_co], T]) -> T:
-        """A transaction that locks this one wallet. Raises WalletBusy besides."""
+        """A transaction that locks this one wallet. Also raises WalletBusy."""

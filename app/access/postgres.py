@@ -1,7 +1,8 @@
-"""How services reach Postgres: bounded, tried once more when that may help, and closed to all while it is away.
+"""How services reach Postgres: with bounded waits, with retries where these may help, and refused at once while it is
+away.
 
-What is about one call (a row that somebody has locked, a statement that took too long, no free connection) is answered
-as such and closes nothing.
+A failure of one call (a row that somebody has locked, a statement that took too long, no free connection) is answered
+as such and doesn't close the gate.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from app.stores.postgres.failures import failure_of, is_lock_timeout, is_passing
 T = TypeVar("T")
 
 ATTEMPTS = 3
-# Transactions may wait for rows. They never take all of a process's connections: those that starts and ends need for a
-# millisecond are there.
+# Transactions may wait for rows. They get at most half of a process's connections, so that the others stay free for
+# starts and ends, which need one for a millisecond.
 TRANSACTIONS_MAX = (POOL_SIZE + POOL_OVERFLOW) // 2
 
 
 class PostgresAccess:
     def __init__(self, engine: sa.Engine, gate: Gate, *, wait_seconds: float) -> None:
-        """`wait_seconds` is how long a call waits for its turn to have a connection at all."""
+        """`wait_seconds` is how long a transaction waits for its turn to get a connection."""
         self._engine = engine
-        # Each statement a whole transaction: one round trip instead of three.
+        # Each statement is a transaction by itself: one round trip instead of three.
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._wait_seconds = wait_seconds
         self._slots = threading.BoundedSemaphore(TRANSACTIONS_MAX)
@@ -41,26 +42,28 @@ class PostgresAccess:
         self.gate = gate
 
     def run(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run statements that each commit on their own. `work` may run again and must not mind.
+        """Run statements that each commit on their own. `work` may run again, so it must be idempotent.
 
-        Raises Unavailable when Postgres is away or has no time for this (TooSlow: a statement took too long),
-        SQLAlchemyError when it refuses.
+        Raises Unavailable when Postgres is away or too busy (TooSlow: a statement took too long), SQLAlchemyError when
+        it refuses.
         """
         return self._attempt(self._autocommit.connect, work)
 
     def transaction(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction, committed when it returns and rolled back when it raises.
 
-        It may run again, after a roll-back or an answer to COMMIT that got lost, and must not mind.
-        Raises WalletBusy when somebody keeps a row that it needs, Unavailable when Postgres is away or has no time for
-        this, SQLAlchemyError when it refuses.
+        `work` may run again, after a rollback or a lost answer to COMMIT, so it must be idempotent. Raises WalletBusy
+        when another transaction keeps a row locked that it needs, Unavailable when Postgres is away or too busy,
+        SQLAlchemyError when it refuses.
         """
         self._check_gate()
         with self._slot():
             return self._attempt(self._engine.begin, work)
 
     def wallet_transaction(self, wallet_id: WalletId, work: Callable[[sa.Connection], T]) -> T:
-        """A transaction that locks this one wallet. However many there are, others' find connections."""
+        """A transaction that locks this one wallet. However many of these wait, calls about other wallets find
+        connections.
+        """
         self._check_gate()
         with self._turns.take(wallet_id):
             return self.transaction(work)
@@ -97,14 +100,14 @@ class PostgresAccess:
 
     @staticmethod
     def _raise_refused(error: sa.exc.SQLAlchemyError, attempts_left: int) -> None:
-        """Raise what a refusal means; return if the call is worth sending once more."""
+        """Raise the error that a refusal means; return if the call is worth another attempt."""
         if is_lock_timeout(error):
             raise WalletBusy from error
         if is_too_slow(error):
-            # Waiting as long again helps nobody, and other requests may do well.
+            # Waiting as long again helps nobody, and other requests may succeed.
             raise TooSlow from error
         if isinstance(error, sa.exc.TimeoutError) or (is_passing(error) and not attempts_left):
-            # No connection came free, or what passes didn't pass in time.
+            # No connection became free, or a passing condition lasted through all attempts.
             raise Unavailable from error
         if not is_passing(error):
             raise error

@@ -1,4 +1,4 @@
-"""What one transaction sees of wallets' statements, and what it sees and adds of samples."""
+"""Books for wallets' statements, and for samples, within one transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.stores.postgres.ledger import LedgerEntry
 from app.stores.postgres.samples import Sample
 from app.stores.postgres.statements import DayBalance, Span
 
-# A sample passes over all wallets and the inbox.
+# A sample reads all wallets and the inbox.
 SAMPLE_SECONDS_MAX = 30.0
 
 
@@ -40,7 +40,7 @@ class StatementBooks:
         return prices.by_ids(self._connection, numbers)
 
     def costs_by_now(self, end_ids: Sequence[UUID]) -> Mapping[UUID, int]:
-        """Of those of these ends that were corrected."""
+        """Current costs of those of these ends that were corrected."""
         return corrections.costs_by_now(self._connection, end_ids)
 
     def balances_by_day(self, wallet_id: WalletId, since: date, until: date) -> Sequence[DayBalance]:

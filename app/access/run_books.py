@@ -1,4 +1,4 @@
-"""What a transaction that corrects runs sees and changes beside its wallets' books."""
+"""Wallets' books together with runs and their corrections, within one transaction."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunBooks(Books):
         return corrections.lock_open_parts(self._connection, end_id)
 
     def settle(self, end_ids: Sequence[UUID]) -> SettledWallet:
-        """Ends and charges of the one wallet that is locked."""
+        """Settle ends and charges of the one wallet that the caller has locked."""
         [settled] = settlement.settle(self._connection, end_ids, self._policy)
         return settled
 
@@ -86,7 +86,7 @@ class RunBooks(Books):
         return catalog.find_rule(self._connection, number)
 
     def card(self, number: int) -> RateCard:
-        """Of a price that something was billed by, so there is one."""
+        """The rate card with this id. It exists, because something was billed by it."""
         return prices.by_ids(self._connection, [number])[number]
 
 

@@ -1,4 +1,4 @@
-"""What one transaction sees of an end: its row, its entries, what was tried and corrected, and what it waits for."""
+"""Books for the story of an end: its row, entries, attempts and corrections, and what it waits for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StoryBooks:
         return bulk_actions.actions_of_end(self._connection, end_id)
 
     def card(self, number: int) -> RateCard:
-        """Of a price that something was billed by, so there is one."""
+        """The rate card with this id. It exists, because something was billed by it."""
         return prices.by_ids(self._connection, [number])[number]
 
     def room(self, wallet_id: WalletId) -> Room | None:

@@ -1,4 +1,4 @@
-"""A wallet's books in one transaction with its part of a top-up of many."""
+"""A wallet's books together with its part of a top-up of many wallets, in one transaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TopUpBooks(Books):
         self._batch_id = batch_id
 
     def claim(self, wallet_id: WalletId) -> bool:
-        """Whether nothing was done about this wallet yet. Its row has to be locked already, if there is one."""
+        """Whether this wallet is not handled yet. The caller has locked its row, if it has one."""
         return top_ups.claim(self._connection, self._batch_id, wallet_id)
 
     def set_outcome(
@@ -37,12 +37,12 @@ class TopUpBooks(Books):
         )
 
     def lock_free(self, wallet_ids: Sequence[WalletId]) -> Collection[WalletId]:
-        """Lock those that nobody else has, and say which."""
+        """Lock those of these wallets that no other transaction has locked. Returns them."""
         return wallets.lock_free(self._connection, wallet_ids)
 
 
 class TopUpBookKeeping:
-    """Gives work its books. What it may raise: see `PostgresAccess`."""
+    """Runs work with its books. Its errors are those of `PostgresAccess`."""
 
     def __init__(self, postgres: PostgresAccess) -> None:
         self._postgres = postgres
@@ -52,5 +52,5 @@ class TopUpBookKeeping:
         return self._postgres.wallet_transaction(wallet_id, lambda connection: work(TopUpBooks(connection, batch_id)))
 
     def together(self, batch_id: int, work: Callable[[TopUpBooks], T]) -> T:
-        """A transaction that locks wallets of which it waits for none."""
+        """A transaction that locks several wallets and waits for none of them."""
         return self._postgres.transaction(lambda connection: work(TopUpBooks(connection, batch_id)))

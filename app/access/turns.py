@@ -1,7 +1,7 @@
 """Calls that lock the same wallet take turns before they take a connection.
 
-The row's lock makes them wait for each other anyway. Waiting here, all of them together hold one connection at most:
-a wallet that somebody has locked by hand takes nothing from the others.
+The row's lock would make them wait for each other anyway. Waiting here instead, they hold at most one connection
+together: a wallet that somebody has locked by hand takes no connections from the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Turn:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.takers = 0
-        # Whoever had the last turn didn't get the row: until somebody does, one at a time tries and nobody waits.
+        # The last caller couldn't lock the row. Until one can, one caller at a time tries and the others fail at once.
         self.is_stuck = False
 
 
@@ -34,9 +34,9 @@ class WalletTurns:
 
     @contextmanager
     def take(self, wallet_id: WalletId) -> Iterator[None]:
-        """Have the turn of a wallet; raise WalletBusy within it when its row can't be had.
+        """Have the turn of a wallet; the caller raises WalletBusy within it when the wallet's row is locked.
 
-        Raises WalletBusy when the turn doesn't come in time, or the one before couldn't have the row.
+        Raises WalletBusy when the turn doesn't come in time, or when the caller before couldn't lock the row.
         """
         turn, tries_anew = self._enter(wallet_id)
         try:
@@ -56,7 +56,7 @@ class WalletTurns:
             self._leave(wallet_id, turn)
 
     def _enter(self, wallet_id: WalletId) -> tuple[_Turn, bool]:
-        """The wallet's turn, and whether we try to have a row that was stuck."""
+        """The wallet's turn, and whether its row was stuck, so that we are the one caller who tries it."""
         with self._lock:
             turn = self._turns.setdefault(wallet_id, _Turn())
             if turn.is_stuck and turn.takers:
@@ -65,7 +65,9 @@ class WalletTurns:
             return turn, turn.is_stuck
 
     def _leave(self, wallet_id: WalletId, turn: _Turn) -> None:
-        """Forget a wallet that nobody wants, unless its row is stuck; and those once a thousand are."""
+        """Forget a wallet without callers, unless its row is stuck; stuck ones too once there are more than
+        STUCK_WALLETS_MAX wallets.
+        """
         with self._lock:
             turn.takers -= 1
             if turn.takers:

@@ -1,4 +1,4 @@
-"""A wallet's books, and opening, listing and looking at wallets beside them."""
+"""A wallet's books, and opening, listing and reading wallets, within one transaction."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class WalletBooks(Books):
         )
 
     def balances(self, wallet_ids: Collection[WalletId]) -> Mapping[WalletId, WalletBalance]:
-        """Of those that there are."""
+        """Balances of those of these wallets that exist."""
         return balances.balances(self._connection, wallet_ids)
 
     def list_wallets(
         self, wanted: Wallets, order: WalletOrder, after: str, limit: int, among: Collection[WalletId] | None
     ) -> Sequence[WalletBalance]:
-        """The next behind a position; only `among` these, if any are given."""
+        """The next wallets after a position; only those `among` these ids, if given."""
         return wallet_lists.list_wallets(self._connection, wanted, order, after, limit=limit, among=among)

@@ -1,11 +1,12 @@
-"""The brake on wrong keys: whoever guesses is made to wait, and seen.
+"""The brake on wrong keys: an address that guesses keys has to wait, and is logged.
 
-What is counted is shared by all processes, through Redis; each remembers who has to wait, so that a flood of guesses
-costs Redis a few calls, and counts by itself while Redis is away. Memory is bounded on both sides: whoever floods it
-with addresses has the oldest forgotten. Of IPv6 a /64 counts as one, as each host has that many.
+Wrong keys are counted by all processes together, in Redis. Each process also remembers which addresses have to wait, so
+that a flood of guesses costs Redis only a few calls, and it counts by itself while Redis is away. Memory is bounded on
+both sides: here a flood of addresses evicts those that were seen longest ago, in Redis random ones. For IPv6 a /64
+counts as one address, because each host has that many.
 
-Told in the log: when an address is made to wait, and now and then how many wrong keys came from whom. Never a line for
-each of them.
+The log has a line when an address is made to wait, and every few seconds a report of how many wrong keys came from
+which addresses; never a line for each wrong key.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ log = structlog.get_logger(__name__)
 
 ADDRESSES_MAX = 10_000
 REPORT_SECONDS = 10.0
-# Of those that are made to wait, so many are told at once in that time; all of them are in its report.
+# Between two reports so many addresses that are made to wait get a log line at once; the report covers all of them.
 LINES_MAX = 10
 NAMED_MAX = 10
-# So many in that time are worth a report, from however many addresses.
+# So many wrong keys between two reports are worth a report, from however many addresses.
 MANY = 100
 
 
@@ -46,7 +47,7 @@ class WrongKeys:
         self._now = now
         self._lock = threading.Lock()
         self._strikes: OrderedDict[str, Strikes] = OrderedDict()
-        # Since the last report.
+        # Counts since the last report.
         self._wrong: dict[str, int] = {}
         self._wrong_elsewhere = 0
         self._lines = 0
@@ -54,7 +55,7 @@ class WrongKeys:
         self._reported_at = now()
 
     def wait_seconds(self, address: str) -> float:
-        """A wrong key came from there: how long it has to wait now, 0: not at all."""
+        """Count a wrong key from this address. Returns how many seconds the address has to wait now; 0: none."""
         network, now = neighbourhood(address), self._now()
         with self._lock:
             self._count(network)
@@ -83,7 +84,8 @@ class WrongKeys:
         return verdict.wait_seconds
 
     def report(self) -> None:
-        """Tell now and then what came in since the last time, if it was much or somebody was made to wait."""
+        """Every REPORT_SECONDS, log what was counted since the last report, if it was much or an address had to wait.
+        """
         now = self._now()
         if now - self._reported_at < REPORT_SECONDS:
             return
@@ -98,7 +100,7 @@ class WrongKeys:
             log.warning(
                 "wrong_keys",
                 wrong=total,
-                # More than that many aren't told apart.
+                # At most ADDRESSES_MAX addresses are told apart.
                 addresses=len(wrong),
                 most=dict(most),
                 seconds=round(seconds),
@@ -111,7 +113,7 @@ class WrongKeys:
             self._wrong_elsewhere += 1
 
     def _asked(self, network: str) -> Verdict | None:
-        """What Redis says, None without it."""
+        """Redis's verdict; None while Redis is away."""
         if not self._redis.is_open:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Settlement: inbox rows become ledger entries and balances, set by set, in the caller's transaction."""
+"""Settlement: turns inbox rows into ledger entries and balances, a set at a time, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import stale, wallets
 from app.stores.postgres.arrays import id_array
 
-# Of each end so many failed tries are remembered, the last ones: two rounds of the default's twelve.
+# How many failed tries are kept per end, newest first to stay: two rounds of the default twelve attempts.
 ATTEMPTS_KEPT = 24
 
-# Rows that another worker is settling are skipped, not waited for: they will be gone. A wallet that somebody holds
-# makes nobody wait but its own ends. Both are locked in one order, so that nobody deadlocks.
+# Skips rows that another worker is settling: that worker clears them. Ends of a wallet that another transaction has
+# locked are reported as busy, so that only those ends wait. Rows and wallets are each locked in one order, which
+# prevents deadlocks.
 _CLAIM = sa.text("""
     WITH claimed AS MATERIALIZED (
         SELECT id, wallet_id, request_id, accepted_at FROM end_inbox
@@ -41,13 +42,13 @@ _CLAIM = sa.text("""
     END AS state FROM asked
 """)
 
-# In wallet_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
+# Locks in wallet_id order, so that two transactions with the same wallets wait for each other instead of deadlocking.
 _LOCK_WALLETS = sa.text("""
     SELECT wallet_id FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
     ORDER BY wallet_id FOR NO KEY UPDATE
 """)
 
-# A wallet that somebody holds makes nobody wait but its own ends.
+# Skips wallets that another transaction has locked, so that only the ends of those wallets wait.
 _LOCK_FREE_WALLETS = sa.text("""
     WITH free AS MATERIALIZED (
         SELECT wallet_id FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
@@ -57,22 +58,23 @@ _LOCK_FREE_WALLETS = sa.text("""
     FROM wallets WHERE wallet_id = ANY(CAST(:wallet_ids AS text[]))
 """)
 
-# The rows and wallets are locked by now, and a statement of its own sees them as they are now.
+# The caller has locked the rows and the wallets, so this statement sees their current state.
 #
-# In each wallet ends are taken in the order they were accepted, for as long as the balance stays above the overdraft
-# limit; those after that are debt. An end that wasn't covered when it came stands behind all debt, so that a small one
-# doesn't overtake a large one, and behind every end that was, so that those have what they were promised whichever
-# message comes first. An end that costs nothing is always settled.
+# Each wallet's ends are settled in the order they were accepted, as long as the balance stays above the overdraft
+# limit; the ends after that become debt. An end that wasn't covered when it was accepted (`is_behind`) comes after all
+# existing debt, so that a small end doesn't overtake a large debt. It also comes after every end that was covered,
+# including covered ends of this wallet that are still in the inbox (`promised`): those were promised to be paid,
+# whichever message arrives first. An end that costs nothing is always settled.
 _SETTLE = sa.text("""
-    -- Rows are picked by arrays of ids, not by joins with `outcome`: statistics taken while the inbox was empty, as it
-    -- mostly is, make the planner expect one row and join 1,000 with 1,000 in nested loops, seconds long.
+    -- Rows are selected by arrays of ids, not by joins with `outcome`. The inbox is mostly empty, so its statistics
+    -- make the planner expect one row, and it would join 1,000 rows with 1,000 in nested loops that take seconds.
     WITH repeated AS MATERIALIZED (
         SELECT end_id FROM token_transactions WHERE kind = 'usage' AND end_id = ANY(CAST(:ids AS uuid[]))
         UNION ALL
         SELECT end_id FROM token_transactions
         WHERE kind IN ('amendment', 'chargeback') AND end_id = ANY(CAST(:ids AS uuid[]))
     ), due AS MATERIALIZED (
-        -- Nothing but what decides: these rows are sorted, kept and read again several times over.
+        -- Only the columns that the decision needs: these rows are sorted, materialized and read several times.
         SELECT i.id, i.wallet_id, i.cost_micros, i.is_debt,
             i.base_cost_micros + i.profit_micros = i.cost_micros AS agrees,
             w.debt_micros, w.posted_micros + w.overdraft_limit_micros AS room_micros,
@@ -100,7 +102,8 @@ _SETTLE = sa.text("""
             ELSE 'failed'
         END AS outcome FROM judged
     ), outcome AS (
-        -- What the sum of debts can't hold stays outside of it, where the wallet's balance counts it as well.
+        -- An end that would push debt_micros past its maximum isn't added to it (NOT fits). It becomes a dead letter
+        -- outside the wallet's debt.
         SELECT decided.*, is_debt OR debt_micros + sum(cost_micros) FILTER (
             WHERE outcome IN ('failed', 'disagrees') AND NOT is_debt
         ) OVER (PARTITION BY wallet_id ORDER BY id) <= :debt_max AS fits FROM decided
@@ -117,7 +120,7 @@ _SETTLE = sa.text("""
         )
         SELECT wallet_id, user_id, kind, -cost_micros,
             posted_micros - sum(cost_micros) OVER (PARTITION BY wallet_id ORDER BY is_behind, id),
-            -- A chargeback has an amount, but no cost of anything.
+            -- A chargeback has an amount but no cost.
             CASE WHEN kind <> 'chargeback' THEN base_cost_micros END,
             CASE WHEN kind <> 'chargeback' THEN profit_micros END,
             CASE WHEN kind <> 'chargeback' THEN cost_micros END,
@@ -239,14 +242,14 @@ class ClaimedEnd:
 class Claim(StrEnum):
     OURS = "ours"
     BUSY = "busy"
-    """Somebody else has locked the wallet."""
+    """Another transaction has locked the wallet."""
     MISSING = "missing"
     """There is no such wallet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedWallet:
-    """Ends of one wallet that nobody else is settling, and whether the wallet is ours as well."""
+    """Ends of one wallet whose inbox rows this transaction has locked, and whether it has locked the wallet too."""
 
     wallet_id: WalletId
     ids: Sequence[UUID]
@@ -258,31 +261,31 @@ class ClaimedWallet:
 
 @dataclass(frozen=True, slots=True)
 class SettledWallet:
-    """A wallet after a settlement, and what became of its ends."""
+    """A wallet after a settlement, and the outcome of its ends."""
 
     wallet: Wallet
     settled: tuple[UUID, ...]
     kept: tuple[UUID, ...]
-    """Ends that are debt, or dead, after it."""
+    """Ends that are debt or dead after the settlement."""
     untold: tuple[UUID, ...]
-    """Those of them that the wallet's debt doesn't tell of."""
+    """Those of `kept` that the wallet's debt doesn't include, because the sum would be out of range."""
     repeated: int
     kept_micros: int = 0
-    """What all that are kept cost."""
+    """Sum of the costs of all `kept` ends."""
 
     @property
     def told(self) -> list[UUID]:
-        """Ends that the wallet's row tells of now."""
+        """Ends that the wallet's row now accounts for, in its balance or its debt."""
         return [*self.settled, *(end_id for end_id in self.kept if end_id not in self.untold)]
 
 
 class MoneyDoesNotAddUp(Exception):
-    """The rows touched aren't the rows meant. The transaction must not be committed."""
+    """The statement touched other rows than it should have. The transaction must not be committed."""
 
 
 def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedWallet]:
-    """Lock those of these ends that are still to be settled and that nobody else is settling, and their wallets as far
-    as these are free.
+    """Lock those of these ends that are still to be settled and that no other worker is settling, and their wallets
+    unless another transaction has locked them.
     """
     return [
         ClaimedWallet(
@@ -293,12 +296,14 @@ def claim(connection: sa.Connection, ids: Sequence[UUID]) -> list[ClaimedWallet]
 
 
 def lock_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> set[WalletId]:
-    """Lock wallets in the one order; those that exist."""
+    """Lock wallets in wallet_id order. Returns those that exist."""
     return set(connection.execute(_LOCK_WALLETS, {"wallet_ids": list(wallet_ids)}).scalars())
 
 
 def lock_free_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> dict[WalletId, bool]:
-    """Lock the wallets that nobody else has locked. Wallet id -> whether we have it; who isn't named has no wallet."""
+    """Lock the wallets that no other transaction has locked. Returns wallet id -> whether we have locked it; a wallet
+    that doesn't exist is left out.
+    """
     rows = connection.execute(_LOCK_FREE_WALLETS, {"wallet_ids": list(wallet_ids)})
     return {row.wallet_id: row.is_free for row in rows}
 
@@ -306,10 +311,10 @@ def lock_free_wallets(connection: sa.Connection, wallet_ids: set[WalletId]) -> d
 def settle(
     connection: sa.Connection, ids: Sequence[UUID], policy: RetryPolicy, *, collecting: bool = False
 ) -> list[SettledWallet]:
-    """Settle claimed ends of locked wallets; the wallets as they are after it.
+    """Settle claimed ends of locked wallets. Returns the wallets as they are afterwards.
 
-    `collecting` says that these are the oldest debts of their wallet: no others stand before them.
-    Raises MoneyDoesNotAddUp when the statement touched other rows than these.
+    `collecting` says that these ends are the oldest debts of their wallet, so no other debt comes before them. Raises
+    MoneyDoesNotAddUp when the statement touched other rows than these.
     """
     rows = connection.execute(
         _SETTLE,
@@ -344,10 +349,10 @@ def settle(
 
 
 def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason, *, is_counted: bool = False) -> bool:
-    """Move ends that can't be settled as they are to the dead letters. Their rows must be ours already.
+    """Move ends that can't be settled as they are to the dead letters. The caller must have locked their inbox rows.
 
-    `is_counted`: the try that shows it is counted by now. False, and nothing is done, while somebody else holds one of
-    their wallets.
+    `is_counted` says that the failed try is already counted in `attempts`. Returns False, and changes nothing, while
+    another transaction holds one of their wallets.
     """
     theirs = connection.execute(
         sa.text("SELECT DISTINCT wallet_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}

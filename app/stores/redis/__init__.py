@@ -1,1 +1,1 @@
-"""Redis: the cached wallets that start and end are decided on. It may be flushed at any moment; nothing is lost."""
+"""Redis: the cached wallets on which starts and ends are decided. It may be flushed at any moment; nothing is lost."""

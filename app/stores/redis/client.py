@@ -1,4 +1,4 @@
-"""The connection to Redis: every wait is bounded and nothing is sent twice on its own."""
+"""The connection to Redis: every wait is bounded, and the client never retries a call by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def create_client(config: Config) -> Redis:
     return connect(
         config.redis,
         timeout_seconds=config.redis_timeout_seconds,
-        # An idle connection whose peer has vanished is noticed before it is used.
+        # Notice an idle connection whose peer has vanished before it is used.
         socket_keepalive=True,
         health_check_interval=30,
         decode_responses=True,

@@ -1,4 +1,4 @@
-"""Clients for what REDIS_URL names: one Redis, or whichever is the master that Sentinels tell of."""
+"""Clients for what REDIS_URL names: one Redis, or the current master of a service that Sentinels watch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.store_urls import RedisUrl
 
 
 def connect(url: RedisUrl, *, timeout_seconds: float, **settings: Any) -> Redis:
-    """A client whose connects and calls end in that time, and which sends nothing twice on its own.
+    """A client whose connects and calls end within `timeout_seconds`, and which never retries a call by itself.
 
-    With Sentinels each new connection goes to the master of that moment, so after a fail-over the client finds the new
-    one by itself. Nothing is connected yet.
+    With Sentinels each new connection goes to the current master, so after a fail-over the client finds the new master
+    by itself. Creating the client connects to nothing.
     """
     arguments = {
         "db": url.database,
@@ -25,7 +25,7 @@ def connect(url: RedisUrl, *, timeout_seconds: float, **settings: Any) -> Redis:
         **tls_arguments(url),
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # A call that may have arrived isn't repeated by the client: whoever made it knows what that would mean.
+        # A call that timed out may have arrived. Only the caller knows whether it can be repeated.
         "retry": Retry(NoBackoff(), 0),
         **settings,
     }
@@ -37,7 +37,7 @@ def connect(url: RedisUrl, *, timeout_seconds: float, **settings: Any) -> Redis:
 
 
 def sentinels(url: RedisUrl, timeout_seconds: float) -> Sentinel:
-    """The Sentinels of a URL, each asked in turn for so long."""
+    """The Sentinels of a URL, asked in turn, each for at most `timeout_seconds`."""
     return Sentinel(  # type: ignore[no-untyped-call]
         list(url.hosts),
         sentinel_kwargs={
@@ -52,5 +52,5 @@ def sentinels(url: RedisUrl, timeout_seconds: float) -> Sentinel:
 
 
 def tls_arguments(url: RedisUrl) -> dict[str, Any]:
-    """redis-py's; it believes no certificate that isn't the host's and signed by a known authority."""
+    """redis-py's TLS arguments. A certificate must be the host's and signed by a known authority."""
     return {"ssl": True, "ssl_cert_reqs": "required", **url.tls} if url.is_tls else {}

@@ -1,10 +1,10 @@
 -- Decide an end and mark it as unsettled, once per key.
--- KEYS: wallet, holds, record of the idempotency key, record of the process id, ends whose marks were given back
--- ARGV: epoch, end id, cost, process id (''), payload hash, record's milliseconds, '1' if it has an idempotency key,
---       price as text, '1' if nothing was used
+-- KEYS: wallet, holds, record of the idempotency key, record of the process id, set of ends whose marks were given back
+-- ARGV: epoch, end id, cost, process id ('': none), payload hash, record's milliseconds, '1' if the end has an
+-- idempotency key, price as text, '1' if nothing was used
 -- Returns {'miss'}, {'marked', available, held, deduction},
---      {'free', available, held} where nothing was used: its hold has ended, and nothing is kept of it,
---      or {'seen', end id, payload hash, available, held, deduction, price}, as the first call was answered.
+--      {'free', available, held} where nothing was used: the run's hold is released and nothing is recorded,
+--      or {'seen', end id, payload hash, available, held, deduction, price}: the answer to the first call with this key.
 local epoch, end_id, cost, process_id, hash, record_ms, keyed, price, free = unpack(ARGV)
 
 local missing, wallet = is_missing(epoch)
@@ -27,7 +27,7 @@ end
 local own_hold = process_id ~= '' and release_hold(process_id) or '0'
 local held = wallet.held == '0' and '0' or expire_holds()
 
--- Within its own hold a run is covered as long as the balance is there: debt doesn't take away what it reserved.
+-- Within its own hold a run is covered as long as the balance is there: debt doesn't take what the hold reserved.
 local after = tonumber(wallet.available) - tonumber(cost)
 if tonumber(cost) <= tonumber(own_hold) then after = after + tonumber(wallet.debt) end
 local deduction = 'return-able'

@@ -1,9 +1,9 @@
--- Add to an open hold's amount and to its life: all that is asked for, or nothing.
+-- Extend an open hold's amount and its life: both as asked for, or neither.
 -- KEYS: wallet, holds, and if the call has an idempotency key, its record
 -- ARGV: epoch, process id, amount to add ('0': none), milliseconds to add, longest life from now in ms,
 --       idle milliseconds, payload hash, record's milliseconds
 -- Returns {'miss'}, {'none'} (no open hold) or {outcome, available, held, hold's amount, hold's end in ms, payload hash},
---       outcome granted, denied, or seen: what a call of the same key was granted, as it was answered.
+--       outcome one of: granted, denied, or seen (the answer that the first call with this key got).
 local epoch, process_id, more, more_ms, life_ms_max, idle_ms, hash, record_ms = unpack(ARGV)
 
 if is_missing(epoch) then return {'miss'} end
@@ -21,7 +21,7 @@ local function answer(outcome)
   return {outcome, available, held, amount, string.format('%.0f', ends_at), hash}
 end
 
--- More tokens are granted as to a start. Time alone takes nothing from anybody.
+-- More tokens are granted by the same rule as a start. More time alone is always granted: it reserves nothing more.
 if more ~= '0' then
   local room = tonumber(available) - tonumber(held) + tonumber(overdraft)
   if status ~= 'active' or package == '' or debt ~= '0' or room < tonumber(more) then return answer('denied') end

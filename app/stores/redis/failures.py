@@ -1,4 +1,4 @@
-"""The one place that tells what an error of Redis says about Redis."""
+"""What an error of Redis says about Redis; nowhere else is this decided."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermission
 
 from app.stores.failures import Failure
 
-# What Redis begins its answer with when it would refuse any write of anybody. A password or rights that no longer do
-# are as good as that: nothing of ours gets through.
+# Error codes with which Redis refuses every write. A rejected password or missing rights count as well: none of our
+# calls gets through.
 _CANNOT_WRITE = {
     "READONLY",
     "NOREPLICAS",
@@ -25,13 +25,13 @@ _CANNOT_WRITE = {
     "WRONGPASS",
 }
 
-# Before Redis 7 a script's error carries that of its command inside: "ERR Error running script (call to f_...):
+# Before Redis 7 a script's error carries the error of its command inside: "ERR Error running script (call to f_...):
 # @user_script:8: @user_script: 8: -OOM command not allowed ...".
 _IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?([A-Z]+) ")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What a RedisError, or an OSError on the way to Redis, says about it."""
+    """What a RedisError, or an OSError on the way to Redis, says about Redis."""
     if isinstance(error, (BusyLoadingError, AuthenticationError, NoPermissionError)):
         return Failure.CANNOT_WRITE
     if not isinstance(error, ResponseError):
@@ -40,10 +40,11 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _code(error: ResponseError) -> str:
-    # redis-py takes the code of the errors that it knows off the text, and keeps it aside.
+    # For errors that redis-py knows, it removes the code from the text and keeps it in `status_code`.
     if error.status_code and error.status_code != "ERR":
         return str(error.status_code)
-    # In a pipeline the text is put behind the command: "Command # 1 (SET ...) of pipeline caused error: MISCONF ...".
+    # In a pipeline the error's text comes after the command: "Command # 1 (SET ...) of pipeline caused error: MISCONF
+    # ...".
     text = str(error).rpartition("of pipeline caused error: ")[2]
     nested = _IN_SCRIPT.match(text)
     return nested[1] if nested else text.partition(" ")[0]

@@ -1,11 +1,12 @@
 -- Put a wallet as loaded from Postgres into the cache, or correct the copy that is there.
 -- KEYS: wallet, holds, lease, fence
--- ARGV: epoch, version, posted, debt, overdraft, status, package, idle milliseconds,
---       number of ends to forget, their ids, then pairs of end id and entry (with more than `marks` took: the last of them)
--- Returns 0 when the loaded copy may be older than what is known here: load again.
+-- ARGV: epoch, version, posted, debt, overdraft, status, package, idle milliseconds, number of ends whose marks to
+-- remove, their ids, then pairs of end id and mark (with more marks than one call takes, only those that `marks` left
+-- over)
+-- Returns 0 when the loaded copy may be older than what Redis already knows: the caller loads again.
 local epoch, version, posted, debt, overdraft, status, package, idle_ms, forgotten = unpack(ARGV, 1, 9)
 
--- The lease was taken before the load. Without it a flush or a long pause lies between.
+-- The lease was taken before the load. If it is gone, Redis was flushed or the loader paused too long in between.
 if redis.call('DEL', KEYS[3]) == 0 then return 0 end
 local fence = redis.call('GET', KEYS[4])
 if fence and tonumber(fence) > tonumber(version) then return 0 end

@@ -1,7 +1,8 @@
-"""Which wallets may have open holds: so what all of them hold is added up without a look at every wallet.
+"""Which wallets may have open holds, so that the total of all holds can be added up without reading every wallet.
 
-Noted in the round trip that grants a hold, by the clock of the process that grants it, and kept a day longer than the
-hold may live, as clocks may differ by so much. A wallet that is noted for longer costs a look and nothing else.
+A wallet is noted in the round trip that grants its hold, by the clock of the granting process. The note is kept a day
+longer than the hold can live, because clocks may differ by up to a day. A note that is kept too long costs one read and
+nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CLOCKS_DIFFER_SECONDS_MAX = 24 * 3_600
 
 
 def note(pipeline: Pipeline, lives_seconds: Mapping[WalletId, float]) -> None:
-    """Note wallets that are about to be given a hold, with how long it lives; who is over long ago is struck off."""
+    """Note wallets that are about to get a hold, with the hold's life; notes that ended long ago are removed."""
     now = time.time()
     until: dict[str, float] = {
         wallet_id: now + seconds + CLOCKS_DIFFER_SECONDS_MAX for wallet_id, seconds in lives_seconds.items()

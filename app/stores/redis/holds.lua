@@ -1,5 +1,6 @@
--- A page of a wallet's open holds, by the time they end.
--- ARGV: epoch, how many, and after which: its end in ms and its process id ('0' and '': from the first)
+-- A page of a wallet's open holds, in the order they end.
+-- ARGV: epoch, page size, and the last hold of the page before: its end in ms and its process id ('0' and '': first
+-- page)
 -- Returns {'miss'} or {'holds', then process id, amount and end in ms of each}.
 local epoch, limit, after_ms, after_id = unpack(ARGV)
 
@@ -7,7 +8,8 @@ if is_missing(epoch) then return {'miss'} end
 local least, skipped = string.format('(%.0f', now_ms()), 0
 if tonumber(after_ms) > now_ms() then
   least = after_ms
-  -- Several may end in the same moment. If the one we were at is gone, those are told again.
+  -- Several holds may end in the same millisecond. If the last hold of the page before is gone, that millisecond's are
+  -- listed again.
   local ends_at = redis.call('ZSCORE', HOLDS, after_id)
   if ends_at and tonumber(ends_at) == tonumber(after_ms) then
     skipped = redis.call('ZRANK', HOLDS, after_id) + 1 - redis.call('ZCOUNT', HOLDS, '-inf', '(' .. after_ms)

@@ -1,7 +1,7 @@
-"""Ends in flight: marked on their cached wallet, and not recorded yet.
+"""Ends in flight: marked on their cached wallet but not recorded yet.
 
-`WalletCache.end` puts them here in the round trip that marks them, and whoever has recorded them takes them out. What
-stays was left by a process that died in between. Errors are redis-py's own.
+`WalletCache.end` adds an end here in the round trip that marks it; whoever has recorded the end removes it. An end that
+stays was left behind by a process that died in between. Errors are redis-py's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class InFlight:
         self._client = client
 
     def land(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]:
-        """Take recorded ends out of flight. The wallets whose copy may lack the mark of one of them by now: after a
-        flush, because somebody took the end for abandoned, or because the copy was dropped.
+        """Remove recorded ends from those in flight. Returns the wallets whose cached copy may lack one of these marks:
+        after a flush, because the end was taken for abandoned, or because the copy was dropped.
         """
         if not ends:
             return set()
@@ -43,7 +43,7 @@ class InFlight:
             if isinstance(reply, Exception) and not is_of_one_wallet(reply):
                 raise reply
         if isinstance(flying, Exception) or removed != sum(flying):
-            # Not a set; or somebody else has taken some of them out of flight between our look and now.
+            # The key isn't a set, or somebody else removed some of these ends between the two commands.
             return set(marks)
         lost = {wallet_id for (_, wallet_id), was_in_flight in zip(ends, flying, strict=True) if not was_in_flight}
         return lost | {
@@ -53,7 +53,7 @@ class InFlight:
         }
 
     def give_up(self, ends: Sequence[tuple[UUID, WalletId]]) -> set[WalletId]:
-        """Take ends out of flight that nobody is going to record. The wallets of those that have landed after all."""
+        """Remove ends that nobody is going to record. Returns the wallets of those that were no longer in flight."""
         pipeline = self._client.pipeline(transaction=False)
         for end_id, wallet_id in ends:
             pipeline.srem(IN_FLIGHT_KEY, in_flight_member(end_id, wallet_id))
@@ -68,9 +68,9 @@ class InFlight:
         return found
 
     def stranded(self, seconds: float) -> dict[UUID, WalletId]:
-        """Ends that were in flight at an earlier look, more than `seconds` ago, and still are: end id -> wallet id.
+        """Ends that were seen in flight more than `seconds` ago and still are: end id -> wallet id.
 
-        Only Redis's clock counts, whatever the clocks of those who look and those who marked say.
+        Times are of Redis's own clock, so the clocks of the processes don't matter.
         """
         members: set[str] = set(self._client.smembers(IN_FLIGHT_KEY))  # type: ignore[arg-type]
         if not members:

@@ -9,12 +9,12 @@ from uuid import UUID
 from app.domain.wallets import WalletId
 
 KEY_PREFIX = "tokentill"
-# Ends that are marked but not recorded yet. What stays here was left by a process that died in between.
+# Ends that are marked but not recorded yet. An end that stays was left behind by a process that died in between.
 IN_FLIGHT_KEY = f"{KEY_PREFIX}:in-flight"
-# When each of them was first seen by a look at what stays, by the server's clock.
+# When `InFlight.stranded` first saw each of these ends, by the Redis server's clock.
 IN_FLIGHT_SEEN_KEY = f"{KEY_PREFIX}:in-flight-seen"
 
-# Wallets that may have open holds, by when the last of them is over at the latest.
+# Wallets that may have open holds, scored by the latest time at which their last hold ends.
 HOLDERS_KEY = f"{KEY_PREFIX}:holders"
 
 
@@ -36,7 +36,7 @@ def fence_key(wallet_id: WalletId) -> str:
 
 
 def given_back_key(wallet_id: WalletId) -> str:
-    """Ends whose marks were given back: what their keys were answered is void."""
+    """Ends whose marks were given back: the answers remembered under their keys are void."""
     return _key(wallet_id, "given-back")
 
 
@@ -45,7 +45,7 @@ def lease_key(wallet_id: WalletId, token: str) -> str:
 
 
 def record_key(wallet_id: WalletId, kind: str, key: str) -> str:
-    """Where the answer to a call is remembered under its key."""
+    """The key under which the answer to a call is remembered."""
     return _key(wallet_id, f"{kind}:{key}")
 
 
@@ -61,7 +61,7 @@ def _key(wallet_id: WalletId, name: str) -> str:
     return f"{_prefix(wallet_id)}{name}"
 
 
-# An end names five keys of its wallet.
+# Cached because an end uses five keys of its wallet.
 @lru_cache(maxsize=10_000)
 def _prefix(wallet_id: WalletId) -> str:
     # Quoted, because a brace in the id would end the hash tag early.

@@ -1,8 +1,8 @@
-"""Loading wallets into the cache, so that no older state is filled over a newer one.
+"""Loading wallets into the cache without overwriting a newer state by an older one.
 
-Who loads takes a lease, reads Postgres and then fills. The fill uses the lease up: it is refused when the lease is
-gone, after a flush or a long pause, and when a newer version is known by then. Errors are redis-py's own, as in
-`wallet_cache`.
+A loader takes a lease, reads Postgres and then fills, which uses the lease up. The fill is refused when the lease is
+gone (Redis was flushed, or the loader paused too long) or when Redis knows a newer version. Errors are redis-py's own,
+as in `wallet_cache`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.stores.redis.scripts import WalletScript, WalletScripts, is_of_one_wall
 from app.stores.redis.slices import ITEMS_PER_CALL, slices
 from app.stores.redis.wallet_calls import IDLE_SECONDS, Fill, Lease, milliseconds, row_arguments
 
-# How long a loader may take from its first look to the fill; less than the fence of `apply.lua` lives.
+# How long a loader may take from taking the lease to the fill. Shorter than the life of the fence of `apply.lua`.
 LEASE_SECONDS = 5
 
 _MARKS, _FILL = map(WalletScript, ("marks", "fill"))
@@ -35,11 +35,12 @@ class WalletLeases:
         self._records = records
 
     def take(self, wallet_ids: Sequence[WalletId]) -> list[Lease]:
-        """Take leases. The epoch of what is cached and the ends that are marked there come along."""
+        """Take a lease for each wallet. Each lease also has the epoch of the cached copy and the ends marked there."""
         tokens = [uuid4().hex for _ in wallet_ids]
         pipeline = self._client.pipeline(transaction=False)
         for wallet_id, token in zip(wallet_ids, tokens, strict=True):
-            # In this order: whatever changes after the look finds the lease, or is seen by who reads Postgres next.
+            # The lease comes first: a change after these reads finds the lease, or the loader, who reads Postgres next,
+            # sees it.
             pipeline.set(lease_key(wallet_id, token), "1", px=milliseconds(LEASE_SECONDS))
             pipeline.hget(wallet_key(wallet_id), "epoch")
             pipeline.hlen(wallet_key(wallet_id))
@@ -62,9 +63,9 @@ class WalletLeases:
         return leases
 
     def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        """Cache loaded wallets. False stands where the fill was refused: load that one again.
+        """Cache loaded wallets. False means that the fill was refused: load that wallet again.
 
-        True stands also for a wallet that can't be cached at all, as its numbers don't fit.
+        True also stands for a wallet that can't be cached at all because its numbers don't fit.
         """
         self._records.void({fill.lease.wallet_id: fill.given_back for fill in fills if fill.given_back})
         marks_calls, marks_of, fill_calls = [], [], []
@@ -78,7 +79,7 @@ class WalletLeases:
                 marks_of.append(i)
             arguments = [fill.epoch, *row_arguments(fill.wallet), milliseconds(IDLE_SECONDS), *_mark_arguments(last)]
             fill_calls.append(([*keys, fence_key(fill.lease.wallet_id)], arguments))
-        # All marks before any fill: a wallet is used as soon as it is filled, and has to have all of them by then.
+        # All marks are set before any fill: a wallet is used from its fill on, and must have all its marks then.
         done: list[bool | None] = [None] * len(fills)
         for i, reply in zip(marks_of, self._scripts.run_all(_MARKS, marks_calls), strict=True):
             if reply != 1:
@@ -97,7 +98,7 @@ class WalletLeases:
 
 
 def _mark_arguments(changes: Sequence[tuple[UUID, UntoldEnd | None]]) -> list[Any]:
-    """Which marks to take back and which to set, as `fill.lua` and `marks.lua` take them."""
+    """Which marks to remove and which to set, in the form that `fill.lua` and `marks.lua` take."""
     forgotten = [str(end_id) for end_id, end in changes if end is None]
     return [
         len(forgotten),

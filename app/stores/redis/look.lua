@@ -1,6 +1,6 @@
--- What an end would be decided by. Changes nothing; only holds that are due leave, as with any look at a wallet.
--- ARGV: epoch, process id ('').
--- Returns {'miss'} or {'seen', available, held, what the run's own hold reserves ('0': it has none), debt, overdraft}.
+-- What an end would be decided by. Changes nothing, except that expired holds are removed, as by every script.
+-- ARGV: epoch, process id ('': none).
+-- Returns {'miss'} or {'seen', available, held, amount of the run's own hold ('0': none), debt, overdraft}.
 if is_missing(ARGV[1]) then return {'miss'} end
 local own_hold = ARGV[2] ~= '' and open_hold(ARGV[2]) or '0'
 local held = expire_holds()

@@ -1,4 +1,4 @@
-"""Cached wallets that are newer than Postgres, which has lost what came since: looked at, and set back."""
+"""Cached wallets that are newer than Postgres, after Postgres has lost commits: finding them and setting them back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.stores.redis.scripts import PRELUDE
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Of a cached wallet and of the fence before it; empty where there is none."""
+    """Versions of a cached wallet and of its fence; empty where there is none."""
 
     cached: str
     fence: str
@@ -37,14 +37,14 @@ class LostWallets:
         for wallet_id in wallet_ids:
             pipeline.hget(wallet_keys(wallet_id)[0], "version")
             pipeline.get(fence_key(wallet_id))
-        # A copy that can't be read at all is another matter, and dropped by who meets it.
+        # A copy that can't be read counts as not cached here: whichever script meets it drops it.
         found = [
             "" if reply is None or isinstance(reply, Exception) else str(reply) for reply in pipeline.execute(False)
         ]
         return {wallet_id: Versions(*found[2 * i : 2 * i + 2]) for i, wallet_id in enumerate(wallet_ids)}
 
     def rewind(self, seen: Mapping[WalletId, Versions]) -> None:
-        """Let older versions be filled in, where nothing has changed since these were seen."""
+        """Allow older versions to be filled in, for wallets that haven't changed since `seen` was read."""
         for wallet_id, versions in seen.items():
             self._script([*wallet_keys(wallet_id), fence_key(wallet_id)], [versions.cached, versions.fence])
 

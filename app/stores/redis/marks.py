@@ -1,4 +1,4 @@
-"""How an unsettled end is written on its cached wallet: `p` or, if it has failed, `d`, and its cost."""
+"""How an unsettled end is written on its cached wallet: `p`, or `d` for debt, followed by its cost."""
 
 from __future__ import annotations
 

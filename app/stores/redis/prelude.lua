@@ -1,12 +1,16 @@
--- Stands before every script on a wallet. KEYS[1] is the wallet's hash, KEYS[2] the sorted set of its holds.
+-- Comes before every script on a wallet. KEYS[1] is the wallet's hash, KEYS[2] the sorted set of its holds.
 --
--- The hash: epoch, version, posted, told (the debt that the wallet's row tells), overdraft, status, package; the running
--- totals available (posted less what is told and every marked end), debt (told and marked) and held; p:<end id> = 'p' or
--- 'd' (not covered) and the cost of each end that the wallet's row doesn't tell of yet; h:<process id> = amount of each
--- hold.
+-- Fields of the hash:
+--   epoch, version, overdraft, status, package;
+--   posted: the row's balance; told: the debt that the wallet's row includes;
+--   running totals: available (posted less told and less the cost of every marked end), debt (told plus marked debt),
+--   held;
+--   p:<end id>: the mark of an end that the wallet's row doesn't include yet: 'p' (covered) or 'd' (debt), then its
+--   cost;
+--   h:<process id>: the amount of a hold.
 --
--- Amounts are decimal strings of micro-tokens and are only ever added by HINCRBY, in 64-bit integers. Lua's
--- numbers are doubles: they are used for comparing, where rounding beyond 2^53 can't change the outcome.
+-- Amounts are decimal strings of micro-tokens and are added only by HINCRBY, in 64-bit integers. Lua's numbers are
+-- doubles: they are used only for comparisons, where rounding beyond 2^53 can't change the outcome.
 local WALLET, HOLDS = KEYS[1], KEYS[2]
 
 local function negative(amount)
@@ -19,10 +23,10 @@ local function add(field, amount)
   return redis.call('HINCRBY', WALLET, field, amount)
 end
 
--- So many digits can be added up a few hundred times in a double, and stay exact.
+-- A double adds up several hundred amounts of this length exactly.
 local SMALL_DIGITS = 13
 
--- The same as each amount by `add`, by one command where they are small.
+-- Same effect as `add` for each amount, but small amounts are summed first and added by one command.
 local function add_all(field, amounts)
   local sum = 0
   for _, amount in ipairs(amounts) do
@@ -31,8 +35,9 @@ local function add_all(field, amounts)
   if sum ~= 0 then add(field, string.format('%.0f', sum)) end
 end
 
--- The number named and the row: posted, told, overdraft, available, debt and held, as text.
--- Every script fails on a copy that lacks a number, which drops the copy: HINCRBY would take the number for 0.
+-- Returns the field `first` as a number, and {first, posted, told, overdraft, available, debt, held} as text; nil where
+-- nothing is cached. Fails where one of these numbers is missing or out of range, so that the caller drops the copy:
+-- HINCRBY would take a missing number for 0.
 local function numbers(first)
   local fields = redis.call('HMGET', WALLET, first, 'posted', 'told', 'overdraft', 'available', 'debt', 'held')
   if not fields[1] then return nil end
@@ -47,7 +52,8 @@ local function cached_version()
   return (numbers('version'))
 end
 
--- A wallet of an older epoch may lack what was written while Redis was away. Beside it: what is cached of the others.
+-- Whether there is no usable copy: none at all, or one of an older epoch, which may lack changes made while Redis was
+-- away. Otherwise also returns the cached overdraft and totals.
 local function is_missing(epoch)
   local cached, row = numbers('epoch')
   if not cached or cached < tonumber(epoch) then return true end
@@ -59,24 +65,24 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- At most so many open holds a wallet: every script can afford to look at all of them.
+-- At most this many open holds per wallet, so that every script can afford to read all of them.
 local OPEN_HOLDS_MAX = 1000
--- Holds that are due leave in slices: no script's time depends on how many there are.
+-- Expired holds are removed in slices, so that a script's time doesn't depend on their number.
 local EXPIRED_PER_SCRIPT = 200
 
--- What a hold reserves, '0' where that can't be an amount.
+-- The amount that a hold reserves; '0' where the text isn't an amount.
 local function reserved(amount)
   return amount and #amount <= 18 and string.match(amount, '^%d+$') or '0'
 end
 
--- Amount and end (a number, in ms) of a hold whose time isn't over. One that is due may still wait to be taken out.
+-- Amount and end (a number, in ms) of an unexpired hold; nil otherwise. An expired hold may still be stored.
 local function open_hold(process_id)
   local amount = reserved(redis.call('HGET', WALLET, 'h:' .. process_id))
   local ends_at = redis.call('ZSCORE', HOLDS, process_id)
   if amount ~= '0' and ends_at and tonumber(ends_at) > now_ms() then return amount, tonumber(ends_at) end
 end
 
--- Takes a hold out, open or due. Returns what it reserved, '0' unless it was open.
+-- Remove a hold, expired or not. Returns the amount that it reserved, '0' if it had expired or didn't exist.
 local function release_hold(process_id)
   local open_amount = open_hold(process_id)
   local amount = reserved(redis.call('HGET', WALLET, 'h:' .. process_id))
@@ -86,9 +92,9 @@ local function release_hold(process_id)
   return open_amount or '0'
 end
 
--- Holds expire by the server's clock when their wallet is looked at: nothing scans all wallets.
--- Returns what the open holds reserve. With more due ones than one script takes out that is less than the field `held`,
--- and added up from the open ones; `held` itself is returned where there are more of those than starts are granted.
+-- Expire holds by the Redis server's clock whenever their wallet is touched: nothing scans all wallets. Returns the sum
+-- of the open holds. Where more holds are due than one call removes, the field `held` is still too high, so the open
+-- holds are added up instead; with more than OPEN_HOLDS_MAX of them, `held` is returned as it is.
 local function expire_holds()
   local held = redis.call('HGET', WALLET, 'held')
   if held == '0' then return held end
@@ -135,7 +141,7 @@ local function set_mark(end_id, entry)
   end
 end
 
--- Take the marks of many ends back, at most as many as one call is given. An end may be named twice.
+-- Remove the marks of at most one slice of ends (ITEMS_PER_CALL). An end may be named twice.
 local function drop_marks(end_ids)
   if #end_ids == 0 then return end
   local fields, named = {}, {}
@@ -159,7 +165,7 @@ local function drop_marks(end_ids)
   redis.call('HDEL', WALLET, unpack(marked))
 end
 
--- The mark of an end that most likely has none yet. Returns what is available after it.
+-- Mark an end that most likely has no mark yet. Returns `available` afterwards.
 local function set_new_mark(end_id, entry)
   if redis.call('HSETNX', WALLET, 'p:' .. end_id, entry) == 0 then
     set_mark(end_id, entry)
@@ -168,11 +174,12 @@ local function set_new_mark(end_id, entry)
   local cost = string.sub(entry, 2)
   if string.sub(entry, 1, 1) == 'd' then add('debt', cost) end
   local available = add('available', negative(cost))
-  -- A reply that is a number comes as a double.
+  -- Lua gets a numeric reply as a double: where that may be inexact, the text is read again.
   return math.abs(available) < 2 ^ 53 and string.format('%.0f', available) or redis.call('HGET', WALLET, 'available')
 end
 
--- Set what the wallet's row says. A wallet that is being loaded has no row yet, and may have marks already.
+-- Write the fields of the wallet's Postgres row and correct the totals by the difference. A copy that is being loaded
+-- may have marks but no row yet.
 local function set_row(version, posted, told, overdraft, status, package)
   local old = redis.call('HMGET', WALLET, 'posted', 'told', 'available', 'debt')
   local old_posted, old_told = old[1] or '0', old[2] or '0'

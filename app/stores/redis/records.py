@@ -1,4 +1,4 @@
-"""What keys were answered, remembered for a while: the scripts answer a repeated call from it.
+"""Remembered answers by idempotency key or process id: the scripts answer a repeated call from these records.
 
 Errors are redis-py's own.
 """
@@ -21,15 +21,16 @@ from app.stores.redis.wallet_calls import EndMark, ExtendCall, StartCall
 
 class Records:
     def __init__(self, client: Redis, *, seconds: int) -> None:
-        """`seconds` is for how long the answers of ends are remembered."""
+        """`seconds` is how long the answers of ends are remembered."""
         self._client = client
         self.seconds = seconds
 
     def void(self, ends: Mapping[WalletId, Sequence[UUID]]) -> None:
-        """Have a repeat under the key of one of these ends decided and marked as if it came first.
+        """Void the answers remembered for these ends, so that a repeated call is decided and marked as if it were the
+        first.
 
-        Nobody is going to record these ends: their marks are about to be taken back, or they were put aside, as other
-        ends had their keys before.
+        Nobody will record these ends: their marks are about to be removed, or they were put aside because other ends
+        had used their keys before.
         """
         pipeline = self._client.pipeline(transaction=False)
         for wallet_id, end_ids in ends.items():
@@ -52,7 +53,7 @@ class Records:
 
 
 def keys_of_start(call: StartCall) -> list[str]:
-    """The wallet's keys, and where a start with a key is remembered: users of one wallet have keys of their own."""
+    """The wallet's keys and the record of a start that has a key. Users who share a wallet have separate records."""
     kind = f"start:{quote(call.user_id, safe='')}" if call.idempotency_key is not None else ""
     return [*wallet_keys(call.wallet_id), *_record(call.wallet_id, kind, call.idempotency_key)]
 
@@ -62,7 +63,7 @@ def keys_of_extension(call: ExtendCall) -> list[str]:
 
 
 def keys_of_end(mark: EndMark) -> list[str]:
-    """The wallet's keys, where each of the end's two keys is remembered, and which of such memories are void."""
+    """The wallet's keys, the records of the end's two keys, and the set of ends whose records are void."""
     return [
         *wallet_keys(mark.wallet_id),
         record_key(mark.wallet_id, "key", mark.idempotency_key or ""),

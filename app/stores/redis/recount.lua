@@ -1,7 +1,7 @@
--- Count the running totals of a cached wallet anew from the ends and holds that they sum up.
--- A hold that has lost its end in time is given back: nothing would ever expire it.
--- ARGV: most fields to count in one call
--- Returns 1, 0 where nothing is cached, or -1 where there is more to count.
+-- Compute the running totals of a cached wallet anew from its marks and holds.
+-- A hold without an expiry time is removed: nothing would ever expire it.
+-- ARGV: the most fields that one call may count
+-- Returns 1; 0 where nothing is cached; -1 where the wallet has more fields than that.
 if not cached_version() then return 0 end
 if redis.call('HLEN', WALLET) > tonumber(ARGV[1]) then return -1 end
 

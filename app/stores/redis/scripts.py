@@ -1,4 +1,6 @@
-"""Lua scripts on wallets, many in one round trip. A script that meets a sick copy fails alone, and has it dropped."""
+"""Lua scripts on wallets, many in one round trip. A script that meets a sick copy fails for that wallet only, and the
+copy is dropped.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ PRELUDE = (_HERE / "prelude.lua").read_text()
 
 
 class WalletScript:
-    """A script on one wallet: what its file says, behind what they all share."""
+    """A script on one wallet: the shared prelude followed by the script's own file."""
 
     def __init__(self, name: str) -> None:
         self.source = PRELUDE + (_HERE / f"{name}.lua").read_text()
@@ -32,13 +34,13 @@ class WalletScript:
 
 
 class WalletScripts:
-    """Runs them. Errors are redis-py's own, and mean all of Redis."""
+    """Runs wallet scripts. Errors that it raises are redis-py's own and concern Redis as a whole."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
     def run(self, script: WalletScript, keys: list[str], arguments: list[Any]) -> Any:
-        """What a script answers about one wallet; None where its copy was sick, and is dropped now."""
+        """The script's reply for one wallet; None where the cached copy was sick and has been dropped."""
         [reply] = self.run_all(script, [(keys, arguments)])
         return reply
 
@@ -48,9 +50,11 @@ class WalletScripts:
         calls: Sequence[tuple[list[str], list[Any]]],
         before: Callable[[Pipeline], object] | None = None,
     ) -> list[Any]:
-        """One pipeline, begun by the command of `before`; None stands where a copy was sick, and is dropped now.
+        """Run a script for many wallets in one pipeline, which the command of `before` begins. None stands for a wallet
+        whose cached copy was sick and has been dropped.
 
-        A server that doesn't know the script (it restarted) is taught it; only those calls repeat."""
+        A restarted server doesn't know the script: it is loaded, and only the calls that failed for that are repeated.
+        """
         replies = self.send(script, calls, before)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
@@ -81,16 +85,17 @@ class WalletScripts:
         return list(pipeline.execute(raise_on_error=False))[-len(calls) :]
 
     def drop(self, wallet_id: WalletId, error: Exception) -> None:
-        """Forget the copy of a wallet that can't be worked with."""
+        """Drop the cached copy of a wallet that can't be worked with."""
         self._drop(wallet_keys(wallet_id), error)
 
     def _drop(self, keys: Sequence[str], error: Exception) -> None:
-        """Forget a copy that no script can work with. Its holds are lost; everything else can be loaded again."""
+        """Drop a copy that no script can work with. Its holds are lost; everything else is loaded again from Postgres.
+        """
         log.error("sick_copy_dropped", key=keys[0], error=str(error)[:200])
         self._client.unlink(*keys)
 
 
 def is_of_one_wallet(error: BaseException) -> bool:
-    """Did Redis refuse one call for what it found under its keys, where it would take any other?"""
-    # Errors of classes of their own are about connections, scripts and the like.
+    """Whether Redis refused one call because of what is stored under its keys, so that other calls would succeed."""
+    # redis-py's subclasses of ResponseError are about connections, scripts and the like.
     return type(error) is ResponseError and failure_of(error) is Failure.REFUSED

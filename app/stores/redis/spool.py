@@ -1,7 +1,7 @@
-"""Ends that Redis keeps while Postgres is away, until they stand in the inbox.
+"""The spool: ends that Redis keeps while Postgres is away, until they are in the inbox.
 
 Redis's append-only file makes them durable. An entry is removed only after the transaction that recorded it has
-committed; recording one twice does no harm, as its id stays the same.
+committed. Recording an entry twice does no harm, because its end id stays the same.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Spool:
         self._client = client
 
     def put(self, ends: Iterable[AcceptedEnd]) -> int:
-        """Keep ends; how many weren't kept yet. When it returns they are durable. Raises RedisError."""
+        """Keep ends; returns how many weren't kept yet. They are durable when this returns. Raises RedisError."""
         entries = map(SpoolEntry.of, ends)
         return int(self._client.hset(SPOOL_KEY, mapping={entry.field: entry.text for entry in entries}))
 
     def take(self, limit: int) -> list[SpoolEntry]:
-        """Some of the kept ends, in the order they were accepted. They stay kept. Raises RedisError."""
+        """Some of the kept ends, in the order they were accepted. They stay in the spool. Raises RedisError."""
         found: dict[bytes, bytes] = {}
         cursor = 0
         while True:
@@ -58,5 +58,5 @@ class Spool:
         return int(self._client.hlen(SPOOL_KEY))
 
     def _as_bytes(self, *command: Any) -> Any:
-        # One entry that isn't UTF-8 would otherwise fail the whole reply.
+        # Replies stay bytes: one entry that isn't UTF-8 would fail the decoding of the whole reply.
         return self._client.execute_command(*command, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
 -- May this run start? Grants a hold when one is asked for.
 -- KEYS: wallet, holds, and if the call has an idempotency key, its record
--- ARGV: epoch, least amount, amount to hold ('0': none), hold's milliseconds, process id, idle milliseconds,
---       payload hash, record's milliseconds, then the ids of the packages that include the feature.
+-- ARGV: epoch, least amount, amount to hold ('0': none), hold's milliseconds, process id, idle milliseconds, payload
+-- hash, record's milliseconds, then the ids of the packages that include the feature.
 -- Returns {'miss'} or {outcome, available, held, hold's end in ms, process id, payload hash}, outcome one of:
 --       wallet (not active or without a package), feature (not in the package), denied, full (too many open holds),
---       granted, or seen: what a call of the same key was granted, as it was answered.
+--       granted, or seen (the answer that the first call with this key got).
 local epoch, least, hold, hold_ms, process_id, idle_ms, hash, record_ms = unpack(ARGV, 1, 8)
 local FIRST_PACKAGE = 9
 

@@ -1,4 +1,5 @@
--- Take back a mark whose end was not recorded (or was recorded before, under another id).
+-- Remove the mark of an end that was not recorded (or was recorded before, under another id), and the answers that its
+-- keys got.
 -- KEYS: wallet, holds, record of the idempotency key, record of the process id; ARGV: end id
 local end_id = ARGV[1]
 if cached_version() then set_mark(end_id, false) end

@@ -1,11 +1,11 @@
-"""The cached wallets: starts and ends are decided on them, and committed changes are brought to them.
+"""The cached wallets: starts and ends are decided on them, and committed changes are applied to them.
 
 Each call is one round trip for any number of wallets, and a Lua script decides.
 
 All keys of a wallet carry the same hash tag, so the scripts work on Redis Cluster. Errors are redis-py's own
-(`redis.RedisError`) and mean all of Redis: callers go to Postgres. What is wrong with one wallet (a field that isn't a
-number, a sum past 64 bits, a key of another type) is that wallet's alone: its copy is dropped, and it counts as not
-cached.
+(`redis.RedisError`) and mean that Redis as a whole can't be used: callers fall back to Postgres. A fault in one wallet
+(a field that isn't a number, a sum past 64 bits, a key of another type) affects only that wallet: its copy is dropped,
+and it counts as not cached.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class WalletCache:
         self._records = records
 
     def start(self, calls: Sequence[StartCall], epoch: int) -> list[StartReply | None]:
-        """Decide starts. None stands where the wallet isn't cached, or what its key was answered can't be read."""
+        """Decide starts. None stands where the wallet isn't cached, or where the answer remembered under the call's key
+        can't be read.
+        """
         lives_seconds: dict[WalletId, float] = {}
         for call in calls:
             if call.hold_micros:
@@ -88,10 +90,10 @@ class WalletCache:
         return [_readable(_start_reply, call, reply) for call, reply in zip(calls, replies, strict=True)]
 
     def end(self, marks: Sequence[EndMark], epoch: int) -> list[EndReply | None]:
-        """Decide ends, in their order, and mark them as unsettled. None stands where the wallet isn't cached, or what
-        its key was answered can't be read.
+        """Decide ends, in their order, and mark them as unsettled. None stands where the wallet isn't cached, or where
+        the answer remembered under the end's key can't be read.
 
-        The ends are in flight from now on, until they land: see `in_flight`.
+        The marked ends are in flight until they are recorded: see `in_flight`.
         """
         costly = [mark for mark in marks if not mark.is_free]
         replies = self._scripts.run_all(
@@ -126,16 +128,16 @@ class WalletCache:
         return answers
 
     def unmark(self, marks: Sequence[EndMark]) -> None:
-        """Take marks back whose ends weren't recorded under their id."""
+        """Remove the marks of ends that weren't recorded under their id."""
         if not marks:
             return
         self._scripts.run_all(_UNMARK, [(keys_of_end(mark), [str(mark.end_id)]) for mark in marks])
-        # Last, and only when that was done: where Redis is out of memory it refuses scripts and still takes this, and a
-        # mark whose end isn't in flight would never be found.
+        # Only after the scripts have succeeded: a Redis that is out of memory refuses scripts but accepts SREM, and the
+        # mark of an end that isn't in flight would never be found.
         self._client.srem(IN_FLIGHT_KEY, *map(_in_flight, marks))
 
     def apply(self, changes: Sequence[WalletChange]) -> None:
-        """Bring cached wallets up to committed changes; safe in any order and more than once."""
+        """Apply committed changes to cached wallets; safe in any order and more than once."""
         calls = [
             (
                 [*wallet_keys(change.wallet.id), fence_key(change.wallet.id)],
@@ -147,8 +149,8 @@ class WalletCache:
         replies = self._scripts.run_all(_APPLY, calls)
         dropped = [call for call, reply in zip(calls, replies, strict=True) if reply is None]
         if dropped:
-            # Copies that couldn't be worked with were dropped. Where nothing is cached a change leaves a fence, so that
-            # whoever is loading the wallet just now can't fill in what was before.
+            # Sick copies were dropped, so the second call meets no copy and leaves a fence: a process that is loading
+            # the wallet right now can't fill in the state from before the change.
             self._scripts.run_all(_APPLY, dropped)
 
 
@@ -158,12 +160,14 @@ def _in_flight(mark: EndMark) -> str:
 
 @lru_cache(maxsize=1_024)
 def _price_text(price: Price) -> str:
-    """Runs of one length cost the same: most ends have a price that was written before."""
+    """Cached, because runs of the same size have the same price."""
     return json.dumps({name: getattr(price, name) for name in _PRICE_FIELDS})
 
 
 def _readable(read: Callable[[C, Any], T | None], call: C, reply: Any) -> T | None:
-    """A reply, or None where it repeats a record that isn't of this version's form: its neighbours' are answered."""
+    """A parsed reply, or None where it repeats a record of another version's form. One such record doesn't fail its
+    neighbours.
+    """
     try:
         return read(call, reply)
     except (LookupError, OSError, OverflowError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What is asked of cached wallets and what they answer, as values, and as the scripts take them."""
+"""Calls to cached wallets and their replies, as values, and how the scripts take them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from app.domain.pricing import Price
 from app.domain.reasons import CacheVerdict
 from app.domain.wallets import Deduction, UntoldEnd, Wallet, WalletId
 
-# A wallet that nobody has touched for this long is forgotten; longer than any hold lives.
+# A cached wallet that nobody has touched for this long is forgotten. Longer than any hold lives.
 IDLE_SECONDS = 48 * 3_600
 
 
 def milliseconds(seconds: float) -> int:
-    """As Redis counts."""
+    """Redis counts in milliseconds."""
     return round(seconds * 1_000)
 
 
 def moment(milliseconds: int) -> datetime:
-    """Of Redis's clock."""
+    """A time of Redis's clock."""
     return datetime.fromtimestamp(milliseconds / 1_000, UTC)
 
 
@@ -41,7 +41,8 @@ class StartCall:
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """As `start.lua` decided; `SEEN` is answered as the first call of its key was, process id included."""
+    """The decision of `start.lua`. With `SEEN` all values, the process id included, are those that the first call got.
+    """
 
     outcome: CacheVerdict
     available_micros: int
@@ -67,7 +68,7 @@ class ExtendCall:
 
 @dataclass(frozen=True, slots=True)
 class ExtendReply:
-    """As `extend.lua` decided; the hold as it is after the call."""
+    """The decision of `extend.lua`, and the hold as it is after the call."""
 
     outcome: CacheVerdict
     available_micros: int
@@ -83,7 +84,7 @@ class ExtendReply:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReply:
-    """What can be spent after it, and what the hold reserved: 0 if there was none."""
+    """What can be spent after the release, and the amount that the hold reserved: 0 if there was none."""
 
     spendable_micros: int
     released_micros: int
@@ -95,7 +96,7 @@ class OpenHold:
     amount_micros: int
     ends_at: datetime
     position: str
-    """Where a list goes on after it: its end in milliseconds, a colon, its process id."""
+    """The cursor for holds after this one: its end in milliseconds, a colon, its process id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class EndMark:
     idempotency_key: str | None = None
     process_id: str | None = None
     is_free: bool = False
-    """Nothing was used: only the hold ends, and no mark is left."""
+    """Nothing was used: the end only releases the hold and leaves no mark."""
 
 
 def mark_of(request: EndRequest, wallet_id: WalletId, end_id: UUID, price: Price) -> EndMark:
@@ -125,7 +126,7 @@ def mark_of(request: EndRequest, wallet_id: WalletId, end_id: UUID, price: Price
 
 @dataclass(frozen=True, slots=True)
 class EndReply:
-    """What the script decided, or (`seen`) decided when the key came first, under the first call's end id."""
+    """The script's decision; with `seen`, the decision and end id of the first call with this key."""
 
     end_id: UUID
     payload_hash: str
@@ -137,7 +138,7 @@ class EndReply:
 
 @dataclass(frozen=True, slots=True)
 class WalletChange:
-    """A committed change: the wallet after it, and the ends that its row tells of now, as settled or as debt."""
+    """A committed change: the wallet after it, and the ends that its row now includes, settled or as debt."""
 
     wallet: Wallet
     told: Sequence[UUID] = ()
@@ -145,7 +146,7 @@ class WalletChange:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to fill one wallet, and what the cache knew when it was taken."""
+    """The right to fill one wallet, and what the cache knew when the lease was taken."""
 
     wallet_id: WalletId
     token: str
@@ -161,11 +162,11 @@ class Fill:
     marks: Mapping[UUID, UntoldEnd] = field(default_factory=dict)
     forgotten: Sequence[UUID] = ()
     given_back: Sequence[UUID] = ()
-    """Those of the forgotten that nobody is going to record: what their keys were answered is void."""
+    """Those of `forgotten` that nobody will record: the answers remembered under their keys become void."""
 
 
 def row_arguments(wallet: Wallet) -> list[str | int]:
-    """What a wallet's row says, as `set_row` of `prelude.lua` takes it."""
+    """The fields of a wallet's row, in the order that `set_row` of `prelude.lua` takes."""
     return [
         wallet.version,
         wallet.posted_micros,

@@ -1,6 +1,6 @@
-"""Holds of cached wallets, for whoever asks about one wallet, not for the many starts and ends.
+"""Holds of cached wallets: calls about a single wallet, not the bulk of starts and ends.
 
-Errors are redis-py's own, as in `wallet_cache`; so is what is wrong with one wallet that wallet's alone.
+Errors are redis-py's own, as in `wallet_cache`; as there, a fault in one wallet affects only that wallet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXTEND, _RELEASE, _HOLDS = map(WalletScript, ("extend", "release", "holds"))
 
 
 class NoOpenHold(Exception):
-    """The wallet is cached and has no such hold, or none whose time isn't over."""
+    """The wallet is cached and has no such hold, or the hold has expired."""
 
 
 class WalletHolds:
@@ -36,7 +36,9 @@ class WalletHolds:
         self._scripts = scripts
 
     def extend(self, call: ExtendCall, epoch: int) -> ExtendReply | None:
-        """Add to an open hold and its life, both or neither. None where the wallet isn't cached. Raises NoOpenHold."""
+        """Add to an open hold's amount and life, both or neither. None where the wallet isn't cached. Raises
+        NoOpenHold.
+        """
         arguments = [
             epoch,
             call.process_id,
@@ -63,7 +65,7 @@ class WalletHolds:
         )
 
     def release(self, wallet_id: WalletId, process_id: str, epoch: int) -> ReleaseReply | None:
-        """Give a hold back, if there is one. None where the wallet isn't cached."""
+        """Release a hold, if there is one. None where the wallet isn't cached."""
         reply = self._scripts.run(_RELEASE, wallet_keys(wallet_id), [epoch, process_id])
         if reply is None or reply[0] == "miss":
             return None
@@ -71,13 +73,13 @@ class WalletHolds:
         return ReleaseReply(int(available) - int(held), int(amount))
 
     def held(self, wallet_ids: Sequence[WalletId]) -> Sequence[int]:
-        """Micro-tokens held now, 0 where nothing is cached."""
-        # Without a process id the script gives no hold back. It takes out those that are due, and tells the rest.
+        """Micro-tokens held now by each wallet; 0 where nothing is cached."""
+        # Without a process id the script releases no hold: it removes expired ones and returns the sum of the rest.
         replies = self._scripts.run_all(_RELEASE, [(wallet_keys(wallet_id), [0, ""]) for wallet_id in wallet_ids])
         return [0 if reply is None or reply[0] == "miss" else int(reply[2]) for reply in replies]
 
     def list(self, wallet_id: WalletId, limit: int, epoch: int, after: str = "") -> list[OpenHold] | None:
-        """Open holds in the order they end, after a position. None where the wallet isn't cached."""
+        """Open holds after a position, in the order they end. None where the wallet isn't cached."""
         ends_at, _, process_id = after.partition(":")
         reply = self._scripts.run(_HOLDS, wallet_keys(wallet_id), [epoch, limit, int(ends_at or 0), process_id])
         if reply is None or reply[0] == "miss":

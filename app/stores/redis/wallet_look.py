@@ -1,4 +1,4 @@
-"""A look at a cached wallet, as an end would find it."""
+"""Reads a cached wallet as an end would find it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK = WalletScript("look")
 
 @dataclass(frozen=True, slots=True)
 class WalletLook:
-    """`balance` counts all open holds but the run's own, which reserves `own_hold_micros`."""
+    """`balance` counts all open holds except the run's own, whose amount is `own_hold_micros`."""
 
     balance: Balance
     own_hold_micros: int = 0
@@ -35,7 +35,7 @@ class WalletLooks:
                 return None
             case ["seen", *amounts]:
                 available, held, own_hold, debt, overdraft = map(int, amounts)
-                # Available is what is posted less everything unsettled, debt included.
+                # `available` is the posted balance less everything unsettled, debt included.
                 balance = Balance(
                     available + debt,
                     debt_micros=debt,

@@ -1,4 +1,4 @@
-"""Cached wallets as they stand, for whoever checks them, and the two ways to put one right that doesn't add up.
+"""Cached wallets as they are, for the reconciliation, and two ways to repair one whose totals are wrong.
 
 Errors are redis-py's own, as in `wallet_cache`.
 """
@@ -18,13 +18,15 @@ from app.stores.redis.marks import from_entry
 from app.stores.redis.scripts import WalletScript, is_of_one_wallet
 from app.stores.redis.slices import ITEMS_PER_CALL
 
-# A wallet of more fields is read in slices: Redis serves nobody else while it copies a large one.
+# A wallet with more fields is read in slices: Redis serves nobody else while it copies a large hash.
 FIELDS_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class CachedWallet:
-    """A wallet's hash as `prelude.lua` describes it. The totals stand beside what they should sum up."""
+    """A wallet's hash as `prelude.lua` describes it: its running totals, and the marks and holds that they should sum
+    up.
+    """
 
     epoch: int
     wallet: Wallet
@@ -34,12 +36,12 @@ class CachedWallet:
     marks: Mapping[UUID, UntoldEnd]
     holds: Mapping[str, int]
     endless_holds: frozenset[str]
-    """Process ids of holds that nothing will expire."""
+    """Process ids of holds without an expiry time, which nothing would ever expire."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Something stands where a wallet should, and isn't one."""
+    """The wallet's key has another type, or fields that can't be read."""
 
     reason: str
 
@@ -50,7 +52,9 @@ class WalletSnapshots:
         self._recount = client.register_script(WalletScript("recount").source)
 
     def read(self, wallet_ids: Collection[WalletId]) -> dict[WalletId, CachedWallet | Unreadable]:
-        """Those of these wallets that are cached. One that is too large for one call isn't read at one moment."""
+        """Those of these wallets that are cached. A wallet too large for one call is read in slices, so not as of one
+        moment.
+        """
         pipeline = self._client.pipeline(transaction=False)
         for wallet_id in wallet_ids:
             pipeline.hlen(wallet_keys(wallet_id)[0])
@@ -61,7 +65,8 @@ class WalletSnapshots:
         pipeline = self._client.pipeline(transaction=False)
         for wallet_id in small:
             wallet, holds = wallet_keys(wallet_id)
-            # The holds after the hash: each hold that is seen there was given its end before.
+            # The hash is read before the sorted set: a hold granted between the two reads must not look as if it had no
+            # expiry time.
             pipeline.hgetall(wallet)
             pipeline.zrange(holds, 0, -1)
         replies = pipeline.execute(raise_on_error=False)
@@ -81,13 +86,15 @@ class WalletSnapshots:
         return found
 
     def recount(self, wallet_ids: Collection[WalletId]) -> None:
-        """Correct the totals of wallets that don't add up in themselves."""
+        """Correct the totals of wallets whose totals don't match their marks and holds; one too large for a call is
+        dropped.
+        """
         for wallet_id in wallet_ids:
             if self._recount(keys=wallet_keys(wallet_id), args=[FIELDS_MAX]) == -1:
                 self.forget([wallet_id])
 
     def forget(self, wallet_ids: Collection[WalletId]) -> None:
-        """Drop wallets that can't be corrected. Their holds are lost; everything else can be loaded again."""
+        """Drop wallets that can't be corrected. Their holds are lost; everything else is loaded again from Postgres."""
         for wallet_id in wallet_ids:
             self._client.unlink(*wallet_keys(wallet_id))
 

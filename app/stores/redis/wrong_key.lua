@@ -1,8 +1,8 @@
--- One more wrong key from an address: the rule of app/domain/wrong_keys.py, for all processes together.
--- KEYS: addresses -> what is remembered of each. Nothing else is under it.
--- ARGV: address, most wrong keys in a window, window, first wait, longest wait, when it is forgotten (all seconds),
---       most addresses remembered
--- Answers: wrong keys, waits, how long it has to wait (milliseconds), whether it is this one that makes it wait
+-- Count a wrong key from an address: the rule of app/domain/wrong_keys.py, shared by all processes.
+-- KEYS: one hash, address -> its counters
+-- ARGV: address, most wrong keys in a window, window, first wait, longest wait, how long an address is remembered (all
+-- in seconds), most addresses remembered
+-- Returns wrong keys so far, waits so far, remaining wait in milliseconds, and 1 if this wrong key started a new wait
 local address = ARGV[1]
 local wrong_max, window, first, longest, forget, addresses_max =
     tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -20,7 +20,7 @@ if known then
         end
     end
 elseif redis.call('HLEN', KEYS[1]) >= addresses_max then
-    -- Whoever it is: a flood of addresses mostly meets its own.
+    -- The hash is full: evict a random address. During a flood most entries are the flood's own addresses.
     redis.call('HDEL', KEYS[1], redis.call('HRANDFIELD', KEYS[1]))
 end
 
@@ -34,6 +34,6 @@ if waits > 0 then
     since = now
 end
 redis.call('HSET', KEYS[1], address, string.format('%d %.6f %d %.6f', wrong, since, waits, till))
--- Once nobody has sent a wrong key for that long, there is nothing left to remember.
+-- The hash expires once no wrong key at all has come for that long: every entry is out of date by then.
 redis.call('EXPIRE', KEYS[1], forget)
 return {wrong, waits, math.ceil(math.max(till - now, 0) * 1000), is_new and 1 or 0}

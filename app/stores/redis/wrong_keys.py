@@ -1,4 +1,4 @@
-"""Wrong keys by address, counted for all processes together (`wrong_key.lua`). Bounded, whoever floods it."""
+"""Wrong keys by address, counted by all processes together (`wrong_key.lua`). Memory is bounded, also in a flood."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.domain.wrong_keys import (
 from app.stores.redis.keys import KEY_PREFIX
 
 WRONG_KEYS_KEY = f"{KEY_PREFIX}:wrong-keys"
-# Some 60 bytes each.
+# Some 60 bytes per address.
 ADDRESSES_MAX = 10_000
 
 _SOURCE = (Path(__file__).parent / "wrong_key.lua").read_text()
@@ -30,7 +30,7 @@ class SharedStrikes:
         self._script = client.register_script(_SOURCE)
 
     def strike(self, address: str) -> Verdict:
-        """One more wrong key. Raises RedisError."""
+        """Count a wrong key from an address. Raises RedisError."""
         reply = self._script(keys=[WRONG_KEYS_KEY], args=[address, *_RULE, ADDRESSES_MAX])
         wrong, waits, wait_thousandths, is_new = cast("list[int]", reply)
         return Verdict(wrong, waits, wait_thousandths / 1_000, bool(is_new))
