@@ -13,7 +13,7 @@ _WITH_PORT = re.compile(r"([0-9.]+):\d+")
 
 
 def parsed(text: str) -> Address | None:
-    """An address with or without its port. None: it is none."""
+    """An IP address written with or without its port. None where the text isn't one."""
     for pattern in (_BRACKETED, _WITH_PORT):
         if match := pattern.fullmatch(text):
             text = match.group(1)
@@ -28,7 +28,7 @@ def parsed(text: str) -> Address | None:
 
 @lru_cache(maxsize=4_096)
 def neighbourhood(text: str) -> str:
-    """Who shares an address as far as can be told: nobody an IPv4 address, one host or home an IPv6 one's /64."""
+    """The network that counts as one sender: an IPv4 address alone, or an IPv6 address's /64 (one host or home)."""
     address = parsed(text)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> 64 << 64, 64)))

@@ -10,11 +10,11 @@ from decimal import Decimal
 
 MICROS_PER_TOKEN = 1_000_000
 
-# Redis's Lua counts in doubles, exact to 2^53 (9.007e15). The sum of a balance and an overdraft limit is the
-# largest number a script compares, so each stays below 2^52.
+# Redis's Lua counts in doubles, exact to 2^53 (9.007e15). The sum of a balance and an overdraft limit is the largest
+# number that a script compares, so each of the two stays below 2^52.
 AMOUNT_MICROS_MAX = 10**15
 BALANCE_MICROS_MAX = 4 * 10**15
-# What a wallet may owe in its sum of debts. What comes on top is recorded all the same, and put aside.
+# The largest sum of debts of one wallet. An end beyond it is recorded as a dead letter outside the sum.
 DEBT_MICROS_MAX = 2**53
 
 
@@ -25,7 +25,7 @@ def micros_from_number(number: int | Decimal) -> int:
     else:
         if not number.is_finite():
             raise ValueError("Not a finite number.")
-        # Looked at before it becomes an integer: 1e999999999 would fill the memory.
+        # Checked before it becomes an integer: 1e999999999 would fill the memory.
         if number and number.adjusted() > 10:
             raise ValueError("Too large.")
         sign, digits, exponent = number.as_tuple()
@@ -38,7 +38,7 @@ def micros_from_number(number: int | Decimal) -> int:
         if shift >= 0:
             micros = coefficient * 10**shift
         else:
-            # More digits than a coefficient holds leave a remainder anyway.
+            # A divisor with more digits than the coefficient leaves a remainder anyway, so the exponent can be capped.
             micros, rest = divmod(coefficient, 10 ** min(-shift, len(digits) + 1))
             if rest:
                 raise ValueError("At most 6 decimals.")

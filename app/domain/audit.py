@@ -1,4 +1,4 @@
-"""The audit log: who changed what, when, from where, and how it was before."""
+"""The audit log: who changed what, when, from where, and the values before and after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to one thing. `action` is `wallet.suspended`: the kind of thing, and what became of it.
+    """A change of one thing. `action` is the kind of thing and what was done to it, such as `wallet.suspended`.
 
     `before` and `after` have the fields that differ, amounts as `_micros`; no secrets, and no whole bodies.
     """
@@ -38,7 +38,9 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries; what is None doesn't matter. `actor` is a whole one, or a key's name for all who are behind it."""
+    """Which entries; a field that is None doesn't filter. `actor` is either a whole actor, or a key's name for all
+    persons behind that key.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -52,11 +54,11 @@ class AuditFilter:
 
 
 def omitting_id(thing: DataclassInstance) -> dict[str, Any]:
-    """The fields of something that is told apart by its id, which the subject has."""
+    """The fields of a dataclass without its id, which the subject of the change already has."""
     return {field.name: getattr(thing, field.name) for field in fields(thing) if field.name != "id"}
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of both only what isn't the same in the other."""
+    """The fields whose values differ, as they were before and as they are after."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: before.get(name) for name in names}, {name: after.get(name) for name in names}

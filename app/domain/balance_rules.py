@@ -1,4 +1,4 @@
-"""When a wallet is said to be low, and when a top-up is asked for: by rules of a wallet, or of its package."""
+"""When a wallet counts as low, and when a top-up is requested: by a rule of the wallet, or else of its package."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from app.domain.errors import Invalid
 REQUESTS_PER_MONTH_DEFAULT, REQUESTS_PER_MONTH_MAX = 10, 1_000
 FAILURES_DEFAULT, FAILURES_MAX = 3, 100
 ANSWER_SECONDS_DEFAULT, ANSWER_SECONDS_MIN, ANSWER_SECONDS_MAX = 86_400, 60, 30 * 86_400
-# After a request that was declined the next one waits: what failed a moment ago fails again.
+# After a declined request the next one waits this long: it would most likely be declined again at once.
 PAUSE_AFTER_DECLINE_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom a rule is for: one wallet by its user, or all wallets with a package that have no rule of their own."""
+    """Who a rule applies to: one wallet, named by its user, or all wallets of a package that have no rule of their own.
+    """
 
     user_id: str | None = None
     package_id: str | None = None
@@ -31,9 +32,9 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class LowBalance:
-    """Below which balance a wallet is low: an amount, or basis points of what it had after its last top-up.
+    """The balance below which a wallet is low: an amount, or basis points of the balance after its last top-up.
 
-    Neither: it is never told to be, whatever its package says.
+    With neither the wallet is never reported as low, whatever its package's rule says.
     """
 
     below_micros: int | None = None
@@ -42,7 +43,7 @@ class LowBalance:
 
 @dataclass(frozen=True, slots=True)
 class AutoTopUp:
-    """Below which balance how much is asked for, within which bounds."""
+    """The balance below which a top-up is requested, its amount, and the limits on such requests."""
 
     below_micros: int
     amount_micros: int
@@ -55,11 +56,11 @@ class AutoTopUp:
 class RequestState(StrEnum):
     OPEN = "open"
     ANSWERED = "answered"
-    """Its top-up has come."""
+    """The requested top-up has been posted."""
     DECLINED = "declined"
-    """Whoever was asked has said that none will come."""
+    """The receiver of the request has said that no top-up will come."""
     UNANSWERED = "unanswered"
-    """None has come in its time. One that comes later still answers it."""
+    """No top-up came in time. One that comes later still answers the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class LowBalanceRule:
 
 @dataclass(frozen=True, slots=True)
 class AutoTopUpRule:
-    """Without `auto_top_up` nothing is asked for, whatever the package says."""
+    """With `auto_top_up` None no top-up is requested, whatever the package's rule says."""
 
     id: int
     owner: Owner

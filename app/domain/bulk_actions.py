@@ -1,4 +1,4 @@
-"""Bulk actions: failed ends that are replayed or written off together, frozen first, confirmed, then worked off."""
+"""Bulk actions: failed ends are selected and frozen, confirmed, then replayed or written off together."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class BulkKind(StrEnum):
 
 class BulkState(StrEnum):
     DRAFT = "draft"
-    """A dry run: nothing is done unless it is confirmed, with its count and amount."""
+    """A dry run: nothing is done until it is confirmed, with its count and amount."""
     RUNNING = "running"
     CANCELLING = "cancelling"
-    """What was replayed before is still looked after."""
+    """Cancelled, but the outcomes of ends that were already replayed are still being recorded."""
     DONE = "done"
     CANCELLED = "cancelled"
 
 
 class BulkOutcome(StrEnum):
-    """What became of an end of it."""
+    """The result for one end of a bulk action."""
 
     WRITTEN_OFF = "written_off"
     SETTLED = "settled"
@@ -29,23 +29,23 @@ class BulkOutcome(StrEnum):
     FAILED_AGAIN = "failed_again"
     """Replayed, and it still fails."""
     ALREADY_SETTLED = "already_settled"
-    """Somebody else's replay or a top-up has settled it meanwhile."""
+    """Another replay or a top-up has settled it meanwhile."""
     ALREADY_WRITTEN_OFF = "already_written_off"
     CORRECTED = "corrected"
     """A correction has taken it off the debts meanwhile."""
     CHANGED = "changed"
-    """It costs something else than when it was selected, so nothing was done."""
+    """Its cost has changed since it was selected, so nothing was done."""
     REFUSED = "refused"
     CANCELLED = "cancelled"
     GONE = "gone"
-    """Neither waiting nor in the ledger any more."""
+    """It is neither in the inbox nor in the ledger any more."""
 
 
 class Fate(StrEnum):
-    """Where an end is found that was selected before."""
+    """Where an end is now that was selected before."""
 
     ACCEPTED = "accepted"
-    """Somebody has replayed it, and nobody has been at it since."""
+    """Somebody else has replayed it, and no worker has tried it since."""
     FAILED = "failed"
     SETTLED = "settled"
     WRITTEN_OFF = "written_off"

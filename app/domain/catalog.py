@@ -1,4 +1,4 @@
-"""What is sold, to whom and for how much: one immutable snapshot, with the indexes that prices are looked up in."""
+"""What is sold, to whom and for how much: one immutable snapshot, with indexes for looking up prices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.domain.in_force import ProfitRules, RateCards
 
 
 class Unpriced(StrEnum):
-    """What becomes of a model that no price covers."""
+    """How a feature endpoint treats a model that no price covers."""
 
     DEFAULT = "default"
-    """It is sold by the default rule."""
+    """The run is billed by the default rule."""
     REFUSE = "refuse"
-    """Nothing starts with it. What has run all the same is billed by the default rule."""
+    """No run starts with such a model. A run that has ended all the same is billed by the default rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class FeatureEndpoint:
     min_micros: int
     unpriced: Unpriced = Unpriced.DEFAULT
     reversal_seconds: int = 0
-    """For how long a service server may take back a run of its own."""
+    """For how long after an end a service server may reverse its own run."""
 
 
 @dataclass(frozen=True, slots=True)

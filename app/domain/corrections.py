@@ -1,8 +1,8 @@
-"""Corrections of a run after it ended, and chargebacks: what is given back, what is charged, and from where.
+"""Corrections of runs that have ended, and chargebacks: what is given back, what is charged, and from where.
 
-A run's account is what the ledger has taken for it and what of it is still owed. A correction says what the run shall
-have cost; the difference is given back or charged. What is given back comes off what is owed first, the youngest part
-of it first, and only then out of the ledger: nobody is paid tokens for a debt.
+A run's account is the sum of what the ledger has taken for it and what of it is still owed. A correction states what
+the run should have cost; the difference is given back or charged. A refund first reduces what is owed, youngest part
+first, and only then is posted to the ledger: nobody is paid tokens for a debt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CorrectionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a run used and what that costs, or by how much two such differ: each number may be below zero then."""
+    """A run's usage and its cost. Also used for differences of these, where each number may be negative."""
 
     usage: Usage
     base_micros: int
@@ -62,7 +62,7 @@ NOTHING = Figures(NO_USAGE, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class OpenPart:
-    """What of a run isn't paid: the end itself, or what an amendment has charged for it since."""
+    """An unpaid part of a run: the end itself, or what an amendment has charged for it since."""
 
     id: UUID
     figures: Figures
@@ -72,8 +72,9 @@ class OpenPart:
 class Plan:
     """How a run's account gets to its target.
 
-    Each part of `given_up` is entered as billed and as given back: it is owed no more, and the balance stays. `rest` is
-    what there is to do then: given back out of the ledger where it is below zero, and charged where it is above.
+    Each part of `given_up` is entered in the ledger as billed and as given back, so that it is no longer owed and the
+    balance doesn't change. `rest` remains to be done after that: given back in the ledger where it is negative, charged
+    where it is positive.
     """
 
     given_up: tuple[OpenPart, ...]
@@ -81,7 +82,7 @@ class Plan:
 
 
 def plan(taken: Figures, open_parts: Sequence[OpenPart], target: Figures) -> Plan:
-    """From what the ledger has taken and the parts that are owed, oldest first, to what the run shall have cost."""
+    """The plan from what the ledger has taken and the parts owed (oldest first) to what the run should have cost."""
     rest = target - sum((part.figures for part in open_parts), taken)
     given_up: list[OpenPart] = []
     for part in reversed(open_parts):
@@ -94,11 +95,11 @@ def plan(taken: Figures, open_parts: Sequence[OpenPart], target: Figures) -> Pla
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRequest:
-    """What an end shall have used instead (nothing at all for a reversal, None: what it has), and by which rate card it
-    shall be priced (None: the one that it was priced by).
+    """What an end should have used (`usage` None: unchanged; NO_USAGE for a reversal), and by which rate card it should
+    be priced (`price_id` None: the one that priced it).
 
-    `reference` is unique among an end's corrections: it makes the correction repeatable. Who asked for it
-    is kept, and makes no other correction of it.
+    `reference` is unique among an end's corrections and makes the request idempotent. `caller` is stored, but a repeat
+    by another caller is still the same correction.
     """
 
     end_id: UUID
@@ -110,7 +111,7 @@ class CorrectionRequest:
     caller: Caller = SYSTEM
 
     def is_repeated_by(self, kind: str, reason: str | None, usage: Usage, price_id: int | None) -> bool:
-        """Whether a correction of these was asked for by the same words."""
+        """Whether a request with these values repeats this correction."""
         return (
             (kind, reason) == (self.kind, self.reason)
             and self.usage in (None, usage)
@@ -120,7 +121,7 @@ class CorrectionRequest:
 
 @dataclass(frozen=True, slots=True)
 class OwnReversal:
-    """A service server takes back a run of its own, which it names by one of the keys that the end came with."""
+    """A service server reverses a run of its own, named by the process id or idempotency key of its end."""
 
     user_id: str
     reference: str
@@ -132,7 +133,7 @@ class OwnReversal:
 
 @dataclass(frozen=True, slots=True)
 class Chargeback:
-    """A top-up that was taken back from us: the wallet gives the tokens back, or owes them.
+    """A top-up whose payment was taken back: the wallet returns the tokens, or owes them.
 
     `reference` is unique among a wallet's postings.
     """

@@ -1,4 +1,4 @@
-"""An end: a run's usage as a service server reports it, and the record that promises to bill it."""
+"""An end: a run's usage as a service server reports it, and the accepted record by which it will be billed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.domain.pricing import Price
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction, WalletId
 
-# What the hash of a body covers, by its version. A hash is kept for as long as its key, so a version is never
-# changed: a field that shall count from now on makes a new one. A body is hashed in the first version that covers all
-# it says, so that it has the same hash whichever version first saw it.
+# The fields that a body's hash covers, by version of the hash. Hashes are stored for as long as their keys, so a
+# version never changes: a new field needs a new version. A body is hashed by the first version that covers all its
+# fields, so that it has the same hash whichever release saw it first.
 _HASHED_FIELDS = {
     "1": ("user_id", "feature_endpoint_id", "input_tokens", "output_tokens", "model", "process_id"),
     "2": (
@@ -54,17 +54,17 @@ class EndRequest:
 
     @cached_property
     def payload_hash(self) -> str:
-        """What is kept with a key, to tell a repeat from another body. What comes in headers or is ignored
-        doesn't count.
+        """The hash stored with a key, by which a repeated body is told from a different one. Headers and ignored fields
+        don't count.
         """
         version = "2" if self.usage.is_by_kind else "1"
         body = [getattr(self.usage if hasattr(self.usage, name) else self, name) for name in _HASHED_FIELDS[version]]
         return f"{version}:{hashlib.sha256(json.dumps(body).encode()).hexdigest()}"
 
     def has_payload(self, payload_hash: str) -> bool:
-        """Whether this is the body that a key came with first.
+        """Whether this body has the hash that was stored when the key was first used.
 
-        Raises UnknownPayloadVersion for a hash that a newer version has made.
+        Raises UnknownPayloadVersion for a hash that a newer release has made.
         """
         if payload_hash.partition(":")[0] not in _HASHED_FIELDS:
             raise UnknownPayloadVersion
@@ -81,7 +81,7 @@ class EndRequest:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedEnd:
-    """An end with its payer and price pinned and its answer decided: one inbox row. The id is a UUID of version 7."""
+    """An end with its payer and price pinned and its answer decided: one inbox row. `id` is a UUID of version 7."""
 
     id: UUID
     wallet_id: WalletId
@@ -92,7 +92,7 @@ class AcceptedEnd:
 
     @property
     def decided_at(self) -> datetime:
-        """By the clock of the process that took it: the id begins with the milliseconds."""
+        """When the end was decided, by the clock of the process that accepted it: the id begins with milliseconds."""
         return datetime.fromtimestamp((self.id.int >> 80) / 1_000, UTC)
 
     @property

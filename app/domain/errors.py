@@ -1,41 +1,41 @@
-"""Every way a use case can refuse, with a stable code. One table gives HTTP statuses, `app/wire/statuses.py`.
+"""All errors of use cases, each with a stable code. One table maps codes to HTTP statuses: `app/wire/statuses.py`.
 
 DomainError
  ├─ WalletNotFound           the user has no wallet (start: none that is active with a package)
  ├─ HoldNotFound             the run has no open hold
  ├─ FeatureNotAvailable      the feature endpoint doesn't exist or isn't in the package
- ├─ ModelNotPriced           no price covers the model, and the feature endpoint sells none without
+ ├─ ModelNotPriced           no price covers the model, and the feature endpoint refuses such models
  ├─ NotFound                 an admin call names something that doesn't exist
  ├─ AlreadyExists            an admin call creates something that exists
  ├─ ProcessOfAnotherUser     the process id was given to another user by start
- ├─ AlreadyEnded             a run is cancelled that was billed
- ├─ TooManyHolds             the wallet has as many open holds as it may have
+ ├─ AlreadyEnded             a run to be cancelled has already been billed
+ ├─ TooManyHolds             the wallet has the most open holds that are allowed
  ├─ IdempotencyConflict      the same key or reference came with another body
- ├─ ExceedsOriginal          a reversal of a run that has nothing left to give back
- ├─ CorrectionOfCorrection   a correction is to be corrected, and not the end that it is of
- ├─ AlreadyWrittenOff        a run is corrected that was given up
- ├─ NotReady                 a repricing is to be applied that is still selecting
- ├─ AlreadyApplied           a dry run is to be discarded that is none any more
- ├─ ScheduleEnded            a schedule is to go on that never falls due again
- ├─ Archived                 entries are asked for that are in files by now
- ├─ FiguresDiffer            a bulk action is confirmed with other figures than it has
- ├─ BulkActionCancelled      a bulk action is confirmed that was cancelled
+ ├─ ExceedsOriginal          a run to be reversed has nothing left to give back
+ ├─ CorrectionOfCorrection   a correction is to be corrected, instead of its end
+ ├─ AlreadyWrittenOff        a run to be corrected was written off
+ ├─ NotReady                 a repricing to be applied is still selecting runs
+ ├─ AlreadyApplied           a dry run to be discarded has been applied
+ ├─ ScheduleEnded            a schedule to be resumed never falls due again
+ ├─ Archived                 the requested entries have been moved into files
+ ├─ FiguresDiffer            a bulk action is confirmed with figures other than its own
+ ├─ BulkActionCancelled      a bulk action to be confirmed was cancelled
  ├─ ReversalNotAllowed       a service server reverses a run later than its feature endpoint allows
  ├─ Invalid                  the request contradicts the data (fields -> reasons)
- │   └─ PriceListRefused       a price list has rows that can't be meant (row -> reasons)
- ├─ PriceImportOutdated      prices have changed since an import was compared with them
- ├─ PricesJump               an import changes prices by more than half, which nobody has allowed
- ├─ ArchiveRefused           the ledger or an archive's file isn't as it should be: nothing was removed
- ├─ NotAcceptable            this installation can't write the form that is asked for
- ├─ InvalidApiKey            no key of this kind is in force that reads so
- ├─ TooManyWrongKeys         the same, from an address that many wrong keys came from
- ├─ KeyNotAllowed            the key is right, and lacks the scope that the call asks for
- ├─ KeyNotChangeable         a key that isn't in force any more, was rotated, or stands in the environment
- ├─ BalanceOutOfRange        a posting would take the balance outside its bounds
- └─ Unavailable              no store could take it now; nothing was recorded
-     ├─ WalletBusy              somebody else keeps the wallet's row; others are not concerned
-     ├─ TooSlow                 a statement took longer than it may, on a server that answers
-     └─ UnknownPayloadVersion   a newer version took this key's first body: only it can compare them
+ │   └─ PriceListRefused       a price list has rows that can't be right (row -> reasons)
+ ├─ PriceImportOutdated      prices have changed since the import was compared with them
+ ├─ PricesJump               an import changes prices by more than half, and nobody has allowed that
+ ├─ ArchiveRefused           the ledger or an archive's file isn't as it should be; nothing was removed
+ ├─ NotAcceptable            this installation can't write the requested format
+ ├─ InvalidApiKey            the given key isn't a key in force of this kind
+ ├─ TooManyWrongKeys         as InvalidApiKey, and the address has to wait before its next try
+ ├─ KeyNotAllowed            the key is valid but lacks the scope that the call needs
+ ├─ KeyNotChangeable         the key is no longer in force, was rotated, or comes from the environment
+ ├─ BalanceOutOfRange        a posting would take the balance out of its bounds
+ └─ Unavailable              no store could take the call now; nothing was recorded
+          ├─ WalletBusy              another transaction keeps the wallet's row locked; other wallets aren't affected
+          ├─ TooSlow                 a statement exceeded its time limit on a server that answers
+          └─ UnknownPayloadVersion   a newer release hashed this key's first body; only that release can compare them
 """
 
 from __future__ import annotations
@@ -235,4 +235,4 @@ class TooSlow(Unavailable):
 
 
 class UnknownPayloadVersion(Unavailable):
-    """To a caller as good as a store that is away: in a rolling upgrade the next process may know."""
+    """Answered as if a store were away: during a rolling upgrade the retry may reach a process of the newer release."""

@@ -1,4 +1,4 @@
-"""Failed ends as operators ask for them: which ones, added up by what, and why one of them waits."""
+"""Failed ends as operators ask for them: filters, groups, and the reason why one of them waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class Group(StrEnum):
-    """What failed ends and debts may be added up by."""
+    """By what failed ends and debts can be grouped."""
 
     USER = "user_id"
     FEATURE = "feature_endpoint_id"
@@ -31,7 +31,7 @@ class Group(StrEnum):
 
 
 class AgeBand(StrEnum):
-    """For how long ends have waited: bands that begin where the one before ends."""
+    """How long ends have waited, in bands: each begins where the one before it ends."""
 
     UNDER_1H = "under_1h"
     UNDER_1D = "1h_to_1d"
@@ -40,7 +40,7 @@ class AgeBand(StrEnum):
     OVER_30D = "over_30d"
 
 
-# Where each band ends; the last one never does.
+# Upper bound of each band; the last one has none.
 AGE_SECONDS_MAX: Mapping[AgeBand, int] = {
     AgeBand.UNDER_1H: 3_600,
     AgeBand.UNDER_1D: 86_400,
@@ -50,7 +50,7 @@ AGE_SECONDS_MAX: Mapping[AgeBand, int] = {
 
 
 def age_bounds(band: AgeBand) -> tuple[int | None, int | None]:
-    """From which age in seconds on ends belong to a band, and up to which."""
+    """The lower and upper bound of a band's ages, in seconds; None where it has no such bound."""
     bands = list(AgeBand)
     before = bands.index(band) - 1
     return (AGE_SECONDS_MAX[bands[before]] if before >= 0 else None), AGE_SECONDS_MAX.get(band)
@@ -58,9 +58,9 @@ def age_bounds(band: AgeBand) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which failed ends are meant; what is None doesn't matter. Times are of acceptance, a package the wallet's.
+    """Which failed ends; a field that is None doesn't filter. Times are of acceptance; the package is the wallet's.
 
-    `older_than_seconds` and `younger_than_seconds` are counted from when it is asked.
+    `older_than_seconds` and `younger_than_seconds` count back from the moment of the query.
     """
 
     state: str | None = None
@@ -81,10 +81,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where an end stands among the debts of its wallet, which are paid oldest first and whole.
+    """An end's place among the debts of its wallet, which are paid oldest first, each in full.
 
-    `room_micros` is what the wallet can pay debts with now: its balance down to the overdraft limit, less what accepted
-    ends were promised. Negative where these take more than there is.
+    `room_micros` is what the wallet can pay debts with now: its balance down to the overdraft limit, less the cost of
+    accepted ends that aren't settled yet. It is negative where these cost more than there is.
     """
 
     ahead_ends: int
@@ -92,11 +92,11 @@ class Line:
     room_micros: int
 
     def missing_micros(self, cost_micros: int) -> int:
-        """What top-up would pay an end of this cost and all before it."""
+        """The top-up that would pay an end of this cost and all debts before it."""
         return max(0, self.ahead_micros + cost_micros - self.room_micros)
 
 
-# What somebody has to do first: trying again by itself changes nothing.
+# What somebody has to do first: without it, a further try fails again.
 _TO_DO: Mapping[str, str] = {
     FailureReason.WALLET_MISSING: "Its user has no wallet. Create one, then replay it.",
     FailureReason.WALLET_BUSY: "Somebody keeps the row of its wallet locked. End that session, then replay it.",
@@ -126,7 +126,7 @@ _TO_DO: Mapping[str, str] = {
 def why_it_waits(
     state: EndState, last_error: str | None, cost_micros: int, attempts: int, line: Line, *, is_replayed: bool = False
 ) -> str:
-    """In one or two plain sentences. `is_replayed`: it was put back and nobody has been at it since."""
+    """The reason in one or two plain sentences. `is_replayed`: it was replayed, and no worker has tried it since."""
     if state is EndState.ACCEPTED:
         return f"It {'was replayed and ' if is_replayed else ''}waits for a worker to settle it, which takes a moment."
     if last_error != FailureReason.INSUFFICIENT_TOKENS:
@@ -152,7 +152,7 @@ def why_it_waits(
 
 
 def duration_seconds(text: str) -> int:
-    """A duration as it is written: 90s, 15m, 24h, 7d. Raises ValueError."""
+    """Seconds of a duration as it is written: 90s, 15m, 24h, 7d. Raises ValueError."""
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError("Must be a duration, such as 90s, 15m, 24h or 7d.")
@@ -160,13 +160,13 @@ def duration_seconds(text: str) -> int:
 
 
 def duration_text(seconds: int) -> str:
-    """The same of a number of seconds, in the largest unit that tells it whole."""
+    """A number of seconds as a duration, in the largest unit that divides it."""
     unit = max((unit for unit, each in _UNIT_SECONDS.items() if seconds % each == 0), key=_UNIT_SECONDS.__getitem__)
     return f"{seconds // _UNIT_SECONDS[unit]}{unit}"
 
 
 def groups(text: str) -> tuple[Group, ...]:
-    """What is named in a list with commas, each once. Raises ValueError."""
+    """The groups named in a comma-separated list, each at most once. Raises ValueError."""
     return inputs.some_of(Group, text)
 
 

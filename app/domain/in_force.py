@@ -1,6 +1,6 @@
-"""Finds, of what was made for a feature endpoint, a model, both or everything, what is in force for a run.
+"""Finds the profit rule or rate card in force for a run, by feature endpoint and model.
 
-Built once from all there is, so that a run's look costs the same whether there are ten or ten thousand.
+The index is built once from all of them, so that a lookup costs the same for ten as for ten thousand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from app.domain.rates import RateCard
 
 
 class Dated(Protocol):
-    """What is made for a scope and holds from a moment on, until another one follows it."""
+    """Something made for a scope (feature endpoint, model, both or neither) and in force from a moment until the next
+    one of its scope.
+    """
 
     @property
     def id(self) -> int: ...
@@ -32,7 +34,7 @@ D = TypeVar("D", bound=Dated)
 
 
 class _ByScope(Generic[D]):
-    """Of each scope what was made for it, in the order in which it follows each other: by moment, then as made."""
+    """The items of each scope, ordered by `effective_from`, then by id."""
 
     def __init__(self, items: Iterable[D]) -> None:
         by_scope: dict[tuple[str | None, str | None], list[D]] = defaultdict(list)
@@ -44,7 +46,7 @@ class _ByScope(Generic[D]):
         return (item for _, line in self._lines.values() for item in line)
 
     def latest(self, feature_endpoint_id: str | None, model: str | None, at: datetime) -> D | None:
-        """What is in force for exactly this scope."""
+        """The item in force for exactly this scope."""
         found = self._lines.get((feature_endpoint_id, model))
         if found is None:
             return None
@@ -53,22 +55,24 @@ class _ByScope(Generic[D]):
         return line[place - 1] if place else None
 
     def of_feature(self, feature_endpoint_id: str | None, at: datetime) -> Iterator[D]:
-        """What is in force for each scope of a feature, or of no feature (None)."""
+        """The items in force for each scope of a feature endpoint, or for the scopes without one (None)."""
         for feature, model in self._lines:
             if feature == feature_endpoint_id and (found := self.latest(feature, model, at)):
                 yield found
 
     def not_yet_followed(self, at: datetime) -> Iterator[D]:
-        """What is in force then, and what will be: all that runs may still be priced by."""
+        """The items in force at `at`, and those of later moments: all that runs may still be priced by."""
         for moments, line in self._lines.values():
             yield from line[max(bisect_right(moments, at) - 1, 0) :]
 
 
 class ProfitRules(_ByScope[ProfitRule]):
-    """The most specific one wins: feature and model, feature, model, default; then the latest, then the last made."""
+    """The most specific rule wins: feature and model, feature, model, default. Within a scope the latest wins, then the
+    last one made.
+    """
 
     def in_force(self, feature_endpoint_id: str, model: str | None, at: datetime) -> ProfitRule | None:
-        """None: such a run is sold at its base cost."""
+        """The rule in force for a run; None where there is none: the run is sold at its base cost."""
         if model is not None and (found := self.latest(feature_endpoint_id, model, at)):
             return found
         if found := self.latest(feature_endpoint_id, None, at):
@@ -79,8 +83,8 @@ class ProfitRules(_ByScope[ProfitRule]):
 
 
 class RateCards(_ByScope[RateCard]):
-    """The most specific one wins: feature and exact model, feature and longest pattern, exact model, longest pattern,
-    feature, none; then the latest, then the last made.
+    """The most specific card wins: feature and exact model, feature and longest pattern, exact model, longest pattern,
+    feature, none. Within a scope the latest wins, then the last one made.
     """
 
     def __init__(self, cards: Iterable[RateCard]) -> None:
@@ -89,11 +93,13 @@ class RateCards(_ByScope[RateCard]):
         for card in self:
             if card.is_pattern and card.model is not None:
                 lengths[card.feature_endpoint_id].add(len(card.model) - 1)
-        # Of each feature, and of all (None), how long the beginnings of its patterns are, the longest first.
+        # By feature (None: all features), the lengths of its patterns without their star, longest first.
         self._lengths = {feature: tuple(sorted(found, reverse=True)) for feature, found in lengths.items()}
 
     def in_force(self, feature_endpoint_id: str | None, model: str | None, at: datetime) -> RateCard | None:
-        """None: no price covers such a run. Of no feature: what covers it where a feature has no price of its own."""
+        """The card in force for a run; None where no price covers it. With no feature, the card for features without a
+        price of their own.
+        """
         if model is not None:
             for feature in (feature_endpoint_id, None):
                 if found := self._of_model(feature, model, at):
@@ -101,7 +107,7 @@ class RateCards(_ByScope[RateCard]):
         return self.latest(feature_endpoint_id, None, at) or self.latest(None, None, at)
 
     def _of_model(self, feature_endpoint_id: str | None, model: str, at: datetime) -> RateCard | None:
-        # A model that ends in a star is covered by patterns alone.
+        # A model id that ends in a star is matched by patterns only.
         if not model.endswith("*") and (found := self.latest(feature_endpoint_id, model, at)):
             return found
         for length in self._lengths.get(feature_endpoint_id, ()):

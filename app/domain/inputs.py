@@ -1,4 +1,4 @@
-"""What values from outside must look like, at every edge. Each check raises ValueError with the reason."""
+"""Checks of values from outside, for every edge. Each check raises ValueError with the reason."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ACTOR_LENGTH_MAX = 128
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
 
-# More digits than any amount has: those are told that they are too many.
+# Long enough to match numbers with too many digits: the error then says that there are too many.
 _NUMBER = re.compile(r"-?[0-9]{1,256}(\.[0-9]{1,256})?")
 _EXPONENT = re.compile(r"[eE][+-]?[0-9]{1,3}\Z")
-# Control characters (C0 and C1), line separators, halves of surrogate pairs: what Postgres, logs or people can't take.
+# Control characters (C0 and C1), line separators and surrogate halves: Postgres, logs or people can't take these.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# They make a text read in another order than it has: two ids that differ would look the same.
+# These change the order in which a text is displayed, so that two different ids could look the same.
 _BIDIRECTIONAL = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f]")
-# What follows a user id in paths. An id with such a part inside would be taken for another id and what belongs to it.
+# What can follow a user id in paths. An id with such a part inside would be read as another id and a part.
 WALLET_PARTS = (
     "top-ups",
     "refunds",
@@ -44,7 +44,7 @@ WALLET_PARTS = (
 
 
 def printable(value: object, length_max: int) -> str:
-    """A non-empty printable string of bounded length, for people to read: a name, a reason."""
+    """A non-empty printable string of bounded length, for people to read, such as a name or a reason."""
     if not isinstance(value, str):
         raise ValueError("Must be a string.")  # noqa: TRY004
     if not 1 <= len(value) <= length_max:
@@ -55,7 +55,7 @@ def printable(value: object, length_max: int) -> str:
 
 
 def identifier(value: object, length_max: int) -> str:
-    """A string by which something is found again: an id, a key, a reference."""
+    """A string by which something is found again, such as an id, a key or a reference."""
     text = printable(value, length_max)
     if _BIDIRECTIONAL.search(text):
         raise ValueError("Must not contain characters that change the direction of writing.")
@@ -63,10 +63,10 @@ def identifier(value: object, length_max: int) -> str:
 
 
 def path_id(value: object) -> str:
-    """An id to be created, which will stand in paths: its path has to lead to it. Slashes are welcome."""
+    """An id to be created, which will be part of paths. It may contain slashes, but no '.' or '..' as a part."""
     text = identifier(value, ID_LENGTH_MAX)
     if {".", ".."} & set(text.split("/")):
-        # Clients and proxies make `a/../b` to `b`, however it is encoded.
+        # Clients and proxies turn `a/../b` into `b`, however it is encoded.
         raise ValueError("Must not have '.' or '..' as a part between slashes.")
     return text
 
@@ -91,7 +91,7 @@ def amount_micros(number: object, *, allow_negative: bool = False, allow_zero: b
 
 def profit_basis_points(percentage: object) -> int:
     """Basis points of a percentage from 0 to 10,000 with at most two decimals."""
-    # Micro-units are finer than basis points, and their reader is exact.
+    # Micro-units are finer than basis points, and `micros_from_number` reads them exactly.
     basis_points, rest = divmod(micros_from_number(_number(percentage)), 10_000)
     if rest:
         raise ValueError("At most 2 decimals.")
@@ -101,14 +101,14 @@ def profit_basis_points(percentage: object) -> int:
 
 
 def number(text: str) -> Decimal:
-    """A number as people write it: an exponent is a slip of the hand."""
+    """A number as people write it: without an exponent, which would be a slip."""
     if not _NUMBER.fullmatch(text):
         raise ValueError("Must be a number, such as 12.5.")
     return Decimal(text)
 
 
 def json_number(text: str) -> Decimal:
-    """A number as programs write it, 1e-06 too."""
+    """A number as programs write it, also with an exponent, such as 1e-06."""
     number(_EXPONENT.sub("", text))
     return Decimal(text)
 
@@ -125,12 +125,12 @@ def moment(value: object) -> datetime:
     try:
         return parsed.astimezone(UTC)
     except OverflowError:
-        # Postgres would take it, and nobody could read it back.
+        # Postgres would store it, but Python couldn't read it back.
         raise ValueError("Must be within the years 1 to 9999.") from None
 
 
 def model_or_pattern(value: object) -> str:
-    """The id of a model, or how ids begin and a star."""
+    """The id of a model, or the beginning of ids followed by a star."""
     text = identifier(value, ID_LENGTH_MAX)
     if "*" in text[:-1]:
         raise ValueError("May have a * as its last character only.")
@@ -146,7 +146,7 @@ def rate_micros(number: object, micros_max: int) -> int:
 
 
 def some_of(words: type[Word], text: str) -> tuple[Word, ...]:
-    """What is named in a list with commas, each once."""
+    """The words named in a comma-separated list, each at most once. Raises ValueError."""
     names = text.split(",")
     known = {word.value for word in words}
     if not set(names) <= known:

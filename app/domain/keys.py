@@ -1,10 +1,11 @@
-"""API keys: what one looks like, what it may do, and the caller that it stands for.
+"""API keys: their form, their scopes, and the caller that a key stands for.
 
 A key is `tt_service_<id>_<secret>` or `tt_operator_<id>_<secret>`. The id is public: lists, logs and the audit log name
-a key by it. The secret has 256 random bits, so a plain SHA-256 of the whole is all that is stored, and is looked up by.
+a key by its id. The secret has 256 random bits, so storing the plain SHA-256 of the whole key is enough; keys are
+looked up by that hash.
 
-Whoever changes something is a `Caller`. Use cases take one, stamp `caller.actor` on what they enter, and hand it to the
-audit log (`app/stores/postgres/audit.py`).
+Whoever changes something is a `Caller`. Use cases take one, store `caller.actor` with what they enter, and pass it to
+the audit log (`app/stores/postgres/audit.py`).
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ class KeyKind(StrEnum):
 
 
 class KeyScope(StrEnum):
-    """What a key may be allowed. Which one a route asks for: `app/http/scopes.py`."""
+    """What a key can be allowed to do. `app/http/scopes.py` says which scope each route needs."""
 
     BILLING = "billing"
     """Start, end, cancel, holds and reversals of own runs."""
     ESTIMATE = "estimate"
 
     READ = "read"
-    """Everything that is looked at, but keys, the audit log and metrics."""
+    """Reading everything except keys, the audit log and metrics."""
     WALLETS = "wallets"
-    """Wallets and all that is posted to them, corrections and repricings too."""
+    """Wallets and everything posted to them, including corrections and repricings."""
     FAILED_ENDS = "failed-ends"
     CATALOG = "catalog"
     WEBHOOKS = "webhooks"
@@ -51,11 +52,11 @@ SCOPES_OF_KIND: Mapping[KeyKind, frozenset[KeyScope]] = {
     KeyKind.OPERATOR: frozenset(KeyScope) - _OF_SERVICES,
 }
 
-# The keys of SERVER_API_KEY and ADMIN_API_KEY: their names, and their ids too.
+# Names, and also ids, of the keys of SERVER_API_KEY and ADMIN_API_KEY.
 ENVIRONMENT_NAMES: Mapping[KeyKind, str] = {KeyKind.SERVICE: "server", KeyKind.OPERATOR: "admin"}
 COMMAND_NAME = "cli"
 SYSTEM_NAME = "tokentill"
-# Nobody's key may be called so: an entry in the ledger would seem to be somebody else's.
+# Names that no key may have: its ledger entries would look like somebody else's.
 RESERVED_NAMES = frozenset({*ENVIRONMENT_NAMES.values(), COMMAND_NAME, SYSTEM_NAME})
 
 NAME_LENGTH_MAX = 64
@@ -72,7 +73,7 @@ OVERLAP_SECONDS_MAX = 30 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that is in force, as each process knows it: without what it is written as."""
+    """A key in force as each process knows it: by its digest, without its text."""
 
     id: str
     name: str
@@ -84,15 +85,15 @@ class ApiKey:
 
     @property
     def fingerprint(self) -> str:
-        """By which a session remembers the key that it began with. The digest can't be told from it."""
+        """Identifies, in a console session, the key that opened it. The digest can't be computed from it."""
         return fingerprint_of(self.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for something, on whose behalf, from where, and by which request.
+    """Who makes a call: by which key, on whose behalf, from where, and in which request.
 
-    `name` is the key's; of a command `cli`, of the server itself `tokentill`. Neither of these has a kind.
+    `name` is the key's name; `cli` for a command, `tokentill` for the server itself. These two have no kind.
     """
 
     name: str
@@ -100,16 +101,18 @@ class Caller:
     scopes: frozenset[KeyScope] = frozenset()
     key_id: str | None = None
     address: str | None = None
-    """The client's IP address; of a command `user@host`."""
+    """The client's IP address; for a command `user@host`."""
     person: str | None = None
-    """Who is behind it, as the caller says: the header X-Actor, or a command's --by."""
+    """The person behind the call, as the caller states: the header X-Actor, or a command's --by."""
     request_id: str | None = None
     reason: str | None = None
-    """Why, where the caller says it beside what is done: it stands in the audit log with the change."""
+    """The reason, where the caller states one apart from the change itself; the audit log stores it with the change."""
 
     @property
     def actor(self) -> str:
-        """As it stands in the ledger and the audit log. A key's name has no slash: the first one ends it."""
+        """As the ledger and the audit log store it. A key's name has no slash, so the first slash separates name and
+        person.
+        """
         return actor_of(self.name, self.person)
 
     def check(self, scope: KeyScope) -> None:
@@ -118,7 +121,7 @@ class Caller:
             raise KeyNotAllowed(f"This key lacks the scope {scope}")
 
 
-# What the server does unasked, and what tests do that don't care.
+# The caller of what the server does by itself, and of tests for which the caller doesn't matter.
 SYSTEM = Caller(SYSTEM_NAME)
 
 
@@ -127,7 +130,7 @@ def actor_of(name: str, person: str | None) -> str:
 
 
 def caller_again(actor: str | None, request_id: str | None) -> Caller:
-    """Who asked for something that is carried on later, as far as it was kept with it."""
+    """The caller of work that continues later, as far as it was stored with that work."""
     if actor is None:
         return replace(SYSTEM, request_id=request_id)
     name, slash, person = actor.partition("/")
@@ -135,7 +138,7 @@ def caller_again(actor: str | None, request_id: str | None) -> Caller:
 
 
 def command_caller(person: str, address: str) -> Caller:
-    """Whoever runs a command beside the stores: there is nothing that they couldn't do."""
+    """Who runs a command on a host with access to the stores, and so may do everything."""
     return Caller(COMMAND_NAME, scopes=frozenset(KeyScope), address=address, person=person)
 
 
@@ -162,13 +165,13 @@ def scopes_of(kind: KeyKind, names: Iterable[object]) -> frozenset[KeyScope]:
 
 
 def in_order(scopes: Iterable[KeyScope]) -> list[KeyScope]:
-    """As they are told everywhere."""
+    """Scopes in the order in which they are always shown."""
     found = frozenset(scopes)
     return [scope for scope in KeyScope if scope in found]
 
 
 def make_key(kind: KeyKind) -> tuple[str, str]:
-    """A new key: its id, and all of it, which nobody can tell again."""
+    """A new key: its id, and its whole text, which is stored nowhere."""
     key_id = _random(_ID_CHARACTERS, ID_LENGTH)
     return key_id, f"tt_{kind}_{key_id}_{_random(_SECRET_CHARACTERS, SECRET_LENGTH)}"
 

@@ -1,4 +1,4 @@
-"""Moments as they are written on the wire."""
+"""How moments are written on the wire."""
 
 from __future__ import annotations
 

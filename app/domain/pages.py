@@ -1,4 +1,4 @@
-"""One way to list anything: in the order of a key, so many at a time, each page from where the last ended."""
+"""Lists in pages: in the order of a key, each page continuing where the last one ended."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Key = TypeVar("Key", str, int)
 
-# Before every text, and above every number that a row is given.
+# FIRST_ID sorts before every text, NEWEST above every id that a row can get.
 FIRST_ID = ""
 NEWEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item, Key]):
-    """`next_key` is where the next page starts, None on the last one."""
+    """`next_key` is where the next page starts; None on the last page."""
 
     items: Sequence[Item]
     next_key: Key | None
 
 
 def page(fetch: Callable[[int], Sequence[Item]], key: Callable[[Item], Key], limit: int) -> Page[Item, Key]:
-    """The page that `fetch` gives. It is asked for one item more, to see whether any follow."""
+    """A page of what `fetch` returns. `fetch` is asked for one item more, to see whether another page follows."""
     found = fetch(limit + 1)
     items = found[:limit]
     return Page(items, key(items[-1]) if len(found) > limit else None)

@@ -1,4 +1,4 @@
-"""A posting: tokens an administrator puts into a wallet or takes out, under a reference of their own."""
+"""A posting: an administrator puts tokens into a wallet or takes some out, under a reference of their own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PostingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """`reference` is unique among a wallet's postings: it makes the posting repeatable.
+    """`reference` is unique among a wallet's postings and makes the posting idempotent.
 
-    Who asked for it is kept, and makes no other posting of it.
+    `caller` is stored, but a repeat by another caller is still the same posting.
     """
 
     user_id: str

@@ -1,4 +1,4 @@
-"""What a new list of prices would change: price by price, against what each model costs today."""
+"""What a new price list would change: price by price, against what each model costs today."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RateChange:
 
     @property
     def percent(self) -> Decimal | None:
-        """With two decimals. None: from nothing to something, which no percentage tells."""
+        """The change in percent, with two decimals. None where the old price is 0: no percentage expresses that."""
         if self.old_micros == 0:
             return None
         change = Decimal(100 * (self.new_micros - self.old_micros)) / self.old_micros
@@ -31,19 +31,19 @@ class RateChange:
 
     @property
     def is_jump(self) -> bool:
-        """Up or down by more than half, or from nothing."""
+        """Whether the price rises or falls by more than half, or rises from 0."""
         return 100 * abs(self.new_micros - self.old_micros) > JUMP_PERCENT * self.old_micros
 
 
 @dataclass(frozen=True, slots=True)
 class PriceChange:
-    """A model's price as it would be, beside the card that prices it today: its own, or one that covers it."""
+    """A model's new price beside the card that prices it today: its own card, or one that covers it."""
 
     model: str
     rates: Rates
     today: RateCard | None
     changes: tuple[RateChange, ...]
-    # It has no price of its own yet.
+    # The model has no price of its own yet.
     is_new: bool
 
     @property
@@ -75,8 +75,8 @@ def difference(
     own: Iterable[RateCard],
     today: Callable[[str], RateCard | None],
 ) -> Difference:
-    """Compare a list with the cards in force: `own` those of its scope, `today` which one prices a model, or
-    a pattern's models, now.
+    """Compare a list with the cards in force. `own` are the cards of the list's scope; `today` returns the card that
+    prices a model, or a pattern's models, now.
     """
     own_by_model = {card.model: card for card in own}
     changed, new = [], []
@@ -97,14 +97,16 @@ def difference(
     return Difference(tuple(changed), tuple(new), unchanged, kept)
 
 
-# What a kind costs where it isn't named.
+# The kind whose price applies where a card doesn't name a price for this kind.
 _WHOLES = {Kind.CACHED_INPUT: Kind.INPUT, Kind.CACHE_WRITE: Kind.INPUT, Kind.REASONING: Kind.OUTPUT}
 
 
 def rate_changes(old: Rates, new: Rates) -> tuple[RateChange, ...]:
-    """By kind and length of input. Two cards that price every run alike differ in nothing, however they are written.
+    """Changes by kind and length of input. Two cards that price every run the same have no changes, however they are
+    written.
 
-    What changes as its whole does, or in longer runs as in shorter ones, is said once.
+    A change that a kind shares with its whole (cached input with input), or a longer run with a shorter one, is listed
+    once.
     """
     changes: list[RateChange] = []
     said: dict[Kind, tuple[int, int]] = {}

@@ -1,6 +1,6 @@
-"""No run may cost more than can be counted: rates, and the profit on them, are bounded where they are made.
+"""No run may cost more than can be counted: rates and the profit on them are bounded when they are made.
 
-The bound is met at the highest usage, by a rate card alone and under every profit rule that a run of it could meet.
+The bound must hold at the highest usage, for a rate card alone and with every profit rule that can apply to its runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from app.domain.pricing import COST_MICROS_MAX, ProfitRule, percentage_number, p
 from app.domain.rates import MILLION, RateCard, Rates
 from app.domain.usage import REQUESTS_MAX, USAGE_TOKENS_MAX
 
-# What a rate may be at most, if nothing else costs anything.
+# The highest rate that is possible, if nothing else costs anything.
 RATE_MICROS_MAX = COST_MICROS_MAX * MILLION // USAGE_TOKENS_MAX
 REQUEST_MICROS_MAX = COST_MICROS_MAX // REQUESTS_MAX
 
@@ -28,7 +28,7 @@ _FIELDS = {
 
 
 def errors_of_card(card: RateCard, rules: Iterable[ProfitRule]) -> Mapping[str, list[str]]:
-    """Why a card can't be sold by under these rules: the wire's field that matters most -> reasons. Empty if it can."""
+    """Why a card can't be used under these rules: the wire's field that costs most -> reasons. Empty if it can."""
     if card.rates.cost_micros_max > COST_MICROS_MAX:
         return {_dearest_field(card.rates): [f"Too high: {_WOULD_COST}"]}
     rule = next((rule for rule in rules if _is_too_much(card, rule)), None)
@@ -39,7 +39,7 @@ def errors_of_card(card: RateCard, rules: Iterable[ProfitRule]) -> Mapping[str, 
 
 
 def errors_of_rule(rule: ProfitRule, cards: Iterable[RateCard]) -> Mapping[str, list[str]]:
-    """Why a rule can't stand beside these cards, likewise."""
+    """Why a rule can't be used with these cards, in the same form."""
     card = next((card for card in cards if _is_too_much(card, rule)), None)
     return {} if card is None else {"percentage": [f"Too high: by the rates of price {card.id} {_WOULD_COST}"]}
 
@@ -51,7 +51,7 @@ _WOULD_COST = (
 
 
 def exceeds_limit(card: RateCard, basis_points: int) -> bool:
-    """Whether a run of this card could cost too much with this profit."""
+    """Whether a run priced by this card could cost too much with this profit."""
     base_micros = card.rates.cost_micros_max
     return base_micros + profit_micros(base_micros, basis_points) > COST_MICROS_MAX
 
@@ -61,7 +61,7 @@ def _is_too_much(card: RateCard, rule: ProfitRule) -> bool:
 
 
 def _can_meet(card: RateCard, rule: ProfitRule) -> bool:
-    """Whether any run is covered by both."""
+    """Whether there can be a run that both apply to."""
     is_of_one_feature = (
         card.feature_endpoint_id is None
         or rule.feature_endpoint_id is None

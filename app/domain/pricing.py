@@ -1,8 +1,8 @@
 """What a run costs, in exact integers of micro-tokens: its base cost, and the profit on top.
 
 Without a rate card the base cost is `output_token / 4`. With one it is the sum over the kinds of its usage, rounded up
-once. The profit percentage of that has at most two decimals, and is rounded up once; on the guide's own rule neither
-ever rounds.
+once. The profit is a percentage of the base cost with at most two decimals, and is rounded up once. With the guide's
+own rule neither is ever rounded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from app.domain.usage import Usage
 BASE_MICROS_PER_OUTPUT_TOKEN = 250_000
 # 10,000 %.
 PROFIT_BASIS_POINTS_MAX = 1_000_000
-# No run may cost more than a wallet can hold: with a balance and an overdraft limit it stays within exact doubles.
+# No run may cost more than a wallet can hold, so that its cost too stays exact in a double.
 COST_MICROS_MAX = BALANCE_MICROS_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class ProfitRule:
-    """A percentage for a feature endpoint, a model, both, or (neither named) everything, from a moment on."""
+    """A percentage for a feature endpoint, a model, both, or everything (neither named), from a moment on."""
 
     id: int
     basis_points: int
@@ -36,9 +36,9 @@ class ProfitRule:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Micro-tokens of one run, and what they follow from. `cost_micros` is what the wallet pays.
+    """The cost of one run in micro-tokens, and what it follows from. The wallet pays `cost_micros`.
 
-    It is pinned whole when an end is accepted: whoever bills it later adds up, and computes no price.
+    The price is pinned whole when an end is accepted: settlement only adds up and computes no price.
     """
 
     base_micros: int
@@ -52,7 +52,7 @@ class Price:
 
 
 def price(usage: Usage, card: RateCard | None, rule: ProfitRule | None) -> Price:
-    """Price a run by the rate card and the profit rule in force, as far as there are any."""
+    """Price a run by the rate card and the profit rule in force, where there are any."""
     base_micros = usage.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN if card is None else card.rates.cost_micros(usage)
     return Price(
         base_micros=base_micros,
@@ -67,7 +67,7 @@ def profit_micros(base_micros: int, basis_points: int) -> int:
 
 
 def parts_micros(usage: Usage, card: RateCard | None) -> Mapping[Kind, int]:
-    """What each kind of a run's usage has cost, before profit."""
+    """What each kind of a run's usage costs, before profit."""
     if card is None:
         return {Kind.OUTPUT: usage.output_tokens * BASE_MICROS_PER_OUTPUT_TOKEN}
     return card.rates.parts_micros(usage)

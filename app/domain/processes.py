@@ -1,7 +1,7 @@
-"""Ids of runs. One that start gives says by itself whose it is: nothing has to be remembered or asked to tell.
+"""Ids of runs. An id given by start shows by itself which user it belongs to, so nothing has to be stored or looked up.
 
-The form is a UUID of version 7, a hyphen and twelve hexadecimal digits: six that only start's ids have, and six
-that follow from the user. Both are plain checksums: they find mix-ups, and are no secret.
+The form is a UUID of version 7, a hyphen and twelve hexadecimal digits: six that only ids of start have, and six that
+follow from the user. Both are plain checksums: they detect mix-ups and are not secret.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def new_process_id(user_id: str) -> str:
 
 
 def check_owner(process_id: str | None, user_id: str) -> None:
-    """Raises ProcessOfAnotherUser for an id that start gave to somebody else. Any other id is anybody's."""
+    """Raises ProcessOfAnotherUser for an id that start gave to another user. Any other id may be used by anybody."""
     found = _MADE_BY_START.fullmatch(process_id or "")
     if found is None:
         return
@@ -35,5 +35,5 @@ def check_owner(process_id: str | None, user_id: str) -> None:
 
 
 def _digits(*parts: str) -> str:
-    # Two different lists of parts never join to the same text: no part but the last one has a slash.
+    # Two different lists of parts never join to the same text: only the last part can contain a slash.
     return hashlib.sha256("/".join(("tokentill", *parts)).encode()).hexdigest()[:_DIGITS]

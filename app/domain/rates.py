@@ -1,7 +1,7 @@
 """Rate cards: what a model's maker, or you, charge for each kind of usage.
 
-A rate is a whole number of micro-tokens for a million tokens of a kind, so a run's cost may be a fraction of a
-micro-token. The sum over all kinds is exact, and is rounded once, up.
+A rate is a whole number of micro-tokens for a million tokens of a kind, so a run's exact cost may have a fraction of a
+micro-token. The exact sum over all kinds is rounded up once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Kind(StrEnum):
-    """What is charged for, under the wire's names. Input and output are those that are no other kind."""
+    """What is charged for, under the wire's names. INPUT and OUTPUT are the tokens that belong to no other kind."""
 
     INPUT = "input_token"
     CACHED_INPUT = "cached_input_token"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """What changes for a whole run with more input than this; what isn't named stays as it is without the tier."""
+    """Rates for a whole run with more input than this. A rate that is None is the same as without the tier."""
 
     above_input_tokens: int
     input_micros_per_million: int | None = None
@@ -46,8 +46,9 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Micro-tokens for a million tokens of each kind, and for a request. A kind that isn't named costs what its whole
-    costs. Tiers stand in the order of their input, each once.
+    """Micro-tokens for a million tokens of each kind, and for a request. A kind without a rate costs what the kind that
+    it is part of costs (cached input and cache writes: input; reasoning: output). Tiers are ordered by their input,
+    each once.
     """
 
     input_micros_per_million: int
@@ -59,17 +60,19 @@ class Rates:
     tiers: tuple[Tier, ...] = ()
 
     def cost_micros(self, usage: Usage) -> int:
-        """Of a run: exact, and rounded up once."""
+        """The cost of a run: exact, then rounded up once."""
         micro_millionths = sum(amount for _, amount in self._charges(usage, usage.input_tokens))
         return -(-micro_millionths // MILLION)
 
     def cost_micros_of_many(self, total: Usage, input_tokens: int) -> int:
-        """Of many runs that have about so much input each, added up: exact, and rounded up once for all of them."""
+        """The cost of the summed usage of many runs with about this much input each: exact, then rounded up once for
+        all of them.
+        """
         return -(-sum(amount for _, amount in self._charges(total, input_tokens)) // MILLION)
 
     def parts_micros(self, usage: Usage) -> dict[Kind, int]:
-        """What each kind has cost of it. Each part is the exact one to less than a micro-token, and their sum the cost:
-        a fraction that one part is charged for too much the next ones are charged less.
+        """What each kind costs in a run. Each part differs from the exact one by less than a micro-token, and the parts
+        add up to the run's cost: what rounding up adds to one part is taken off the next ones.
         """
         parts: dict[Kind, int] = {}
         exact = charged = 0
@@ -81,18 +84,18 @@ class Rates:
 
     @property
     def cost_micros_max(self) -> int:
-        """No run that the API takes costs more before profit."""
+        """The highest cost before profit of any run that the API accepts."""
         return max(
             -(-USAGE_TOKENS_MAX * (max(rates[:3]) + max(rates[3:5])) // MILLION) + REQUESTS_MAX * rates[5]
             for rates in (self._in_tier(None), *map(self._in_tier, self.tiers))
         )
 
     def by_kind(self, input_tokens: int) -> dict[Kind, int]:
-        """What each kind costs in a run with so much input: micro-tokens for a million, and for a request."""
+        """What each kind costs in a run with this much input: micro-tokens for a million tokens, or for a request."""
         return dict(zip(Kind, self._in_tier(self._tier_of(input_tokens)), strict=True))
 
     def _charges(self, usage: Usage, input_tokens: int) -> Iterator[tuple[Kind, int]]:
-        """Millionths of micro-tokens, in the tier of so much input."""
+        """Charges by kind, in millionths of a micro-token, in the tier of this much input."""
         plain, cached, written, output, reasoning, request = self._in_tier(self._tier_of(input_tokens))
         yield Kind.INPUT, usage.plain_input_tokens * plain
         yield Kind.CACHED_INPUT, usage.cached_input_tokens * cached
@@ -109,7 +112,8 @@ class Rates:
         return found
 
     def _in_tier(self, tier: Tier | None) -> tuple[int, int, int, int, int, int]:
-        """Of input, cached input, cache writes, output, reasoning, and of a request: in the order of `Kind`."""
+        """The rates in a tier, in the order of `Kind`: input, cached input, cache writes, output, reasoning, request.
+        """
         plain = self.input_micros_per_million
         cached = self.cached_input_micros_per_million
         written = self.cache_write_micros_per_million
@@ -135,9 +139,9 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class RateCard:
-    """Rates for a feature endpoint, a model, both, or (neither named) everything, from a moment on.
+    """Rates for a feature endpoint, a model, both, or everything (neither named), from a moment on.
 
-    `model` is an exact id, or the beginning of ids and a `*`.
+    `model` is an exact id, or the beginning of ids followed by a `*`.
     """
 
     id: int

@@ -1,6 +1,6 @@
-"""Why something didn't come to be, in the words that are stored, told and logged.
+"""Reasons why something failed, in the words that are stored, returned and logged.
 
-SQL and Lua write some of them as literals: `tests/unit/test_reasons.py` holds those to these enums.
+SQL and Lua write some of them as literals: `tests/unit/test_reasons.py` checks those against these enums.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from enum import StrEnum
 
 
 class FailureReason(StrEnum):
-    """Why an end isn't deducted (`end_inbox.last_error`), or not even in the inbox (`spool_aside.reason`)."""
+    """Why an end isn't settled (`end_inbox.last_error`), or not even in the inbox (`spool_aside.reason`)."""
 
     INSUFFICIENT_TOKENS = "insufficient_tokens"
-    """The wallet doesn't cover it: a debt, tried again by itself."""
+    """The wallet doesn't cover the end: it is a debt and is retried automatically."""
     WALLET_MISSING = "wallet_missing"
     """Its user has no wallet."""
     WALLET_BUSY = "wallet_busy"
-    """Somebody keeps the row of its wallet."""
+    """Another session keeps the wallet's row locked."""
     DEBT_OUT_OF_RANGE = "debt_out_of_range"
-    """Its wallet owes more than a sum of debts can hold."""
+    """The debt would take the wallet's sum of debts above its maximum."""
     QUOTE_DISAGREES = "quote_disagrees"
-    """The parts of its price don't add up to its cost: somebody has changed the row."""
+    """The parts of the end's price don't add up to its cost: somebody has changed the row."""
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
-    """It was answered 200 while nobody could know that its key had come with another body."""
+    """The end was answered 200 while nobody could know that its key had been used with another body."""
     NEWER_PAYLOAD = "newer_payload"
-    """Its key came first with a body that only a newer version can compare."""
+    """The key was first used with a body that only a newer release can compare."""
     UNREADABLE = "unreadable"
-    """It isn't in a form that this version can read."""
+    """This release can't read the entry's form."""
     TOO_SLOW = "too_slow"
-    """Every try to settle it ran into its time limit."""
+    """Every try to settle the end exceeded its time limit."""
     DATABASE_REFUSED = "database_refused"
-    """Postgres refuses to record or to settle it; the log says why."""
+    """Postgres refuses to record or to settle the end; the log says why."""
     MONEY_DOES_NOT_ADD_UP = "money_does_not_add_up"
-    """Settling it would have touched other rows than its own."""
+    """Settling the end would have touched other rows than its own."""
 
 
 class DriftKind(StrEnum):
@@ -43,21 +43,21 @@ class DriftKind(StrEnum):
     LEDGER_CHAIN = "ledger_chain"
     """An entry's balance doesn't follow from the one before."""
     BELOW_LIMIT = "below_limit"
-    """More is overdrawn than the wallet may."""
+    """The wallet is overdrawn beyond its overdraft limit."""
     DEBT_SUM = "debt_sum"
     """The wallet's debt isn't the sum of its failed ends that count as debt."""
     WALLET_MISSING = "wallet_missing"
-    """Unsettled ends whose wallet there isn't."""
+    """There are unsettled ends whose wallet doesn't exist."""
     ROLL_UP = "roll_up"
-    """A day's roll-up isn't what its ledger entries add up to."""
+    """A day's roll-up differs from the sum of its ledger entries."""
     CACHE = "cache"
-    """The cached copy isn't what Postgres knows, or doesn't add up in itself."""
+    """The cached copy differs from Postgres, or its totals don't match its own marks and holds."""
     UNCHECKED = "unchecked"
-    """The wallet could not be read, so nobody knows."""
+    """The wallet could not be read, so its state is unknown."""
 
 
 class CacheVerdict(StrEnum):
-    """What the cached wallet says to a start, or to more of a hold."""
+    """The cached wallet's answer to a start or to an extension of a hold."""
 
     NO_WALLET = "wallet"
     """Not active, or without a package."""
@@ -67,4 +67,4 @@ class CacheVerdict(StrEnum):
     TOO_MANY_HOLDS = "full"
     GRANTED = "granted"
     SEEN = "seen"
-    """What a call of the same key was granted, as it was answered."""
+    """The answer that the first call with this key got."""

@@ -1,6 +1,6 @@
 """What reports and lists can be asked for: days and moments, groups, filters.
 
-Every range is half-open: `since` belongs to it, `until` doesn't, so that months follow each other without a gap.
+Every range is half-open, `since` included and `until` excluded, so that months follow each other without a gap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from app.domain import inputs
 
 
 class Group(StrEnum):
-    """What usage may be added up by."""
+    """By what usage can be grouped."""
 
     DAY = "day"
     FEATURE = "feature_endpoint_id"
@@ -35,9 +35,9 @@ class EntryKind(StrEnum):
     CHARGEBACK = "chargeback"
 
 
-# What may wait to be deducted: a run, or what a correction or a chargeback takes.
+# Kinds that can wait in the inbox: a run, or what a correction or a chargeback charges.
 CHARGE_KINDS = (EntryKind.USAGE, EntryKind.AMENDMENT, EntryKind.CHARGEBACK)
-# Those that are about a run, which is what roll-ups count.
+# Kinds that are about a run: roll-ups count these.
 RUN_KINDS = (EntryKind.USAGE, EntryKind.REVERSAL, EntryKind.AMENDMENT, EntryKind.WRITE_OFF)
 
 
@@ -53,7 +53,7 @@ class Usage:
     model: str | None = None
     user_id: str | None = None
     price_id: int | None = None
-    """0: priced by the default rule."""
+    """0 selects what was priced by the default rule."""
     kind: EntryKind | None = None
 
 
@@ -78,9 +78,9 @@ class Wallets:
     package_id: str | None = None
     status: str | None = None
     search: str | None = None
-    """A part of whose they are, in any case."""
+    """A part of the user id, in upper or lower case."""
     prefix: str | None = None
-    """How that begins."""
+    """The beginning of the user id."""
     in_debt: bool | None = None
     with_holds: bool | None = None
     balance_below_micros: int | None = None
@@ -88,7 +88,7 @@ class Wallets:
 
 
 class WalletSort(StrEnum):
-    """By what wallets are listed."""
+    """By what wallets are sorted."""
 
     USER = "user_id"
     BALANCE = "balance"
@@ -103,7 +103,7 @@ class WalletOrder:
 
     @classmethod
     def named(cls, text: str) -> WalletOrder:
-        """As it is written: `balance`, or `-balance` for the highest first. Raises ValueError."""
+        """An order as it is written: `balance`, or `-balance` for the highest first. Raises ValueError."""
         try:
             return cls(WalletSort(text.removeprefix("-")), text.startswith("-"))
         except ValueError:
@@ -134,12 +134,12 @@ def day(text: str) -> date:
 
 
 def midnight(of: date) -> datetime:
-    """When a day begins. Days are UTC."""
+    """The moment at which a day begins, in UTC."""
     return datetime(of.year, of.month, of.day, tzinfo=UTC)
 
 
 def moment_or_day(value: object) -> datetime:
-    """A moment as it is written, or a day for its beginning. Raises ValueError."""
+    """A moment as it is written, or for a day its beginning. Raises ValueError."""
     try:
         return midnight(day(str(value)))
     except ValueError:
@@ -147,7 +147,7 @@ def moment_or_day(value: object) -> datetime:
 
 
 def month(text: str) -> tuple[date, date]:
-    """The first day of a month, 2030-01, and of the one after it. Raises ValueError."""
+    """The first day of a month written as 2030-01, and of the month after it. Raises ValueError."""
     try:
         first = day(f"{text}-01")
     except ValueError:
@@ -163,5 +163,5 @@ def next_month(first: date) -> date:
 
 
 def groups(text: str) -> tuple[Group, ...]:
-    """What is named in a list with commas, each once. Raises ValueError."""
+    """The groups named in a comma-separated list, each at most once. Raises ValueError."""
     return inputs.some_of(Group, text)

@@ -1,4 +1,4 @@
-"""Repricings: past runs that shall be billed by another rate card."""
+"""Repricings: past runs that are to be billed by another rate card."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from enum import StrEnum
 
 class RepricingState(StrEnum):
     SELECTING = "selecting"
-    """Runs are looked for, and what they would cost is computed."""
+    """Runs are being selected, and their new costs computed."""
     READY = "ready"
-    """A dry run: nothing is changed unless it is applied."""
+    """A dry run: nothing is changed until it is applied."""
     APPLYING = "applying"
     DONE = "done"
 
 
 class RepricingOutcome(StrEnum):
-    """What became of a run of it; else the code of the error that kept it from being amended."""
+    """The result for one run of a repricing; otherwise the code of the error that prevented its amendment."""
 
     AMENDED = "amended"
     UNCHANGED = "unchanged"
-    """It cost as much by now."""
+    """The run already had the cost that it would have been given."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepricingFilter:
-    """Which runs are meant: accepted from a moment on and before another one; what is None doesn't matter."""
+    """Which runs: accepted in the half-open range; a field that is None doesn't filter."""
 
     feature_endpoint_id: str | None = None
     model: str | None = None
