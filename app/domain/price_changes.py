@@ -14,7 +14,9 @@ CENT = Decimal("0.01")
 
 @dataclass(frozen=True, slots=True)
 class RateChange:
-    """One kind's price for runs with more input than `above_input_tokens`: micro-tokens for a million, or a request."""
+    """The change of one kind's price, for runs with more input than `above_input_tokens`: micro-tokens for a million
+    tokens, or for a request.
+    """
 
     kind: Kind
     above_input_tokens: int

@@ -43,7 +43,7 @@ RUN_KINDS = (EntryKind.USAGE, EntryKind.REVERSAL, EntryKind.AMENDMENT, EntryKind
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Which days' usage, of whom and what; what is None doesn't matter."""
+    """Which usage is summed up; a field that is None doesn't filter."""
 
     since: date | None = None
     until: date | None = None
@@ -59,7 +59,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Which entries of the ledger; what is None doesn't matter. `package_id` is the wallet's of now."""
+    """Which ledger entries; a field that is None doesn't filter. `package_id` is the package that the wallet has now.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -73,7 +74,7 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Wallets:
-    """Which wallets; what is None doesn't matter. Balances are posted ones."""
+    """Which wallets; a field that is None doesn't filter. Balances are posted balances."""
 
     package_id: str | None = None
     status: str | None = None
@@ -116,7 +117,7 @@ class WalletOrder:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which rules or prices: those made for this feature, this model as it stands there, or both."""
+    """Which rules or prices: those made for this feature endpoint, for exactly this text as model, or for both."""
 
     feature_endpoint_id: str | None = None
     model: str | None = None
