@@ -1,4 +1,4 @@
-"""What one transaction sees and changes of those who are told, of what they are told, and of its way to them."""
+"""Books for webhooks: endpoints, their secrets, events and deliveries, within one transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Books:
         self._connection = connection
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None:
-        """Write down who did what with this transaction."""
+        """Write this transaction's changes to the audit log."""
         audit.write_all(self._connection, caller, changes)
 
 
@@ -40,20 +40,20 @@ class _EndpointsToTell(_Books):
         return endpoints.find(self._connection, endpoint_id)
 
     def deliver(self, endpoint_id: int, event_ids: Sequence[UUID]) -> None:
-        """Have an endpoint told of these events, again or for the first time."""
+        """Deliver these events to an endpoint, again or for the first time."""
         deliveries.add(self._connection, endpoint_id, event_ids)
 
 
 class _EndpointsInUse(_Books):
     def lock_endpoint(self, endpoint_id: int) -> Endpoint | None:
-        """One at a time changes an endpoint, or takes a delivery to it."""
+        """Lock an endpoint, so that only one transaction at a time changes it or takes deliveries to it."""
         return endpoints.lock(self._connection, endpoint_id)
 
     def disable_endpoint(self, endpoint_id: int, reason: DisabledReason) -> Endpoint:
         return endpoints.update(self._connection, endpoint_id, endpoints.disabling(reason))
 
     def secrets(self, endpoint_id: int) -> Sequence[Secret]:
-        """Those that sign now, the newest first."""
+        """Secrets that sign now, newest first."""
         return endpoints.secrets(self._connection, endpoint_id)
 
 
@@ -76,26 +76,26 @@ class EndpointBooks(_EndpointsInUse, _EndpointsToTell):
         endpoints.add_secret(self._connection, endpoint_id, secret)
 
     def expire_secrets(self, endpoint_id: int, seconds: int) -> None:
-        """Have them sign for so long at most, and forget those that sign no more."""
+        """Have an endpoint's secrets expire within this many seconds, and delete the expired ones."""
         endpoints.expire_secrets(self._connection, endpoint_id, seconds)
 
     def forget_secrets(self, endpoint_id: int) -> None:
         endpoints.forget_secrets(self._connection, endpoint_id)
 
     def add_event(self, endpoint_id: int, event_type: str, data: Mapping[str, Any]) -> Event:
-        """One for this endpoint alone, which is delivered by itself."""
+        """An event for this endpoint alone; a trigger has it delivered."""
         return events.insert_test(self._connection, endpoint_id, event_type, data)
 
     def missed(
         self, endpoint_id: int, since: datetime, until: datetime | None, after_id: UUID, limit: int
     ) -> Sequence[UUID]:
-        """Events of that time that an endpoint wants and hasn't got, oldest first."""
+        """Events of that time that the endpoint subscribes to and hasn't received, oldest first."""
         return deliveries.missed(
             self._connection, endpoint_id, since=since, until=until, after_id=after_id, limit=limit
         )
 
     def give_up_deliveries(self, endpoint_id: int) -> None:
-        """What was still to be delivered to an endpoint won't be."""
+        """Give up the endpoint's pending deliveries."""
         deliveries.give_up(self._connection, endpoint_id)
 
 
@@ -113,18 +113,20 @@ class EventBooks(_EndpointsToTell):
         return deliveries.list_newest(self._connection, wanted, before_id, limit)
 
     def deliveries_of(self, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Delivery]]:
-        """By event, in the order of their endpoints."""
+        """Deliveries by event, in the order of their endpoints."""
         return deliveries.of_events(self._connection, event_ids)
 
     def attempts(self, delivery_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]:
-        """By delivery, oldest first."""
+        """Attempts by delivery, oldest first."""
         return deliveries.attempts(self._connection, delivery_ids)
 
     def counts(self) -> Counts:
         return deliveries.counts(self._connection)
 
     def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
-        """Forget events that are that old, and those that nobody got only after `failed_seconds`; how many."""
+        """Delete up to `limit` events older than `seconds` that have no pending delivery; events with a failed one only
+        after `failed_seconds`. Returns how many.
+        """
         return events.prune(self._connection, seconds, failed_seconds, limit)
 
 

@@ -1,6 +1,6 @@
-"""Top-ups of many wallets: what each gets, when schedules fall due, and what became of a wallet.
+"""Top-ups of many wallets: what each wallet gets, when schedules fall due, and the outcome for each wallet.
 
-Days are UTC. Which day it is Postgres says; nothing here reads a clock.
+Days are UTC. Postgres says which day it is; nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from app.domain import reports
 from app.domain.errors import Invalid
 from app.domain.wallets import Wallet, WalletId, wallet_of
 
-# Dates beyond it are slips, and the calendar ends in 9999.
+# Later dates are typing errors, and the calendar ends in 9999.
 YEAR_MAX = 2199
 DAY_MAX = {"weekly": 7, "monthly": 31}
 
 
 class TopUpMode(StrEnum):
     ADD = "add"
-    """Each wallet gets so much."""
+    """Each wallet gets this amount."""
     FILL = "fill"
-    """Each wallet gets what its posted balance lacks to so much."""
+    """Each wallet gets what its posted balance lacks to this amount."""
 
 
 class TopUpState(StrEnum):
     READY = "ready"
-    """A dry run: wallets are frozen, nothing is posted unless it is applied."""
+    """A dry run: the wallets are frozen, and nothing is posted until it is applied."""
     APPLYING = "applying"
     DONE = "done"
 
 
 class TopUpOutcome(StrEnum):
-    """What became of a wallet of it; else the code of the error that kept it from being topped up."""
+    """The outcome for one wallet of a top-up; otherwise the code of the error that prevented it."""
 
     TOPPED_UP = "topped_up"
     FULL = "full"
-    """It had as much as it was to be filled up to."""
+    """Its balance had already reached the amount to fill up to."""
     POSTED_BEFORE = "posted_before"
-    """The same top-up stood in its ledger already, under this reference."""
+    """The same top-up was already in its ledger, under this reference."""
     LEFT = "left"
-    """It has another package or status by now."""
+    """Its package or status has changed, so it is no longer meant."""
 
 
 class Period(StrEnum):
@@ -54,7 +54,7 @@ class Period(StrEnum):
 
 
 class CatchUp(StrEnum):
-    """What becomes of periods that were missed while nobody worked schedules off."""
+    """What happens to periods that were missed while no worker handled schedules."""
 
     EACH = "each"
     LATEST = "latest"
@@ -72,13 +72,15 @@ class TopUpAmount:
     micros: int
 
     def due_micros(self, posted_micros: int) -> int:
-        """What a wallet with this posted balance gets. Debt is no part of it: it is collected out of what was given."""
+        """What a wallet with this posted balance gets. Debt doesn't count here: it is collected from the tokens
+        afterwards.
+        """
         return self.micros if self.mode is TopUpMode.ADD else max(self.micros - posted_micros, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whose wallets are meant: one user's, or all of a package. `status` None: whatever theirs is."""
+    """Whose wallets are meant: one user's, or all of a package. With `status` None, wallets of any status."""
 
     package_id: str | None = None
     user_id: str | None = None
@@ -86,20 +88,20 @@ class Target:
 
     @property
     def wallet_id(self) -> WalletId | None:
-        """The one wallet that is meant."""
+        """The wallet that is meant, where it is a single one."""
         return None if self.user_id is None else wallet_of(self.user_id)
 
     def includes(self, wallet: Wallet) -> bool:
-        """Whether a wallet that was meant once still is."""
+        """Whether a wallet that was selected still matches."""
         has_package = self.package_id is None or wallet.package_id == self.package_id
         return has_package and self.status in (None, wallet.status)
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """On which days something falls due. `day` is 1 (Monday) to 7 of a week, 1 to 31 of a month, and none of a day.
+    """On which days something falls due. `day` is 1 (Monday) to 7 for weekly, 1 to 31 for monthly, None for daily.
 
-    A month that is shorter has it on its last day.
+    In a month without that day it falls due on the month's last day.
     """
 
     period: Period
@@ -113,7 +115,7 @@ class Calendar:
             raise Invalid(errors={"day": [f"Must be from 1 to {most}."]})
 
     def on_or_after(self, start: date) -> date:
-        """The first such day from this one on."""
+        """The first due day from `start` on."""
         if self.day is None:
             return start
         if self.period is Period.WEEKLY:
@@ -127,7 +129,7 @@ class Calendar:
         return self.on_or_after(due + timedelta(days=1))
 
     def name(self, due: date) -> str:
-        """What the period of this day is called: once in it something falls due."""
+        """The name of the period of this day: a schedule falls due once in each period."""
         if self.period is Period.DAILY:
             return due.isoformat()
         if self.period is Period.WEEKLY:
@@ -138,7 +140,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When a schedule falls due: by its calendar, to its last day, and how it catches up."""
+    """When a schedule falls due: its calendar, its last day, and how it catches up."""
 
     calendar: Calendar
     ends_on: date | None = None
@@ -148,7 +150,7 @@ class Rhythm:
         return None if self.ends_on is not None and due > self.ends_on else due
 
     def dates(self, next_on: date | None) -> Iterator[date]:
-        """The days from this one on, which is one of them."""
+        """All due days from `next_on` on, which is one itself."""
         while next_on is not None and next_on.year <= YEAR_MAX:
             yield next_on
             next_on = self.bounded(self.calendar.after(next_on))
@@ -157,7 +159,7 @@ class Rhythm:
         return self.bounded(self.calendar.on_or_after(starts_on))
 
     def step(self, next_on: date, today: date) -> tuple[date, date | None]:
-        """What is to be done for a schedule that is due, and when it falls due after that, None: never again."""
+        """The due day to be handled now, and the next one after it (None: never again), for a schedule that is due."""
         due = next_on
         if self.catch_up is CatchUp.LATEST:
             for each in self.dates(next_on):
@@ -167,7 +169,7 @@ class Rhythm:
         return due, self.bounded(self.calendar.after(due))
 
     def resumed(self, next_on: date, today: date) -> date | None:
-        """When it falls due next after a pause: what fell due before today is left out."""
+        """The next due day after a pause: days before today are left out."""
         return self.bounded(max(next_on, self.calendar.on_or_after(today)))
 
     def upcoming(self, next_on: date | None, count: int) -> list[date]:
@@ -183,7 +185,7 @@ def due_day(value: object) -> date:
 
 
 def schedule_reference(number: int, period_name: str) -> str:
-    """Under which a wallet gets what a schedule gives it for a period."""
+    """The reference under which a wallet gets a schedule's top-up for a period."""
     return f"schedule-{number}:{period_name}"
 
 

@@ -1,17 +1,19 @@
-"""What a run used, by kind."""
+"""A run's usage, by kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of input and of output, each with its parts.
+# Upper bound of input tokens and of output tokens, each with all its kinds.
 USAGE_TOKENS_MAX = 100_000_000
 REQUESTS_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one run. Cached input and cache writes are disjoint parts of the input, reasoning one of the output."""
+    """The usage of one run. Cached input and cache writes are disjoint parts of the input; reasoning is a part of the
+    output.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -22,12 +24,12 @@ class Usage:
 
     @property
     def plain_input_tokens(self) -> int:
-        """Input that is no part of a cache."""
+        """Input tokens that are neither cached input nor cache writes."""
         return self.input_tokens - self.cached_input_tokens - self.cache_write_tokens
 
     @property
     def plain_output_tokens(self) -> int:
-        """Output that is no reasoning."""
+        """Output tokens that aren't reasoning."""
         return self.output_tokens - self.reasoning_tokens
 
     @property
@@ -36,11 +38,11 @@ class Usage:
 
     @property
     def is_by_kind(self) -> bool:
-        """Whether it says more than input and output."""
+        """Whether it has more than plain input and output."""
         return bool(self.cached_input_tokens or self.cache_write_tokens or self.reasoning_tokens or self.requests > 1)
 
     def errors(self) -> dict[str, list[str]]:
-        """Why parts can't be those of their wholes: the wire's field -> reasons. Empty where they can."""
+        """Why parts exceed the whole they belong to: the wire's field -> reasons. Empty where none does."""
         errors: dict[str, list[str]] = {}
         parts = {"cached_input_token": self.cached_input_tokens, "cache_write_token": self.cache_write_tokens}
         for field, part in parts.items():

@@ -1,4 +1,4 @@
-"""The decisions on one wallet. Redis makes the same ones in Lua; a test holds both to the same answers."""
+"""Decisions about one wallet. Redis makes the same decisions in Lua; a test compares the answers of both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ WalletId = NewType("WalletId", str)
 
 
 def wallet_of(user_id: str) -> WalletId:
-    """The wallet that pays for what this user runs: the one place that says so.
+    """The wallet that pays for this user's runs. This is the only place that decides it.
 
-    Today each user has a wallet of their own, under the same id. Everything behind the use cases goes by the wallet.
+    Today each user has a wallet of their own with the same id. All code below the use cases goes by wallet id.
     """
     return WalletId(user_id)
 
@@ -25,14 +25,14 @@ class WalletStatus(StrEnum):
 
 
 class Access(StrEnum):
-    """The guide's words for what start answers."""
+    """The guide's words for the answer to start."""
 
     GRANTED = "access-able"
     DENIED = "not-access-able"
 
 
 class Deduction(StrEnum):
-    """The guide's words for what end answers."""
+    """The guide's words for the answer to end."""
 
     COVERED = "return-able"
     FAILED = "not-return-able"
@@ -40,9 +40,9 @@ class Deduction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wallet:
-    """What a wallet's row says, as of one `version`. Postgres keeps it, Redis has copies of it.
+    """A wallet's row, as of one `version`. Postgres keeps it; Redis has a copy.
 
-    There may be ends that it doesn't tell of yet: with them it has a `Balance`.
+    Ends that the row doesn't include yet are added in `Balance`.
     """
 
     id: WalletId
@@ -54,7 +54,7 @@ class Wallet:
     version: int
 
     def balance(self, *, pending_micros: int = 0, untold_debt_micros: int = 0) -> Balance:
-        """With the ends that its row doesn't tell of."""
+        """The balance with the ends that the row doesn't include yet."""
         return Balance(
             posted_micros=self.posted_micros,
             pending_micros=pending_micros,
@@ -65,7 +65,8 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class UntoldEnd:
-    """An end that its wallet's row doesn't tell of yet. `is_failed`: the balance didn't cover it when it came."""
+    """An end that its wallet's row doesn't include yet. `is_failed`: the balance didn't cover it when it was accepted.
+    """
 
     cost_micros: int
     is_failed: bool
@@ -75,9 +76,9 @@ class UntoldEnd:
 class Balance:
     """Micro-tokens of one wallet.
 
-    posted:   what the ledger says
-    pending:  accepted ends that the ledger doesn't show yet
-    debt:     ends whose deduction has failed so far
+    posted:   the sum of the ledger
+    pending:  accepted ends that aren't in the ledger yet
+    debt:     ends that could not be settled so far
     held:     reserved by runs that haven't ended
     """
 
@@ -89,7 +90,7 @@ class Balance:
 
     @property
     def covered_micros(self) -> int:
-        """What ends can still be deducted from. A hold reserves against starts, not against bills."""
+        """What ends can still be settled from. A hold reserves tokens against starts, not against bills."""
         return self.posted_micros - self.pending_micros - self.debt_micros
 
     @property
@@ -99,7 +100,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class WalletBalance:
-    """A wallet with all that is unsettled. `user_id` is whose it is, `changed_at` when a run, a posting or an operator
+    """A wallet with all that is unsettled. `user_id` is its owner; `changed_at` is when a run, a posting or an operator
     last changed it.
     """
 
@@ -110,17 +111,19 @@ class WalletBalance:
 
 
 def access(balance: Balance, min_micros: int, hold_micros: int = 0) -> Access:
-    """May a run start that needs `min_micros`, reserving `hold_micros` (0: none)? Open debt stops every start."""
+    """Whether a run may start that needs `min_micros` and reserves `hold_micros` (0: none). Open debt stops every
+    start.
+    """
     room_micros = balance.spendable_micros + balance.overdraft_limit_micros
     granted = balance.debt_micros == 0 and room_micros >= max(min_micros, hold_micros)
     return Access.GRANTED if granted else Access.DENIED
 
 
 def deduction(balance: Balance, cost_micros: int, own_hold_micros: int = 0) -> Deduction:
-    """Does the wallet, down to its overdraft limit, cover this cost? A run without a cost is always covered.
+    """Whether the wallet, down to its overdraft limit, covers this cost. A run without cost is always covered.
 
-    A run draws on its own hold first, then on what is free, then on what others hold. What it reserved itself debt
-    doesn't take away: within its hold it is covered as long as the balance is there.
+    A run draws first on its own hold, then on what is free, then on what others hold. Debt doesn't take what the run
+    reserved itself: within its hold it is covered as long as the balance is there.
     """
     after_micros = balance.covered_micros - cost_micros
     if cost_micros <= own_hold_micros:

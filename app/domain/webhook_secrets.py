@@ -1,6 +1,6 @@
-"""Signatures as Standard Webhooks wants them: HMAC-SHA256 over id, moment and body, by one secret or several.
+"""Signatures as Standard Webhooks defines them: HMAC-SHA256 over id, timestamp and body, with one or several secrets.
 
-A secret is `whsec_` and the base64 of 24 to 64 bytes.
+A secret is `whsec_` followed by the base64 of 24 to 64 bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 PREFIX = "whsec_"
 BYTES_MIN, BYTES_MAX = 24, 64
 BYTES_NEW = 32
-# Of one endpoint, during rotations.
+# Secrets that an endpoint can have at the same time, during rotations.
 SECRETS_MAX = 5
 
 
@@ -23,7 +23,7 @@ def new_secret() -> str:
 
 
 def checked_secret(value: object) -> str:
-    """A secret of somebody's own. Raises ValueError, which never repeats it."""
+    """Check a secret supplied by an operator. Raises ValueError, whose text never contains the secret."""
     if not isinstance(value, str):
         raise ValueError("Must be a string.")  # noqa: TRY004
     try:
@@ -36,7 +36,7 @@ def checked_secret(value: object) -> str:
 
 
 def signed_headers(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers by which a receiver knows who sent this, and what is the same. Each secret signs."""
+    """The headers with which a receiver verifies the sender and recognises repeats. Each secret adds a signature."""
     content = f"{webhook_id}.{timestamp}.".encode() + body
     signatures = [hmac.digest(b64decode(secret.removeprefix(PREFIX)), content, "sha256") for secret in secrets]
     return {

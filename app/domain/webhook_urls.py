@@ -1,6 +1,6 @@
-"""Where webhooks may be sent: https, to public addresses.
+"""Where webhooks may be sent: over https, to public addresses.
 
-A URL is checked when it is set; what its name leads to, each time that something is sent.
+A URL is checked when it is set. The addresses that its host resolves to are checked at each attempt.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 URL_LENGTH_MAX = 2_000
 PORTS = {"https": 443, "http": 80}
 
-# What IANA's registry of special purposes calls not globally reachable, and multicast. Written out: what Python's
-# `is_global` says has changed between its releases.
+# Networks that IANA's special-purpose registry calls not globally reachable, and multicast. They are listed here
+# because the answer of Python's `is_global` has changed between releases.
 _NOT_PUBLIC_V4 = tuple(
     IPv4Network(network)
     for network in (
@@ -33,15 +33,16 @@ _NOT_PUBLIC_V4 = tuple(
         "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "168.63.129.16/32",  # public by number, and Azure's own to each machine in it
+        "168.63.129.16/32",  # a public number, but Azure's own host service for each of its machines
     )
 )
-# All that is public lies in 2000::/3, but not all of that is: what carries an IPv4 address leads back to it.
+# All public addresses are in 2000::/3, but not all of that is public: networks that embed an IPv4 address lead back to
+# it.
 _PUBLIC_V6 = IPv6Network("2000::/3")
 _NOT_PUBLIC_V6 = tuple(
     IPv6Network(network)
     for network in (
-        "2001::/23",  # Teredo and other protocols' own
+        "2001::/23",  # Teredo and other protocol assignments
         "2001:db8::/32",
         "2002::/16",  # 6to4
         "3fff::/20",
@@ -51,13 +52,13 @@ _NOT_PUBLIC_V6 = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect to, and what to ask for there."""
+    """The host to connect to, and the path to request there."""
 
     scheme: str
     host: str
     port: int
     path: str
-    """With the query."""
+    """Including the query."""
 
     @property
     def host_header(self) -> str:
@@ -66,7 +67,7 @@ class Target:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, and of nobody's own network. Raises ValueError."""
+    """Whether an IP address belongs to the public internet. Raises ValueError."""
     parsed = ip_address(address.partition("%")[0])
     if isinstance(parsed, IPv6Address):
         if parsed.ipv4_mapped is None:
@@ -76,7 +77,7 @@ def is_public(address: str) -> bool:
 
 
 def target_of(url: object, *, allow_private: bool) -> Target:
-    """Where a URL leads. Raises ValueError with the reason; `allow_private` also allows http and any address."""
+    """The target of a URL. Raises ValueError with the reason; `allow_private` also allows http and any address."""
     if not isinstance(url, str):
         raise ValueError("Must be a string.")  # noqa: TRY004
     if not 1 <= len(url) <= URL_LENGTH_MAX:
@@ -106,7 +107,7 @@ def _check_host(host: str, allow_private: bool) -> None:
     try:
         allowed = allow_private or is_public(host)
     except ValueError:
-        # A name. What it leads to is looked at when it is called.
+        # The host is a name. The addresses that it resolves to are checked at each call.
         if len(host) > 253 or not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", host):
             raise ValueError("Must name a host.") from None
         allowed = allow_private or (host != "localhost" and not host.endswith(".localhost"))

@@ -1,4 +1,4 @@
-"""Webhooks: which events there are, when a delivery is tried again, and when it is given up."""
+"""Webhooks: the types of events, when a delivery is retried, and when it is given up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class EventType(StrEnum):
-    """What receivers are told of. Triggers of the migrations write them as literals; a test holds both together."""
+    """The events that receivers get. Triggers of the migrations write them as literals; a test compares both."""
 
     LOW_BALANCE = "wallet.low_balance"
     DEPLETED = "wallet.depleted"
@@ -19,7 +19,7 @@ class EventType(StrEnum):
     """Made by an operator, for one endpoint."""
 
 
-# What an endpoint can ask for.
+# The types that an endpoint can subscribe to.
 SUBSCRIBABLE = tuple(kind for kind in EventType if kind is not EventType.TEST)
 
 
@@ -32,9 +32,9 @@ class EndpointState(StrEnum):
 class DisabledReason(StrEnum):
     OPERATOR = "operator"
     FAILING = "failing"
-    """Nothing could be delivered for days."""
+    """No delivery succeeded for days."""
     GONE = "gone"
-    """It answered 410."""
+    """The endpoint answered 410."""
 
 
 class DeliveryState(StrEnum):
@@ -44,46 +44,46 @@ class DeliveryState(StrEnum):
 
 
 class AttemptError(StrEnum):
-    """Why an attempt brought no answer that counts."""
+    """Why an attempt got no HTTP status of its own that counts."""
 
     REFUSED_ADDRESS = "refused_address"
-    """Its name leads to an address that isn't public."""
+    """The host resolves to an address that isn't public."""
     UNKNOWN_HOST = "unknown_host"
     TIMEOUT = "timeout"
     TLS = "tls"
-    """The certificate isn't for that name, or is nobody's that we trust."""
+    """The certificate isn't for that host, or no authority that we trust has signed it."""
     CONNECTION = "connection"
-    """It can't be reached, or broke off."""
+    """The host can't be reached, or broke the connection off."""
     BAD_ANSWER = "bad_answer"
-    """What it sent is no HTTP."""
+    """The reply isn't HTTP."""
     STATUS = "status"
-    """It answered with a status that isn't 2xx; redirects are not followed."""
+    """The status isn't 2xx; redirects are not followed."""
 
 
-# Standard Webhooks' schedule: the wait before each attempt after the first, three days in all.
+# Standard Webhooks' schedule: the wait before each attempt after the first, about three days in all.
 RETRY_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 ATTEMPTS_MAX = len(RETRY_SECONDS) + 1
-# Each wait is longer by up to this share, so that what failed together doesn't come back together.
+# Each wait is lengthened by up to this share, so that deliveries that failed together don't retry together.
 JITTER = 0.2
-# A receiver that asks for more patience has that much.
+# The longest wait that a receiver can ask for with Retry-After.
 RETRY_AFTER_SECONDS_MAX = 86_400
 
 GONE_STATUS = 410
-# With these a receiver asks to be let alone for a while: all that is for it waits.
+# Statuses with which a receiver asks for a pause: then all its deliveries wait.
 BUSY_STATUSES = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an attempt brought: an HTTP status, or why there is none."""
+    """The result of an attempt: an HTTP status, or the error instead of one."""
 
     duration_seconds: float
     status: int | None = None
     error: AttemptError | None = None
     excerpt: str | None = None
-    """The beginning of the answer's body."""
+    """The beginning of the reply's body."""
     detail: str | None = None
-    """What is known of the error besides, for people."""
+    """Details of the error, for people."""
     retry_after_seconds: int | None = None
 
     @property
@@ -92,7 +92,7 @@ class Answer:
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, in short."""
+        """Why the attempt failed, in short."""
         if self.is_success:
             return None
         if self.error is None:
@@ -101,9 +101,9 @@ class Answer:
 
 
 def retry_seconds(attempts: int, answer: Answer, share: float) -> float | None:
-    """How long to wait after so many attempts, the last of which failed; None: no more are made.
+    """How long to wait after `attempts` attempts, of which the last one failed; None: give up.
 
-    `share` is from 0 to 1, by chance.
+    `share` is a random number from 0 to 1.
     """
     if attempts >= ATTEMPTS_MAX:
         return None
@@ -112,7 +112,7 @@ def retry_seconds(attempts: int, answer: Answer, share: float) -> float | None:
 
 
 def pause_seconds(answer: Answer) -> int:
-    """For how long a receiver wants to be let alone."""
+    """How long the receiver asks to be left alone, in seconds."""
     if answer.status not in BUSY_STATUSES or answer.retry_after_seconds is None:
         return 0
     return min(answer.retry_after_seconds, RETRY_AFTER_SECONDS_MAX)

@@ -1,10 +1,10 @@
-"""The brake on wrong keys: from which of them on an address has to wait, and for how long.
+"""The brake on wrong keys: after how many of them an address has to wait, and for how long.
 
-An address may send WRONG_MAX wrong keys in WINDOW_SECONDS. The next one makes it wait, and from then on each wrong key
-that comes after a wait makes it wait twice as long as before, up to WAIT_SECONDS_MAX, until it has sent none for
-FORGET_SECONDS. Right keys are no concern of it: they go on working from the same address meanwhile.
+An address may send WRONG_MAX wrong keys in WINDOW_SECONDS. The next one makes it wait. From then on each wrong key that
+comes after a wait makes it wait twice as long as before, up to WAIT_SECONDS_MAX, until the address has sent none for
+FORGET_SECONDS. Right keys aren't affected: they go on working from the same address.
 
-`app/stores/redis/wrong_key.lua` has the same rule for all processes together; a test holds the two to one another.
+`app/stores/redis/wrong_key.lua` has the same rule for all processes together; a test compares the two.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Strikes:
     """What is remembered of an address. Times are seconds of one clock."""
 
     wrong: int
-    """In this window, or since the first wait."""
+    """Wrong keys in this window; after the first wait, since the window in which it began."""
     since: float
-    """When the window began; the last wrong key, once it had to wait."""
+    """When the window began; once the address has had to wait, the time of its last wrong key."""
     waits: int
     """How often it was made to wait."""
     until: float
-    """When the wait is over."""
+    """When the current wait ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,20 @@ class Verdict:
     wrong: int
     waits: int
     wait_seconds: float
-    """How long it has to wait from now on; 0: not at all."""
+    """How long the address has to wait from now on; 0: not at all."""
     is_new: bool
-    """It is this wrong key that makes it wait."""
+    """Whether this wrong key started a new wait."""
 
 
 def strike(known: Strikes | None, now: float) -> tuple[Strikes, Verdict]:
-    """One more wrong key."""
+    """Count a wrong key."""
     if known is None or now - known.since >= (FORGET_SECONDS if known.waits else WINDOW_SECONDS):
         known = Strikes(0, now, 0, 0.0)
     wrong, since, waits, until = known.wrong + 1, known.since, known.waits, known.until
     is_new = now >= until and (waits > 0 or wrong > WRONG_MAX)
     if is_new:
         waits += 1
-        # The exponent is bounded first: 2 to the power of a million is a number, too.
+        # The exponent is bounded: 2 to the power of a million would be computed, too.
         until = now + min(WAIT_SECONDS_FIRST * 2 ** min(waits - 1, 30), WAIT_SECONDS_MAX)
     if waits:
         since = now

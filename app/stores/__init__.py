@@ -1,1 +1,1 @@
-"""The stores: Postgres (the truth), Redis (the cached wallets) and the queue (the doorbell)."""
+"""The stores: Postgres (the source of truth), Redis (the cached wallets) and the queue (which wakes the workers)."""

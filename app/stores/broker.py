@@ -1,15 +1,17 @@
-"""kombu's Redis transport, made to outlive its Redis: a worker that loses its broker reconnects, soon, and doesn't end.
+"""kombu's Redis transport, changed so that a worker that loses its broker reconnects within seconds instead of exiting.
 
-kombu 5.7, told by a broken socket that Redis died, closes the channel and then uses it: to put back what the worker
-held, and to acknowledge what a task has done since. That asks a closed connection for its address and fails with an
-AttributeError, which Celery takes for unrecoverable: it ended 7 workers in 12 kills of Redis, and none in 84 as here.
+When a broken socket shows that Redis died, kombu 5.7 closes the channel and then still uses it: to put back what the
+worker held, and to acknowledge tasks that finish later. That asks a closed connection for its address and fails with an
+AttributeError, which Celery takes for unrecoverable: 7 workers exited in 12 kills of Redis, and none in 84 with this
+module.
 
-It reads broadcasts (what flower asks of workers) without a limit of time: woken for a socket on which there is nothing
-to read, or half a message of a server that has died, a worker would stand still for ever and take no task.
+kombu reads broadcasts (flower's requests to workers) without a timeout. Woken for a socket with nothing to read, or
+with half a message of a server that died, a worker would block for ever and take no task.
 
-A Redis that answers and takes no writes (full, read-only, without its replicas) refuses what a worker asks of it all
-the time. To Celery that is an error of the channel: with `broker_channel_error_retry` (set in `queue.py`) it connects
-anew instead of ending. Connecting has to fail as long as that lasts, or it would be done over and over again.
+A Redis that answers but takes no writes (full, read-only, without its replicas) refuses the worker's commands again and
+again. Celery sees an error of the channel and, with `broker_channel_error_retry` (set in `queue.py`), reconnects
+instead of exiting. Connecting then has to fail as long as writes are refused, or the worker would reconnect in a busy
+loop.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConn
 from app.store_urls import RedisUrl
 from app.stores.redis.connect import sentinels
 
-# Behind the transport's own prefix.
+# Without the transport's own prefix, which is put before it.
 PROBE_KEY = "probe"
-# How long a worker waits for the rest of a broadcast that has begun to come. It does nothing else meanwhile.
+# How long a worker waits for the rest of a broadcast that has begun to arrive. Meanwhile it does nothing else.
 BROADCAST_SECONDS = 1.0
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
-    # What a worker held when its channel closed is the sweep's to find, as after kill -9.
+    # Messages that a worker held when its channel closed are left to the sweep, as after kill -9.
     restore_at_shutdown = False
 
 
@@ -49,21 +51,22 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     @cached_property
     def subclient(self) -> Any:
-        """Reads broadcasts. One that doesn't come whole in time is a broken connection."""
+        """Reads broadcasts. One that doesn't arrive whole in time counts as a broken connection."""
         subclient = self._create_client(asynchronous=True).pubsub()
         subclient.parse_response = partial(subclient.parse_response, block=False, timeout=BROADCAST_SECONDS)
         return subclient
 
 
-# The Sentinels of this process by the service that they watch. They are no option of the transport: a worker tells its
-# options to whoever asks for its statistics, as flower does, and one that couldn't be written as JSON stopped it.
+# This process's Sentinel clients, by the service that they watch. They can't be transport options: a worker sends its
+# options to whoever asks for its statistics, as flower does, and a client can't be written as JSON, which stopped the
+# worker.
 _SENTINELS: dict[str, Sentinel] = {}
 
 
 class SentinelChannel(Channel):
-    """A channel to the master that Sentinels tell of.
+    """A channel to the current master of a service that Sentinels watch.
 
-    kombu's own takes each Sentinel for a broker, and goes round them when the master is away.
+    kombu's own channel takes each Sentinel for a broker, and goes round them when the master is away.
     """
 
     from_transport_options = (*Channel.from_transport_options, "service")
@@ -84,10 +87,11 @@ class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
     def establish_connection(self) -> Any:
-        """Connect to a Redis that takes writes. Raises ConnectionError where it doesn't, as where there is none."""
+        """Connect to a Redis that takes writes. Raises ConnectionError where it takes none, as where none is reachable.
+        """
         connection = super().establish_connection()
         try:
-            # As what a worker and a publisher do, this needs memory.
+            # A write that needs memory, as a worker's and a publisher's do.
             self._avail_channels[-1].client.set(PROBE_KEY, "", px=60_000)
         except ResponseError as error:
             self.close_connection(connection)
@@ -103,31 +107,32 @@ class Connection(kombu.Connection):  # type: ignore[misc]
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         """Connect, however long it takes.
 
-        Every two seconds, where kombu's waits grow to 30: ends that were accepted meanwhile wait for this.
+        Retries at most two seconds apart, where kombu's waits grow to 30: ends that were accepted meanwhile wait for
+        this.
         """
         pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2}
         return super().ensure_connection(*args, **{**pauses, **kwargs})
 
 
 class Amqp(AMQP):  # type: ignore[misc]
-    """Celery's way to make connections; goes to `Celery(amqp=...)`."""
+    """Makes Celery's connections; passed as `Celery(amqp=...)`."""
 
     Connection = Connection
 
 
 def use_lasting_transport() -> None:
-    """Have every Celery of this process reach `redis://`, `rediss://` and `sentinel://` by the transports above."""
+    """Have every Celery app of this process reach `redis://`, `rediss://` and `sentinel://` by the transports above."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"
 
 
 def broker_settings(url: RedisUrl, timeout_seconds: float) -> dict[str, Any]:
-    """Celery's settings and transport options of a broker at this URL."""
+    """Celery's broker settings and transport options for this URL."""
     options: dict[str, Any] = {}
     if url.service is not None:
         _SENTINELS[url.service] = sentinels(url, timeout_seconds)
         options = {"service": url.service}
-    # kombu's default is to believe any certificate.
+    # kombu's default accepts any certificate.
     tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **url.tls} if url.is_tls else None
     return {"broker_url": url.broker_url, "broker_use_ssl": tls, "broker_transport_options": options}

@@ -1,4 +1,4 @@
-"""What an error of a store says about the store. `redis/failures.py` and `postgres/failures.py` tell which it is."""
+"""What an error says about its store. `redis/failures.py` and `postgres/failures.py` classify their store's errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 
 
 class Failure(StrEnum):
-    """Only the first two speak against the store itself, and close its gate."""
+    """The first two concern the store as a whole and close its gate; the third concerns one call."""
 
     AWAY = "away"
     """No answer: gone, unreachable, silent, or not taking connections."""
     CANNOT_WRITE = "cannot_write"
-    """It answers and takes no write from anybody: read-only, full, out of connections, or busy with itself."""
+    """It answers but refuses every write: read-only, full, out of connections, or busy."""
     REFUSED = "refused"
-    """This call was refused or took too long, and another one may do well."""
+    """This call was refused or took too long; another one may succeed."""

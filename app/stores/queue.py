@@ -1,4 +1,4 @@
-"""The queue: Celery over Redis, used as a doorbell. Every message may be lost; the sweep finds what it announced."""
+"""The queue: Celery over Redis, used as a doorbell. Any message may be lost: the sweep finds its work later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 SETTLE_QUEUE = "settle"
 RETRY_QUEUE = "retry"
 MAINTENANCE_QUEUE = "maintenance"
-# Consumed by a worker of its own: a receiver that is slow holds up nobody's money.
+# Consumed by a worker of its own, so that a slow receiver doesn't delay settlements.
 WEBHOOKS_QUEUE = "webhooks"
 WORKER_QUEUES = (SETTLE_QUEUE, RETRY_QUEUE, MAINTENANCE_QUEUE)
 QUEUES = (*WORKER_QUEUES, WEBHOOKS_QUEUE)
@@ -37,9 +37,9 @@ DELIVER_WEBHOOKS = "tokentill.deliver_webhooks"
 
 IDS_PER_MESSAGE = 1_000
 MESSAGES_LOOKED_AT = 100
-# What one process keeps to be sent, in arguments: with the broker silent this is a few megabytes.
+# The most arguments that one process keeps pending: a few megabytes while the broker is silent.
 PENDING_MAX = 50_000
-# What waits in a queue that nobody works off; more would only fill Redis.
+# The most messages in a queue that nobody consumes: more would only fill Redis.
 MESSAGES_MAX = 10_000
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
@@ -57,7 +57,8 @@ def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
 
 
 def is_waiting(client: Redis, queue: str, task: str) -> bool:
-    """Does a message of this task wait in a queue, or so many others that one more is of no use? Raises RedisError."""
+    """Whether a message of this task waits in a queue, or so many others that one more is useless. Raises RedisError.
+    """
     found = client.lrange(f"{KEY_PREFIX}{queue}", 0, MESSAGES_LOOKED_AT - 1)
     return len(found) >= MESSAGES_LOOKED_AT or any(_task_of(message) == task for message in found)
 
@@ -66,7 +67,7 @@ def _task_of(message: bytes | str) -> object:
     try:
         return json.loads(message)["headers"]["task"]
     except (ValueError, LookupError, TypeError):
-        # Garbage, which the worker will let go.
+        # Not a message of ours; the worker discards it.
         return None
 
 
@@ -80,18 +81,19 @@ def create_celery(config: Config) -> Celery:
         broker_url=broker["broker_url"],
         broker_use_ssl=broker["broker_use_ssl"],
         broker_connection_retry_on_startup=True,
-        # A worker waits for Redis for as long as it takes.
+        # A worker waits for Redis as long as it takes.
         broker_connection_max_retries=None,
-        # See broker.py: what Redis refuses ends no worker.
+        # See broker.py: a command that Redis refuses doesn't end a worker.
         broker_channel_error_retry=True,
         broker_transport_options={
             **broker["broker_transport_options"],
             "global_keyprefix": KEY_PREFIX,
-            # What a killed worker held is the sweep's to find, within seconds. kombu compares the clocks of two hosts
-            # here: however much these differ, it doesn't hand out a second time what is still being worked on.
+            # What a killed worker held is found by the sweep within seconds. kombu compares the clocks of two hosts for
+            # this timeout: it is so long that differing clocks never make it deliver a message that is still being
+            # worked on.
             "visibility_timeout": 2 * 86_400,
             "socket_connect_timeout": timeout_seconds,
-            # A worker's wait for messages takes a second, a call of ours far less.
+            # A worker blocks for a second when it waits for messages; our own calls are far shorter.
             "socket_timeout": BROKER_SILENT_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 30,
@@ -103,7 +105,7 @@ def create_celery(config: Config) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # Settling twice does no harm, so a message is only gone when its task is done.
+        # Settling twice does no harm, so a message is acknowledged only when its task is done.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
@@ -119,11 +121,11 @@ def create_celery(config: Config) -> Celery:
 
 
 class CeleryDoorbell:
-    """Rings from a thread of its own: no request waits for the broker, and what piles up becomes one message.
+    """Sends messages from a thread of its own: no request waits for the broker, and pending ends share one message.
 
-    After a message about ends the next one waits for `pause_seconds`: a message costs both sides as much as dozens of
-    ends. Beyond `pending_max` arguments nothing more is taken until some are sent, and a queue that is full of messages
-    gets no more of them: the sweep finds what isn't announced.
+    After a message about ends the next one waits `pause_seconds`: a message costs both sides as much as dozens of ends.
+    With `pending_max` arguments pending, further ones are dropped until some are sent. A queue with `messages_max`
+    messages gets no more. The sweep finds what isn't announced.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class CeleryDoorbell:
         self._pause_seconds = pause_seconds
         self._full_queues: set[str] = set()
         self._changed = threading.Condition()
-        # All below is changed under that lock. What is in hand, on its way to the broker, counts as pending too.
+        # Everything below is guarded by that lock. Arguments that are being sent to the broker count as pending too.
         self._end_ids: list[str] = []
         self._indebted: dict[str, Sequence[str]] = {}
         self._pending_count = 0
@@ -168,11 +170,11 @@ class CeleryDoorbell:
 
     @property
     def waiting(self) -> int:
-        """How many arguments wait to be sent."""
+        """How many arguments are pending."""
         return self._pending_count
 
     def close(self) -> None:
-        """Send what waits, then stop."""
+        """Send what is pending, then stop."""
         with self._changed:
             thread, self._thread = self._thread, None
             self._is_closing = True
@@ -189,7 +191,8 @@ class CeleryDoorbell:
 
     def _wake_up(self) -> None:
         if self._thread is None:
-            # Started with the first message, so that it lives in the process that serves and not in its parent.
+            # Started with the first message, so that the thread lives in the serving process and not in its parent
+            # before a fork.
             self._is_closing = False
             self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
             self._thread.start()
@@ -204,17 +207,17 @@ class CeleryDoorbell:
                 with tracing.sending(SETTLE_ENDS, batch) as headers:
                     self._publish(SETTLE_ENDS, SETTLE_QUEUE, [batch], shown=_shown(batch), headers=headers)
             for wallet_id, debt_token in indebted.values():
-                # A wallet is a task of its own, so that an operator sees who owes how much by its arguments.
+                # Each wallet gets a task of its own, so that an operator sees in its arguments who owes how much.
                 shown = f"{wallet_id} owes {debt_token} tokens"
                 self._publish(COLLECT_DEBTS, RETRY_QUEUE, [wallet_id, debt_token], shown=shown)
             self._sent(len(end_ids) + sum(map(len, indebted.values())))
 
     def _next(self) -> tuple[list[str], dict[str, Sequence[str]], bool]:
-        """Wait for something to send. The ends, unless they have to pause, and the wallets; is it the last?"""
+        """Wait for something to send. Returns ends (none during a pause), wallets, and whether we are closing."""
         with self._changed:
             end_ids: list[str] = []
             while not (self._is_closing or self._indebted or (self._end_ids and self._pause_left <= 0)):
-                # Nobody wakes it up in a pause: each call that did would have the interpreter change threads.
+                # New ends don't notify during a pause: each notification would make the interpreter switch threads.
                 self._changed.wait(max(self._pause_left, 0) or None)
             if self._end_ids and (self._is_closing or self._pause_left <= 0):
                 end_ids, self._end_ids = self._end_ids, end_ids
@@ -258,12 +261,12 @@ class CeleryDoorbell:
         except (OperationalError, OSError) as error:
             log.warning("doorbell_failed", task=task, error=type(error).__name__, detail=str(error)[:200])
         except Exception:
-            # The thread outlives whatever the broker does; the sweep finds what it couldn't announce.
+            # The thread has to survive any error of the broker; the sweep finds what wasn't announced.
             log.exception("doorbell_failed", task=task)
 
 
 def _shown(end_ids: Sequence[str]) -> str:
-    """What flower shows of a batch, whose ids would fill its page."""
+    """What flower shows for a batch, whose ids would fill its page."""
     if len(end_ids) == 1:
         return f"1 end: {end_ids[0]}"
     return f"{len(end_ids)} ends: {end_ids[0]} ... {end_ids[-1]}"

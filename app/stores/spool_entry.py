@@ -1,4 +1,4 @@
-"""What an end looks like in the spool, and reading it again, maybe by another version than wrote it."""
+"""The form of an end in the spool, and reading it, possibly by another release than the one that wrote it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from app.domain.pricing import Price
 from app.domain.usage import Usage
 from app.domain.wallets import Deduction
 
-# Raised with every change of what an entry has in it: processes of two versions share the spool during an upgrade.
+# Raised with every change of an entry's contents: processes of two releases share the spool during an upgrade.
 VERSION = 3
 
 
 class UnreadableEntry(Exception):
-    """Not what this version writes."""
+    """The entry isn't in the form that this release writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolEntry:
-    """One end as it is kept: its id, and the rest as JSON. As bytes, so that whatever stands there can be taken."""
+    """One spooled end: its id, and the rest as JSON. Both are bytes, so that even an invalid entry can be read and
+    removed.
+    """
 
     field: bytes
     text: bytes
@@ -34,10 +36,10 @@ class SpoolEntry:
         return cls(str(end.id).encode(), json.dumps({"version": VERSION, **fields}).encode())
 
     def read(self) -> AcceptedEnd:
-        """The end. Raises UnreadableEntry."""
+        """Parse the end. Raises UnreadableEntry."""
         try:
             fields = json.loads(self.text)
-            # JSON can hold halves of surrogate pairs. Nothing that an end goes through does.
+            # JSON can contain surrogate halves, which nothing that an end passes through accepts.
             json.dumps(fields, ensure_ascii=False).encode()
             version = fields.pop("version")
             if version != VERSION:
@@ -52,7 +54,7 @@ class SpoolEntry:
                 _check_types(record)
             if end.id.version != 7:
                 raise UnreadableEntry("the id tells no moment")
-            # Raises for a moment that no calendar has.
+            # Raises for a time that is out of range.
             _ = end.decided_at
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
@@ -62,6 +64,6 @@ class SpoolEntry:
 def _check_types(record: AcceptedEnd | EndRequest | Price | Usage) -> None:
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
-        # An id's own type is a text like any other to the interpreter.
+        # A NewType is a plain string at run time: compare with its supertype.
         if not isinstance(value, getattr(kind, "__supertype__", kind)):
             raise TypeError(f"{name} is {type(value).__name__}")
