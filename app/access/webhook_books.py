@@ -132,34 +132,38 @@ class EventBooks(_EndpointsToTell):
 
 class DeliveryBooks(_EndpointsInUse):
     def due_endpoints(self, at_once_max: int) -> Sequence[DueEndpoint]:
-        """Enabled ones with something due; of one that is failing one delivery is under way at a time."""
+        """Enabled endpoints with a delivery due, and a free place among the deliveries in flight; a failing endpoint
+        has one place.
+        """
         return deliveries.due_endpoints(self._connection, at_once_max)
 
     def is_paused(self, endpoint: Endpoint) -> bool:
-        """Whether it has asked to be left alone for now."""
+        """Whether the endpoint has asked for a pause that isn't over."""
         return endpoints.is_paused(self._connection, endpoint)
 
     def is_failing_for(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Whether nothing has been delivered to it for so long, though something was to be."""
+        """Whether deliveries to the endpoint have been failing for this long."""
         return endpoints.is_failing_for(self._connection, endpoint, seconds)
 
     def claim(self, endpoint_id: int, at_once_max: int, lease_seconds: float) -> ClaimedDelivery | None:
-        """Lease the delivery that is due for longest, unless so many are under way. The endpoint has to be locked."""
+        """Lease the delivery that has been due longest, unless `at_once_max` are in flight. The caller has locked the
+        endpoint.
+        """
         return deliveries.claim(self._connection, endpoint_id, at_once_max, lease_seconds)
 
     def finish(self, claimed: ClaimedDelivery, answer: Answer, retry_seconds: float | None) -> None:
-        """Note what an attempt brought. Without a retry, one that failed is given up."""
+        """Record the result of an attempt. A failed delivery without a retry is given up."""
         deliveries.finish(self._connection, claimed, answer, retry_seconds)
 
     def note_recovery(self, endpoint_id: int) -> None:
-        """Something was delivered to it."""
+        """Record that a delivery to the endpoint succeeded."""
         endpoints.update(self._connection, endpoint_id, {"failing_since": None, "paused_until": None})
 
     def note_failing(self, endpoint_id: int) -> None:
-        """It fails from now on."""
+        """Record that deliveries to the endpoint fail from now on."""
         endpoints.update(self._connection, endpoint_id, {"failing_since": sa.func.clock_timestamp()})
 
     def pause(self, endpoint_id: int, seconds: float) -> None:
-        """Leave it alone for so long."""
+        """Send the endpoint nothing for this long."""
         until = sa.func.clock_timestamp() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
         endpoints.update(self._connection, endpoint_id, {"paused_until": until})

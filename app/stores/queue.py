@@ -43,8 +43,8 @@ PENDING_MAX = 50_000
 MESSAGES_MAX = 10_000
 KEY_PREFIX = "tokentill:queue:"
 BROKER_SILENT_SECONDS = 5.0
-# Between two messages about ends from one process. A lone end is announced at once. Under load one waits for up to that
-# long, which nobody feels: the cached balance has it already.
+# The pause between two messages about ends from one process. A lone end is announced at once. Under load ends wait for
+# up to this long, which nobody notices: the cached balance already includes them.
 PAUSE_SECONDS = 0.1
 
 

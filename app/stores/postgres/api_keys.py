@@ -1,4 +1,5 @@
-"""API keys as rows: made, given an end, revoked, never removed. Those of the environment have rows without a hash."""
+"""API keys as rows: created, made to expire, revoked, never deleted. Keys of the environment have rows without a hash.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """All that is known of a key."""
+    """Everything that is stored about a key."""
 
     number: int
     id: str
@@ -46,7 +47,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyFilter:
-    """Which keys; what is None doesn't matter."""
+    """Which keys; a field that is None doesn't filter."""
 
     name: str | None = None
     kind: str | None = None
@@ -55,7 +56,7 @@ class KeyFilter:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """When and from where a key was last used, as one process knows."""
+    """When and from where a key was last used, as far as one process knows."""
 
     key_id: str
     at: datetime
@@ -74,7 +75,7 @@ _ROWS = sa.select(api_keys, _STATE.label("state"), _successor.c.id.label("replac
 
 
 def in_force(connection: sa.Connection) -> Sequence[ApiKey]:
-    """Every key that opens anything, but those of the environment."""
+    """Every key in force, except those of the environment."""
     statement = sa.select(api_keys).where(_STATE == KeyState.ACTIVE, api_keys.c.digest.is_not(None))
     return [
         ApiKey(
@@ -101,7 +102,7 @@ def insert(
     expires_at: datetime | None,
     replaces: str | None = None,
 ) -> KeyRow:
-    """A new key. The change has to be announced first (`system.announce_keys`)."""
+    """A new key. The caller has announced the change first (`system.announce_keys`)."""
     seconds = sa.func.extract("epoch", sa.cast(expires_at, sa.TIMESTAMP(timezone=True)) - sa.func.clock_timestamp())
     values: dict[str, Any] = {
         "id": key_id,
@@ -124,7 +125,7 @@ def find(connection: sa.Connection, key_id: str) -> KeyRow | None:
 
 
 def is_name_taken(connection: sa.Connection, name: str) -> bool:
-    """Is a key in force that is called so?"""
+    """Whether a key in force has this name."""
     taken = sa.exists().where(sa.func.lower(api_keys.c.name) == name.lower(), _STATE == KeyState.ACTIVE)
     return connection.execute(sa.select(taken)).scalar_one()
 
@@ -134,7 +135,7 @@ def revoke(connection: sa.Connection, key_id: str, revoked_by: str) -> KeyRow:
 
 
 def end_within(connection: sa.Connection, key_id: str, seconds: int) -> KeyRow:
-    """Have a key expire so many seconds from now, unless it does earlier."""
+    """Have a key expire within this many seconds, unless it expires earlier anyway."""
     end = sa.func.clock_timestamp() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     return _change(connection, key_id, {"expires_at": sa.func.least(api_keys.c.expires_at, end)})
 
@@ -151,7 +152,9 @@ def list_newest(connection: sa.Connection, wanted: KeyFilter, before_number: int
 
 
 def write_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
-    """Keep when keys were last used, where that is later than what is known. In one statement, rows in one order."""
+    """Store when keys were last used, where that is later than what is stored: in one statement, locking rows in one
+    order.
+    """
     ordered = sorted(uses, key=lambda use: use.key_id)
     used = sa.select(
         sa.func.unnest(sa.cast([use.key_id for use in ordered], pg.ARRAY(sa.Text))).label("id"),
@@ -159,7 +162,7 @@ def write_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
         sa.func.unnest(sa.cast([use.address for use in ordered], pg.ARRAY(sa.Text))).label("address"),
     ).subquery("used")
     is_later = sa.or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < used.c.at)
-    # A key that is being revoked is left alone: nobody waits for what only tells when.
+    # A key row that is locked (its key is being revoked) is skipped: the time of last use isn't worth waiting for.
     later = (
         sa.select(used)
         .join(api_keys, api_keys.c.id == used.c.id)
@@ -209,6 +212,6 @@ def _from_row(row: Any) -> KeyRow:
 
 
 def _scopes(row: Any) -> frozenset[KeyScope]:
-    # A newer version may have written scopes that this one doesn't know, and asks for nowhere.
+    # A newer release may have written scopes that this one doesn't know and never checks.
     known = frozenset(KeyScope)
     return frozenset(KeyScope(name) for name in row.scopes if name in known)

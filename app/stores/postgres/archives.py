@@ -1,8 +1,8 @@
-"""Archived months of the ledger: what is sealed of them, and removing the entries that are in files by then.
+"""Archived months of the ledger: sealing them, and then deleting the entries that are in files.
 
-A seal says which entries a file has, and its hash. With it, in one transaction, each wallet's balance behind them is
-kept, and every entry that isn't usage, so that a reference that was used stays used. Only then does the trigger of the
-ledger let go of those entries.
+A seal states which entries a file has, and its hash. In the same transaction each wallet's balance after these entries
+is stored, and every entry that isn't usage, so that a used reference stays used. Only after that does the ledger's
+trigger allow these entries to be deleted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import ledger_archives, token_transactions
 
-# Ids rise with time but for what waited for its wallet around midnight: such entries stay until the next month leaves.
-# The least id from then on is among the first two hours of entries, as none is entered an hour after its moment.
+# Ids rise with time, except for entries that waited for their wallet around midnight: those stay until the next month
+# is archived. The least id from `until` on is among the first two hours of entries, because an entry is inserted at
+# most an hour after its time.
 _LAST_ENTRY = sa.text("""
     SELECT coalesce(
         (SELECT min(id) - 1 FROM token_transactions WHERE created_at >= :until AND created_at < interval '2 hours' + (
@@ -87,7 +88,7 @@ def list_archives(connection: sa.Connection) -> list[Archive]:
 
 
 def archived_until(connection: sa.Connection) -> date | None:
-    """The first day whose entries are all still in the ledger, None where nothing was archived."""
+    """The first day whose entries are all still in the ledger; None where nothing has been archived."""
     end = sa.cast(sa.func.max(ledger_archives.c.month) + sa.text("interval '1 month'"), sa.Date)
     return connection.execute(sa.select(end)).scalar_one()
 
@@ -97,13 +98,14 @@ def oldest_entry_at(connection: sa.Connection) -> datetime | None:
 
 
 def last_entry_before(connection: sa.Connection, until: datetime, seconds: float) -> int:
-    """The entry up to which all are from before `until`, 0 where there is none."""
+    """Id of the last ledger entry before `until`; 0 where there is none."""
     allow_seconds(connection, seconds)
     return int(connection.execute(_LAST_ENTRY, {"until": until}).scalar_one() or 0)
 
 
 def broken_wallet(connection: sa.Connection, last_entry_id: int, seconds: float) -> str | None:
-    """A wallet whose entries up to this one don't add up to the balance that the last of them says."""
+    """A wallet whose entries up to this one don't add up to the balance that the last of them states; None if all do.
+    """
     allow_seconds(connection, seconds)
     return connection.execute(_BROKEN, {"last_entry_id": last_entry_id}).scalar_one_or_none()
 
@@ -118,7 +120,7 @@ def seal(
     ends_before: UUID,
     seconds: float,
 ) -> bool:
-    """Say that a month's entries are in this file. False where somebody else has."""
+    """Record that a month's entries are in this file. False where this was done before."""
     allow_seconds(connection, seconds)
     values: dict[str, Any] = {"month": month, "last_entry_id": last_entry_id}
     sealed = connection.execute(_SEAL, {**values, "file_name": file_name, "sha256": sha256})
@@ -134,19 +136,19 @@ def seal(
 
 
 def remove(connection: sa.Connection, last_entry_id: int, limit: int, seconds: float) -> int:
-    """Remove so many of the oldest entries up to this one; how many there were."""
+    """Delete up to `limit` of the oldest entries up to this one. Returns how many were deleted."""
     allow_seconds(connection, seconds)
     return connection.execute(_REMOVE, {"last_entry_id": last_entry_id, "limit": limit}).rowcount
 
 
 def finish(connection: sa.Connection, month: date) -> None:
-    """Say that a month's entries are removed."""
+    """Record that a month's entries have been deleted from the ledger."""
     removed = sa.update(ledger_archives).where(ledger_archives.c.month == month)
     connection.execute(removed.values(removed_at=sa.func.now()))
 
 
 def has_entries(connection: sa.Connection, last_entry_id: int) -> bool:
-    """Whether the ledger has any entry up to this one."""
+    """Whether the ledger has any entry with an id up to this one."""
     found = sa.exists().where(token_transactions.c.id <= last_entry_id)
     return connection.execute(sa.select(found)).scalar_one()
 

@@ -1,7 +1,7 @@
-"""Arrays as Postgres reads them, for statements with thousands of values.
+"""Arrays as text literals, for statements with thousands of values.
 
-psycopg turns a list into an array value by value, in Python and through a choice of type for each, which takes several
-times as long as these do. The statement names the type: `CAST(:ids AS uuid[])`.
+psycopg turns a list into an array value by value in Python, choosing a type for each, which takes several times as long
+as these functions. The statement names the type: `CAST(:ids AS uuid[])`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def text_array(texts: Iterable[str | None]) -> str:
 
 
 def is_any(column: sa.ColumnElement[Any], ids: Iterable[UUID]) -> sa.ColumnElement[bool]:
-    """That a column is one of these: one parameter, where IN has as many as there are ids."""
+    """That a column is one of these ids: one parameter, where IN would take one for each id."""
     return column == sa.func.any(sa.cast(sa.literal(id_array(ids), sa.Text), pg.ARRAY(pg.UUID)))
 
 

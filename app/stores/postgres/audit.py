@@ -1,14 +1,14 @@
-"""The audit log's rows: written in the transaction that makes the change, and never touched again.
+"""The audit log's rows: written in the transaction that makes the change, and never changed afterwards.
 
-Whoever changes something that people answer for writes an entry, with the connection of its own transaction:
+A function that makes an accountable change writes an entry on the connection of its own transaction:
 
     audit.write(
         connection, caller, "wallet.suspended", ("wallet", wallet_id),
         before={"status": "active"}, after={"status": "suspended"},
     )
 
-So a change that is rolled back has no entry, and none is without one. A repeated call that changes nothing writes
-nothing. `differing` (`app/domain/audit.py`) picks the fields that a change has changed.
+So a rolled back change has no entry, and every committed change has one. A repeated call that changes nothing writes
+nothing. `differing` (`app/domain/audit.py`) picks the fields that have changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write(
 
 
 def write_all(connection: sa.Connection, caller: Caller, changes: Sequence[Change]) -> None:
-    """Many changes of one transaction, in their order."""
+    """Write entries for several changes of one transaction, in their order."""
     if not changes:
         return
     rows = [
@@ -62,7 +62,7 @@ def write_all(connection: sa.Connection, caller: Caller, changes: Sequence[Chang
 
 
 def _after(change: Change, caller: Caller) -> Mapping[str, Any] | None:
-    """With the reason that the caller gives, unless the change has one of its own."""
+    """`after` with the caller's reason added, unless the change has a reason of its own."""
     if caller.reason is None:
         return change.after
     return {"reason": caller.reason, **(change.after or {})}
@@ -102,7 +102,7 @@ def _matching(wanted: AuditFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def _json(value: Any) -> Any:
-    """A value as JSON has it, moments as on the wire."""
+    """A value as JSON, with moments in the wire's form."""
     match value:
         case Mapping():
             return {str(name): _json(inner) for name, inner in value.items()}

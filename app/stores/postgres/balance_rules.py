@@ -1,4 +1,4 @@
-"""Rules of wallets and packages: when a balance is low, and when a top-up is asked for. Triggers read them."""
+"""Rules of wallets and packages: when a balance is low, and when a top-up is requested. Triggers read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AMOUNTS = [field.name for field in fields(AutoTopUp)]
 
 
 def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> set[WalletId]:
-    """Those of these wallets whose watch somebody else has locked: settling them might have to wait."""
+    """Those of these wallets whose watch row another transaction has locked: settling them might have to wait."""
     ids = list(wallet_ids)
     theirs = sa.select(wallet_watches.c.wallet_id).where(wallet_watches.c.wallet_id.in_(ids))
     free = theirs.order_by(wallet_watches.c.wallet_id).with_for_update(skip_locked=True)
@@ -25,12 +25,12 @@ def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) 
 
 
 def set_low_balance(connection: sa.Connection, owner: Owner, low_balance: LowBalance) -> LowBalanceRule:
-    """In place of what it had."""
+    """Replaces the owner's rule, if it has one."""
     return _low_balance_rule(_put(connection, low_balance_rules, owner, asdict(low_balance)))
 
 
 def set_auto_top_up(connection: sa.Connection, owner: Owner, auto_top_up: AutoTopUp | None) -> AutoTopUpRule:
-    """In place of what it had."""
+    """Replaces the owner's rule, if it has one."""
     amounts = dict.fromkeys(_AMOUNTS) if auto_top_up is None else asdict(auto_top_up)
     return _auto_top_up_rule(_put(connection, auto_top_up_rules, owner, amounts))
 
@@ -46,24 +46,24 @@ def find_auto_top_up(connection: sa.Connection, owner: Owner) -> AutoTopUpRule |
 
 
 def low_balance_for(connection: sa.Connection, wallet_id: WalletId) -> LowBalanceRule | None:
-    """What holds for a wallet: its own, or its package's."""
+    """The rule in force for a wallet: its own, or else its package's."""
     row = _in_force(connection, low_balance_rules, wallet_id)
     return None if row is None else _low_balance_rule(row)
 
 
 def auto_top_up_for(connection: sa.Connection, wallet_id: WalletId) -> AutoTopUpRule | None:
-    """The same of top-ups."""
+    """The rule in force for a wallet: its own, or else its package's."""
     row = _in_force(connection, auto_top_up_rules, wallet_id)
     return None if row is None else _auto_top_up_rule(row)
 
 
 def list_low_balance(connection: sa.Connection, before_id: int, limit: int) -> list[LowBalanceRule]:
-    """The last made first."""
+    """Newest first."""
     return [_low_balance_rule(row) for row in _list(connection, low_balance_rules, before_id, limit)]
 
 
 def list_auto_top_up(connection: sa.Connection, before_id: int, limit: int) -> list[AutoTopUpRule]:
-    """The last made first."""
+    """Newest first."""
     return [_auto_top_up_rule(row) for row in _list(connection, auto_top_up_rules, before_id, limit)]
 
 
@@ -113,7 +113,7 @@ def _key(owner: Owner) -> dict[str, str]:
 
 
 def _owner(row: Any) -> Owner:
-    # A wallet's id is its user's: see `wallet_of`.
+    # A wallet has the same id as its user: see `wallet_of`.
     return Owner(user_id=row.wallet_id, package_id=row.package_id)
 
 

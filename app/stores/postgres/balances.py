@@ -1,4 +1,4 @@
-"""Wallets as Postgres knows them, with everything that is unsettled: what the cache is filled from."""
+"""Wallets as Postgres knows them, with everything unsettled: the cache is filled from these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from app.domain.wallets import UntoldEnd, Wallet, WalletBalance, WalletId
 from app.stores.postgres.wallets import from_row
 
-# One statement is one snapshot: an end is told of by its wallet's row, as settled or as debt, or stands in the inbox.
+# One statement is one snapshot: each end is either included in its wallet's row, as settled or as debt, or it is in
+# `ids` from the inbox.
 _LOAD = sa.text("""
     SELECT wallets.wallet_id, package_id, status, posted_micros, debt_micros, overdraft_limit_micros, version,
         (SELECT cache_epoch FROM system_state) AS cache_epoch,
@@ -36,7 +37,7 @@ _BALANCES = sa.text("""
         version, changed_at, coalesce(pending_micros, 0) AS pending_micros,
         coalesce(untold_debt_micros, 0) AS untold_debt_micros
     FROM wallets LEFT JOIN LATERAL (
-        -- Numeric: what adds up past 64 bits is one wallet's trouble, and nobody else's.
+        -- Numeric: a sum beyond 64 bits must fail for that wallet only, not the statement for all.
         SELECT sum(cost_micros) FILTER (WHERE state = 'accepted') AS pending_micros,
             sum(cost_micros) FILTER (WHERE state <> 'accepted') AS untold_debt_micros
         FROM end_inbox AS i WHERE i.wallet_id = wallets.wallet_id AND NOT is_debt
@@ -56,7 +57,9 @@ class LoadedWallet:
 def load(
     connection: sa.Connection, wallet_ids: Collection[WalletId], suspects: Collection[UUID]
 ) -> dict[WalletId, LoadedWallet]:
-    """Wallets with each end that their rows don't tell of; `suspects` are ends of which to say whether they do."""
+    """Wallets, each with the ends that its row doesn't include. `told_suspects` are those of the `suspects` that a row
+    does include.
+    """
     rows = connection.execute(_LOAD, {"wallet_ids": list(wallet_ids), "suspects": list(suspects)})
     return {
         row.wallet_id: LoadedWallet(
@@ -70,13 +73,13 @@ def load(
 
 
 def balances(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dict[WalletId, WalletBalance]:
-    """Wallets with the sums of what is unsettled."""
+    """Wallets with the sums of their unsettled ends."""
     rows = connection.execute(_BALANCES, {"wallet_ids": list(wallet_ids)})
     return {row.wallet_id: balance_of(row) for row in rows}
 
 
 def balance_of(row: Any) -> WalletBalance:
-    """The wallet in a row that has its columns, `changed_at`, and the sums of what is unsettled."""
+    """The wallet in a row that has its columns, `changed_at`, and the sums of its unsettled ends."""
     wallet = from_row(row)
     balance = wallet.balance(pending_micros=int(row.pending_micros), untold_debt_micros=int(row.untold_debt_micros))
     return WalletBalance(row.user_id, wallet, balance, row.changed_at)

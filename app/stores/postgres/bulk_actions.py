@@ -1,4 +1,4 @@
-"""Bulk actions, and the failed ends that each is about, frozen as they were when it was drafted."""
+"""Bulk actions, and the failed ends of each, frozen as they were when the action was drafted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from app.stores.postgres.arrays import id_array, is_any, text_array
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import bulk_action_ends, bulk_actions, end_inbox
 
-# Any constant of our own: whoever has this lock works off bulk actions, everybody else lets them be.
+# Key of an advisory lock (any constant of our own): the process that has it works off bulk actions, the others skip
+# them.
 WORK_LOCK = 7_236_501_119
 TURN_SECONDS_MAX = 60.0
 
@@ -28,7 +29,7 @@ _FATES = sa.text("""
         WHEN EXISTS (SELECT FROM token_transactions AS t WHERE t.kind = 'write_off' AND t.end_id = wanted.id)
             OR EXISTS (SELECT FROM archived_postings AS a WHERE a.end_id = wanted.id AND a.kind = 'write_off')
             THEN 'written_off'
-        -- A correction that took it off the debts has entered it as billed, too.
+        -- Tested before 'settled': a correction that reduced the debt has entered the end as billed, too.
         WHEN EXISTS (SELECT FROM corrections AS c WHERE c.end_id = wanted.id AND c.debt_change_micros < 0)
             THEN 'corrected'
         WHEN EXISTS (SELECT FROM token_transactions AS t WHERE t.kind = 'usage' AND t.end_id = wanted.id)
@@ -42,7 +43,8 @@ _FATES = sa.text("""
     FROM unnest(CAST(:ids AS uuid[])) AS wanted (id) LEFT JOIN end_inbox AS i USING (id)
 """)
 
-# A try of a debt is a try of all its wallet's: one that stands behind too many to be counted was tried with them.
+# A try of a debt is a try of all debts of its wallet: an end too far back in line to be counted was tried with the
+# others.
 _TRIED = sa.text("""
     SELECT b.end_id, i.last_error, i.id IS NOT NULL AS has_failed
     FROM bulk_action_ends AS b
@@ -56,7 +58,7 @@ _TRIED = sa.text("""
     LIMIT :limit
 """)
 
-# All of it in one look at the ends.
+# All groupings in one pass over the action's ends.
 _FIGURES = sa.text("""
     SELECT
         CASE grouping(state, last_error, outcome) WHEN 3 THEN 'state' WHEN 5 THEN 'last_error' ELSE 'outcome' END AS by,
@@ -101,7 +103,7 @@ class BulkAction:
 
 @dataclass(frozen=True, slots=True)
 class BulkEnd:
-    """An end of an action as it was selected, and what became of it."""
+    """An end of an action as it was selected, and its outcome."""
 
     end_id: UUID
     wallet_id: WalletId
@@ -117,7 +119,7 @@ class BulkEnd:
 
 @dataclass(frozen=True, slots=True)
 class TriedEnd:
-    """A replayed end that was tried since: it has failed again, or has left the inbox."""
+    """A replayed end that has been tried since: it has failed again, or has left the inbox."""
 
     end_id: UUID
     last_error: str | None
@@ -126,7 +128,7 @@ class TriedEnd:
 
 @dataclass(frozen=True, slots=True)
 class BulkSum:
-    """How many ends of an action have something in common, and what they cost."""
+    """Number and cost of the ends of an action that share a value."""
 
     key: str | None
     ends: int
@@ -135,8 +137,8 @@ class BulkSum:
 
 @dataclass(frozen=True, slots=True)
 class BulkFigures:
-    """The ends of an action added up, the largest sums first; of many users the first. `awaited` were sent to be tried
-    again, and it isn't known yet what becomes of them.
+    """Sums over the ends of an action, largest first; `by_user` has only the first users. `awaited` counts replayed
+    ends whose outcome isn't known yet.
     """
 
     by_state: Sequence[BulkSum]
@@ -148,7 +150,7 @@ class BulkFigures:
 
     @property
     def open(self) -> int:
-        """Of how many ends it isn't known yet what becomes of them."""
+        """How many ends have no outcome yet."""
         return sum(each.ends for each in self.outcomes if each.key is None)
 
 
@@ -157,13 +159,13 @@ _END_COLUMNS = [bulk_action_ends.c[field.name] for field in fields(BulkEnd)]
 
 
 def insert(connection: sa.Connection, **values: Any) -> int | None:
-    """A new draft, about no ends yet. None where its reference was used before."""
+    """A new draft, still without ends. None where its reference has been used before."""
     statement = pg_insert(bulk_actions).values(ends=0, cost_micros=0, **values)
     return connection.execute(statement.on_conflict_do_nothing().returning(bulk_actions.c.id)).scalar_one_or_none()
 
 
 def freeze(connection: sa.Connection, number: int, matching: sa.ColumnElement[bool], seconds: float) -> None:
-    """Keep which failed ends match now, and what they cost."""
+    """Store which failed ends match now, and what they cost."""
     allow_seconds(connection, seconds)
     kept = ("wallet_id", "user_id", "cost_micros", "state", "last_error")
     found = sa.select(sa.literal(number), end_inbox.c.id, *(end_inbox.c[name] for name in kept)).where(matching)
@@ -187,12 +189,12 @@ def find_by_reference(connection: sa.Connection, reference: str) -> BulkAction |
 
 
 def lock(connection: sa.Connection, number: int) -> BulkAction | None:
-    """Nobody else changes its state, or works off an end of it, before this transaction ends."""
+    """Lock the action until this transaction ends: nobody else changes its state or works off its ends."""
     return _one(connection, sa.select(*_COLUMNS).where(bulk_actions.c.id == number).with_for_update())
 
 
 def hold(connection: sa.Connection, number: int) -> BulkAction | None:
-    """Nobody changes its state before this transaction ends."""
+    """Keep the action's state as it is until this transaction ends."""
     return _one(connection, sa.select(*_COLUMNS).where(bulk_actions.c.id == number).with_for_update(read=True))
 
 
@@ -212,22 +214,23 @@ def confirm(connection: sa.Connection, number: int, confirmed_by: str) -> None:
 
 
 def unfinished(connection: sa.Connection) -> list[int]:
-    """Those that are at work, oldest first."""
+    """Actions that are running or being cancelled, oldest first."""
     at_work = bulk_actions.c.state.in_([BulkState.RUNNING, BulkState.CANCELLING])
     return list(connection.execute(sa.select(bulk_actions.c.id).where(at_work).order_by(bulk_actions.c.id)).scalars())
 
 
 def take_turn(connection: sa.Connection) -> bool:
-    """Whether it is this transaction's turn to work off bulk actions: one at a time leaves others room.
+    """Whether this transaction got the turn to work off bulk actions. One process at a time does, to leave room for
+    others.
 
-    It stands idle while the work is done in others.
+    The transaction is idle while other transactions do the work, so its limits are raised.
     """
     allow_seconds(connection, TURN_SECONDS_MAX)
     return bool(connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(WORK_LOCK))).scalar_one())
 
 
 def figures(connection: sa.Connection, number: int, users_max: int) -> BulkFigures:
-    """Its ends added up: by what they were, by whose they are, by what became of them."""
+    """Sums over the ends of an action: by state, by error, by user and by outcome."""
     rows = connection.execute(_FIGURES, {"number": number}).all()
     by_user = connection.execute(_BY_USER, {"number": number, "users_max": users_max}).all()
 
@@ -249,7 +252,7 @@ def has_open(connection: sa.Connection, number: int) -> bool:
 
 
 def untouched(connection: sa.Connection, number: int, after: tuple[str, UUID], limit: int) -> list[BulkEnd]:
-    """Ends about which nothing was done, wallet by wallet, behind this wallet and end."""
+    """Ends that the action hasn't handled yet, ordered by wallet and end, after this position."""
     place = sa.tuple_(bulk_action_ends.c.wallet_id, bulk_action_ends.c.end_id)
     statement = (
         sa.select(*_END_COLUMNS)
@@ -260,7 +263,7 @@ def untouched(connection: sa.Connection, number: int, after: tuple[str, UUID], l
 
 
 def claim(connection: sa.Connection, number: int, ids: Collection[UUID]) -> list[BulkEnd]:
-    """Lock those of these ends about which nothing was done."""
+    """Lock and return those of these ends that the action hasn't handled yet."""
     statement = (
         sa.select(*_END_COLUMNS)
         .where(_is_open(number), bulk_action_ends.c.replayed_at.is_(None), is_any(bulk_action_ends.c.end_id, ids))
@@ -275,7 +278,7 @@ def mark_replayed(connection: sa.Connection, number: int, ids: Collection[UUID])
 
 
 def tried(connection: sa.Connection, number: int, limit: int) -> list[TriedEnd]:
-    """Replayed ends of which nobody has said what became of them, and of which that is known by now."""
+    """Replayed ends that have no outcome yet although it is known by now."""
     debt = FailureReason.INSUFFICIENT_TOKENS.value
     rows = connection.execute(_TRIED, {"number": number, "limit": limit, "debt": debt})
     return [TriedEnd(*row) for row in rows]
@@ -284,7 +287,7 @@ def tried(connection: sa.Connection, number: int, limit: int) -> list[TriedEnd]:
 def set_outcomes(
     connection: sa.Connection, number: int, outcomes: Mapping[UUID, tuple[BulkOutcome, str | None]]
 ) -> None:
-    """Say of ends what became of them; those of which that was said stay as they are."""
+    """Set the outcomes of ends; ends that have an outcome keep it."""
     if outcomes:
         connection.execute(
             _SET_OUTCOMES,
@@ -298,13 +301,13 @@ def set_outcomes(
 
 
 def cancel_untouched(connection: sa.Connection, number: int) -> None:
-    """Let ends be about which nothing was done."""
+    """Cancel the ends that the action hasn't handled yet."""
     statement = sa.update(bulk_action_ends).where(_is_open(number), bulk_action_ends.c.replayed_at.is_(None))
     connection.execute(statement.values(outcome=BulkOutcome.CANCELLED, done_at=sa.func.now()))
 
 
 def fates(connection: sa.Connection, ids: Collection[UUID]) -> dict[UUID, Fate]:
-    """Where ends are found now."""
+    """Where these ends are now."""
     return {row.id: Fate(row.fate) for row in connection.execute(_FATES, {"ids": id_array(ids)})}
 
 
@@ -321,7 +324,7 @@ def list_ends(
 
 
 def actions_of_end(connection: sa.Connection, end_id: UUID) -> list[tuple[BulkAction, BulkEnd]]:
-    """The actions that were confirmed about an end, oldest first, and what became of it in each."""
+    """The confirmed actions that included an end, oldest first, and the end's outcome in each."""
     statement = (
         sa.select(*_COLUMNS, *(column.label(f"end_{column.name}") for column in _END_COLUMNS))
         .join_from(bulk_actions, bulk_action_ends, bulk_action_ends.c.action_id == bulk_actions.c.id)
@@ -333,7 +336,7 @@ def actions_of_end(connection: sa.Connection, end_id: UUID) -> list[tuple[BulkAc
 
 
 def forget_drafts(connection: sa.Connection, days: int) -> None:
-    """Remove drafts that nobody has confirmed for so long."""
+    """Delete drafts that nobody has confirmed within this many days."""
     is_old = bulk_actions.c.created_at < sa.func.now() - sa.func.make_interval(0, 0, 0, days)
     connection.execute(sa.delete(bulk_actions).where(bulk_actions.c.state == BulkState.DRAFT, is_old))
 

@@ -26,12 +26,12 @@ from app.stores.postgres.tables import (
 
 
 def announce_change(connection: sa.Connection) -> None:
-    """Tell every process, on commit, that the catalog changed. Also puts catalog changes one after another."""
+    """On commit, tell every process that the catalog has changed. Also serialises changes of the catalog."""
     connection.execute(sa.update(system_state).values(catalog_version=system_state.c.catalog_version + 1))
 
 
 def announce_change_since(connection: sa.Connection, version: int) -> bool:
-    """The same, if nobody has changed the catalog since it had this version. False: somebody has."""
+    """Announce a change, unless the catalog has changed since this version. False where it has."""
     announced = connection.execute(
         sa.update(system_state)
         .where(system_state.c.catalog_version == version)
@@ -42,9 +42,9 @@ def announce_change_since(connection: sa.Connection, version: int) -> bool:
 
 
 def load(connection: sa.Connection) -> Catalog:
-    """The whole catalog as of one moment no older than the version it carries."""
-    # The version is read first: a change that lands in between makes the copy newer than its number, and the
-    # next look loads it again.
+    """The whole catalog, at least as new as the version that it carries."""
+    # The version is read first: if a change lands in between, the copy is newer than its version, and the next look
+    # loads it again.
     version = system.read(connection).counters.catalog_version
     included: dict[str, list[str]] = {}
     for row in connection.execute(sa.select(package_features).order_by("package_id", "feature_endpoint_id")):
@@ -76,13 +76,13 @@ def _rule(row: Any) -> ProfitRule:
 
 
 def insert_feature(connection: sa.Connection, feature: FeatureEndpoint) -> bool:
-    """False when a feature endpoint of that id exists."""
+    """False where a feature endpoint with this id exists."""
     statement = pg_insert(feature_endpoints).values(asdict(feature)).on_conflict_do_nothing()
     return connection.execute(statement.returning(feature_endpoints.c.id)).one_or_none() is not None
 
 
 def update_feature(connection: sa.Connection, feature_id: str, changes: Mapping[str, Any]) -> FeatureEndpoint:
-    """Change columns of a feature endpoint that there is; it after that."""
+    """Change columns of a feature endpoint that exists. Returns it as it is then."""
     statement = sa.update(feature_endpoints).where(feature_endpoints.c.id == feature_id)
     return _feature(connection.execute(statement.values(dict(changes)).returning(feature_endpoints)).one())
 
@@ -108,7 +108,7 @@ def unknown_features(connection: sa.Connection, feature_ids: Sequence[str]) -> l
 
 
 def insert_package(connection: sa.Connection, package_id: str, name: str) -> bool:
-    """False when a package of that id exists."""
+    """False where a package with this id exists."""
     statement = pg_insert(packages).values(id=package_id, name=name).on_conflict_do_nothing()
     return connection.execute(statement.returning(packages.c.id)).one_or_none() is not None
 
@@ -167,7 +167,7 @@ def insert_rule(
     model: str | None,
     effective_from: datetime | None,
 ) -> ProfitRule:
-    """A new rule, in effect from now on unless a moment is given."""
+    """A new rule, in force from now on, or from `effective_from`."""
     values: dict[str, Any] = {
         "basis_points": basis_points,
         "feature_endpoint_id": feature_endpoint_id,

@@ -1,8 +1,8 @@
 """Opening connections to Postgres, also through a pooler that gives each transaction another session.
 
-PgBouncer in transaction mode keeps nothing of what a session was told: it refuses options at the start, and a statement
-prepared in one session isn't there in the next. Whether one stands in between is found out, not configured: it gives
-out process ids of its own.
+PgBouncer in transaction mode keeps no session state: it refuses options at connect, and a statement prepared in one
+session is missing in the next. Whether such a pooler is in between is detected, not configured: it reports a backend
+pid of its own.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ def connect(open_one: Callable[..., C], settings: Mapping[str, Any]) -> C:
     try:
         _check_encoding(connection)
         if lacks_options:
-            # Of all that the options set, this one PgBouncer keeps for each of its clients.
+            # The time zone is the only one of these options that PgBouncer tracks for each of its clients.
             with connection.transaction():
                 connection.execute("SET timezone = 'UTC'")
         if _is_pooled(connection):
             connection.prepare_threshold = None
     except BaseException:
-        # Nobody else would: its owner never gets it.
+        # The caller never gets the connection, so nobody else would close it.
         connection.close()
         raise
     return connection
 
 
 def _opened(open_one: Callable[..., C], settings: Mapping[str, Any]) -> tuple[C, bool]:
-    """A connection, and whether it had to do without the options."""
+    """A connection, and whether it was opened without the options."""
     try:
         return open_one(**settings), False
     except psycopg.OperationalError as error:
-        # libpq tells of what was refused at the start by its text only.
+        # libpq identifies a refused startup parameter only by the error's text.
         if "options" not in settings or "unsupported startup parameter" not in str(error):
             raise
     return open_one(**{name: value for name, value in settings.items() if name != "options"}), True

@@ -25,7 +25,9 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class FormRow:
-    """`location` is where its sender was sent after it was done, None while nobody knows."""
+    """`location` is the page to which the sender was redirected afterwards; None while the form's action isn't
+    finished.
+    """
 
     location: str | None
     message: str | None
@@ -66,7 +68,7 @@ def insert_session(
 
 
 def find_session(connection: sa.Connection, token_hash: bytes, idle_max: timedelta) -> SessionRow | None:
-    """One that hasn't expired, neither by itself nor because nobody used it, and whose key is in force by its row."""
+    """A session that has neither expired nor been idle for too long, and whose key is in force according to its row."""
     row = connection.execute(
         sa.select(*_COLUMNS)
         .select_from(console_sessions.outerjoin(api_keys, api_keys.c.id == console_sessions.c.key_id))
@@ -88,7 +90,7 @@ def touch_session(connection: sa.Connection, token_hash: bytes) -> None:
 
 
 def delete_session(connection: sa.Connection, token_hash: bytes) -> None:
-    """With its forms."""
+    """Delete a session and, by cascade, its forms."""
     connection.execute(sa.delete(console_sessions).where(console_sessions.c.token_hash == token_hash))
 
 
@@ -104,7 +106,7 @@ def delete_expired(connection: sa.Connection, idle_max: timedelta) -> None:
 
 
 def claim_form(connection: sa.Connection, session_hash: bytes, form_id: UUID) -> bool:
-    """Whether this is the first time that this form comes."""
+    """Whether this form is sent for the first time."""
     insert = pg.insert(console_forms).values(session_hash=session_hash, id=form_id).on_conflict_do_nothing()
     return connection.execute(insert.returning(console_forms.c.id)).one_or_none() is not None
 
@@ -123,7 +125,7 @@ def finish_form(connection: sa.Connection, session_hash: bytes, form_id: UUID, l
 
 
 def release_form(connection: sa.Connection, session_hash: bytes, form_id: UUID) -> None:
-    """It was refused, and may be sent again."""
+    """The form was refused, so it may be sent again."""
     connection.execute(sa.delete(console_forms).where(*_is(session_hash, form_id)))
 
 

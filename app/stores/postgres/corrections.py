@@ -1,6 +1,6 @@
 """What corrections read and write: a run's account in ledger and inbox, and each correction with its answer.
 
-Whoever changes something here has the wallet locked.
+Functions that change something expect the caller to have locked the wallet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FIND_RUN = sa.text(
     + " LIMIT 1"
 )
 
-# What was charged and then written off is as if it had never been charged: neither of the two entries counts.
+# A charge that was written off counts as if it had never been made: neither of its two entries is summed.
 _TAKEN = sa.text("""
     WITH entries AS MATERIALIZED (
         SELECT * FROM token_transactions WHERE kind = 'usage' AND end_id = :id
@@ -51,7 +51,7 @@ _TAKEN = sa.text("""
         coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
         coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
         coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
-        -- An end from before usage was told by kind was one request.
+        -- Ends from before usage was recorded by kind have no `requests`; each was one request.
         coalesce(sum(coalesce(requests, CASE WHEN kind = 'usage' THEN 1 END)), 0) AS requests,
         coalesce(sum(base_cost_micros), 0) AS base_cost_micros, coalesce(sum(profit_micros), 0) AS profit_micros
     FROM entries AS e
@@ -70,7 +70,7 @@ _LOCK_OPEN = sa.text(f"{_OPEN} FOR UPDATE")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An end that was accepted, billed by now or not."""
+    """An accepted end, billed already or not."""
 
     id: UUID
     user_id: str
@@ -87,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A correction with what came of it. `usage` and the costs are the run's, None of a chargeback."""
+    """A correction and its result. `usage` and the costs are the run's; a chargeback has none."""
 
     id: int
     kind: str
@@ -116,7 +116,7 @@ class Correction:
 
     @property
     def usage(self) -> Usage:
-        """What the run has used by it."""
+        """The run's usage according to this correction."""
         return Usage(*(getattr(self, name) for name in _USAGE))
 
 
@@ -124,7 +124,7 @@ _COLUMNS = [corrections.c[field.name] for field in fields(Correction)]
 
 
 def wallet_of(connection: sa.Connection, end_id: UUID) -> WalletId | None:
-    """Which wallet an end is billed to. None where we don't know the end."""
+    """The wallet that an end is billed to. None where the end is unknown."""
     return connection.execute(_WALLET_OF, {"id": end_id}).scalar_one_or_none()
 
 
@@ -134,50 +134,50 @@ def find_run(connection: sa.Connection, end_id: UUID) -> Run | None:
 
 
 def is_charge(connection: sa.Connection, end_id: UUID) -> bool:
-    """Whether this is no end, but what a correction has charged."""
+    """Whether this id isn't an end's but that of a charge made by a correction."""
     return connection.execute(sa.select(sa.exists().where(corrections.c.charge_id == end_id))).scalar_one()
 
 
 def taken(connection: sa.Connection, end_id: UUID) -> Figures:
-    """What the ledger has taken for a run by now, corrections included."""
+    """What the ledger has taken for a run so far, corrections included."""
     row = connection.execute(_TAKEN, {"id": end_id}).one()
     usage = Usage(*(int(getattr(row, name)) for name in _USAGE))
     return Figures(usage, int(row.base_cost_micros), int(row.profit_micros))
 
 
 def open_parts(connection: sa.Connection, end_id: UUID) -> list[Any]:
-    """What of a run isn't paid: rows of the inbox, oldest first."""
+    """The unpaid parts of a run: inbox rows, oldest first."""
     return list(connection.execute(sa.text(_OPEN), {"id": end_id}))
 
 
 def lock_open_parts(connection: sa.Connection, end_id: UUID) -> list[Any]:
-    """The same, locked.
+    """The unpaid parts of a run, locked.
 
-    Settlement may have one of them for the moment in which it finds that the wallet is ours.
+    A settlement may hold one of these rows for a moment, until it finds that we have locked the wallet.
     """
     return list(connection.execute(_LOCK_OPEN, {"id": end_id}))
 
 
 def figures_of(part: Any) -> Figures:
-    """Of a row of the inbox: the cost that was promised counts, also where somebody changed its parts."""
+    """The figures of an inbox row. Its accepted cost counts, even where somebody has changed its parts."""
     usage = Usage(*(getattr(part, name) for name in _USAGE))
     return Figures(usage, part.base_cost_micros, part.cost_micros - part.base_cost_micros)
 
 
 def find(connection: sa.Connection, end_id: UUID, reference: str) -> Correction | None:
-    """The correction of an end under this reference."""
+    """The correction of an end with this reference."""
     return _one(connection, corrections.c.end_id == end_id, corrections.c.reference == reference)
 
 
 def find_last(connection: sa.Connection, end_id: UUID) -> Correction | None:
-    """The last correction of an end so far."""
+    """An end's latest correction."""
     statement = sa.select(*_COLUMNS).where(corrections.c.end_id == end_id).order_by(corrections.c.id.desc()).limit(1)
     row = connection.execute(statement).one_or_none()
     return None if row is None else Correction(*row)
 
 
 def find_chargeback(connection: sa.Connection, wallet_id: WalletId, reference: str) -> Correction | None:
-    """The chargeback to a wallet under this reference."""
+    """The chargeback to a wallet with this reference."""
     return _one(
         connection,
         corrections.c.wallet_id == wallet_id,
@@ -193,20 +193,20 @@ def list_of_end(connection: sa.Connection, end_id: UUID) -> list[Correction]:
 
 
 def costs_by_now(connection: sa.Connection, end_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """What those of these ends that were corrected cost since their last correction."""
+    """Costs, since their last correction, of those of these ends that were corrected."""
     rows = connection.execute(_COSTS_BY_NOW, {"ids": list(end_ids)})
     return {row.end_id: row.cost_after_micros for row in rows}
 
 
 def insert(connection: sa.Connection, usage: Usage | None, **values: Any) -> Correction:
-    """Keep a correction; `usage` is what the run has used by it."""
+    """Store a correction; `usage` is the run's usage according to it."""
     values |= asdict(usage) if usage is not None else {}
     row = connection.execute(sa.insert(corrections).values(**values).returning(*_COLUMNS)).one()
     return Correction(*row)
 
 
 def insert_charge(connection: sa.Connection, **values: Any) -> None:
-    """Have a wallet owe something as if an end hadn't been covered: settlement decides what becomes of it."""
+    """Add a charge to a wallet's debts, as an end that wasn't covered: settlement decides whether it can be paid."""
     connection.execute(
         sa.insert(end_inbox).values(
             state=EndState.RETRYING, last_error=FailureReason.INSUFFICIENT_TOKENS, is_debt=False, **values

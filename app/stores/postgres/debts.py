@@ -1,6 +1,6 @@
-"""Debts: ends that failed for want of tokens, in one line per wallet, tried when the wallet's `collect_at` comes.
+"""Debts: ends that failed for lack of tokens, one queue per wallet, retried when the wallet's `collect_at` comes.
 
-Whoever calls these, but `due_wallets` and `rooms`, has the wallet locked.
+Except for `due_wallets` and `rooms`, the caller has locked the wallet.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from app.domain.reasons import FailureReason
 from app.domain.wallets import WalletId
 from app.stores.postgres.settlement import ATTEMPTS_KEPT, ClaimedEnd, RetryPolicy
 
-# Dead ones as well: they wait for money like the others, only nobody tries them by the clock. The line is the wallet's,
-# whose lock is held; a row that somebody locks by hand is left out rather than waited for.
+# Includes dead letters: they are paid in turn like the others, only without automatic retries. The wallet's lock
+# protects the queue. A row that somebody has locked by hand is skipped instead of waited for.
 _OLDEST = sa.text("""
     SELECT id, wallet_id, cost_micros, request_id FROM end_inbox
     WHERE wallet_id = :wallet_id AND state <> 'accepted' AND last_error = 'insufficient_tokens'
@@ -37,7 +37,7 @@ _LOCK = sa.text("""
     FROM wallets WHERE wallet_id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
-# Ends that were covered when they came and aren't settled yet: debt takes nothing that they were promised.
+# Cost of ends that were covered when accepted and aren't settled yet: debts must leave them what they were promised.
 _PROMISED = sa.text("""
     SELECT coalesce(sum(cost_micros), 0) FROM end_inbox
     WHERE wallet_id = :wallet_id AND state = 'accepted' AND NOT is_debt
@@ -58,7 +58,7 @@ _COUNT_FAILURE = sa.text("""
     SELECT id, state FROM counted
 """)
 
-# The wait doubles with every attempt of the oldest up to the cap; the jitter spreads what failed together.
+# The wait doubles with each attempt of the oldest debt, up to the cap. The jitter spreads debts that failed together.
 _SCHEDULE = sa.text("""
     UPDATE wallets SET collect_at = CASE WHEN CAST(:at_once AS boolean) THEN now() ELSE (
         SELECT now() + make_interval(
@@ -71,7 +71,8 @@ _SCHEDULE = sa.text("""
     WHERE wallet_id = :wallet_id
 """)
 
-# Nobody is told twice: who is due already was told of, or is found by the next look for those that are due.
+# A wallet that is due already isn't returned again: it was announced before, or the next query for due wallets finds
+# it.
 _WAKE = sa.text("""
     UPDATE wallets SET collect_at = now()
     WHERE wallet_id = :wallet_id AND (collect_at IS NULL OR collect_at > now())
@@ -86,7 +87,7 @@ _WAKE = sa.text("""
     ), 0)
 """)
 
-# The same room that `lock` tells of, for whoever only looks.
+# The same room as `lock` computes, without locking.
 _ROOMS = sa.text("""
     SELECT wallet_id, CAST(posted_micros + overdraft_limit_micros - coalesce((
         SELECT sum(cost_micros) FROM end_inbox AS i
@@ -109,7 +110,7 @@ class IndebtedWallet:
 
 @dataclass(frozen=True, slots=True)
 class LockedWallet:
-    """What a locked wallet may be charged for debts, whether they are due for a try, and what they add up to."""
+    """What a locked wallet can pay debts with, whether a retry is due, and the sum of its debts."""
 
     room_micros: int
     is_due: bool
@@ -118,14 +119,16 @@ class LockedWallet:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a wallet can pay debts with, and when it is tried next. Negative: accepted ends were promised more."""
+    """What a wallet can pay debts with, and when its next retry is. Negative where accepted ends cost more than there
+    is.
+    """
 
     micros: int
     next_attempt_at: datetime | None
 
 
 def lock(connection: sa.Connection, wallet_id: WalletId) -> LockedWallet | None:
-    """Lock a wallet. None where there is none, or somebody else has it."""
+    """Lock a wallet. None where it doesn't exist or another transaction has locked it."""
     row = connection.execute(_LOCK, {"wallet_id": wallet_id}).one_or_none()
     if row is None:
         return None
@@ -139,14 +142,14 @@ def claim_oldest(connection: sa.Connection, wallet_id: WalletId, limit: int) -> 
 
 
 def claim_oldest_retrying(connection: sa.Connection, wallet_id: WalletId, limit: int) -> list[ClaimedEnd]:
-    """Lock the oldest debts of a wallet that are still tried by the clock."""
+    """Lock the oldest debts of a wallet that are still retried automatically."""
     return [ClaimedEnd(*row) for row in connection.execute(_OLDEST_RETRYING, {"wallet_id": wallet_id, "limit": limit})]
 
 
 def count_failure(
     connection: sa.Connection, ends: Sequence[ClaimedEnd], policy: RetryPolicy, error: FailureReason
 ) -> list[UUID]:
-    """Note of claimed debts that they couldn't be paid once more, and why. Those that become dead letters by it."""
+    """Count a failed try of claimed debts, with its reason. Returns those that become dead letters by it."""
     counted = connection.execute(
         _COUNT_FAILURE,
         {
@@ -160,8 +163,8 @@ def count_failure(
 
 
 def schedule(connection: sa.Connection, wallet_id: WalletId, policy: RetryPolicy, *, at_once: bool = False) -> None:
-    """Say when a wallet's debts are tried next: by the attempts of the oldest, or never where none is tried by the
-    clock any more.
+    """Set when a wallet's debts are retried next, by the attempts of the oldest; never where none is retried
+    automatically any more.
     """
     connection.execute(
         _SCHEDULE,
@@ -175,16 +178,16 @@ def schedule(connection: sa.Connection, wallet_id: WalletId, policy: RetryPolicy
 
 
 def wake(connection: sa.Connection, wallet_id: WalletId) -> list[IndebtedWallet]:
-    """Make a wallet's debts due if it can pay the oldest by now. The wallet, if somebody has to be told of it."""
+    """Make a wallet's debts due if it can pay the oldest one now. Returns the wallet if the workers have to be told."""
     return [IndebtedWallet(*row) for row in connection.execute(_WAKE, {"wallet_id": wallet_id})]
 
 
 def due_wallets(connection: sa.Connection, limit: int) -> Sequence[IndebtedWallet]:
-    """Wallets whose debts are due for a try, but those that somebody has locked."""
+    """Wallets whose debts are due for a retry, except locked ones."""
     return [IndebtedWallet(*row) for row in connection.execute(_DUE, {"limit": limit})]
 
 
 def rooms(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> dict[WalletId, Room]:
-    """What wallets can pay debts with now; who isn't named has no wallet."""
+    """What wallets can pay debts with now; a wallet that doesn't exist is left out."""
     rows = connection.execute(_ROOMS, {"wallet_ids": list(wallet_ids)})
     return {row.wallet_id: Room(row.micros, row.collect_at) for row in rows}

@@ -1,4 +1,5 @@
-"""All that is known of one end: its row of the inbox, its tries, its place in the line, its entries in the ledger."""
+"""Everything known about one end: its inbox row, its failed tries, its place in the queue of debts, its ledger entries.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from app.domain.wallets import WalletId
 from app.stores.postgres.ledger import ENTRY_COLUMNS, LedgerEntry
 from app.stores.postgres.tables import end_attempts, end_inbox, end_keys, token_transactions
 
-# What `debts` collects before an end: the same line, in the same order.
+# The debts that `debts` collects before an end: the same queue in the same order.
 _AHEAD = sa.text("""
     SELECT count(*) AS ends, coalesce(sum(cost_micros), 0) AS micros FROM end_inbox
     WHERE wallet_id = :wallet_id AND state <> 'accepted' AND last_error = 'insufficient_tokens' AND id < :id
@@ -23,7 +24,7 @@ _AHEAD = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A try that has failed; the first one has number 1."""
+    """A failed try; the first one has number 1."""
 
     number: int
     attempted_at: datetime
@@ -32,7 +33,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """What its caller was told, in the guide's words."""
+    """The first answer to the end, in the guide's words."""
 
     deduction: str
     spendable_micros: int
@@ -44,7 +45,7 @@ def find_open(connection: sa.Connection, end_id: UUID) -> Any | None:
 
 
 def open_charges(connection: sa.Connection, end_id: UUID) -> Sequence[Any]:
-    """What corrections of an end have charged and nobody has paid, oldest first."""
+    """Unpaid charges of an end's corrections, oldest first."""
     statement = sa.select(end_inbox).where(end_inbox.c.corrects == end_id).order_by(end_inbox.c.id)
     return connection.execute(statement).all()
 
@@ -52,7 +53,7 @@ def open_charges(connection: sa.Connection, end_id: UUID) -> Sequence[Any]:
 def entries(connection: sa.Connection, end_id: UUID) -> list[LedgerEntry]:
     """The ledger entries of an end and of its corrections, oldest first. Those in archives are left out."""
     entry = token_transactions.c
-    # An index for each: of one kind, of one other, of write-offs, of what corrects it.
+    # Each condition has an index: usage, charges, write-offs, entries of corrections.
     conditions = (
         sa.and_(entry.kind == "usage", entry.end_id == end_id),
         sa.and_(entry.kind.in_(["amendment", "chargeback"]), entry.end_id == end_id),
@@ -64,7 +65,7 @@ def entries(connection: sa.Connection, end_id: UUID) -> list[LedgerEntry]:
 
 
 def attempts(connection: sa.Connection, end_id: UUID) -> list[Attempt]:
-    """The tries that have failed, oldest first, as far as they are remembered."""
+    """The failed tries that are still stored, oldest first."""
     columns = (end_attempts.c.number, end_attempts.c.attempted_at, end_attempts.c.error)
     statement = sa.select(*columns).where(end_attempts.c.end_id == end_id).order_by(end_attempts.c.number)
     return [Attempt(*row) for row in connection.execute(statement)]
@@ -73,9 +74,9 @@ def attempts(connection: sa.Connection, end_id: UUID) -> list[Attempt]:
 def first_answer(
     connection: sa.Connection, end_id: UUID, idempotency_key: str | None, process_id: str | None
 ) -> FirstAnswer | None:
-    """None of an end that came without a key: nobody remembers it."""
+    """None for an end that came without a key: its answer isn't stored."""
     keys = []
-    # By one key after the other, each of which has an index; `end_id` has none.
+    # Search by the keys, each of which has an index; `end_id` has none.
     if idempotency_key is not None:
         keys.append(end_keys.c.idempotency_key == idempotency_key)
     if process_id is not None:
@@ -88,6 +89,6 @@ def first_answer(
 
 
 def ahead(connection: sa.Connection, wallet_id: WalletId, end_id: UUID) -> tuple[int, int]:
-    """How many debts of a wallet are paid before an end, and what they cost in micro-tokens."""
+    """Number and cost (micro-tokens) of a wallet's debts that are paid before an end."""
     found = connection.execute(_AHEAD, {"wallet_id": wallet_id, "id": end_id}).one()
     return found.ends, int(found.micros)

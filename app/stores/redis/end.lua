@@ -4,7 +4,7 @@
 -- idempotency key, price as text, '1' if nothing was used
 -- Returns {'miss'}, {'marked', available, held, deduction},
 --      {'free', available, held} where nothing was used: the run's hold is released and nothing is recorded,
---      or {'seen', end id, payload hash, available, held, deduction, price}: the answer to the first call with this key.
+--      or {'seen', end id, payload hash, available, held, deduction, price}: the first answer to this key.
 local epoch, end_id, cost, process_id, hash, record_ms, keyed, price, free = unpack(ARGV)
 
 local missing, wallet = is_missing(epoch)

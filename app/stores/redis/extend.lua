@@ -2,7 +2,7 @@
 -- KEYS: wallet, holds, and if the call has an idempotency key, its record
 -- ARGV: epoch, process id, amount to add ('0': none), milliseconds to add, longest life from now in ms,
 --       idle milliseconds, payload hash, record's milliseconds
--- Returns {'miss'}, {'none'} (no open hold) or {outcome, available, held, hold's amount, hold's end in ms, payload hash},
+-- Returns {'miss'}, {'none'} (no open hold) or {outcome, available, held, amount and end (ms) of the hold, payload hash},
 --       outcome one of: granted, denied, or seen (the answer that the first call with this key got).
 local epoch, process_id, more, more_ms, life_ms_max, idle_ms, hash, record_ms = unpack(ARGV)
 
