@@ -98,7 +98,9 @@ class TopUpRequestBooks(_Books):
         top_up_requests.request(self._connection, [wallet_id])
 
     def expire(self, limit: int) -> Sequence[WalletId]:
-        """Expire overdue requests of up to `limit` wallets that no other transaction has locked. Returns those wallets."""
+        """Expire overdue requests of up to `limit` wallets that no other transaction has locked. Returns those
+        wallets.
+        """
         return top_up_requests.expire(self._connection, limit)
 
     def request_wanted(self, limit: int) -> Sequence[WalletId]:

@@ -122,7 +122,9 @@ class PriceImportBooks(CatalogBooks):
     """The catalog's books, and imports of price lists."""
 
     def take_seconds(self, seconds: float) -> None:
-        """Allow statements this many seconds: thousands of prices take longer to write than a request's statements may."""
+        """Allow statements this many seconds: thousands of prices take longer to write than a request's
+        statements may.
+        """
         allow_seconds(self._connection, seconds)
 
     def catalog(self) -> Catalog:

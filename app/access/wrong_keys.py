@@ -84,7 +84,9 @@ class WrongKeys:
         return verdict.wait_seconds
 
     def report(self) -> None:
-        """Every REPORT_SECONDS, log what was counted since the last report, if it was much or an address had to wait."""
+        """Every REPORT_SECONDS, log what was counted since the last report, if it was much or an address had to
+        wait.
+        """
         now = self._now()
         if now - self._reported_at < REPORT_SECONDS:
             return

@@ -18,7 +18,9 @@ PAUSE_AFTER_DECLINE_SECONDS = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who a rule applies to: one wallet, named by its user, or all wallets of a package that have no rule of their own."""
+    """Who a rule applies to: one wallet, named by its user, or all wallets of a package that have no rule of
+    their own.
+    """
 
     user_id: str | None = None
     package_id: str | None = None

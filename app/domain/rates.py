@@ -112,7 +112,9 @@ class Rates:
         return found
 
     def _in_tier(self, tier: Tier | None) -> tuple[int, int, int, int, int, int]:
-        """The rates in a tier, in the order of `Kind`: input, cached input, cache writes, output, reasoning, request."""
+        """The rates in a tier, in the order of `Kind`: input, cached input, cache writes, output, reasoning,
+        request.
+        """
         plain = self.input_micros_per_million
         cached = self.cached_input_micros_per_million
         written = self.cache_write_micros_per_million

@@ -59,7 +59,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Which ledger entries; a field that is None doesn't filter. `package_id` is the package that the wallet has now."""
+    """Which ledger entries; a field that is None doesn't filter. `package_id` is the package that the wallet
+    has now.
+    """
 
     since: datetime | None = None
     until: datetime | None = None

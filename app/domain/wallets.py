@@ -65,7 +65,9 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class UntoldEnd:
-    """An end that its wallet's row doesn't include yet. `is_failed`: the balance didn't cover it when it was accepted."""
+    """An end that its wallet's row doesn't include yet. `is_failed`: the balance didn't cover it when it was
+    accepted.
+    """
 
     cost_micros: int
     is_failed: bool

@@ -87,7 +87,9 @@ class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
     def establish_connection(self) -> Any:
-        """Connect to a Redis that takes writes. Raises ConnectionError where it takes none, as where none is reachable."""
+        """Connect to a Redis that takes writes. Raises ConnectionError where it takes none, as where none is
+        reachable.
+        """
         connection = super().establish_connection()
         try:
             # A write that needs memory, as a worker's and a publisher's do.

@@ -57,7 +57,9 @@ def message_counts(client: Redis, queues: Sequence[str]) -> dict[str, int]:
 
 
 def is_waiting(client: Redis, queue: str, task: str) -> bool:
-    """Whether a message of this task waits in a queue, or so many others that one more is useless. Raises RedisError."""
+    """Whether a message of this task waits in a queue, or so many others that one more is useless. Raises
+    RedisError.
+    """
     found = client.lrange(f"{KEY_PREFIX}{queue}", 0, MESSAGES_LOOKED_AT - 1)
     return len(found) >= MESSAGES_LOOKED_AT or any(_task_of(message) == task for message in found)
 

@@ -1,4 +1,6 @@
-"""API keys as rows: created, made to expire, revoked, never deleted. Keys of the environment have rows without a hash."""
+"""API keys as rows: created, made to expire, revoked, never deleted. Keys of the environment have rows without
+a hash.
+"""
 
 from __future__ import annotations
 

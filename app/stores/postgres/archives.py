@@ -104,7 +104,9 @@ def last_entry_before(connection: sa.Connection, until: datetime, seconds: float
 
 
 def broken_wallet(connection: sa.Connection, last_entry_id: int, seconds: float) -> str | None:
-    """A wallet whose entries up to this one don't add up to the balance that the last of them states; None if all do."""
+    """A wallet whose entries up to this one don't add up to the balance that the last of them states; None if
+    all do.
+    """
     allow_seconds(connection, seconds)
     return connection.execute(_BROKEN, {"last_entry_id": last_entry_id}).scalar_one_or_none()
 

@@ -1,4 +1,6 @@
-"""Everything known about one end: its inbox row, its failed tries, its place in the queue of debts, its ledger entries."""
+"""Everything known about one end: its inbox row, its failed tries, its place in the queue of debts, its ledger
+entries.
+"""
 
 from __future__ import annotations
 

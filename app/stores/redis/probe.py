@@ -27,7 +27,9 @@ class RedisState:
 
 class Probe:
     def __init__(self, client: Redis, others: Redis) -> None:
-        """`client` is the probe's own, so that the probe never waits for a connection that other calls are waiting on."""
+        """`client` is the probe's own, so that the probe never waits for a connection that other calls are
+        waiting on.
+        """
         self._client = client
         self._others = others
 

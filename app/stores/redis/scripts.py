@@ -89,7 +89,9 @@ class WalletScripts:
         self._drop(wallet_keys(wallet_id), error)
 
     def _drop(self, keys: Sequence[str], error: Exception) -> None:
-        """Drop a copy that no script can work with. Its holds are lost; everything else is loaded again from Postgres."""
+        """Drop a copy that no script can work with. Its holds are lost; everything else is loaded again from
+        Postgres.
+        """
         log.error("sick_copy_dropped", key=keys[0], error=str(error)[:200])
         self._client.unlink(*keys)
 

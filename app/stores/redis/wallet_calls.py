@@ -41,7 +41,9 @@ class StartCall:
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """The decision of `start.lua`. With `SEEN` all values, the process id included, are those that the first call got."""
+    """The decision of `start.lua`. With `SEEN` all values, the process id included, are those that the first
+    call got.
+    """
 
     outcome: CacheVerdict
     available_micros: int
