@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tokentill.errors import UsageUnreadableError
-from tokentill.usage.model import Usage, count, get, record
+from tokentill.usage.model import COUNTS, Usage, count, get, record
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -28,6 +28,11 @@ INPUT: tuple[Path, ...] = (
     ("promptTokenCount",),
     ("inputTokenCount",),
     ("prompt_eval_count",),
+    # Gemini's interactions.
+    ("total_input_tokens",),
+    # Cohere charges for these; its `tokens` have its own templates in them.
+    ("billed_units", "input_tokens"),
+    ("tokens", "input_tokens"),
 )
 OUTPUT: tuple[Path, ...] = (
     ("completion_tokens",),
@@ -41,6 +46,9 @@ OUTPUT: tuple[Path, ...] = (
     ("responseTokenCount",),
     ("outputTokenCount",),
     ("eval_count",),
+    ("total_output_tokens",),
+    ("billed_units", "output_tokens"),
+    ("tokens", "output_tokens"),
 )
 TOTAL: tuple[Path, ...] = (
     ("total_tokens",),
@@ -79,7 +87,7 @@ PARTS = (
             ("reasoningTokens",),
             ("reasoning_tokens",),
         ),
-        beside=(("thoughts_token_count",), ("thoughtsTokenCount",)),
+        beside=(("thoughts_token_count",), ("thoughtsTokenCount",), ("total_thought_tokens",)),
     ),
     _Part(
         "cached_input_token",
@@ -88,6 +96,7 @@ PARTS = (
             ("prompt_tokens_details", "cached_tokens"),
             ("input_tokens_details", "cached_tokens"),
             ("input_token_details", "cache_read"),
+            ("input_token_details", "cached_tokens"),
             ("promptTokensDetails", "cachedTokens"),
             ("inputTokensDetails", "cachedTokens"),
             ("inputTokenDetails", "cacheReadTokens"),
@@ -97,6 +106,7 @@ PARTS = (
             ("cachedContentTokenCount",),
             ("prompt_cache_hit_tokens",),
             ("cached_tokens",),
+            ("total_cached_tokens",),
         ),
         beside=(("cache_read_input_tokens",), ("cacheReadInputTokens",), ("cacheReadInputTokenCount",)),
     ),
@@ -126,7 +136,7 @@ PARTS = (
         "tool_use_token",
         "input",
         inside=(),
-        beside=(("tool_use_prompt_token_count",), ("toolUsePromptTokenCount",)),
+        beside=(("tool_use_prompt_token_count",), ("toolUsePromptTokenCount",), ("total_tool_use_tokens",)),
     ),
 )
 
@@ -148,7 +158,8 @@ def counts_of(report: Any) -> Usage:
     if input_token is None and output_token is None:
         raise UsageUnreadableError("The usage has no count that is known")
     wholes = {"input": input_token, "output": output_token}
-    found = [part for part in _parts(report, input_path) if wholes[part.whole] is not None]
+    # A part may stand without its whole: Gemini's thoughts, where they used up all that was allowed.
+    found = _parts(report, input_path)
     _, total = _first(report, TOTAL)
     if total == 0:
         total = None  # Left at its default by some, LiteLLM's embeddings among them.
@@ -158,7 +169,32 @@ def counts_of(report: Any) -> Usage:
             wholes[part.whole] = (wholes[part.whole] or 0) + part.count
     kinds: dict[str, Any] = {part.kind: part.count for part in found}
     kinds.pop("tool_use_token", None)
-    return Usage(input_token=wholes["input"], output_token=wholes["output"], **kinds)
+    usage = Usage(input_token=wholes["input"], output_token=wholes["output"], **kinds)
+    return _with_iterations(usage, report)
+
+
+def _with_iterations(usage: Usage, report: Any) -> Usage:
+    """Anthropic counts the answer; what it took to compact or advise is reported beside it."""
+    iterations = get(report, "iterations")
+    if not isinstance(iterations, list):
+        return usage
+    # A stream's last event may leave the input out: then it is the sum of all iterations.
+    names = [name for name in COUNTS if getattr(usage, name) is None] if usage.input_token is None else []
+    sums = {name: getattr(usage, name) or 0 for name in COUNTS}
+    beside = False
+    for iteration in iterations:
+        is_beside = get(iteration, "type") in _NOT_IN_THE_ANSWER
+        beside = beside or is_beside
+        counts = counts_of(iteration)
+        for name in COUNTS if is_beside else names:
+            sums[name] += getattr(counts, name) or 0
+    if not beside:
+        return usage
+    told: dict[str, Any] = {name: number or getattr(usage, name) for name, number in sums.items()}
+    return Usage(**told)
+
+
+_NOT_IN_THE_ANSWER = {"compaction", "advisor_message"}
 
 
 def _places(found: list[_Found], wholes: dict[str, int | None], total: int | None) -> tuple[bool, ...]:

@@ -74,12 +74,16 @@ class _Answer:
     pieces: int = 0
     # The totals will grow: the provider said that it goes on.
     growing: bool = False
+    # The model has stopped, so that no total grows any more.
+    stopped: bool = False
+    # The provider gave up in the middle of it.
+    broken: bool = False
     over: bool = False
     of_model: bool = False
     # Counted by the feature or its extractor, whose word is above any count of pieces.
     own: bool = False
     report: Any = None
-    unreadable: UsageUnreadableError | None = None
+    unreadable: UsageError | None = None
 
     @property
     def only_pieces(self) -> bool:
@@ -95,6 +99,8 @@ class _Answer:
         usage = reading.usage
         self.model = usage.model or self.model
         self.pieces += reading.pieces
+        self.stopped = self.stopped or reading.stopped
+        self.broken = self.broken or reading.broken
         self.of_model = self.of_model or not reading.own
         self.own = self.own or (reading.own and usage.said)
         if reading.unreadable is not None:
@@ -108,7 +114,7 @@ class _Answer:
     def _replace(self, usage: Usage, *, input_at_least: bool) -> None:
         # A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
         self.unreadable = None
-        self.growing = usage.final is False
+        self.growing = usage.final is False and not self.stopped
         for whole, parts in WITHIN.items():
             said = getattr(usage, whole)
             known = self.total.get(whole, 0) if input_at_least and whole == "input_token" else 0
@@ -216,15 +222,16 @@ class Meter:
         for answer in self._answers:
             if answer.unreadable is not None:
                 unreadable.append(answer)
-            if not left_early and answer.incomplete(by_pieces=self._count_pieces):
+            broke_off = left_early or answer.broken
+            if not broke_off and answer.incomplete(by_pieces=self._count_pieces):
                 missing.append(answer)
                 continue
-            counts = answer.counts(by_pieces=self._count_pieces, left_early=left_early)
+            counts = answer.counts(by_pieces=self._count_pieces, left_early=broke_off)
             if counts:
                 requests += 1
                 for name, count in counts.items():
                     sums[name] += count
-            elif answer.of_model and answer.unreadable is None and not left_early:
+            elif answer.of_model and answer.unreadable is None and not broke_off:
                 missing.append(answer)
         sums.update(self._whole_run)
         for whole, parts in WITHIN.items():
@@ -302,7 +309,8 @@ class Meter:
         error: UsageError
         if unreadable:
             why = unreadable[0].unreadable
-            error = UsageUnreadableError(f"The usage of an answer can't be read: {why}")
+            kind = UsageMissingError if isinstance(why, UsageMissingError) else UsageUnreadableError
+            error = kind(f"The usage of an answer can't be read: {why}")
             error.__cause__ = why
         elif missing:
             error = UsageMissingError("A model answered, and its usage was not reported")
