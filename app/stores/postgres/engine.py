@@ -13,29 +13,30 @@ from app.stores.failures import Failure
 from app.stores.postgres.connect import connect
 from app.stores.postgres.failures import NoAnswer, failure_of
 
-# How much later than Postgres itself we end a statement: by then it hangs, or nobody is there any more.
+# Our own limit on a statement ends this much after Postgres's: by then the server hangs or can't be reached.
 GRACE_SECONDS = 0.5
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-# Who waits longer for a row is answered that it is busy: the row may be locked for as long as somebody likes.
+# A statement that waits longer than this for a row fails as busy: somebody may keep the row locked for any time.
 LOCK_WAIT_SECONDS_MAX = 1.0
-# A migration that waits to change a table holds up all who come after it, so it waits no longer and begins anew ...
+# A migration that waits for a table's lock blocks everybody who comes after it. It waits at most this long, then retries ...
 MIGRATION_LOCK_SECONDS = 3.0
-# ... but for building an index, which holds up nobody: longer than an export may take, for which it waits.
+# ... except for building an index, which blocks nobody: it waits for running exports, longer than one may take.
 INDEX_LOCK_SECONDS = 4_000.0
 
-# A process's connections for requests, tasks and settlement ...
+# Connections of a process for requests, tasks and settlement ...
 POOL_SIZE = 8
 POOL_OVERFLOW = 7
-# ... and the one by which its watcher looks, whatever becomes of the others.
+# ... the watcher's own connection, so that it can look when all others are in use ...
 WATCH_POOL_SIZE = 1
-# ... and those of exports, each of which keeps one for as long as it runs.
+# ... and those of exports, each of which keeps one connection for as long as it runs.
 EXPORTS_MAX = 2
 
 
 class LimitedConnection(psycopg.Connection[Any]):
-    """A connection with a limit of our own on every wait.
+    """A connection with a time limit of our own on every wait.
 
-    A stopped server, a frozen disk or machine and a lost network keep none of Postgres's own limits, nor TCP's.
+    Neither Postgres's limits nor TCP's work when a server is stopped, a disk or machine is frozen, or the network is
+    lost.
     """
 
     time_limit_seconds: float | None = None
@@ -44,7 +45,7 @@ class LimitedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.time_limit_seconds if timeout is None else timeout)
         except psycopg.errors._WaitTimeout as error:
-            # What comes back later answers a question that nobody has any more.
+            # An answer that came later would be taken for that of the next statement, so the connection is closed.
             self.close()
             raise NoAnswer("no answer in time") from error
 
@@ -52,8 +53,8 @@ class LimitedConnection(psycopg.Connection[Any]):
 def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: int = POOL_OVERFLOW) -> sa.Engine:
     """An engine whose statements, connects and waits for a pooled connection all end within the configured time.
 
-    A pooled connection isn't tried before it is used: who uses it has to be ready for one that was lost meanwhile. One
-    that can't write is given up with all that were made before it, so that the next ones find the server that can.
+    A pooled connection isn't tested before use: the caller has to handle one that was lost meanwhile. When a connection
+    turns out to be unable to write, all older ones are discarded with it, so that new ones find the server that can.
     """
     limits = _limits(config.database_timeout_seconds)
     return _create_engine(
@@ -67,7 +68,7 @@ def create_engine(config: Config, *, pool_size: int = POOL_SIZE, max_overflow: i
 
 
 def create_migration_engine(config: Config) -> sa.Engine:
-    """An engine whose statements take as long as they take: a migration may rewrite a table, or index it."""
+    """An engine without a limit on statements: a migration may rewrite or index a whole table."""
     unlimited = dict.fromkeys(LIMITS, 0)
     return _create_engine(
         config,
@@ -95,11 +96,11 @@ def _create_engine(
         max_overflow=max_overflow,
         pool_timeout=max(1.0, timeout_seconds),
         connect_args={
-            # libpq counts it in whole seconds, and takes 1 for 2.
+            # libpq counts in whole seconds and turns 1 into 2.
             "connect_timeout": max(2, int(timeout_seconds)),
             "application_name": "tokentill",
             "options": _as_options({**session_limits, "timezone": "UTC"}),
-            # A peer that vanished without a word is noticed, not waited for.
+            # Notice a peer that vanished without closing the connection, instead of waiting for it.
             "tcp_user_timeout": _milliseconds(timeout_seconds),
             "keepalives": 1,
             "keepalives_idle": 5,
@@ -119,7 +120,7 @@ def _create_engine(
 
     @sa.event.listens_for(engine, "begin")
     def _limit_transaction(connection: sa.Connection) -> None:
-        # Where a pooler gives each transaction another session, only what a transaction sets itself holds.
+        # Behind a pooler that gives each transaction another session, only settings local to the transaction apply.
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             _set_locally(connection, transaction_limits)
 
@@ -131,22 +132,23 @@ def _create_engine(
     @sa.event.listens_for(engine, "handle_error")
     def _give_up_what_cannot_write(context: sa.engine.ExceptionContext) -> None:
         if failure_of(context.original_exception) is Failure.CANNOT_WRITE:
-            # As after a lost connection, SQLAlchemy closes this one and, when they are next taken, all older ones.
+            # SQLAlchemy then closes this connection at once, and all older pooled ones when they are next taken.
             context.is_disconnect = True
 
     return engine
 
 
 def _limits(timeout_seconds: float) -> dict[str, int]:
-    """Postgres's own limits on a session of ours, in its unit."""
+    """Postgres's own limits for our sessions, in milliseconds."""
     lock_seconds = min(LOCK_WAIT_SECONDS_MAX, timeout_seconds / 2)
-    # A process that stands still in the middle of a transaction lets go of the rows it has locked.
+    # The last limit makes Postgres end the transaction of a process that has stopped in the middle of it, and release
+    # its locks.
     limits_seconds = (timeout_seconds, lock_seconds, 2 * timeout_seconds)
     return dict(zip(LIMITS, map(_milliseconds, limits_seconds), strict=True))
 
 
 def _milliseconds(seconds: float) -> int:
-    """As Postgres and the kernel count."""
+    """Postgres and the kernel count in milliseconds."""
     return round(seconds * 1_000)
 
 
@@ -159,7 +161,7 @@ def _set_locally(connection: sa.Connection, settings: Mapping[str, int]) -> None
 
 
 def allow_seconds(connection: sa.Connection, seconds: float | None) -> None:
-    """Let the statements of this transaction take that long, None: as long as they take, and wait as long for locks."""
+    """Let each statement of this transaction take, and wait for locks, this long; None: without a limit."""
     _set_locally(connection, dict.fromkeys(LIMITS, 0 if seconds is None else _milliseconds(seconds)))
     driver_connection = cast("LimitedConnection", connection.connection.driver_connection)
     driver_connection.time_limit_seconds = None if seconds is None else seconds + GRACE_SECONDS

@@ -1,6 +1,6 @@
-"""Failed ends and debts, added up by whose they are, what was run, why they failed and for how long they have waited.
+"""Failed ends and debts, summed up by user, feature endpoint, model, error, age and so on.
 
-A debt is what a wallet owes: every failed end, and those that were replayed for as long as nobody has been at them.
+Debts are what wallets owe: every failed end, and replayed ends that count as debt until a worker has tried them again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _COLUMNS: dict[Group, sa.ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class FailedEndGroup:
-    """`key` are the values of the groups asked for, in their order; None where ends have none. The oldest and newest
-    are None of no ends.
+    """`key` has the values of the requested groups, in their order; a value is None where ends have none. Without ends,
+    `oldest_accepted_at` and `newest_accepted_at` are None.
     """
 
     key: tuple[str | None, ...]
@@ -49,7 +49,7 @@ class FailedEndGroup:
 
     @property
     def position(self) -> list[Any]:
-        """Where the list goes on behind it."""
+        """The cursor for groups after this one."""
         return [self.cost_micros, *(value or "" for value in self.key)]
 
 
@@ -62,7 +62,9 @@ def add_up(
     after: Sequence[Any] | None = None,
     limit: int | None = None,
 ) -> list[FailedEndGroup]:
-    """The largest sums first; `after` is the position to start behind. Without groups one, of all that match."""
+    """Groups, largest sums first; `after` is the position to continue from. With no `groups` one row for all that
+    match.
+    """
     keys = [_COLUMNS[group] for group in groups]
     source = end_inbox
     if Group.PACKAGE in groups:
@@ -72,7 +74,7 @@ def add_up(
         sa.select(
             *keys,
             sa.func.count(),
-            # Told apart byte by byte, which is several times as fast as by any language's rules.
+            # Compared byte by byte (collation C), which is several times as fast as by a language's rules.
             sa.func.count(end_inbox.c.user_id.collate("C").distinct()),
             cost_micros,
             *_of_state("retrying"),
@@ -84,7 +86,7 @@ def add_up(
         .where(condition(matching, OWED if are_debts else NOT_ACCEPTED))
         .group_by(*keys)
     )
-    # Nulls have no place in a comparison; no value is empty.
+    # Nulls can't be compared, so they become empty: no real value is empty.
     sortable = [sa.func.coalesce(key, "").collate("C") for key in keys]
     if after is not None:
         if not groups:
@@ -97,8 +99,8 @@ def add_up(
 
 
 def overview(connection: sa.Connection, matching: Filter, groups: Sequence[Group]) -> dict[Group, list[FailedEndGroup]]:
-    """By each of these alone, all in one look at the ends; the largest sums first. How many users each is about isn't
-    counted.
+    """Sums by each of these groups alone, all in one pass over the ends, largest first. The number of users isn't
+    counted (0).
     """
     keys = [_COLUMNS[group].label(group.value) for group in groups]
     inner = sa.select(*keys, end_inbox.c.state.label("of_state"), end_inbox.c.cost_micros, end_inbox.c.accepted_at)
@@ -123,7 +125,7 @@ def overview(connection: sa.Connection, matching: Filter, groups: Sequence[Group
     )  # fmt: skip
     found: dict[Group, list[FailedEndGroup]] = {group: [] for group in groups}
     for level, *row in connection.execute(statement):
-        # All bits are set but that of what it is grouped by, the first one in front.
+        # Of a row's `grouping` bits all are set except that of its own group; the first group has the highest bit.
         place = next(i for i in range(len(groups)) if not level >> (len(groups) - 1 - i) & 1)
         ends_count, cost, retrying_count, retrying_micros, dead_count, dead_micros, oldest, newest = row[len(groups) :]
         found[groups[place]].append(
@@ -144,7 +146,7 @@ def overview(connection: sa.Connection, matching: Filter, groups: Sequence[Group
 
 
 def position_from(groups: Sequence[Group], values: Any) -> list[Any]:
-    """A position that was written as JSON. Raises ValueError where it isn't one of these groups."""
+    """Parse a position from JSON. Raises ValueError where it doesn't fit these groups."""
     if not isinstance(values, list) or len(values) != len(groups) + 1:
         raise ValueError(values)
     if type(values[0]) is not int or not 0 <= values[0] < 10**30:
@@ -153,7 +155,7 @@ def position_from(groups: Sequence[Group], values: Any) -> list[Any]:
 
 
 def _of_state(state: str) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
-    """How many ends of a group are in a state, and what they cost."""
+    """Number and cost of a group's ends in this state."""
     is_it = end_inbox.c.state == state
     return (
         sa.func.count().filter(is_it),

@@ -1,4 +1,4 @@
-"""The part of the end inbox that operators look after: ends whose deduction has failed so far."""
+"""The part of the inbox that operators look after: ends whose settlement has failed so far."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from app.stores.postgres.tables import end_inbox, wallets
 
 NOT_ACCEPTED = end_inbox.c.state != sa.literal_column("'accepted'")
 
-# What failed for want of tokens goes back to the retry queue; anything else through settlement again. Until that has
-# been at it, it stays in its wallet's sum of debts: nothing that is cached changes.
+# Ends that failed for lack of tokens go back to the retry queue, all others through settlement again. Until a worker
+# has tried a replayed end, it stays in its wallet's sum of debts, so the cached wallet doesn't change.
 _REPLAY = sa.text("""
     WITH replayed AS (
         UPDATE end_inbox SET
@@ -55,7 +55,7 @@ class FailedEndRow:
     accepted_at: datetime
 
 
-# All debts of a wallet are tried together; one that its wallet doesn't know of yet is tried at once.
+# All debts of a wallet are retried together. A failed end that isn't part of the wallet's debts yet is tried at once.
 _NEXT_ATTEMPT_AT = sa.case(
     (end_inbox.c.state == "retrying", sa.func.coalesce(wallets.c.collect_at, end_inbox.c.accepted_at))
 ).label("next_attempt_at")
@@ -68,14 +68,16 @@ _ENDS = sa.select(*_COLUMNS).select_from(
 
 
 def condition(matching: Filter, among: sa.ColumnElement[bool] = NOT_ACCEPTED) -> sa.ColumnElement[bool]:
-    """That an end of the inbox matches; `among` is what the indexes of failed ends are made for."""
+    """That an inbox row matches; `among` repeats the condition of the partial indexes on failed ends, so that these are
+    used.
+    """
     parts = [among]
     for name in ("state", "user_id", "last_error", "feature_endpoint_id", "model", "kind"):
         value = getattr(matching, name)
         if value is not None:
             parts.append(end_inbox.c[name] == value)
     if matching.user_id is not None:
-        # A user's ends are found by the index of their wallet's.
+        # This condition lets the index on wallet_id be used: none is on user_id.
         parts.append(end_inbox.c.wallet_id == wallet_of(matching.user_id))
     if matching.package_id is not None:
         of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == matching.package_id)
@@ -84,12 +86,12 @@ def condition(matching: Filter, among: sa.ColumnElement[bool] = NOT_ACCEPTED) ->
 
 
 def any_of(ids: Collection[UUID]) -> sa.ColumnElement[bool]:
-    """That an end of the inbox is one of these, and has failed."""
+    """That an inbox row is one of these ends and has failed."""
     return sa.and_(is_any(end_inbox.c.id, ids), NOT_ACCEPTED)
 
 
 def _within(matching: Filter) -> Iterator[sa.ColumnElement[bool]]:
-    """Bounds of time, age and cost."""
+    """Conditions on time, age and cost."""
     accepted_at, cost_micros = end_inbox.c.accepted_at, end_inbox.c.cost_micros
     if matching.since is not None:
         yield accepted_at >= matching.since
@@ -99,7 +101,7 @@ def _within(matching: Filter) -> Iterator[sa.ColumnElement[bool]]:
     if matching.age is not None:
         ages.append(age_bounds(matching.age))
     for older_than_seconds, younger_than_seconds in ages:
-        # One that is as old as a bound says belongs to the band that begins there.
+        # An end exactly as old as a bound belongs to the band that begins there.
         if older_than_seconds is not None:
             yield accepted_at <= ago(older_than_seconds)
         if younger_than_seconds is not None:
@@ -131,15 +133,16 @@ def find(connection: sa.Connection, end_id: UUID) -> FailedEndRow | None:
 
 
 def payer_of(connection: sa.Connection, end_id: UUID) -> WalletId | None:
-    """The wallet of an unsettled end."""
+    """The wallet that pays for an unsettled end."""
     statement = sa.select(end_inbox.c.wallet_id).where(end_inbox.c.id == end_id)
     return connection.execute(statement).scalar_one_or_none()
 
 
 def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRow]:
-    """Have failed ends tried again from the start. Those accepted again before stay as they are, others are left out.
+    """Have failed ends retried from the start. Returns them, together with those that were replayed before; ends that
+    aren't in the inbox are left out.
 
-    The wallets are locked first, as collecting does.
+    The wallets are locked first, as in collecting debts.
     """
     ids = list(ids)
     wanted = is_any(end_inbox.c.id, ids)
@@ -150,12 +153,15 @@ def replay(connection: sa.Connection, ids: Collection[UUID]) -> list[FailedEndRo
 
 
 def claim(connection: sa.Connection, ids: Collection[UUID]) -> Sequence[Any]:
-    """Lock those of these ends that have failed; their whole rows, oldest first. Their wallet is locked already."""
-    # Locking accepted ends as well would invite deadlocks: settlement takes those before their wallet.
+    """Lock those of these ends that have failed, and return their whole rows, oldest first. The caller has locked their
+    wallet.
+    """
+    # Accepted ends aren't locked here: settlement locks those before their wallet, so locking them would invite
+    # deadlocks.
     statement = sa.select(end_inbox).where(is_any(end_inbox.c.id, ids), NOT_ACCEPTED).order_by(end_inbox.c.id)
     return connection.execute(statement.with_for_update()).all()
 
 
 def delete(connection: sa.Connection, ids: Collection[UUID]) -> None:
-    """Take ends that are locked out of the inbox."""
+    """Delete locked ends from the inbox."""
     connection.execute(sa.delete(end_inbox).where(is_any(end_inbox.c.id, ids)))

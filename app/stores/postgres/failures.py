@@ -1,4 +1,4 @@
-"""The one place that tells what an error of Postgres says about Postgres."""
+"""What an error of Postgres says about Postgres; nowhere else is this decided."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from app.stores.failures import Failure
 
 
 class NoAnswer(psycopg.OperationalError):
-    """Postgres took a statement and was silent for longer than it is allowed; the connection is given up."""
+    """Postgres took a statement and didn't answer within our time limit; the connection is closed."""
 
 
-# By SQLSTATE, or its class, the first two characters.
+# By SQLSTATE, or by its class (its first two characters).
 _AWAY = {
     "08",  # the connection broke
     "28",  # it lets us in no more
     "3D",  # the database is gone
     "57P01",  # shut down by an administrator
-    "57P02",  # a crash of another process took everybody along
+    "57P02",  # shut down because another process crashed
     "57P03",  # starting, or stopping
 }
 _CANNOT_WRITE = {
     "25006",  # read-only: a standby, or `default_transaction_read_only`
     "53",  # disk full, out of memory, out of connections
-    "58",  # the machine below it fails
+    "58",  # a failure of the system it runs on
 }
 
-# A connect that is refused carries no SQLSTATE, only what the server, or a pooler before it, said.
+# A refused connect has no SQLSTATE, only the text of the server or of a pooler in between.
 _OUT_OF_CONNECTIONS = ("too many clients", "too many connections", "remaining connection slots", "no more connections")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an error of SQLAlchemy or psycopg, or an OSError on the way to Postgres, says about it."""
+    """What an error of SQLAlchemy or psycopg, or an OSError on the way to Postgres, says about Postgres."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None)
     if state is not None:
@@ -41,7 +41,7 @@ def failure_of(error: BaseException) -> Failure:
             return Failure.CANNOT_WRITE
         return Failure.AWAY if {state, state[:2]} & _AWAY else Failure.REFUSED
     if isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError, OSError)):
-        # Not from the server, so it is about the way there: a connect that failed, a connection that broke.
+        # Without a SQLSTATE the error isn't the server's: a connect failed, or a connection broke.
         is_out = any(words in str(cause) for words in _OUT_OF_CONNECTIONS)
         return Failure.CANNOT_WRITE if is_out else Failure.AWAY
     if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
@@ -51,24 +51,24 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Did Postgres not answer at all, neither a connect nor a statement? It would only be waited for again."""
+    """Whether Postgres gave no answer at all, to a connect or a statement. A retry would only wait as long again."""
     return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, (NoAnswer, ConnectionTimeout))
 
 
 def is_passing(error: BaseException) -> bool:
-    """May the same statements succeed if they are sent again at once?"""
+    """Whether the same statements may succeed if they are sent again at once."""
     return isinstance(error, sa.exc.DBAPIError) and (
         isinstance(error.orig, (DeadlockDetected, SerializationFailure))
-        # The session was ended for being idle, which is about us and not about what we sent.
+        # The session was ended for being idle, which says nothing about the statements.
         or getattr(error.orig, "sqlstate", None) in ("25P03", "25P04", "57P05")
     )
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Did somebody else keep a row for longer than a statement may wait for it?"""
+    """Whether another session kept a row locked for longer than a statement may wait."""
     return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, LockNotAvailable)
 
 
 def is_too_slow(error: BaseException) -> bool:
-    """Did a statement run into its time limit, on a server that answers?"""
+    """Whether a statement exceeded its time limit on a server that answers."""
     return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled)

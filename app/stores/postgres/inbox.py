@@ -1,4 +1,4 @@
-"""The end inbox: ends we said yes to that the ledger doesn't show yet, and the memory of their keys."""
+"""The inbox: accepted ends that aren't in the ledger yet, and the keys of all ends with their first answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from app.domain.wallets import Deduction, WalletId
 from app.stores.postgres import settlement
 from app.stores.postgres.arrays import id_array, moment_array, number_array, text_array
 
-# One statement, the same for any number of rows: keyed ends enter only if their keys are new. Keys are inserted
-# in one order, so that two batches with the same keys wait for each other instead of deadlocking.
+# One statement for any number of rows. An end with keys is inserted only if its keys are new. Keys are inserted in one
+# order, so that two batches with the same keys wait for each other instead of deadlocking.
 _INSERT = sa.text("""
     WITH given AS (
         SELECT * FROM unnest(
@@ -52,13 +52,13 @@ _INSERT = sa.text("""
     SELECT id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, process_id, idempotency_key,
         request_id, profit_rule_id, base_cost_micros, profit_micros, cost_micros, state,
         CASE WHEN state = 'retrying' THEN 'insufficient_tokens' END,
-        -- The clock that decided may be ahead of ours.
+        -- The clock of the process that decided may be ahead of Postgres's.
         actor, least(now(), decided_at),
         price_id, cached_input_tokens, cache_write_tokens, reasoning_tokens, requests
     FROM given
     WHERE id IN (SELECT end_id FROM remembered) OR (
         idempotency_key IS NULL AND process_id IS NULL
-        -- What was kept elsewhere since before the ledger's last archive was entered long ago.
+        -- An end that was kept elsewhere since before the last archive of the ledger has long been recorded.
         AND (decided_at IS NULL OR id > (SELECT archived_end_id FROM system_state))
     )
     ON CONFLICT (id) DO NOTHING
@@ -72,8 +72,8 @@ _FIND_KEYS = sa.text("""
 """)
 
 
-# Each part reads one of the partial indexes, which the order asks for, and no more of it than the bound. The oldest end
-# is the first by id, which begins with its time.
+# Each subquery reads one partial index, which its ORDER BY selects, and only up to the bound. The oldest end comes
+# first by id, because an id begins with its time.
 COUNTED_MAX = 10_000
 _SUMMARY = sa.text("""
     SELECT
@@ -101,7 +101,7 @@ _ESTIMATES = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class KnownEnd:
-    """What a key was answered when it came first."""
+    """The answer that a key got when it was first used."""
 
     end_id: UUID
     user_id: str
@@ -114,7 +114,7 @@ class KnownEnd:
 
 
 class KnownEnds:
-    """Ends by the keys they came with."""
+    """Recorded ends, looked up by their keys."""
 
     def __init__(self, ends: Iterable[KnownEnd]) -> None:
         self._by_key: dict[str | None, KnownEnd] = {}
@@ -124,16 +124,16 @@ class KnownEnds:
             self._by_process[end.process_id] = end
 
     def sharing_a_key_with(self, request: EndRequest) -> list[KnownEnd]:
-        """Two at most: a request's two keys may have come with an end each."""
+        """At most two: the request's two keys may belong to different ends."""
         by_key = self._by_key.get(request.idempotency_key) if request.idempotency_key is not None else None
         by_process = self._by_process.get(request.process_id) if request.process_id is not None else None
         return [end for end in dict.fromkeys((by_key, by_process)) if end is not None]
 
 
 def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept: bool = False) -> set[UUID]:
-    """Record ends in one statement; the ids that are new. An end not among them is known already.
+    """Record ends in one statement. Returns the ids that are new; an end that isn't among them was recorded before.
 
-    They are accepted by it, unless they `were_kept` elsewhere since.
+    Their time of acceptance is now; with `were_kept` (in the spool, say) it is the time that their ids carry.
     """
     requests = [end.request for end in ends]
     rows = connection.execute(
@@ -172,7 +172,7 @@ def insert(connection: sa.Connection, ends: Sequence[AcceptedEnd], *, were_kept:
 def find_keys(
     connection: sa.Connection, idempotency_keys: Collection[str], process_ids: Collection[str]
 ) -> list[KnownEnd]:
-    """The ends that came with any of these keys."""
+    """The recorded ends that have any of these keys."""
     rows = connection.execute(
         _FIND_KEYS, {"keys": text_array(idempotency_keys), "process_ids": text_array(process_ids)}
     )
@@ -194,7 +194,7 @@ def find_keys(
 def to_settle_before(
     connection: sa.Connection, seconds: float, after_id: UUID, limit: int, but_not: Collection[WalletId] = ()
 ) -> list[UUID]:
-    """Ids of ends behind `after_id` that nobody has settled for longer than `seconds`, oldest first."""
+    """Ids after `after_id` of ends that have been unsettled for longer than `seconds`, oldest first."""
     rows = connection.execute(
         sa.text("""
             SELECT id FROM end_inbox
@@ -209,9 +209,10 @@ def to_settle_before(
 
 
 def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
-    """How many ends wait in each state, and for how many seconds the oldest accepted one has.
+    """The number of ends in each state, and the age in seconds of the oldest accepted one.
 
-    Counted up to a bound; from there on Postgres's own estimate, which its last vacuum made, where that is higher.
+    Counts are exact up to COUNTED_MAX; from there on they are Postgres's estimate from its last vacuum, where that is
+    higher.
     """
     found = connection.execute(_SUMMARY, {"counted_max": COUNTED_MAX}).one()
     counts: dict[str, int] = {state.value: getattr(found, state) for state in EndState}
@@ -224,9 +225,10 @@ def summary(connection: sa.Connection) -> tuple[dict[str, int], int]:
 
 
 def bury_reused(connection: sa.Connection, ends: Sequence[AcceptedEnd]) -> None:
-    """Record ends, whose keys another body had used before, as dead letters: an operator has to look at them.
+    """Record ends whose keys were used before with another body, as dead letters for an operator to look at.
 
-    Raises WalletBusy: one of their wallets is locked, and the transaction mustn't commit, as they would be billed.
+    Raises WalletBusy where one of their wallets is locked. Then the transaction mustn't commit, or the ends would be
+    billed.
     """
     requests = [replace(end.request, idempotency_key=None, process_id=None) for end in ends]
     unkeyed = [replace(end, request=request) for end, request in zip(ends, requests, strict=True)]

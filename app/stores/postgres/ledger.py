@@ -1,4 +1,4 @@
-"""The ledger: one entry for every change of a balance, never changed again."""
+"""The ledger: one entry for every change of a balance, never changed afterwards."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LedgerEntry:
 
 
 ENTRY_COLUMNS = [token_transactions.c[field.name] for field in fields(LedgerEntry)]
-# The same of an archived one: Postgres makes a row of the ledger's form of it again.
+# The same columns of an archived entry, which Postgres converts from JSON back into a row of the ledger.
 _ARCHIVED_COLUMNS = [
     sa.literal_column(
         f"(jsonb_populate_record(NULL::token_transactions, archived_postings.entry)).{column.name}", column.type
@@ -61,7 +61,7 @@ _ARCHIVED_COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """What is to be entered; `corrects` is the end that a correction is of."""
+    """An entry to be made; `corrects` is the end that it corrects."""
 
     user_id: str
     kind: str
@@ -89,8 +89,8 @@ class NewEntry:
     accepted_at: datetime | None = None
 
 
-# As one text, whatever their number: a statement with a parameter for each value takes longer to read than to run.
-# Numbered in the order in which they are given, so that each balance follows from the entry before.
+# All entries are one JSON text: with a parameter for each value, parsing the statement would take longer than running
+# it. They get ids in the order given, so that each balance follows from the entry before.
 _GIVEN = ("wallet_id", "balance_after_micros", *(field.name for field in fields(NewEntry)))
 _ENTER = sa.text(f"""
     INSERT INTO token_transactions ({", ".join(_GIVEN)})
@@ -103,10 +103,10 @@ _ENTER = sa.text(f"""
 
 
 def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]) -> list[LedgerEntry]:
-    """Enter changes of a wallet's balance, one after the other, from what is posted now on.
+    """Enter changes of a wallet's balance, one after the other, starting from its posted balance.
 
-    Whatever changes a balance but settlement comes through here. The wallet must be locked already, and its row is the
-    caller's to change.
+    All changes of balances except those of settlement are entered here. The caller has locked the wallet and updates
+    its row.
     """
     rows = []
     posted_micros = wallet.posted_micros
@@ -118,13 +118,13 @@ def enter(connection: sa.Connection, wallet: Wallet, entries: Sequence[NewEntry]
 
 
 def find_posting(connection: sa.Connection, wallet_id: WalletId, reference: str) -> LedgerEntry | None:
-    """The posting to a wallet under this reference. Ends and write-offs have references of their own."""
+    """The posting to a wallet with this reference. References of ends and write-offs are separate."""
     kinds = [kind.value for kind in PostingKind]
     return _find(connection, kinds, wallet_id=wallet_id, reference=reference)
 
 
 def find_entries(connection: sa.Connection, ids: Sequence[int]) -> list[LedgerEntry]:
-    """Entries by their numbers, in that order, archived or not; usage that was archived is left out."""
+    """Entries by id, in the order of their ids, archived ones included; only archived usage is left out."""
     rows = connection.execute(
         sa.union_all(
             sa.select(*ENTRY_COLUMNS).where(token_transactions.c.id.in_(ids)),
@@ -135,19 +135,19 @@ def find_entries(connection: sa.Connection, ids: Sequence[int]) -> list[LedgerEn
 
 
 def find_billed(connection: sa.Connection, charge_id: UUID) -> list[LedgerEntry]:
-    """The entry of what a correction has charged, if it is paid."""
+    """The entry of a correction's charge, once it is paid."""
     billing = token_transactions.c.kind.in_(["amendment", "chargeback"])
     rows = connection.execute(sa.select(*ENTRY_COLUMNS).where(token_transactions.c.end_id == charge_id, billing))
     return [LedgerEntry(*row) for row in rows]
 
 
 def billed(part: Any) -> NewEntry:
-    """The entry that bills what a row of the inbox stands for."""
+    """The entry that bills an inbox row."""
     entry = NewEntry(
         user_id=part.user_id,
         kind=part.kind,
         amount_micros=-part.cost_micros,
-        # The cost that was promised counts, also where somebody changed its parts.
+        # The accepted cost counts, even where somebody has changed its parts.
         base_cost_micros=part.base_cost_micros,
         profit_micros=part.cost_micros - part.base_cost_micros,
         cost_micros=part.cost_micros,
@@ -171,7 +171,7 @@ def billed(part: Any) -> NewEntry:
         accepted_at=part.accepted_at,
     )
     if part.kind == "chargeback":
-        # It has an amount, but no cost of anything.
+        # A chargeback has an amount but no cost.
         entry = replace(entry, base_cost_micros=None, profit_micros=None, cost_micros=None)
     return entry
 
@@ -181,16 +181,16 @@ def find_write_off(connection: sa.Connection, end_id: UUID) -> LedgerEntry | Non
 
 
 def billed_of(connection: sa.Connection, end_ids: Collection[UUID]) -> set[UUID]:
-    """Those of these rows of the inbox of which what they stand for is in the ledger."""
+    """Those of these inbox rows that the ledger already has an entry for."""
     entry = token_transactions.c
-    # An index for each of the two.
+    # Each of the two conditions has its own index.
     kinds = (entry.kind == "usage", entry.kind.in_(["amendment", "chargeback"]))
     found = sa.union_all(*(sa.select(entry.end_id).where(kind, is_any(entry.end_id, end_ids)) for kind in kinds))
     return set(connection.execute(found).scalars())
 
 
 def _find(connection: sa.Connection, kinds: Sequence[str], **values: Any) -> LedgerEntry | None:
-    """An entry of these kinds, archived or not."""
+    """The entry of one of these kinds with these values, archived or not."""
     for table, columns in ((token_transactions, ENTRY_COLUMNS), (archived_postings, _ARCHIVED_COLUMNS)):
         wanted = [table.c[name] == value for name, value in values.items()]
         statement = sa.select(*columns).where(table.c.kind.in_(kinds), *wanted)

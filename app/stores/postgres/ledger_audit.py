@@ -1,7 +1,7 @@
-"""What an audit of the ledger reads: each wallet's entries behind its checkpoint, in slices of a bounded size.
+"""What an audit of the ledger reads: each wallet's entries after its checkpoint, in slices of bounded size.
 
-A checkpoint says that a wallet's entries up to this one follow from each other and add up to this balance. It is moved
-on behind entries that were right, and only then; of an entry that was changed behind it only a full audit tells.
+A checkpoint states that a wallet's entries up to an id follow from each other and end at a balance. It only moves past
+entries that were found right. An entry that is changed before the checkpoint is found by a full audit only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from app.domain.wallets import WalletId
 from app.stores.postgres.engine import allow_seconds
 
-# A checkpoint whose own entry isn't what it was begins again at the start: where the archived entries end.
+# A checkpoint whose own entry has changed isn't used: the audit starts again where the archived entries end.
 _POSITIONS = sa.text("""
     SELECT w.wallet_id, coalesce(t.id, a.entry_id, 0) AS entry_id,
         coalesce(t.balance_after_micros, a.balance_micros, 0) AS balance_micros
@@ -27,8 +27,8 @@ _POSITIONS = sa.text("""
     WHERE w.wallet_id > :after ORDER BY w.wallet_id LIMIT :limit
 """)
 
-# One statement is one snapshot of the wallets and their entries. Sums are numeric: whatever somebody wrote past the
-# server, they don't overflow.
+# One statement is one snapshot of the wallets and their entries. Sums are numeric, so that they don't overflow whatever
+# somebody wrote directly into the database.
 _SLICES = sa.text("""
     SELECT w.wallet_id, w.posted_micros, w.overdraft_limit_micros, s.entries, s.last_entry, s.amount_micros,
         s.breaks, s.first_break
@@ -60,8 +60,8 @@ _SET = sa.text("""
     ON CONFLICT (wallet_id) DO UPDATE SET entry_id = excluded.entry_id, balance_micros = excluded.balance_micros
 """)
 
-# One snapshot again: a debt is told in the transaction that makes it one. The wallets are a range, so that their ends
-# are read in one pass, whatever the statistics say of a wallet with most of them.
+# One snapshot again: an end becomes debt in the same transaction that adds it to its wallet's sum. The wallets are a
+# range, so that their ends are read in one pass, whatever the statistics say about a wallet that has most of them.
 _WRONG_DEBTS = sa.text("""
     SELECT w.wallet_id, w.debt_micros, coalesce(owed_micros, 0) AS owed_micros
     FROM wallets AS w LEFT JOIN (
@@ -69,7 +69,7 @@ _WRONG_DEBTS = sa.text("""
             SELECT wallet_id, cost_micros FROM end_inbox
             WHERE wallet_id BETWEEN :first_id AND :last_id AND state <> 'accepted' AND is_debt
             UNION ALL
-            -- Dead letters that were replayed stay debt until they are settled.
+            -- Replayed dead letters stay debt until they are settled.
             SELECT wallet_id, cost_micros FROM end_inbox
             WHERE wallet_id BETWEEN :first_id AND :last_id AND state = 'accepted' AND is_debt
         ) AS debts GROUP BY wallet_id
@@ -78,7 +78,7 @@ _WRONG_DEBTS = sa.text("""
     ORDER BY w.wallet_id
 """)
 
-# One look into the index for each wallet, however many ends one of them has.
+# One index lookup for each wallet, however many ends it has.
 _ORPHANS = sa.text("""
     WITH RECURSIVE payers (wallet_id) AS (
         (SELECT wallet_id FROM end_inbox ORDER BY wallet_id LIMIT 1)
@@ -99,7 +99,7 @@ _ORPHANS = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a wallet's ledger is known to be right, and the balance there."""
+    """The last entry up to which a wallet's ledger is known to be right, and the balance there."""
 
     wallet_id: WalletId
     entry_id: int
@@ -115,14 +115,14 @@ class ChainBreak:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The entries behind a position, so many at most, and the wallet at the same moment."""
+    """At most `entries_max` entries after a position, and the wallet at the same moment."""
 
     wallet_id: WalletId
     posted_micros: int
     overdraft_limit_micros: int
     entries: int
     end: Position
-    """Behind the last of them, with the balance that it says."""
+    """The position after these entries, with the balance that the last of them states."""
     amount_micros: int
     breaks: int
     first_break: ChainBreak | None
@@ -130,7 +130,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class WrongDebt:
-    """A wallet's debt that isn't the sum of the ends it stands for."""
+    """A wallet whose debt isn't the sum of its debts in the inbox."""
 
     wallet_id: WalletId
     debt_micros: int
@@ -139,7 +139,7 @@ class WrongDebt:
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """Unsettled ends whose wallet there isn't."""
+    """Unsettled ends whose wallet doesn't exist."""
 
     wallet_id: WalletId
     ends: int
@@ -147,7 +147,7 @@ class Orphans:
 
 
 def positions_after(connection: sa.Connection, after_id: str, limit: int, *, is_full: bool) -> list[Position]:
-    """Where the audit of each wallet goes on, in the order of wallet ids; `is_full`: at the start."""
+    """Where the audit of each wallet continues, in the order of wallet ids; with `is_full` at the start."""
     rows = connection.execute(_POSITIONS, {"after": after_id, "limit": limit, "is_full": is_full})
     return [Position(*row) for row in rows]
 
@@ -155,7 +155,7 @@ def positions_after(connection: sa.Connection, after_id: str, limit: int, *, is_
 def slices(
     connection: sa.Connection, positions: Sequence[Position], entries_max: int, timeout_seconds: float
 ) -> list[Slice]:
-    """The next entries of each of these wallets. It reads and blocks nobody."""
+    """The next entries of each of these wallets. Only reads, and blocks nobody."""
     allow_seconds(connection, timeout_seconds)
     rows = connection.execute(
         _SLICES,
@@ -183,7 +183,7 @@ def slices(
 
 
 def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) -> None:
-    """Remember how far these wallets' ledgers are right, also where it is less far than was known."""
+    """Store up to where these wallets' ledgers are right, even if that is less far than before."""
     connection.execute(
         _SET,
         {
@@ -195,14 +195,14 @@ def set_checkpoints(connection: sa.Connection, positions: Sequence[Position]) ->
 
 
 def wrong_debts(connection: sa.Connection, first_id: str, last_id: str, timeout_seconds: float) -> list[WrongDebt]:
-    """The wallets of this range of wallet ids whose debt isn't what their failed ends add up to."""
+    """Wallets in this range of ids whose debt isn't the sum of their failed ends."""
     allow_seconds(connection, timeout_seconds)
     rows = connection.execute(_WRONG_DEBTS, {"first_id": first_id, "last_id": last_id})
     return [WrongDebt(row.wallet_id, row.debt_micros, int(row.owed_micros)) for row in rows]
 
 
 def orphans(connection: sa.Connection, limit: int, timeout_seconds: float) -> list[Orphans]:
-    """Unsettled ends whose wallet there isn't."""
+    """Unsettled ends whose wallet doesn't exist."""
     allow_seconds(connection, timeout_seconds)
     rows = connection.execute(_ORPHANS, {"limit": limit})
     return [Orphans(row.wallet_id, row.ends, int(row.cost_micros)) for row in rows]

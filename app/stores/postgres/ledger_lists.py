@@ -1,7 +1,7 @@
-"""Ledger entries by what is asked of them, over one wallet or all.
+"""Ledger entries by filter, of one wallet or of all.
 
-Dates become a range of entry ids first, by one look into an index each: ids rise with the time of their entries, so a
-list or an export of some days reads no others.
+Times are first converted to a range of entry ids, by one index lookup each. Ids rise with the time of their entries, so
+a list or an export of some days reads only those.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from app.stores.postgres.ledger import ENTRY_COLUMNS, LedgerEntry
 from app.stores.postgres.tables import token_transactions as entries
 from app.stores.postgres.tables import wallets
 
-# An entry may be entered so much later than its transaction, whose moment it carries, has begun. None takes a minute.
+# Upper bound of the time between a transaction's start, which its entry carries, and the insert. None takes even a
+# minute.
 ENTERED_WITHIN = "interval '1 hour'"
 _ENTERED_WITHIN: sa.ColumnElement[Any] = sa.literal_column(ENTERED_WITHIN)
 
@@ -48,14 +49,15 @@ def conditions(wanted: Entries, wallet_id: WalletId | None) -> list[sa.ColumnEle
 
 
 def attributes(wanted: Entries) -> list[sa.ColumnElement[bool]]:
-    """What is asked of entries but when they were made."""
+    """Conditions on everything except the time of the entries."""
     found: list[sa.ColumnElement[bool]] = []
     for name in ("feature_endpoint_id", "model", "user_id", "price_id"):
         value = getattr(wanted, name)
         if value is not None:
             found.append(entries.c[name] == value)
     if wanted.kind is not None:
-        # Written out, so that the index of what isn't usage is known to have it.
+        # A literal instead of a parameter, so that the planner can use the partial index on everything that isn't
+        # usage.
         found.append(entries.c.kind == sa.literal_column(f"'{wanted.kind.value}'"))
     if wanted.package_id is not None:
         of_package = sa.select(wallets.c.wallet_id).where(wallets.c.package_id == wanted.package_id)
@@ -64,14 +66,14 @@ def attributes(wanted: Entries) -> list[sa.ColumnElement[bool]]:
 
 
 def _last_before(moment: datetime) -> sa.ColumnElement[Any]:
-    """An id that every entry since then is above."""
+    """An id below all entries since this moment."""
     probe = entries.alias("before")
     last = sa.select(probe.c.id).where(probe.c.created_at < _at(moment) - _ENTERED_WITHIN)
     return sa.func.coalesce(last.order_by(probe.c.created_at.desc()).limit(1).scalar_subquery(), 0)
 
 
 def _first_after(moment: datetime) -> sa.ColumnElement[Any]:
-    """An id that every entry until then is below."""
+    """An id above all entries before this moment."""
     probe = entries.alias("after")
     first = sa.select(probe.c.id).where(probe.c.created_at >= _at(moment) + _ENTERED_WITHIN)
     return sa.func.coalesce(first.order_by(probe.c.created_at).limit(1).scalar_subquery(), NEWEST)

@@ -1,4 +1,4 @@
-"""Imports of price lists as rows, and the usage by which their effect is told."""
+"""Imports of price lists as rows, and the past usage by which their effect is estimated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEGINNINGS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class PriceImportHead:
-    """What there is to say of an import in a list of them."""
+    """An import as lists show it."""
 
     id: int
     state: str
@@ -40,8 +40,8 @@ class PriceImportHead:
 
 @dataclass(frozen=True, slots=True)
 class PriceImport(PriceImportHead):
-    """`proposed` are the prices that an approval makes, `report` what else was found, both as the service writes them.
-    `price_ids` are the prices made, in the order of `proposed`.
+    """`proposed` are the prices that an approval adds, `report` is what else was found, both as the import service
+    writes them. `price_ids` are the prices added, in the order of `proposed`.
     """
 
     proposed: list[dict[str, Any]]
@@ -51,12 +51,12 @@ class PriceImport(PriceImportHead):
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """Usage of one wallet's runs with one model of one feature, all with more input than one length, up to the next."""
+    """Usage of one user's runs with one model of one feature endpoint, in one band of input length."""
 
     user_id: str
     feature_endpoint_id: str
     model: str | None
-    # How many of the lengths their input exceeds.
+    # How many of the given lengths these runs' input exceeds.
     length_index: int
     runs: int
     usage: Usage
@@ -103,10 +103,10 @@ def stored_rates(row: Mapping[str, Any]) -> Rates:
 
 
 def entries_since(connection: sa.Connection, since: datetime) -> tuple[int, int]:
-    """First and last number of the ledger's entries since a moment, found by halving; (1, 0) when there are none.
+    """Ids of the ledger's first entry since a moment, found by bisection, and of its last; (1, 0) where there are none.
 
-    Entries are numbered nearly in the order of their time: the first may be some entries early or late, so ask for a
-    moment with some time to spare, and look at each entry's own.
+    Ids are only nearly in the order of time, so the first may be off by some entries: pass a slightly earlier moment,
+    and check each entry's own time.
     """
     ids = token_transactions.c.id
     first, last = connection.execute(sa.select(sa.func.min(ids), sa.func.max(ids))).one()
@@ -134,19 +134,19 @@ def usage_sums(
     lengths: Sequence[int],
     models: Sequence[str],
 ) -> Sequence[UsageSum]:
-    """What runs used that were billed in these entries, since a moment. `models` are ids and patterns; of others'
-    runs some may come along.
+    """Sums of the usage billed in these entries since a moment. `models` are ids and patterns; some runs of other
+    models may be included.
     """
     entries = token_transactions.c
     length_index: sa.ColumnElement[int] = sa.literal(0)
     if lengths:
-        # From one token more on.
+        # A band begins one token above its length.
         bounds = sa.cast([length + 1 for length in lengths], sa.ARRAY(sa.BigInteger))
         length_index = sa.func.width_bucket(entries.input_tokens, bounds)
     groups = (entries.user_id, entries.feature_endpoint_id, entries.model, length_index.label("length_index"))
 
     def total(column: sa.ColumnElement[Any], otherwise: int = 0) -> sa.ColumnElement[int]:
-        # Entries from before usage was told by kind have no parts, and each was one request.
+        # Entries from before usage was recorded by kind have no parts, and each was one request.
         return sa.cast(sa.func.sum(sa.func.coalesce(column, otherwise)), sa.BigInteger)
 
     rows = connection.execute(
@@ -175,7 +175,9 @@ def usage_sums(
 
 
 def _is_of(column: sa.ColumnElement[Any], models: Sequence[str]) -> sa.ColumnElement[bool]:
-    """A look into a hash for exact ids; patterns are tried one by one, so many of them cost more than they save."""
+    """That a model is one of these: exact ids by a hash, patterns one by one. Many patterns cost more than they save
+    and are ignored.
+    """
     exact = [model for model in models if not model.endswith("*")]
     beginnings = [model.removesuffix("*") for model in models if model.endswith("*")]
     if len(beginnings) > BEGINNINGS_MAX:

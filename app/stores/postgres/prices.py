@@ -1,4 +1,4 @@
-"""Rate cards as rows: added, and never changed again."""
+"""Rate cards as rows: added, and never changed afterwards."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def insert(
     model: str | None,
     effective_from: datetime | None,
 ) -> RateCard | None:
-    """A new rate card, in effect from now on unless a moment is given. None: there is one for the same already.
+    """A new rate card, in force from now on, or from `effective_from`. None where there is one for the same scope and
+    moment.
 
-    The change of the catalog must have been announced: it puts additions one after another.
+    The caller has announced the change of the catalog first, which serialises additions.
     """
     values: dict[str, Any] = {
         "feature_endpoint_id": feature_endpoint_id,
         "model": model,
-        # Not when the transaction began: one that began before it and waited for us comes after it.
+        # Not the transaction's start: a transaction that began earlier but waited for ours must get a later time.
         "effective_from": sa.func.clock_timestamp() if effective_from is None else effective_from,
         "tiers": [_named(tier) for tier in rates.tiers],
         **{name: getattr(rates, name) for name in _RATE_COLUMNS},
@@ -50,7 +51,9 @@ def insert_all(
     feature_endpoint_id: str | None,
     effective_from: datetime,
 ) -> list[int]:
-    """Rate cards of many models, all from one moment on; their numbers. Fails where there is one for the same."""
+    """Add cards for many models, in force from one moment on. Returns their ids. Fails where there is one for the same
+    scope and moment.
+    """
     if not listed:
         return []
     rows = [
@@ -72,7 +75,7 @@ def all_cards(connection: sa.Connection) -> list[RateCard]:
 
 
 def by_ids(connection: sa.Connection, ids: Collection[int]) -> Mapping[int | None, RateCard]:
-    """What runs were priced by."""
+    """Rate cards by id."""
     if not ids:
         return {}
     return {row.id: _card(row) for row in connection.execute(sa.select(prices).where(prices.c.id.in_(ids)))}

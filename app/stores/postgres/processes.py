@@ -1,4 +1,4 @@
-"""Which processes have said that they live, and when: by Postgres's clock, which all hosts share."""
+"""Which processes have reported that they are alive, and when, by Postgres's clock, which all hosts share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-# Who has been silent for so long isn't told of any more: another has taken its place under another name.
+# A process silent for this long isn't listed any more: usually another one has replaced it under another name.
 FORGOTTEN_SECONDS = 3_600
 
 

@@ -1,4 +1,4 @@
-"""Reconciliations: asked for, running one at a time, and what each has found."""
+"""Reconciliations: requested, run one at a time, and stored with what each has found."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from app.domain.reasons import DriftKind
 from app.domain.wallets import WalletId
 from app.stores.postgres.tables import reconciliations
 
-# Any constant of our own: it only has to differ from other advisory locks on this database.
+# Any constant of our own that differs from other advisory locks on this database.
 BEGIN_LOCK = 7_236_501_119
 KEPT_MAX = 1_000
-# One that has said nothing for so long has died, and another may begin. More than any step of it takes.
+# A reconciliation silent for this long counts as dead, and another may begin. Longer than any of its steps takes.
 SILENT_SECONDS_MAX = 180
 
 
@@ -30,8 +30,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What is compared is the balance after the first wrong entry of a chain, what can be spent of a cached wallet, the
-    debt of debts, what a roll-up's runs brought, and else the posted balance.
+    """One difference. The two amounts are, by kind: the balance after the first wrong entry (ledger chain), what can be
+    spent (cached wallet), the debt (debt sum), what the runs brought (roll-up), and otherwise the posted balance.
     """
 
     wallet_id: WalletId
@@ -58,7 +58,7 @@ class Reconciliation:
 
     @property
     def adds_up(self) -> bool:
-        """Did it look at everything, and is nothing wrong left?"""
+        """Whether everything was checked and nothing wrong is left."""
         return self.state is State.DONE and self.drifted_count == self.repaired
 
 
@@ -66,7 +66,7 @@ _COLUMNS = [reconciliations.c[field.name] for field in fields(Reconciliation)]
 
 
 def request(connection: sa.Connection, *, is_full: bool) -> Reconciliation | None:
-    """Ask for a reconciliation. None while one is asked for or running."""
+    """Request a reconciliation. None while one is requested or running."""
     _alone(connection)
     open_states = reconciliations.c.state.in_((State.REQUESTED, State.RUNNING))
     if connection.execute(sa.select(sa.exists().where(open_states))).scalar_one():
@@ -75,14 +75,14 @@ def request(connection: sa.Connection, *, is_full: bool) -> Reconciliation | Non
 
 
 def begin(connection: sa.Connection, *, is_full: bool) -> Reconciliation | None:
-    """Begin the one that was asked for, or else one of one's own. None while one is running."""
+    """Begin the requested reconciliation, or else a new one. None while one is running."""
     return begin_requested(connection) or (
         None if _is_running(connection) else _insert(connection, **_RUNNING, is_full=is_full)
     )
 
 
 def begin_requested(connection: sa.Connection) -> Reconciliation | None:
-    """Begin the one that was asked for. None when none was, or while one is running."""
+    """Begin the requested reconciliation. None where none is requested, or while one is running."""
     _alone(connection)
     if _is_running(connection):
         return None
@@ -93,7 +93,9 @@ def begin_requested(connection: sa.Connection) -> Reconciliation | None:
 
 
 def say_alive(connection: sa.Connection, number: int) -> bool:
-    """Keep others from beginning. False: it took too long, and one of them has."""
+    """Report that this reconciliation still runs. False: it was silent for too long and counts as dead; another may
+    have begun.
+    """
     statement = sa.update(reconciliations).where(_is_ours(number))
     return connection.execute(statement.values(alive_at=sa.func.clock_timestamp())).rowcount == 1
 
@@ -109,7 +111,7 @@ def finish(
     repaired: int,
     drifted: Sequence[Drift],
 ) -> Reconciliation | None:
-    """Enter what was found. None when another has begun meanwhile, as this one was taken for dead."""
+    """Store the result. None where this reconciliation was taken for dead meanwhile."""
     statement = sa.update(reconciliations).where(_is_ours(number))
     row = connection.execute(
         statement.values(
@@ -138,7 +140,7 @@ _RUNNING = {
 
 
 def _alone(connection: sa.Connection) -> None:
-    """Put this transaction behind all others that begin or ask, and mark as failed what has died."""
+    """Serialise transactions that begin or request, and mark dead reconciliations as failed."""
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(BEGIN_LOCK)))
     silent = sa.func.clock_timestamp() - sa.func.make_interval(0, 0, 0, 0, 0, 0, SILENT_SECONDS_MAX)
     died = sa.update(reconciliations).where(

@@ -1,4 +1,4 @@
-"""Repricings and the runs that they are about."""
+"""Repricings and their runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.domain.wallets import WalletId
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import repriced_ends, repricings
 
-# Ends by their ids, settled or not: a batch reads from where the last one ended.
+# Ends by id, settled or not: each batch continues after the last end of the batch before.
 _NEXT = sa.text("""
     SELECT id FROM (
         (
@@ -77,7 +77,7 @@ class Repricing:
 
     @property
     def reference(self) -> str:
-        """Of its amendments."""
+        """The reference of this repricing's amendments."""
         return f"repricing-{self.id}"
 
     @property
@@ -97,7 +97,7 @@ class RepricingSums:
 
 @dataclass(frozen=True, slots=True)
 class RepricingGroup:
-    """What it does to one user's runs of one model."""
+    """What a repricing changes for one user's runs of one model."""
 
     user_id: str
     model: str | None
@@ -123,7 +123,7 @@ _END_COLUMNS = [repriced_ends.c[field.name] for field in fields(RepricedEnd)]
 
 
 def insert(connection: sa.Connection, filter: RepricingFilter, **values: Any) -> Repricing:
-    # What is accepted from now on is no past run.
+    # Runs accepted from now on aren't past runs.
     bounds = {"accepted_to": sa.func.now()} if filter.accepted_to is None else {}
     statement = sa.insert(repricings).values(**{**asdict(filter), **bounds, **values}).returning(*_COLUMNS)
     return _repricing(connection.execute(statement).one())
@@ -140,33 +140,33 @@ def list_newest(connection: sa.Connection, before_id: int, limit: int) -> list[R
 
 
 def unfinished(connection: sa.Connection) -> list[int]:
-    """Those that are selecting or applying, oldest first."""
+    """Repricings that are selecting or being applied, oldest first."""
     at_work = repricings.c.state.in_([RepricingState.SELECTING, RepricingState.APPLYING])
     return list(connection.execute(sa.select(repricings.c.id).where(at_work).order_by(repricings.c.id)).scalars())
 
 
 def lock(connection: sa.Connection, number: int) -> Repricing | None:
-    """Keep others from selecting for it. None while somebody does."""
+    """Lock a repricing, so that nobody else selects runs for it. None where another transaction has locked it."""
     statement = sa.select(*_COLUMNS).where(repricings.c.id == number).with_for_update(skip_locked=True)
     row = connection.execute(statement).one_or_none()
     return None if row is None else _repricing(row)
 
 
 def set_state(connection: sa.Connection, number: int, before: RepricingState, state: RepricingState) -> bool:
-    """False: it wasn't in the state before."""
+    """False where it wasn't in the state `before`."""
     statement = sa.update(repricings).where(repricings.c.id == number, repricings.c.state == before)
     return connection.execute(statement.values(state=state)).rowcount > 0
 
 
 def next_ends(connection: sa.Connection, repricing: Repricing, limit: int, seconds: float) -> list[UUID]:
-    """The ends behind those that were looked at, in the order of their ids."""
+    """The next ends after those already looked at, in the order of their ids."""
     allow_seconds(connection, seconds)
     asked = {**asdict(repricing.filter), "after": repricing.selected_up_to, "limit": limit}
     return list(connection.execute(_NEXT, asked).scalars())
 
 
 def add_ends(connection: sa.Connection, number: int, ends: Sequence[RepricedEnd], up_to: UUID) -> None:
-    """Freeze these, and note up to which end was looked."""
+    """Freeze these runs, and store up to which end was looked."""
     if ends:
         rows = [{"repricing_id": number, **asdict(end)} for end in ends]
         connection.execute(sa.insert(repriced_ends), rows)
@@ -174,14 +174,14 @@ def add_ends(connection: sa.Connection, number: int, ends: Sequence[RepricedEnd]
 
 
 def open_ends(connection: sa.Connection, number: int, after_id: UUID, limit: int) -> list[RepricedEnd]:
-    """Of its runs those that nothing was done about, in the order of their ids."""
+    """Its runs without an outcome, in the order of their ids."""
     is_open = (repriced_ends.c.repricing_id == number) & repriced_ends.c.outcome.is_(None)
     statement = sa.select(*_END_COLUMNS).where(is_open, repriced_ends.c.end_id > after_id)
     return [RepricedEnd(*row) for row in connection.execute(statement.order_by(repriced_ends.c.end_id).limit(limit))]
 
 
 def claim(connection: sa.Connection, number: int, end_id: UUID) -> bool:
-    """Lock a run of it. False: something was done about it meanwhile."""
+    """Lock a run of a repricing. False where the run has an outcome by now."""
     statement = sa.select(repriced_ends.c.end_id).where(
         repriced_ends.c.repricing_id == number, repriced_ends.c.end_id == end_id, repriced_ends.c.outcome.is_(None)
     )
@@ -201,7 +201,7 @@ def sums(connection: sa.Connection, number: int) -> RepricingSums:
 
 
 def groups(connection: sa.Connection, number: int, limit: int) -> list[RepricingGroup]:
-    """By user and model, what changes most first."""
+    """By user and model, largest change first."""
     rows = connection.execute(_GROUPS, {"id": number, "limit": limit})
     return [
         RepricingGroup(row.user_id, row.model, row.runs, int(row.old_cost_micros), int(row.new_cost_micros))

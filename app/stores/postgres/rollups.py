@@ -1,7 +1,8 @@
-"""Holding the daily roll-ups to the ledger that they are written with, and making them anew from it.
+"""Comparing the daily roll-ups with the ledger, and rebuilding them from it.
 
-Roll-ups follow the ledger by a trigger, in its transaction, so one statement always sees both agree, unless somebody
-changed either past the server. Of days whose entries were archived only the roll-ups are left; they are let be.
+A trigger writes roll-ups in the transaction of their ledger entries, so in one statement's snapshot both always agree,
+unless somebody has changed one of them directly in the database. Of archived days only the roll-ups are left; they
+aren't checked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from app.stores.postgres.tables import usage_daily
 
 _KEY = ("day", "wallet_id", "user_id", "feature_endpoint_id", "model", "price_id")
 _DAY = sa.cast(sa.func.timezone("UTC", entries.c.created_at), sa.Date)
-# What is added up of usage entries.
+# The columns summed up from usage entries.
 COUNTS = (
     "runs",
     "input_tokens",
@@ -39,7 +40,7 @@ def _summed(name: str, kind: str) -> sa.ColumnElement[Any]:
     return sa.func.coalesce(sa.func.sum(entries.c[name]).filter(entries.c.kind == kind), 0)
 
 
-# As the trigger adds them up (`roll_up_usage` in the migrations); a test holds both together.
+# The same sums as in the trigger (`roll_up_usage` in the migrations); a test compares the two.
 _SUMS: dict[str, sa.ColumnElement[Any]] = {
     "runs": sa.func.count().filter(entries.c.kind == "usage"),
     **{name: _summed(name, "usage") for name in (*COUNTS[1:], *COSTS)},
@@ -72,7 +73,7 @@ _KEPT_BY_OTHERS = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class WrongRollUp:
-    """A roll-up that isn't what the ledger says of its day: what its runs brought, by either."""
+    """A roll-up that differs from the ledger: its runs and what they brought, by the ledger and as found."""
 
     day: date
     wallet_id: WalletId
@@ -87,7 +88,7 @@ class WrongRollUp:
 
 
 def first_unarchived_day(connection: sa.Connection) -> date:
-    """The day from which on the ledger has all that roll-ups tell."""
+    """The first day whose ledger entries are all still there, so that roll-ups can be compared with them."""
     return archives.archived_until(connection) or date.min
 
 
@@ -97,7 +98,7 @@ def today(connection: sa.Connection) -> date:
 
 
 def next_day(connection: sa.Connection, since: date) -> date | None:
-    """The first day from `since` on that the ledger or the roll-ups have anything of."""
+    """The first day from `since` on for which the ledger or the roll-ups have rows."""
     oldest = (
         sa.select(_DAY).where(entries.c.created_at >= _begin_of(since)).order_by(entries.c.created_at).limit(1)
     ).scalar_subquery()
@@ -107,7 +108,7 @@ def next_day(connection: sa.Connection, since: date) -> date | None:
 
 
 def wrong(connection: sa.Connection, day: date, limit: int, seconds: float) -> list[WrongRollUp]:
-    """Roll-ups of a day that aren't what its entries add up to, in the order of their key; so many at most."""
+    """At most `limit` roll-ups of a day that differ from the sums of its entries, in the order of their keys."""
     allow_seconds(connection, seconds)
     said = _from_ledger(day).subquery("said")
     found = sa.select(usage_daily).where(usage_daily.c.day == day).subquery("found")
@@ -130,7 +131,7 @@ def wrong(connection: sa.Connection, day: date, limit: int, seconds: float) -> l
 
 
 def rebuild(connection: sa.Connection, day: date, wallet_id: WalletId) -> None:
-    """Make a wallet's roll-ups of a day anew from the ledger. The wallet must be locked already."""
+    """Rebuild a wallet's roll-ups of a day from the ledger. The caller has locked the wallet."""
     connection.execute(sa.delete(usage_daily).where(usage_daily.c.day == day, usage_daily.c.wallet_id == wallet_id))
     said = _from_ledger(day).where(entries.c.wallet_id == wallet_id)
     connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], said))
@@ -138,14 +139,16 @@ def rebuild(connection: sa.Connection, day: date, wallet_id: WalletId) -> None:
 
 
 def rebuild_day(connection: sa.Connection, day: date) -> None:
-    """The same for all wallets, which nobody may write to meanwhile."""
+    """Rebuild all roll-ups of a day. Nobody may write to its wallets meanwhile."""
     connection.execute(sa.delete(usage_daily).where(usage_daily.c.day == day))
     connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], _from_ledger(day)))
     usage_summaries.forget(connection, day)
 
 
 def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> set[WalletId]:
-    """Those of these wallets of which somebody else has a roll-up of now locked: adding to it would have to wait."""
+    """Those of these wallets for which another transaction has locked a current roll-up, so that adding to it would
+    wait.
+    """
     return set(connection.execute(_KEPT_BY_OTHERS, {"wallet_ids": list(wallet_ids)}).scalars())
 
 
@@ -163,7 +166,7 @@ def _from_ledger(day: date) -> sa.Select[Any]:
             entries.c.created_at >= _begin_of(day),
             entries.c.created_at < _begin_of(day + timedelta(days=1)),
             entries.c.kind.in_(RUN_KINDS),
-            # What was charged back and written off is about no run.
+            # A written-off chargeback isn't about a run.
             sa.or_(entries.c.kind != "write_off", entries.c.feature_endpoint_id.is_not(None)),
         )
         .group_by(*(_GROUPS.values()))

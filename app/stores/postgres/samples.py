@@ -1,4 +1,4 @@
-"""Samples: the whole in one row a minute, taken from the ledger, the inbox and the wallets in one snapshot."""
+"""Samples: the state of the whole system, one row a minute, taken in one snapshot of ledger, inbox and wallets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import sqlalchemy as sa
 from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.tables import samples
 
-# So long after a minute what was entered in it is committed, and counts.
+# How long after a minute its sample is taken, so that all entries made in it are committed.
 COMMIT_SECONDS_MAX = 3
-# An entry that came later after its end was accepted is a debt that was collected: it says nothing of how fast
-# settlement is. Where settlement itself stands for that long, the age of the backlog says so.
+# A longer lag belongs to a debt that was collected later, and says nothing about the speed of settlement. Where
+# settlement itself stops for this long, the age of the backlog shows it.
 LAG_SECONDS_MAX = 600
 KEPT_DAYS = 7
 
-# By the clock of Postgres, which all hosts share.
+# By Postgres's clock, which all hosts share.
 _TO_TAKE = sa.text("""
     SELECT last.minute FROM (
         SELECT date_trunc('minute', now() - make_interval(secs => :commit_seconds)) - interval '1 minute' AS minute
@@ -27,7 +27,7 @@ _TO_TAKE = sa.text("""
     WHERE NOT EXISTS (SELECT FROM samples WHERE samples.minute = last.minute)
 """)
 
-# The ledger is read by its index from the minute on, which is a minute or two of it.
+# The index on created_at limits the read to the last minute or two of the ledger.
 _TAKE = sa.text("""
     WITH entered AS MATERIALIZED (
         SELECT accepted_at, created_at, CAST(extract(epoch FROM created_at - accepted_at) AS double precision) AS lag
@@ -80,11 +80,11 @@ _PRUNE = sa.text("DELETE FROM samples WHERE minute < now() - make_interval(days 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was accepted and settled in the minute that begins then, and how things stood right after it.
+    """Numbers of ends accepted and settled in the minute that begins at `minute`, and the state right after it.
 
-    Of what was settled at once (see LAG_SECONDS_MAX), half were in the ledger after `lag_median_seconds`, 95 of 100
-    after `lag_p95_seconds`; None where nothing was. An age is None where there is nothing to be old. `debt_micros` is
-    what wallets owe, whether it is tried by the clock or dead; `held_micros` None: Redis was away.
+    The lags are of ends settled without being a debt (see LAG_SECONDS_MAX); None where there were none. An age is None
+    where nothing waits. `debt_micros` is what wallets owe, in retries or dead letters. `held_micros` is None where
+    Redis was away.
     """
 
     minute: datetime
@@ -112,13 +112,13 @@ _AMOUNTS = [field.name for field in fields(Sample) if field.name.endswith("_micr
 
 
 def to_take(connection: sa.Connection) -> datetime | None:
-    """The last whole minute, unless its sample is taken."""
+    """The last whole minute, unless its sample has been taken."""
     minute: datetime | None = connection.execute(_TO_TAKE, {"commit_seconds": COMMIT_SECONDS_MAX}).scalar_one_or_none()
     return minute
 
 
 def take(connection: sa.Connection, minute: datetime, until: datetime, held_micros: int | None, seconds: float) -> bool:
-    """Write a minute's sample, and remove those that are older than they are kept. False: somebody else has."""
+    """Write a minute's sample and delete those older than KEPT_DAYS. False where another process has written it."""
     allow_seconds(connection, seconds)
     parameters = {"minute": minute, "until": until, "held_micros": held_micros, "lag_max": LAG_SECONDS_MAX}
     is_ours = connection.execute(_TAKE, parameters).rowcount == 1
@@ -135,7 +135,7 @@ def between(
     before: datetime | None = None,
     limit: int | None = None,
 ) -> Sequence[Sample]:
-    """Newest first; those of minutes that begin before `before`, where a page goes on."""
+    """Newest first; only minutes before `before`, where a page continues."""
     statement = sa.select(*_COLUMNS).order_by(samples.c.minute.desc()).limit(limit)
     if since is not None:
         statement = statement.where(samples.c.minute >= since)
@@ -146,7 +146,7 @@ def between(
 
 
 def thinned(connection: sa.Connection, since: datetime, every_seconds: int) -> Sequence[Sample]:
-    """One in so many seconds, which are whole minutes, oldest first; and the latest one."""
+    """One sample for each `every_seconds` (whole minutes), oldest first, and the latest one."""
     moment = sa.cast(sa.func.extract("epoch", samples.c.minute), sa.BigInteger)
     latest = sa.select(sa.func.max(samples.c.minute)).scalar_subquery()
     statement = sa.select(*_COLUMNS).where(

@@ -1,4 +1,4 @@
-"""What is made for a feature, a model or both: profit rules and prices."""
+"""Lists of what is made for a feature endpoint, a model or both: profit rules and prices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from app.domain.reports import Scope
 
 
 def newest_made_for(table: sa.Table, scope: Scope, before_id: int, limit: int) -> sa.Select[Any]:
-    """A page of such rows, newest first."""
+    """A page of the rows for this scope, newest first."""
     made_for = [table.c[name] == value for name, value in asdict(scope).items() if value is not None]
     return sa.select(table).where(table.c.id < before_id, *made_for).order_by(table.c.id.desc()).limit(limit)

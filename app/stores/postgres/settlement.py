@@ -15,7 +15,7 @@ from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres import stale, wallets
 from app.stores.postgres.arrays import id_array
 
-# How many failed tries are kept per end, newest first to stay: two rounds of the default twelve attempts.
+# How many failed tries are kept per end, always the latest: two rounds of the default twelve attempts.
 ATTEMPTS_KEPT = 24
 
 # Skips rows that another worker is settling: that worker clears them. Ends of a wallet that another transaction has

@@ -1,7 +1,7 @@
-"""Entries of the spool that couldn't be made into inbox rows, as the bytes they were.
+"""Spool entries that couldn't be recorded in the inbox, stored as the bytes they were.
 
-Each is an end that was answered 200. It is out of Redis, which may be flushed, and out of the way of its neighbours;
-it is tried again now and then, as a newer version, or a repaired database, may take it.
+Each is an end that was answered 200. Here it is safe from a flush of Redis and doesn't delay its neighbours. It is
+retried from time to time, because a newer release or a repaired database may be able to record it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REASON_LENGTH_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """Why an entry can't be recorded, and what whoever refused it said."""
+    """Why an entry can't be recorded, and the text of the error."""
 
     reason: FailureReason
     detail: str = ""
@@ -30,7 +30,7 @@ class Aside:
 
 
 def put(connection: sa.Connection, entries: Mapping[SpoolEntry, Aside]) -> None:
-    """Keep entries, each with the reason why it can't be recorded. One that is kept already counts another try."""
+    """Store entries, each with the reason why it can't be recorded. For a stored entry this counts another try."""
     connection.execute(
         sa.text("""
             INSERT INTO spool_aside AS s (field, entry, reason)
@@ -47,7 +47,7 @@ def put(connection: sa.Connection, entries: Mapping[SpoolEntry, Aside]) -> None:
 
 
 def due(connection: sa.Connection, after_seconds: float, limit: int) -> list[SpoolEntry]:
-    """Entries whose last try is so long ago, the longest first."""
+    """Entries whose last try is at least `after_seconds` ago, the oldest try first."""
     rows = connection.execute(
         sa.text("""
             SELECT field, entry FROM spool_aside
@@ -59,7 +59,7 @@ def due(connection: sa.Connection, after_seconds: float, limit: int) -> list[Spo
 
 
 def remove(connection: sa.Connection, entries: Collection[SpoolEntry]) -> None:
-    """Forget entries that are recorded now."""
+    """Delete entries that have been recorded."""
     connection.execute(
         sa.text("DELETE FROM spool_aside WHERE field = ANY(CAST(:fields AS bytea[]))"),
         {"fields": [entry.field for entry in entries]},
@@ -67,7 +67,7 @@ def remove(connection: sa.Connection, entries: Collection[SpoolEntry]) -> None:
 
 
 def holding(connection: sa.Connection, end_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of these ends are kept here."""
+    """Which of these ends are stored here."""
     rows = connection.execute(
         sa.text("SELECT field FROM spool_aside WHERE field = ANY(CAST(:fields AS bytea[]))"),
         {"fields": [str(end_id).encode() for end_id in end_ids]},
@@ -76,10 +76,10 @@ def holding(connection: sa.Connection, end_ids: Sequence[UUID]) -> set[UUID]:
 
 
 def size(connection: sa.Connection) -> int:
-    """How many entries are kept."""
+    """How many entries are stored."""
     return int(connection.execute(sa.text("SELECT count(*) FROM spool_aside")).scalar_one())
 
 
 def _text(reason: str) -> str:
-    """What Postgres takes of a reason, in which the entry may be quoted."""
+    """A reason without characters that Postgres refuses: it may quote the entry."""
     return reason.replace("\0", "").encode(errors="backslashreplace").decode()[:REASON_LENGTH_MAX]

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from app.domain.wallets import Wallet, WalletId
 from app.stores.postgres.arrays import text_array
 
-# A change of several wallets is named by the first of them and its version, which no other change gave it. In the order
-# of bytes, as Python has it.
+# The note of a change of several wallets is identified by the first wallet and its version, which is unique to this
+# change. "First" is by byte order, as Python compares.
 _MARK = sa.text("""
     INSERT INTO stale_notes (wallet_id, version, wallet_ids)
     SELECT wallet_id, version, ARRAY[wallet_id] FROM wallets WHERE wallet_id = :wallet_id
@@ -27,7 +27,7 @@ _DEMAND_REFRESH = sa.text("""
     HAVING count(*) > 0
 """)
 
-# A note that comes back after a crash is worked off once more: nobody needs to wait for the disk.
+# Without waiting for the disk: if a crash brings a deleted note back, it is worked off once more, which does no harm.
 _CLEAR = sa.text("""
     WITH unhurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
     DELETE FROM stale_notes WHERE id = ANY(ARRAY(
@@ -56,27 +56,29 @@ class StaleNote:
 
 
 def mark(connection: sa.Connection, wallet_id: WalletId) -> None:
-    """Note a wallet whose version was raised: bringing that version to Redis is enough."""
+    """Note a wallet whose version was raised: sending that version to Redis is enough."""
     connection.execute(_MARK, {"wallet_id": wallet_id})
 
 
 def demand_refresh(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> None:
-    """Note wallets of which something changed that their version doesn't tell, such as the state of an end."""
+    """Note wallets with a change that their version doesn't show, such as the state of an end: they have to be
+    reloaded.
+    """
     connection.execute(_DEMAND_REFRESH, {"wallet_ids": text_array(wallet_ids)})
 
 
 def clear(connection: sa.Connection, changed: Collection[Wallet]) -> None:
-    """Strike off the note of the change that made these wallets what they are: Redis has it."""
+    """Delete the note of the change that made these wallets what they are: Redis has it."""
     first = min(changed, key=lambda wallet: wallet.id)
     connection.execute(_CLEAR, {"wallet_id": first.id, "version": first.version})
 
 
 def clear_refreshed(connection: sa.Connection, notes: Sequence[StaleNote]) -> None:
-    """Strike off notes whose wallets were refreshed."""
+    """Delete notes whose wallets were refreshed."""
     connection.execute(_CLEAR_REFRESHED, {"ids": [note.id for note in notes]})
 
 
 def older_than(connection: sa.Connection, seconds: float, limit: int) -> list[StaleNote]:
-    """The oldest of the notes that have stood for longer than `seconds`, or that only a refresh strikes off."""
+    """The oldest notes that are older than `seconds`, or that ask for a refresh."""
     rows = connection.execute(_OLDER_THAN, {"seconds": seconds, "limit": limit})
     return [StaleNote(row.id, row.wallet_ids) for row in rows]

@@ -1,9 +1,9 @@
-"""Statements: what stands between two moments of one wallet's ledger, and the balance at each end.
+"""Statements: one wallet's ledger entries between two moments, and the balance at each end.
 
-The ledger's order is that of its ids, in which each entry follows from the one before. An entry carries the moment at
-which its transaction began, so one that waited for the wallet may come behind another that says a later moment. A
-statement is therefore cut where the ledger first reaches a moment: statements follow each other without a gap, and add
-up. What came too late to be before the cut stands behind it.
+The ledger's order is that of its ids: each entry's balance follows from the entry before. An entry carries the time at
+which its transaction began, so one that waited for the wallet may come after an entry with a later time. A statement is
+therefore cut at the first entry that reaches a moment. That way statements follow each other without a gap and add up;
+an entry with an earlier time that comes after the cut belongs to the next statement.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from app.stores.postgres.ledger import ENTRY_COLUMNS, LedgerEntry
 from app.stores.postgres.ledger_lists import ENTERED_WITHIN, attributes
 from app.stores.postgres.tables import token_transactions as entries
 
-# The wallet's first entry that says this moment or a later one, above all where there is none. Ids rise with time, but
-# for what waited: one look into the index of moments tells behind which id to look.
+# The wallet's first entry with this time or a later one; the highest id where there is none. Ids rise with time except
+# for entries that waited, so one lookup in the index on created_at gives an id from which to search.
 _CUT = """
     coalesce((
         SELECT id FROM token_transactions AS t
@@ -82,7 +82,7 @@ _LIST_DAYS = sa.text(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The entries of a wallet from `first_id` to `last_id`, and the balance before and behind them."""
+    """The entries of a wallet from `first_id` to `last_id`, and the balance before and after them."""
 
     wallet_id: WalletId
     first_id: int
@@ -93,14 +93,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class DayBalance:
-    """The posted balance when a day ended, or now."""
+    """The posted balance at the end of a day, or now for a day that isn't over."""
 
     day: date
     balance_micros: int
 
 
 def span(connection: sa.Connection, wallet_id: WalletId, since: datetime | None, until: datetime | None) -> Span | None:
-    """Without `since` from the first entry that isn't archived. None where there is no such wallet."""
+    """Without `since` it begins at the first entry that isn't archived. None where the wallet doesn't exist."""
     row = connection.execute(_FIND_SPAN, {"wallet_id": wallet_id, "since": since, "until": until}).one_or_none()
     return None if row is None else Span(wallet_id, *row)
 
@@ -118,6 +118,6 @@ def conditions(within: Span) -> list[sa.ColumnElement[bool]]:
 
 
 def balances_by_day(connection: sa.Connection, wallet_id: WalletId, since: date, until: date) -> Sequence[DayBalance]:
-    """Of each day from `since` on, before `until`."""
+    """For each day from `since` up to, but without, `until`."""
     rows = connection.execute(_LIST_DAYS, {"wallet_id": wallet_id, "since": since, "until": until})
     return [DayBalance(*row) for row in rows]

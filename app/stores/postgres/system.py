@@ -1,5 +1,5 @@
-"""The counters of the one row of `system_state`. They only ever grow: one that is behind what it was is a sign that
-Postgres has lost what came since.
+"""The counters in the one row of `system_state`. They only grow: one that is lower than before shows that Postgres has
+lost commits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from app.stores.failures import Failure
 from app.stores.postgres.failures import failure_of
 from app.stores.postgres.tables import system_state
 
-# Further than any process can be ahead of another, and far below what Redis's scripts count exactly.
+# More than any process can be ahead of another, and far below what Redis's scripts count exactly.
 OVERTAKE = 1_000_000
 
 
@@ -22,16 +22,16 @@ class Counters:
     catalog_version: int = 0
     cache_epoch: int = 0
     heartbeat: int = 0
-    """How often somebody has written here to see whether that can be done."""
+    """Raised by each write that tests whether Postgres takes writes."""
     keys_version: int = 0
-    """How often an API key was made, rotated or revoked."""
+    """Raised with each change of API keys (made, rotated, revoked)."""
 
     def follows(self, known: Counters) -> bool:
-        """May this be the state of the same Postgres later on?"""
+        """Whether this can be a later state of the same Postgres, without lost commits."""
         return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(known), strict=True))
 
     def later(self, other: Counters) -> Counters:
-        """The higher one of each."""
+        """The higher value of each counter."""
         return Counters(*map(max, astuple(self), astuple(other)))
 
 
@@ -52,26 +52,26 @@ def read(connection: sa.Connection) -> SystemState:
 
 
 def beat(connection: sa.Connection) -> SystemState:
-    """The same, by a write that is committed when it answers."""
+    """Raise the heartbeat and return the state. The write is committed when this returns."""
     update = sa.update(system_state).values(heartbeat=system_state.c.heartbeat + 1)
     row = connection.execute(update.returning(*_COUNTERS, _NOW)).one()
     return SystemState(Counters(*row[: len(_NAMES)]), row.now)
 
 
 def bump_epoch(connection: sa.Connection) -> int:
-    """Start a new cache epoch; its number."""
+    """Start a new cache epoch. Returns its number."""
     update = sa.update(system_state).values(cache_epoch=system_state.c.cache_epoch + 1)
     epoch: int = connection.execute(update.returning(system_state.c.cache_epoch)).scalar_one()
     return epoch
 
 
 def announce_keys(connection: sa.Connection) -> None:
-    """Tell every process that API keys change, and put such changes one after another."""
+    """On commit, tell every process that API keys have changed. Also serialises such changes."""
     connection.execute(sa.update(system_state).values(keys_version=system_state.c.keys_version + 1))
 
 
 def overtake(connection: sa.Connection, known: Counters) -> Counters:
-    """Take all counters beyond what they were in a state that is lost; the counters after it."""
+    """Raise all counters above those of a state that was lost. Returns them."""
     update = sa.update(system_state).values(
         {name: sa.func.greatest(system_state.c[name], getattr(known, name)) + OVERTAKE for name in _NAMES}
     )
@@ -79,13 +79,13 @@ def overtake(connection: sa.Connection, known: Counters) -> Counters:
 
 
 def timeline(connection: sa.Connection) -> str | None:
-    """Which branch of its history Postgres writes: another after each promotion. None where it doesn't tell."""
+    """The WAL timeline that Postgres writes, which changes with each promotion. None where the server doesn't tell."""
     statement = sa.select(sa.func.left(sa.func.pg_walfile_name(sa.func.pg_current_wal_lsn()), 8))
     try:
         found: str = connection.execute(statement).scalar_one()
     except sa.exc.DBAPIError as error:
         if failure_of(error) is not Failure.REFUSED:
             raise
-        # Some hosted servers have no such function, and lose nothing when they fail over.
+        # Some hosted servers lack this function; they lose no commits when they fail over.
         return None
     return found

@@ -1,7 +1,6 @@
-"""Top-ups that were asked for, and what a wallet remembers of them.
+"""Requested top-ups, and what is remembered of them for each wallet.
 
-The functions of the migrations decide, for the triggers as for what is called here: whoever calls one has the wallet
-locked.
+Functions of the migrations decide, both for the triggers and for the calls here. The caller has locked the wallet.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _EXPIRED = sa.text("""
     ORDER BY w.wallet_id LIMIT :limit FOR NO KEY UPDATE OF w SKIP LOCKED
 """)
 
-# Wallets that a rule wants a top-up for and that no change of theirs has asked for: their rule is new, a month has
-# begun, a request has failed. What the caps of this month forbid was told.
+# Wallets whose rule wants a top-up although no change of theirs has led to a request: the rule is new, a month has
+# begun, or a request has failed. Wallets at this month's cap were reported and are left out.
 _WANTING = sa.text("""
     SELECT w.wallet_id FROM wallets AS w
     LEFT JOIN auto_top_up_rules AS own ON own.wallet_id = w.wallet_id
@@ -48,7 +47,7 @@ _COLUMNS = [top_up_requests.c[field.name] for field in fields(TopUpRequest)]
 
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """Which requests; what is None doesn't matter."""
+    """Which requests; a field that is None doesn't filter."""
 
     wallet_id: WalletId | None = None
     state: RequestState | None = None
@@ -62,7 +61,7 @@ class RequestFilter:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How auto top-up stands for a wallet: failures in a row, and since when and why it is stopped."""
+    """The state of auto top-up for a wallet: failures in a row, and since when and why it is stopped."""
 
     failed_requests: int = 0
     next_request_at: datetime | None = None
@@ -88,10 +87,11 @@ def list_newest(connection: sa.Connection, matching: RequestFilter, before_id: U
 
 
 def decline(connection: sa.Connection, request_id: UUID, reason: str) -> None:
-    """Whoever was asked says that no top-up will come. The next request waits for a while."""
+    """The receiver of the request declines it. The next request waits for a while."""
     values = {"state": RequestState.DECLINED, "reason": reason, "pause_seconds": PAUSE_AFTER_DECLINE_SECONDS}
     connection.execute(_FAIL, {"id": request_id, **values})
-    # One that had run out counts no more towards the month: nothing will come of it.
+    # An unanswered request becomes declined, so that it no longer counts towards the month's cap: no top-up will come
+    # of it.
     connection.execute(
         sa.update(top_up_requests)
         .where(top_up_requests.c.id == request_id, top_up_requests.c.state == RequestState.UNANSWERED)
@@ -100,7 +100,7 @@ def decline(connection: sa.Connection, request_id: UUID, reason: str) -> None:
 
 
 def expire(connection: sa.Connection, limit: int) -> list[WalletId]:
-    """Give up requests that no top-up has answered in their time, of wallets that nobody else has; their wallets."""
+    """Expire overdue requests of up to `limit` wallets that no other transaction has locked. Returns these wallets."""
     expired = connection.execute(_EXPIRED, {"limit": limit}).all()
     for row in expired:
         values = {"state": RequestState.UNANSWERED, "reason": None, "pause_seconds": 0}
@@ -109,14 +109,14 @@ def expire(connection: sa.Connection, limit: int) -> list[WalletId]:
 
 
 def request_wanted(connection: sa.Connection, limit: int) -> list[WalletId]:
-    """Ask for top-ups of wallets that want one and that nobody else has locked; those that were looked at."""
+    """Request top-ups for up to `limit` unlocked wallets that want one. Returns the wallets that were looked at."""
     wanting = list(connection.execute(_WANTING, {"limit": limit}).scalars())
     request(connection, wanting)
     return wanting
 
 
 def request(connection: sa.Connection, wallet_ids: Sequence[WalletId]) -> None:
-    """Ask for top-ups of those of these locked wallets that want one."""
+    """Request top-ups for those of these locked wallets that want one."""
     if wallet_ids:
         connection.execute(_REQUEST, {"wallet_ids": list(wallet_ids)})
 
@@ -128,7 +128,7 @@ def standing(connection: sa.Connection, wallet_id: WalletId) -> Standing:
 
 
 def resume(connection: sa.Connection, wallet_id: WalletId) -> None:
-    """Forget failures of a locked wallet's requests."""
+    """Reset the failures of a locked wallet's requests."""
     connection.execute(
         sa.update(wallet_watches)
         .where(wallet_watches.c.wallet_id == wallet_id)

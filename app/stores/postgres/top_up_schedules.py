@@ -1,4 +1,4 @@
-"""Schedules of top-ups. Which day it is this server says, whatever the clocks of others show."""
+"""Schedules of top-ups. Postgres says which day it is, whatever the clocks of other hosts show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IS_DUE = (schedules.c.state == sa.literal_column("'active'"), schedules.c.next_
 
 @dataclass(frozen=True, slots=True)
 class NewSchedule:
-    """`starts_on` None: today."""
+    """`starts_on` None means today."""
 
     reference: str
     target: Target
@@ -32,7 +32,7 @@ class NewSchedule:
 
 @dataclass(frozen=True, slots=True)
 class TopUpSchedule:
-    """`next_on` is when it falls due next, None once it never does again."""
+    """`next_on` is when the schedule falls due next; None once it never does again."""
 
     id: int
     reference: str
@@ -53,7 +53,7 @@ def today(connection: sa.Connection) -> date:
 
 
 def insert(connection: sa.Connection, new: NewSchedule, starts_on: date, next_on: date) -> TopUpSchedule | None:
-    """None where there is one under this reference."""
+    """None where there is a schedule with this reference."""
     values = {
         "reference": new.reference,
         "package_id": new.target.package_id,
@@ -97,20 +97,22 @@ def list_newest(connection: sa.Connection, before_id: int, limit: int) -> list[T
 
 
 def due(connection: sa.Connection) -> list[int]:
-    """Those that have fallen due, the longest first."""
+    """Schedules that are due, the longest overdue first."""
     statement = sa.select(schedules.c.id).where(*_IS_DUE).order_by(schedules.c.next_on, schedules.c.id)
     return list(connection.execute(statement).scalars())
 
 
 def lock_due(connection: sa.Connection, number: int) -> tuple[TopUpSchedule, date, date] | None:
-    """One that has fallen due, since when, and today. None where it hasn't any more, or somebody else is at it."""
+    """A schedule that is due, the day it was due, and today. None where it is no longer due, or another transaction has
+    locked it.
+    """
     statement = sa.select(schedules, _TODAY.label("today")).where(schedules.c.id == number, *_IS_DUE)
     row = connection.execute(statement.with_for_update(skip_locked=True)).one_or_none()
     return None if row is None else (_schedule(row), row.next_on, row.today)
 
 
 def update(connection: sa.Connection, number: int, **changes: Any) -> TopUpSchedule:
-    """Change a locked one; the schedule after it."""
+    """Change a locked schedule. Returns it as it is then."""
     statement = sa.update(schedules).where(schedules.c.id == number).values(changes).returning(schedules)
     return _schedule(connection.execute(statement).one())
 

@@ -1,4 +1,4 @@
-"""Top-ups of many wallets, and the wallets that each is about."""
+"""Top-ups of many wallets, and the wallets of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from app.stores.postgres.tables import top_up_batches as batches
 
 WAITING = "waiting"
 
-# One statement is one snapshot of who is meant. Debt is no part of what a wallet lacks: see `TopUpAmount`.
+# One statement is one snapshot of the wallets that are meant. Debt doesn't count towards what a wallet lacks: see
+# `TopUpAmount`.
 _PLANNED = """
     SELECT wallet_id, user_id,
         CASE WHEN :mode = 'add' THEN CAST(:amount_micros AS bigint)
@@ -65,7 +66,7 @@ _FIND_RESULTS, _SET_DONE = sa.text(_RESULTS), sa.text(_FINISH.format(results=_RE
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """`schedule_id` and `due_on` are of what a schedule asks for."""
+    """`schedule_id` and `due_on` are set where a schedule makes the batch."""
 
     reference: str
     target: Target
@@ -78,7 +79,7 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many wallets are meant, and what they lack or get in all."""
+    """How many wallets are meant, and the sum of what they get."""
 
     wallets: int
     micros: int
@@ -94,7 +95,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class TopUpBatch:
-    """A top-up of many wallets. What wallets it plans for is frozen; `results` are None until it is done."""
+    """A top-up of many wallets. Its planned wallets are frozen; `results` is None until it is done."""
 
     id: int
     reference: str
@@ -116,7 +117,7 @@ class TopUpBatch:
 
 @dataclass(frozen=True, slots=True)
 class BatchWallet:
-    """A wallet of it. `outcome` is None until something was done about it."""
+    """A wallet of a batch. `outcome` is None until it is handled."""
 
     wallet_id: WalletId
     user_id: str
@@ -130,14 +131,14 @@ _WALLET_COLUMNS = [members.c[field.name] for field in fields(BatchWallet)]
 
 
 def plan(connection: sa.Connection, target: Target, amount: TopUpAmount, seconds: float) -> Plan:
-    """What it would be about now. Nothing is kept."""
+    """What the top-up would do now. Nothing is stored."""
     allow_seconds(connection, seconds)
     row = connection.execute(_FIND_PLAN, _planned(target, amount)).one()
     return Plan(row.wallets, int(row.micros))
 
 
 def insert(connection: sa.Connection, new: NewBatch, state: TopUpState, seconds: float) -> TopUpBatch | None:
-    """A batch with its wallets as they are now. None where there is one under this reference, or of this period."""
+    """A batch with its wallets as they are now. None where there is one with this reference, or for this period."""
     allow_seconds(connection, seconds)
     values: dict[str, Any] = {
         "reference": new.reference,
@@ -159,7 +160,7 @@ def insert(connection: sa.Connection, new: NewBatch, state: TopUpState, seconds:
     number = connection.execute(statement).scalar_one_or_none()
     if number is None:
         return None
-    # Of one user's wallet it is told what became of it, whatever its status is.
+    # A single user's wallet is always included: its outcome is reported whatever its status is.
     target = new.target if new.target.user_id is None else replace(new.target, status=None)
     connection.execute(_KEEP_PLAN, {"batch_id": number, **_planned(target, new.amount)})
     return find(connection, number)
@@ -170,7 +171,7 @@ def find(connection: sa.Connection, number: int) -> TopUpBatch | None:
 
 
 def find_by_reference(connection: sa.Connection, reference: str) -> TopUpBatch | None:
-    """The one that an operator asked for under this reference."""
+    """The top-up that an operator requested under this reference."""
     return _one(connection, batches.c.reference == reference, batches.c.schedule_id.is_(None))
 
 
@@ -188,7 +189,7 @@ def list_newest(connection: sa.Connection, schedule_id: int | None, before_id: i
 
 
 def results(connection: sa.Connection, number: int) -> Results:
-    """What became of its wallets so far."""
+    """Its wallets so far, by outcome."""
     row = connection.execute(_FIND_RESULTS, {"id": number}).one()
     return Results(row.topped_up, row.skipped, row.refused, int(row.posted_micros))
 
@@ -196,7 +197,7 @@ def results(connection: sa.Connection, number: int) -> Results:
 def list_wallets(
     connection: sa.Connection, number: int, outcome: str | None, after_id: str, limit: int
 ) -> list[BatchWallet]:
-    """In the order of their ids. `outcome` WAITING: those that nothing was done about."""
+    """In the order of their ids. `outcome` WAITING selects those that are not handled yet."""
     statement = sa.select(*_WALLET_COLUMNS).where(members.c.batch_id == number, members.c.wallet_id > after_id)
     if outcome == WAITING:
         statement = statement.where(members.c.outcome.is_(None))
@@ -206,7 +207,7 @@ def list_wallets(
 
 
 def unfinished(connection: sa.Connection) -> list[int]:
-    """Those that are applied, oldest first."""
+    """Top-ups being applied, oldest first."""
     statement = sa.select(batches.c.id).where(batches.c.state == sa.literal_column("'applying'"))
     return list(connection.execute(statement.order_by(batches.c.id)).scalars())
 
@@ -218,18 +219,18 @@ def start(connection: sa.Connection, number: int, actor: str) -> None:
 
 
 def finish(connection: sa.Connection, number: int) -> bool:
-    """Say that it is done. False where it was, or a wallet of it waits."""
+    """Mark a batch as done. False where it was done before, or one of its wallets is still waiting."""
     return connection.execute(_SET_DONE, {"id": number}).one_or_none() is not None
 
 
 def delete(connection: sa.Connection, number: int) -> None:
-    """Forget a locked dry run."""
+    """Delete a locked dry run."""
     connection.execute(sa.delete(members).where(members.c.batch_id == number))
     connection.execute(sa.delete(batches).where(batches.c.id == number))
 
 
 def claim(connection: sa.Connection, number: int, wallet_id: WalletId) -> bool:
-    """Lock a wallet's part of it. False where something was done about it meanwhile."""
+    """Lock a wallet's part of a batch. False where it has been handled meanwhile."""
     statement = sa.select(members.c.wallet_id).where(
         members.c.batch_id == number, members.c.wallet_id == wallet_id, members.c.outcome.is_(None)
     )

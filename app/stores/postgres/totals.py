@@ -30,9 +30,10 @@ _TOTALS = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class PostgresTotals:
-    """`liability_micros` is what users have bought and not used; `overdrawn_micros` what others used beyond that.
+    """`liability_micros` is the sum of the positive balances (bought and not used), `overdrawn_micros` that of the
+    negative ones.
 
-    One less the other is what all ledger entries add up to.
+    The first less the second is the sum of all ledger entries.
     """
 
     wallets: int

@@ -1,4 +1,4 @@
-"""What was used and earned, added up by any grouping from the daily roll-ups, and from summaries of whole days."""
+"""Usage and earnings by any grouping, summed up from the daily roll-ups and from summaries of whole days."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.stores.postgres.engine import allow_seconds
 from app.stores.postgres.rollups import COSTS, COUNTS
 from app.stores.postgres.tables import usage_daily, usage_summaries, wallets
 
-# Text and numbers that stand for "none" in the roll-ups, whose key has no nulls.
+# Values that mean "none" in the roll-ups, whose key columns can't be null.
 _NONE: dict[Group, Any] = {Group.MODEL: "", Group.PRICE: 0, Group.FEATURE: ""}
 
 _OF_USAGE = (*COUNTS, *COSTS)
@@ -31,7 +31,7 @@ _COUNTED = {
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """`key` are the values of the groups asked for, as roll-ups have them. Amounts are micro-tokens."""
+    """`key` has the values of the requested groups, as the roll-ups store them. Amounts are micro-tokens."""
 
     key: tuple[Any, ...]
     runs: int
@@ -49,14 +49,14 @@ class UsageRow:
 
     @property
     def net_micros(self) -> int:
-        """What the runs brought, in the end."""
+        """What the runs brought after corrections and write-offs."""
         return self.cost_micros - self.corrected_micros - self.written_off_micros
 
 
 def report(
     connection: sa.Connection, usage: Usage, after: Sequence[Any] | None, limit: int, seconds: float
 ) -> list[UsageRow]:
-    """A page, in the order of the groups; `after` is the key to start behind."""
+    """A page, in the order of the groups; `after` is the key to continue from."""
     allow_seconds(connection, seconds)
     statement = select_usage(usage)
     if after is not None:
@@ -69,7 +69,7 @@ def report(
 
 
 def select_usage(usage: Usage) -> sa.Select[Any]:
-    """The sums that were asked for: the groups' columns, then those of `UsageRow`."""
+    """The requested sums: the groups' columns, then those of `UsageRow`."""
     source = _source(usage)
     columns = [source.c[group] for group in usage.groups]
     summed = {name: _sum(source, name, usage.kind) for name in (*_OF_USAGE, "reversed_micros", "amended_micros")}
@@ -84,17 +84,17 @@ def select_usage(usage: Usage) -> sa.Select[Any]:
 
 
 def group_value(group: Group, value: Any) -> Any:
-    """What a group's value in the roll-ups stands for."""
+    """The value of a group for a value of the roll-ups: None where that means "none"."""
     return None if group in _NONE and value == _NONE[group] else value
 
 
 def group_column(group: Group, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """The same as SQL: null where it stands for none."""
+    """The same in SQL: null where the column's value means "none"."""
     return sa.func.nullif(column, _NONE[group]) if group in _NONE else column
 
 
 def key_from(groups: Sequence[Group], values: Any) -> tuple[Any, ...]:
-    """A key that was written as JSON. Raises ValueError where it isn't one of these groups."""
+    """Parse a key from JSON. Raises ValueError where it doesn't fit these groups."""
     if not isinstance(values, list) or len(values) != len(groups):
         raise ValueError(values)
     return tuple(map(_key_value, groups, values))
@@ -111,14 +111,14 @@ def _key_value(group: Group, value: Any) -> Any:
 
 
 def _source(usage: Usage) -> sa.FromClause:
-    """Roll-ups; or, where nobody in particular is asked for, summaries of the days that have them."""
+    """The roll-ups; or, where no single user or package is asked for, the summaries of the days that have them."""
     if usage.user_id is not None or usage.package_id is not None or Group.USER in usage.groups:
         return usage_daily
     names = [*summaries.KEY, *summaries.SUMS]
     bounds = (("since", ge), ("until", lt))
 
     def of(table: sa.Table, is_of_it: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        # Named in each part, so that each finds them by its own index.
+        # The bounds are repeated in each part, so that each part uses its own index.
         days = [compare(table.c.day, day) for name, compare in bounds if (day := getattr(usage, name)) is not None]
         return sa.select(*(table.c[name] for name in names)).where(is_of_it, *days)
 

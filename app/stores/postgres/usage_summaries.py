@@ -1,8 +1,8 @@
-"""Usage of whole days over all wallets: what reports that ask for nobody in particular are added up from.
+"""Usage of whole days over all wallets: reports that aren't about single users or packages sum these up.
 
-Roll-ups are by wallet and user, so a month of many users is millions of them. A day that is over isn't added to any
-more: a summary of it by feature, model and price is made once, and everything from `made_before` on is read from the
-roll-ups as ever. Whoever makes a day's roll-ups anew has its summary, and those after it, made anew as well.
+Roll-ups are by wallet and user, so a month of many users has millions. Nothing is added to a day that is over, so a
+summary of it by feature endpoint, model and price is made once; days from `made_before` on are read from the roll-ups.
+Rebuilding a day's roll-ups deletes the summaries of that day and the days after it, to be made again.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from app.stores.postgres.tables import usage_daily, usage_summaries, usage_summa
 
 KEY = ("day", "feature_endpoint_id", "model", "price_id")
 SUMS = tuple(column.name for column in usage_summaries.c if column.name not in KEY)
-# A transaction that began before midnight may enter what is of that day so much later. None lives half as long.
+# Upper bound of how long after midnight a transaction that began before it may insert entries of that day. None takes
+# half as long.
 SETTLED_AFTER = timedelta(hours=1)
 
-# Days before it are summarised, all of them.
+# The day before which all days are summarised.
 MADE_BEFORE = sa.func.coalesce(
     sa.select(usage_summary_state.c.made_before).scalar_subquery(), sa.literal_column("'0001-01-01'::date")
 )
 
 
 def make_next(connection: sa.Connection, seconds: float) -> date | None:
-    """Summarise the next day that is over; which one that was. None: all are."""
+    """Summarise the next day that is over, and return it. None where all are summarised."""
     allow_seconds(connection, seconds)
     connection.execute(
         sa.text("INSERT INTO usage_summary_state (id, made_before) VALUES (1, '0001-01-01') ON CONFLICT DO NOTHING")
     )
-    # One at a time, so that no day is made twice.
+    # Serialised by this row's lock, so that no day is summarised twice.
     connection.execute(sa.select(usage_summary_state).with_for_update())
     day = connection.execute(
         sa.select(sa.func.min(usage_daily.c.day)).where(
@@ -53,7 +54,9 @@ def make_next(connection: sa.Connection, seconds: float) -> date | None:
 
 
 def forget(connection: sa.Connection, day: date) -> None:
-    """Its roll-ups are made anew: read them, and summarise it again later."""
+    """A day's roll-ups are being rebuilt: delete its summary and those after it, so that roll-ups are read until they
+    are made again.
+    """
     connection.execute(sa.delete(usage_summaries).where(usage_summaries.c.day >= day))
     connection.execute(
         sa.update(usage_summary_state).where(usage_summary_state.c.made_before > day).values(made_before=day)

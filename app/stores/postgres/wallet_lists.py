@@ -1,8 +1,8 @@
-"""Wallets by what is asked of them, in any order, page after page.
+"""Wallets by filter, in any order, in pages.
 
-Only two columns have an index here: what changes with every settlement would have each of them write to it. A page by
-balance, debt or activity, and one that looks for a part of an id, therefore reads all wallets (figures stand in
-docs/performance.md); what is unsettled is added up for the wallets of the page alone.
+Only two columns have an index: one on a column that each settlement changes would have to be written each time. A page
+by balance, debt or activity, or one that searches for a part of an id, therefore reads all wallets (see
+docs/performance.md for figures). Unsettled ends are summed up only for the wallets of the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS = {
     WalletSort.DEBT: wallets.c.debt_micros,
     WalletSort.ACTIVITY: wallets.c.changed_at,
 }
-# What failed and isn't told of by the wallet's row yet is debt as well.
+# Failed ends that the wallet's row doesn't include yet are debt as well.
 _OWES_UNTOLD = wallets.c.wallet_id.in_(
     sa.select(end_inbox.c.wallet_id).where(sa.text("state <> 'accepted' AND NOT is_debt"))
 )
@@ -42,7 +42,7 @@ def list_wallets(
     limit: int,
     among: Collection[WalletId] | None = None,
 ) -> list[WalletBalance]:
-    """The next wallets behind a position, FIRST_ID being before all; only `among` these, if any are given."""
+    """The next wallets after a position (FIRST_ID: from the start); only those `among` these ids, if given."""
     conditions = _conditions(wanted)
     if among is not None:
         conditions.append(wallets.c.wallet_id == sa.any_(sa.cast(list(among), sa.ARRAY(sa.Text))))
@@ -70,7 +70,7 @@ def list_wallets(
 
 
 def position_of(order: WalletOrder, found: WalletBalance) -> str:
-    """Where a list goes on behind this wallet."""
+    """The cursor for wallets after this one."""
     match order.by:
         case WalletSort.USER:
             return found.user_id
@@ -84,7 +84,7 @@ def position_of(order: WalletOrder, found: WalletBalance) -> str:
 
 
 def check_position(order: WalletOrder, text: str) -> str:
-    """A position in a list of this order. Raises ValueError."""
+    """Check a position in a list of this order. Raises ValueError."""
     _values(order, text)
     return text
 
