@@ -18,7 +18,7 @@ GRACE_SECONDS = 0.5
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 # A statement that waits longer than this for a row fails as busy: somebody may keep the row locked for any time.
 LOCK_WAIT_SECONDS_MAX = 1.0
-# A migration that waits for a table's lock blocks everybody who comes after it. It waits at most this long, then retries ...
+# A migration that waits for a table's lock blocks everybody who comes after it. It waits this long, then retries ...
 MIGRATION_LOCK_SECONDS = 3.0
 # ... except for building an index, which blocks nobody: it waits for running exports, longer than one may take.
 INDEX_LOCK_SECONDS = 4_000.0

@@ -1,7 +1,8 @@
-"""Notes of cached wallets that may be old: one for each transaction that changed some, struck off once Redis has it.
+"""Notes that cached wallets may be stale: one for each transaction that changed wallets, deleted once Redis has the
+change.
 
-A note is of its own transaction only: nobody waits for another's, and what one change has left behind, as its process
-died on the way to Redis, isn't taken for done when the next one arrives. What stays the sweep repairs.
+Each note belongs to one transaction, so no transaction waits for another's note, and a change whose process died on the
+way to Redis isn't taken for done when the next change arrives. The sweep works off the notes that stay.
 """
 
 from __future__ import annotations

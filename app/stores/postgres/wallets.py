@@ -1,4 +1,4 @@
-"""The wallets' own rows. Every change raises the version and, with it, marks the cached copy as old."""
+"""The wallets' own rows. Every change raises the version and notes that the cached copy is stale."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def insert(
     status: str,
     overdraft_limit_micros: int,
 ) -> Wallet | None:
-    """A new, empty wallet. None when the user has one."""
+    """A new, empty wallet. None where the user has one."""
     statement = pg_insert(wallets).values(
         wallet_id=wallet_id,
         user_id=user_id,
@@ -61,20 +61,20 @@ def insert(
 
 
 def lock(connection: sa.Connection, wallet_id: WalletId) -> Wallet | None:
-    """Lock a wallet against every other change of it until the transaction ends. None when there is none."""
+    """Lock a wallet against other changes until the transaction ends. None where it doesn't exist."""
     statement = sa.select(*_COLUMNS).where(wallets.c.wallet_id == wallet_id)
     row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
     return None if row is None else from_row(row)
 
 
 def lock_free(connection: sa.Connection, wallet_ids: Sequence[WalletId]) -> frozenset[WalletId]:
-    """Lock those of these wallets that nobody else has; which they are."""
+    """Lock those of these wallets that no other transaction has locked. Returns them."""
     statement = sa.select(wallets.c.wallet_id).where(wallets.c.wallet_id.in_(wallet_ids)).order_by(wallets.c.wallet_id)
     return frozenset(connection.execute(statement.with_for_update(key_share=True, skip_locked=True)).scalars())
 
 
 def update(connection: sa.Connection, wallet_id: WalletId, changes: Mapping[str, Any]) -> Wallet:
-    """Change columns of a wallet that is locked; the wallet after it."""
+    """Change columns of a locked wallet. Returns the wallet as it is then."""
     statement = sa.update(wallets).where(wallets.c.wallet_id == wallet_id)
     changed = {**changes, "version": wallets.c.version + 1, "changed_at": sa.func.now()}
     row = connection.execute(statement.values(changed).returning(*_COLUMNS)).one()

@@ -1,4 +1,4 @@
-"""What an operator watches, asked for at each scrape: nothing here reads more than a bounded part of a table."""
+"""What operators watch, queried at each scrape of the metrics: every query reads only a bounded part of a table."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from app.stores.postgres.samples import Sample
 from app.stores.postgres.webhooks import deliveries
 from app.stores.postgres.webhooks.deliveries import Counts
 
-# By the partial index of failed ends, whose ids begin with their time.
+# Uses the partial index of failed ends. Their ids begin with their time.
 _OLDEST_FAILED = sa.text("""
     SELECT CAST(extract(epoch FROM now() - accepted_at) AS double precision) FROM end_inbox
     WHERE state <> 'accepted' ORDER BY id LIMIT 1
 """)
 _DUE = sa.text("SELECT count(*) FROM (SELECT FROM wallets WHERE collect_at <= now() LIMIT :counted_max) AS due")
-# The table keeps the last thousand.
+# The table keeps the last thousand reconciliations.
 _RECONCILED = sa.text("""
     SELECT CAST(extract(epoch FROM now() - finished_at) AS double precision) AS age_seconds,
         drifted_count - repaired AS unrepaired, repaired
     FROM reconciliations WHERE state = 'done' ORDER BY id DESC LIMIT 1
 """)
-# What has begun for the first time and never come to its end is overdue too.
+# Also counts a first reconciliation that was requested and never finished.
 _NEVER_RECONCILED = sa.text("""
     SELECT CAST(extract(epoch FROM now() - min(requested_at)) AS double precision) FROM reconciliations
 """)
 _SAMPLE_AGE = sa.text("""
     SELECT CAST(extract(epoch FROM now() - :minute) AS double precision)
 """).bindparams(sa.bindparam("minute", type_=sa.TIMESTAMP(timezone=True)))
-# Each kind has an index of what is under way, or few rows at all.
+# Each of these kinds has a partial index of unfinished operations, or few rows at all.
 _BULK = sa.text("""
     SELECT (SELECT count(*) FROM repricings WHERE state IN ('selecting', 'applying')) AS repricing,
         (SELECT count(*) FROM bulk_actions WHERE state IN ('running', 'cancelling')) AS failed_ends,
@@ -42,7 +42,7 @@ _BULK = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class LastReconciliation:
-    """`unrepaired` is what doesn't add up: money, as copies are repaired."""
+    """`unrepaired` counts differences in money; differences in cached copies are repaired."""
 
     age_seconds: float
     unrepaired: int
@@ -56,18 +56,18 @@ class Watched:
     oldest_failed_seconds: float | None
     ends_aside: int
     due_wallets: int
-    """Whose debts are due for a try."""
+    """Wallets whose debts are due for a retry."""
     reconciliation: LastReconciliation | None
-    """The last finished one."""
+    """The last one that finished."""
     never_reconciled_seconds: float | None
-    """Since the first was asked for, where none has finished."""
+    """Seconds since the first one was requested, where none has finished."""
     processes: Sequence[Process]
     webhooks: Counts
     bulk_by_kind: Mapping[str, int]
-    """Operations on many ends that are under way."""
+    """Unfinished operations on many ends or wallets, by kind."""
     sample: Sample | None
     sample_age_seconds: float | None
-    """Since the minute that it is of ended."""
+    """Seconds since the end of the sample's minute."""
 
 
 def look(connection: sa.Connection) -> Watched:

@@ -1,1 +1,1 @@
-"""Exports: tables that leave Postgres by COPY, as large as they are."""
+"""Exports: tables of any size, read from Postgres by COPY."""

@@ -1,4 +1,4 @@
-"""The columns of exports: what each is called, what kind of value it has, and how Postgres writes it.
+"""The columns of exports: name, kind of value, and how Postgres writes it.
 
 Postgres itself writes the CSV. Amounts are exact decimals of tokens, moments ISO 8601 in UTC, as in JSON.
 """
@@ -16,12 +16,12 @@ from app.domain.tables import FORMULA_SIGNS, Kind
 
 
 class Style(StrEnum):
-    """For whom text is written."""
+    """Who will read the text."""
 
     SHEET = "sheet"
-    """For spreadsheets as well: a cell never begins like a formula."""
+    """Also spreadsheets: no cell begins like a formula."""
     EXACT = "exact"
-    """As it is, for programs."""
+    """Programs: text is written as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Column:
     value: sa.ColumnElement[Any]
 
     def written(self, style: Style) -> sa.ColumnElement[Any]:
-        """The expression of what stands in the file."""
+        """The SQL expression of the value as it is written to the file."""
         match self.kind:
             case Kind.AMOUNT:
                 exact = sa.cast(self.value, sa.Numeric) * sa.literal_column("0.000001")
@@ -50,6 +50,8 @@ def selection(columns: Sequence[Column], style: Style) -> list[sa.ColumnElement[
 
 
 def _guarded(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """An apostrophe before what a spreadsheet would take for a formula. It shows, and it runs nothing."""
+    """An apostrophe before text that a spreadsheet would take for a formula. The apostrophe is visible, but nothing is
+    executed.
+    """
     signs = sa.func.left(text, 1).in_(list(FORMULA_SIGNS))
     return sa.case((signs, sa.func.concat("'", text)), else_=text)

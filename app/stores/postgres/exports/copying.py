@@ -1,7 +1,7 @@
-"""COPY out of Postgres, block by block: nothing of a result is kept, however large it is.
+"""COPY out of Postgres, block by block: memory stays bounded, however large the result is.
 
-Each export is one statement in one transaction, and so one snapshot; a pooler that gives each transaction another
-session is welcome. Its end, its failure and its being dropped half-way all give the connection back or close it.
+Each export is one statement in one transaction, so one snapshot, and works behind a pooler that gives each transaction
+another session. Whether it ends, fails or is dropped half-way, the connection is given back or closed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from app.stores.postgres.engine import LimitedConnection, allow_seconds
 
 BLOCK_BYTES = 128 * 1024
-# Whoever takes nothing for so long is as good as gone; an open transaction keeps dead rows from being removed.
+# A reader that takes nothing for this long counts as gone: its open transaction keeps Postgres from removing dead rows.
 STALLED_SECONDS_MAX = 60.0
 LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class CopyStatement:
-    """COPY (...) TO STDOUT, with values that psycopg puts in."""
+    """COPY (...) TO STDOUT, and the values that psycopg merges into it."""
 
     text: str
     values: Mapping[str, Any]
@@ -38,9 +38,10 @@ def copy_statement(select: sa.Select[Any], dialect: sa.Dialect) -> CopyStatement
 
 
 def blocks(engine: sa.Engine, select: sa.Select[Any], seconds: float) -> Iterator[bytes]:
-    """CSV without a header, in blocks of whole lines. Raises what SQLAlchemy and psycopg raise, at the first block too.
+    """CSV without a header, in blocks of whole lines. Raises errors of SQLAlchemy and psycopg, also before the first
+    block.
 
-    Postgres is given `seconds` for all of it. Close the iterator to end it early.
+    Postgres gets at most `seconds` for all of it. Close the iterator to end it early.
     """
     with engine.connect() as connection, connection.begin():
         allow_seconds(connection, seconds)
@@ -48,7 +49,7 @@ def blocks(engine: sa.Engine, select: sa.Select[Any], seconds: float) -> Iterato
         statement = copy_statement(select, connection.dialect)
         watch = _Watch(driver)
         try:
-            # The driver merges values itself here, as COPY takes none.
+            # A client-side cursor merges the values into the text, because COPY takes no parameters.
             with psycopg.ClientCursor(driver).copy(statement.text, statement.values) as copy:
                 block = bytearray()
                 for line in copy:
@@ -61,7 +62,7 @@ def blocks(engine: sa.Engine, select: sa.Select[Any], seconds: float) -> Iterato
                     with watch.handing_over():
                         yield bytes(block)
         except BaseException:
-            # Half-way through a COPY there is nothing to be rolled back in peace.
+            # In the middle of a COPY the connection can't simply be rolled back, so it is closed.
             connection.invalidate()
             raise
         finally:
@@ -69,7 +70,9 @@ def blocks(engine: sa.Engine, select: sa.Select[Any], seconds: float) -> Iterato
 
 
 class _Watch:
-    """Closes a connection whose reader keeps a block for too long. Only then: nobody else is using it at that time."""
+    """Closes a connection whose reader keeps a block for too long; only then, because nobody else uses the connection
+    at that time.
+    """
 
     def __init__(self, connection: LimitedConnection) -> None:
         self._connection = connection
@@ -98,7 +101,7 @@ class _Watch:
                 continue
             try:
                 if not self._done.is_set() and time.monotonic() - self._handed_over_at > STALLED_SECONDS_MAX:
-                    # What is unread goes with it: Postgres finds nobody there, and ends.
+                    # The unread rest of the result is lost with the connection, so Postgres ends the COPY.
                     self._connection.close()
                     return
             finally:

@@ -1,4 +1,4 @@
-"""What each export selects: the columns in the contract's words, and the rows by what was asked for."""
+"""The SELECT of each export: its columns, named as in the contract, and its filters."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ENTRY_COLUMNS = (
 ARCHIVE_COLUMNS = (ENTRY_COLUMNS[0], _entry("wallet_id", Kind.TEXT), *ENTRY_COLUMNS[1:])
 
 _GROUP_KINDS = {Group.DAY: Kind.DAY, Group.PRICE: Kind.COUNT}
-# Column of the report -> what the contract calls it.
+# Column of the report -> its name in the contract.
 _SUMS = {
     **{name: (name.replace("_tokens", "_token"), Kind.COUNT) for name in rollups.COUNTS},
     "base_cost_micros": ("base_cost", Kind.AMOUNT),
@@ -76,7 +76,7 @@ def statement_select(within: Span, wanted: Entries, style: Style) -> sa.Select[A
 
 
 def archive_select(columns: tuple[Column, ...], last_entry_id: int) -> sa.Select[Any]:
-    """Every entry up to this one."""
+    """Every entry with an id up to this one."""
     return sa.select(*selection(columns, Style.EXACT)).where(entries.c.id <= last_entry_id).order_by(entries.c.id)
 
 
@@ -95,6 +95,6 @@ def usage_columns(wanted: Usage) -> tuple[Column, ...]:
 
 
 def usage_select(columns: tuple[Column, ...], wanted: Usage, style: Style) -> sa.Select[Any]:
-    """What `usage.report` tells, all of it."""
+    """All rows of `usage.report`."""
     order = [column.value for column in columns[: len(wanted.groups)]]
     return sa.select(*selection(columns, style)).order_by(*(value.nulls_first() for value in order))

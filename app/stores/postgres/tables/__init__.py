@@ -1,4 +1,4 @@
-"""The tables, for queries. The schema itself is made by `migrations/`; a test holds the two together."""
+"""The tables, for queries. `migrations/` makes the schema itself; a test compares the two."""
 
 from __future__ import annotations
 

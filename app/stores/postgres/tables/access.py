@@ -1,4 +1,4 @@
-"""Who may call, and who has changed what."""
+"""API keys and the audit log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from sqlalchemy.dialects import postgresql as pg
 
 from app.stores.postgres.tables.base import created_at, metadata
 
-# Keys by their hash. The two of the environment have none: their rows tell when they were last used.
+# API keys by their hash. The two keys of the environment have rows without a hash, for their last use.
 api_keys = sa.Table(
     "api_keys",
     metadata,
     sa.Column("number", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
-    # What the ledger calls its holder; a rotated key's successor has the same.
+    # The holder's name in the ledger; the successor of a rotated key has the same name.
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("scopes", pg.ARRAY(sa.Text), nullable=False),
@@ -21,12 +21,12 @@ api_keys = sa.Table(
     created_at(),
     sa.Column("created_by", sa.Text),
     sa.Column("expires_at", sa.TIMESTAMP(timezone=True)),
-    # For how long it was made, None: for ever. A successor gets as long, unless it is told otherwise.
+    # The lifetime it was made with; null: for ever. A successor gets the same lifetime, unless told otherwise.
     sa.Column("lifetime_seconds", sa.BigInteger),
     sa.Column("replaces", sa.Text, unique=True),
     sa.Column("revoked_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("revoked_by", sa.Text),
-    # Written by each process now and then, not with each call.
+    # Written by each process every few seconds, not with each call.
     sa.Column("last_used_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("last_used_address", sa.Text),
     sa.CheckConstraint("kind IN ('service', 'operator')", name="api_keys_kind_known"),
@@ -34,7 +34,7 @@ api_keys = sa.Table(
     sa.Index("api_keys_name", "name"),
 )
 
-# Append-only, as the ledger is: a trigger refuses the rest.
+# Append-only, as the ledger: a trigger refuses updates and deletes.
 audit_log = sa.Table(
     "audit_log",
     metadata,
@@ -51,7 +51,7 @@ audit_log = sa.Table(
     sa.Column("request_id", sa.Text),
     sa.Index("audit_log_subject", "subject_kind", "subject_id", "id"),
     sa.Index("audit_log_action", "action", "id"),
-    # For those behind a key too, who begin with its name.
+    # Also finds actors by prefix: persons behind a key begin with the key's name.
     sa.Index("audit_log_actor", "actor", "id", postgresql_ops={"actor": "text_pattern_ops"}),
     sa.Index("audit_log_key_id", "key_id", "id"),
     sa.Index("audit_log_at", "at"),

@@ -13,9 +13,9 @@ feature_endpoints = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("min_micros", sa.BigInteger, nullable=False),
-    # What becomes of a model that no price covers.
+    # How a model without a price is treated.
     sa.Column("unpriced", sa.Text, nullable=False, server_default="default"),
-    # For how long a service server may take back a run of its own.
+    # For how long after an end a service server may reverse its own run.
     sa.Column("reversal_seconds", sa.Integer, nullable=False, server_default="0"),
     created_at(),
     sa.CheckConstraint("min_micros >= 0", name="feature_endpoints_min_not_negative"),
@@ -50,25 +50,25 @@ profit_rules = sa.Table(
     sa.CheckConstraint("basis_points BETWEEN 0 AND 1000000", name="profit_rules_basis_points_in_range"),
 )
 
-# Rate cards, append-only as the ledger is: what a run was priced by can be read for ever.
+# Rate cards, append-only as the ledger, so that the price of every run can always be read.
 prices = sa.Table(
     "prices",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("feature_endpoint_id", sa.Text, sa.ForeignKey("feature_endpoints.id")),
-    # Exact, or the beginning of ids and a star.
+    # An exact id, or the beginning of ids followed by a star.
     sa.Column("model", sa.Text),
     sa.Column("effective_from", sa.TIMESTAMP(timezone=True), nullable=False),
     sa.Column("input_micros_per_million", sa.BigInteger, nullable=False),
     sa.Column("output_micros_per_million", sa.BigInteger, nullable=False),
-    # What isn't named costs what its whole costs.
+    # A null rate is that of the kind's whole (input or output).
     sa.Column("cached_input_micros_per_million", sa.BigInteger),
     sa.Column("cache_write_micros_per_million", sa.BigInteger),
     sa.Column("reasoning_micros_per_million", sa.BigInteger),
     sa.Column("request_micros", sa.BigInteger),
     sa.Column("tiers", pg.JSONB, nullable=False, server_default=sa.text("'[]'")),
     created_at(),
-    # Of two prices for the same from the same moment on nobody could say which one is meant.
+    # Two prices of the same scope from the same moment would be ambiguous.
     sa.Index(
         "prices_scope_once",
         sa.text("coalesce(feature_endpoint_id, '')"),
@@ -78,7 +78,7 @@ prices = sa.Table(
     ),
 )
 
-# Price lists as imported. `proposed` are the prices that an approval makes, `report` what the dry run found.
+# Imported price lists. `proposed` are the prices that an approval adds, `report` is what the dry run found.
 price_imports = sa.Table(
     "price_imports",
     metadata,

@@ -1,4 +1,4 @@
-"""Who is signed in to the console, and which forms were sent there."""
+"""The console's sessions, and the forms sent in them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from sqlalchemy.dialects import postgresql as pg
 
 from app.stores.postgres.tables.base import created_at, metadata, now
 
-# Of the token in a browser's cookie only a hash is kept, and of the key that opened the session its fingerprint.
+# Of the token in a browser's cookie only the hash is stored, and of the key that opened the session only its
+# fingerprint.
 console_sessions = sa.Table(
     "console_sessions",
     metadata,
     sa.Column("token_hash", pg.BYTEA, primary_key=True),
     sa.Column("key_id", sa.Text),
     sa.Column("key_fingerprint", sa.Text, nullable=False),
-    # Who says that it is them, beside the key's name.
+    # The person as stated at sign-in, beside the key's name.
     sa.Column("person", sa.Text),
     sa.Column("address", sa.Text),
     created_at(),
@@ -22,8 +23,8 @@ console_sessions = sa.Table(
     sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 
-# Forms that have been sent, so that one that is sent twice does once what it is for. Without a location it is being
-# done, or whoever did it has died.
+# Forms that have been sent, so that a form sent twice takes effect once. Without a location the form is still being
+# handled, or the process that handled it has died.
 console_forms = sa.Table(
     "console_forms",
     metadata,

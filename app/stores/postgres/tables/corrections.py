@@ -1,4 +1,4 @@
-"""What runs were billed differently since."""
+"""Corrections, chargebacks and repricings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from sqlalchemy.dialects import postgresql as pg
 
 from app.stores.postgres.tables.base import created_at, metadata
 
-# Each correction with its answer, which a repeated call gets again, and each chargeback. `charge_id` is the row of the
-# inbox that it made, and `end_id` of the ledger entry that became of it.
+# Each correction and chargeback with its answer, which a repeated call gets again. `charge_id` is the id of the inbox
+# row that it made, and later the `end_id` of the ledger entry that settled that row.
 corrections = sa.Table(
     "corrections",
     metadata,
@@ -19,7 +19,7 @@ corrections = sa.Table(
     sa.Column("end_id", pg.UUID),
     sa.Column("reference", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
-    # What the run has used, as corrected.
+    # The run's usage as corrected.
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
     sa.Column("cached_input_tokens", sa.BigInteger),
@@ -37,7 +37,7 @@ corrections = sa.Table(
     sa.Column("transaction_ids", pg.ARRAY(sa.BigInteger), nullable=False),
     sa.Column("actor", sa.Text),
     sa.Column("request_id", sa.Text),
-    # Not the transaction's beginning: it may have waited for the wallet.
+    # Not the start of the transaction, which may have waited for the wallet.
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
     sa.CheckConstraint("kind IN ('reversal', 'amendment', 'chargeback')", name="corrections_kind_known"),
     sa.CheckConstraint("(end_id IS NULL) = (kind = 'chargeback')", name="corrections_of_an_end"),
@@ -60,7 +60,7 @@ corrections = sa.Table(
     sa.Index("corrections_of_wallet", "wallet_id", "id"),
 )
 
-# Past runs that shall be billed by another rate card; which they are is frozen in `repriced_ends`.
+# Past runs that are to be billed by another rate card; the selected runs are frozen in `repriced_ends`.
 repricings = sa.Table(
     "repricings",
     metadata,
@@ -75,7 +75,7 @@ repricings = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("actor", sa.Text),
     sa.Column("request_id", sa.Text),
-    # Ends up to this one were looked at.
+    # The selection has looked at all ends up to this one.
     sa.Column(
         "selected_up_to",
         pg.UUID,
@@ -86,7 +86,7 @@ repricings = sa.Table(
     sa.CheckConstraint("state IN ('selecting', 'ready', 'applying', 'done')", name="repricings_state_known"),
 )
 
-# `outcome` is null until something was done about the run.
+# `outcome` is null until the run is handled.
 repriced_ends = sa.Table(
     "repriced_ends",
     metadata,

@@ -1,4 +1,4 @@
-"""What was tried with ends whose deduction has failed, and what operators do about many of them at once."""
+"""Failed tries of ends, and bulk actions on failed ends."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from sqlalchemy.dialects import postgresql as pg
 
 from app.stores.postgres.tables.base import created_at, metadata
 
-# Each try that has failed, written in the transaction that counts it. An end has so many slots and no more: a new try
-# takes the place of the oldest. It outlives its end, which may be settled by now.
+# Failed tries, each written in the transaction that counts it. An end has a fixed number of slots: a new try replaces
+# the oldest. Rows outlive their end, which may be settled by now.
 end_attempts = sa.Table(
     "end_attempts",
     metadata,
     sa.Column("end_id", pg.UUID, primary_key=True),
     sa.Column("slot", sa.SmallInteger, primary_key=True, autoincrement=False),
-    # From 1 on, over all replays.
+    # Counts from 1 over all replays.
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("attempted_at", sa.TIMESTAMP(timezone=True), nullable=False),
     sa.Column("error", sa.Text, nullable=False),
 )
 
-# A replay or a write-off of many failed ends; which they are is frozen in `bulk_action_ends`.
+# A replay or a write-off of many failed ends; the selected ends are frozen in `bulk_action_ends`.
 bulk_actions = sa.Table(
     "bulk_actions",
     metadata,
@@ -47,7 +47,7 @@ bulk_actions = sa.Table(
     sa.Index("bulk_actions_at_work", "id", postgresql_where=sa.text("state IN ('running', 'cancelling')")),
 )
 
-# What each end was when it was selected; `outcome` is null until it is known what became of it.
+# Each end as it was when it was selected; `outcome` is null until its outcome is known.
 bulk_action_ends = sa.Table(
     "bulk_action_ends",
     metadata,
@@ -58,10 +58,10 @@ bulk_action_ends = sa.Table(
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("last_error", sa.Text),
-    # When it was sent to be tried again. What comes of that is seen later.
+    # When it was sent to be retried. The outcome is recorded later.
     sa.Column("replayed_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("outcome", sa.Text),
-    # Of a try that has failed again: why. Of a refusal: its code.
+    # For an end that failed again, the reason; for a refusal, its error code.
     sa.Column("detail", sa.Text),
     sa.Column("done_at", sa.TIMESTAMP(timezone=True)),
     sa.Index("bulk_action_ends_open", "action_id", "wallet_id", "end_id", postgresql_where=sa.text("outcome IS NULL")),

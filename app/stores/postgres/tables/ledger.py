@@ -1,4 +1,4 @@
-"""The ledger, and what is kept of it: sums, checkpoints, archives."""
+"""The ledger, and what is derived from it: roll-ups, checkpoints, archives."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ token_transactions = sa.Table(
     "token_transactions",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    # A trigger for each statement keeps that there is such a wallet: a foreign key would ask for each entry.
+    # A trigger checks once per statement that the wallets exist: a foreign key would check for each entry.
     sa.Column("wallet_id", sa.Text, nullable=False),
-    # Of a usage entry: who ran it. Of the others: whose wallet it was meant for.
+    # For a usage entry the user who ran it; for all others the user whose wallet was meant.
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("amount_micros", sa.BigInteger, nullable=False),
@@ -25,7 +25,7 @@ token_transactions = sa.Table(
     sa.Column("cost_micros", sa.BigInteger),
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
-    # Of a usage entry, as the three above; null in those from before usage was told by kind.
+    # Set for usage entries, as the two above; null in entries from before usage was recorded by kind.
     sa.Column("cached_input_tokens", sa.BigInteger),
     sa.Column("cache_write_tokens", sa.BigInteger),
     sa.Column("reasoning_tokens", sa.BigInteger),
@@ -35,16 +35,16 @@ token_transactions = sa.Table(
     sa.Column("price_id", sa.BigInteger),
     sa.Column("profit_rule_id", sa.BigInteger),
     sa.Column("end_id", pg.UUID),
-    # The end that a reversal or an amendment is of. Figures of these are differences: a run's entries add up to it.
+    # The end that an entry corrects. Such entries have differences: all entries of a run add up to what it cost.
     sa.Column("corrects", pg.UUID),
     sa.Column("process_id", sa.Text),
     sa.Column("reference", sa.Text),
     sa.Column("reason", sa.Text),
-    # On whose behalf: of a usage entry the service server's, of the others the operator's.
+    # On whose behalf: for a usage entry as the service server states, for all others the operator.
     sa.Column("actor", sa.Text),
     created_at(),
     sa.Column("request_id", sa.Text),
-    # Of a usage entry: when its end was accepted. It is settled at `created_at`.
+    # For a usage entry, when its end was accepted. `created_at` is when it was settled.
     sa.Column("accepted_at", sa.TIMESTAMP(timezone=True)),
     sa.CheckConstraint(
         "kind IN ('usage', 'top_up', 'refund', 'adjustment', 'write_off', 'reversal', 'amendment', 'chargeback')",
@@ -62,9 +62,9 @@ token_transactions = sa.Table(
     sa.Index("token_transactions_wallet_id", "wallet_id", "id"),
     sa.Index("token_transactions_created_at", "created_at"),
     sa.Index("token_transactions_not_usage", "id", postgresql_where=sa.text("kind <> 'usage'")),
-    # What makes settlement idempotent: however often an end is delivered, it has one usage entry.
+    # This index makes settlement idempotent: however often an end is delivered, it has one usage entry.
     sa.Index("token_transactions_usage_once", "end_id", unique=True, postgresql_where=sa.text("kind = 'usage'")),
-    # The same for what a correction has charged.
+    # The same for what a correction charges.
     sa.Index(
         "token_transactions_charge_once",
         "end_id",
@@ -89,7 +89,7 @@ token_transactions = sa.Table(
 
 
 def _added_up() -> list[sa.Column[Any]]:
-    """What roll-ups and their sums tell of runs."""
+    """The summed columns of roll-ups and summaries."""
     counted = (
         "runs",
         "input_tokens",
@@ -99,7 +99,7 @@ def _added_up() -> list[sa.Column[Any]]:
         "reasoning_tokens",
         "requests",
     )
-    # What corrections and write-offs gave back is negative where an amendment took more.
+    # What corrections and write-offs gave back; negative where an amendment charged more.
     added = ("base_cost", "profit", "cost", "reversed", "amended", "written_off")
     return [
         *(sa.Column(name, sa.BigInteger, nullable=False) for name in counted),
@@ -107,7 +107,7 @@ def _added_up() -> list[sa.Column[Any]]:
     ]
 
 
-# What was used and earned, by the day of the ledger's entries: a trigger adds to it whatever enters the ledger.
+# Usage and earnings by day. A trigger adds every new ledger entry to it.
 usage_daily = sa.Table(
     "usage_daily",
     metadata,
@@ -115,15 +115,15 @@ usage_daily = sa.Table(
     sa.Column("wallet_id", sa.Text, primary_key=True),
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("feature_endpoint_id", sa.Text, primary_key=True),
-    # '' is none, and 0 the default rule: a key has no nulls.
+    # '' means none and 0 the default rule: key columns can't be null.
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("price_id", sa.BigInteger, primary_key=True, autoincrement=False),
     *_added_up(),
-    # One user's usage, and a page of users, without everybody else's.
+    # For reading one user's usage, or a page of users, without everybody else's rows.
     sa.Index("usage_daily_user_id", "user_id", "day"),
 )
 
-# The same over all wallets, of days that are over: made once for each.
+# The same sums over all wallets, made once for each day that is over.
 usage_summaries = sa.Table(
     "usage_summaries",
     metadata,
@@ -134,7 +134,7 @@ usage_summaries = sa.Table(
     *_added_up(),
 )
 
-# One row: all days before it are summarised.
+# One row: the day before which all days are summarised.
 usage_summary_state = sa.Table(
     "usage_summary_state",
     metadata,
@@ -143,7 +143,7 @@ usage_summary_state = sa.Table(
     sa.CheckConstraint("id = 1", name="usage_summary_state_single_row"),
 )
 
-# Up to which entry each wallet's ledger was found right, and the balance there: the next reconciliation goes on here.
+# Up to which entry each wallet's ledger was found right, and the balance there: the next reconciliation continues here.
 ledger_checkpoints = sa.Table(
     "ledger_checkpoints",
     metadata,
@@ -152,7 +152,7 @@ ledger_checkpoints = sa.Table(
     sa.Column("balance_micros", sa.BigInteger, nullable=False),
 )
 
-# Months of the ledger that are in files now. Entries up to `last_entry_id` may be removed, once all this is committed.
+# Months of the ledger that are in files. Entries up to `last_entry_id` may be deleted once this row is committed.
 ledger_archives = sa.Table(
     "ledger_archives",
     metadata,
@@ -165,7 +165,7 @@ ledger_archives = sa.Table(
     sa.Column("removed_at", sa.TIMESTAMP(timezone=True)),
 )
 
-# Each wallet's last archived entry and the balance there: an audit of its ledger begins here.
+# Each wallet's last archived entry and the balance there: an audit of its ledger begins there.
 archived_balances = sa.Table(
     "archived_balances",
     metadata,
@@ -174,7 +174,7 @@ archived_balances = sa.Table(
     sa.Column("balance_micros", sa.BigInteger, nullable=False),
 )
 
-# Archived entries that aren't usage, whole: their references were used, for ever.
+# Archived entries that aren't usage, in full: their references stay used for ever.
 archived_postings = sa.Table(
     "archived_postings",
     metadata,

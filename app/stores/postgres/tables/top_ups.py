@@ -1,4 +1,4 @@
-"""Top-ups of many wallets: once, and by schedule."""
+"""Top-ups of many wallets: single ones, and those of schedules."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ top_up_batches = sa.Table(
     sa.Column("applied_by", sa.Text),
     sa.Column("applied_at", sa.TIMESTAMP(timezone=True)),
     sa.Column("finished_at", sa.TIMESTAMP(timezone=True)),
-    # As frozen.
+    # The selected wallets, as frozen.
     sa.Column("planned_wallets", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("planned_micros", sa.Numeric, nullable=False, server_default="0"),
-    # Once it is done; until then its wallets tell.
+    # Set once the batch is done; until then the results are summed up from its wallets.
     sa.Column("topped_up", sa.BigInteger),
     sa.Column("skipped", sa.BigInteger),
     sa.Column("refused", sa.BigInteger),
@@ -88,7 +88,7 @@ top_up_batches = sa.Table(
     sa.Index("top_up_batches_applying", "id", postgresql_where=sa.text("state = 'applying'")),
 )
 
-# Which wallets it is about, frozen. `outcome` is null until something was done about the wallet.
+# The wallets of a batch, frozen. `outcome` is null until the wallet is handled.
 top_up_batch_wallets = sa.Table(
     "top_up_batch_wallets",
     metadata,

@@ -1,4 +1,4 @@
-"""What processes tell each other, and what upkeep has found."""
+"""State that processes share, and the results of upkeep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql as pg
 
 from app.stores.postgres.tables.base import metadata, now
 
-# One row: the counters that tell every process that its copy of something is old.
+# One row of counters, by which every process notices that its copy of something is stale.
 system_state = sa.Table(
     "system_state",
     metadata,
@@ -16,26 +16,27 @@ system_state = sa.Table(
     sa.Column("cache_epoch", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("heartbeat", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("keys_version", sa.BigInteger, nullable=False, server_default="1"),
-    # Before it lie ends without a key of which the ledger may tell no more.
+    # Ends without a key up to this one may already be archived, so the ledger may no longer show them.
     sa.Column("archived_end_id", pg.UUID, nullable=False, server_default="00000000-0000-0000-0000-000000000000"),
     sa.CheckConstraint("id = 1", name="system_state_single_row"),
 )
 
-# Wallets whose cached copy may be older than the row: a note is written in the transaction that changed them, removed
-# once Redis has the change. What stays here the sweep repairs.
+# Wallets whose cached copy may be stale: a note is written in the transaction that changes them, and deleted once Redis
+# has the change. The sweep works off the notes that stay.
 stale_notes = sa.Table(
     "stale_notes",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("wallet_ids", pg.ARRAY(sa.Text), nullable=False),
-    # The first of the wallets and its version after it, by which the change is known. Without: only a refresh will do.
+    # The first of the wallets and its version after the change, which identify the note. Null: only a refresh deletes
+    # it.
     sa.Column("wallet_id", sa.Text),
     sa.Column("version", sa.BigInteger),
     sa.Column("noted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
     sa.Index("stale_notes_change", "wallet_id", "version"),
 )
 
-# What each reconciliation found. `drifted` is a list of drifts, cut off at a bound; `drifted_count` has them all.
+# The result of each reconciliation. `drifted` lists the differences up to a bound; `drifted_count` counts all.
 reconciliations = sa.Table(
     "reconciliations",
     metadata,
@@ -50,12 +51,12 @@ reconciliations = sa.Table(
     sa.Column("drifted", pg.JSONB, nullable=False, server_default=sa.text("'[]'")),
     sa.Column("is_full", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("requested_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
-    # When it last said that it is at work. One that has been silent for long has died.
+    # When it last reported that it is running. One that has been silent for too long counts as dead.
     sa.Column("alive_at", sa.TIMESTAMP(timezone=True)),
     sa.CheckConstraint("state IN ('requested', 'running', 'done', 'failed')", name="reconciliations_state_known"),
 )
 
-# Spooled ends that couldn't be recorded as they are: bytes, as whatever stood in the spool has to fit in here.
+# Spooled ends that couldn't be recorded. They are bytes, because the spool may contain anything.
 spool_aside = sa.Table(
     "spool_aside",
     metadata,

@@ -1,4 +1,4 @@
-"""Wallets, and ends that the ledger doesn't show yet."""
+"""Wallets, and ends that aren't in the ledger yet."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ wallets = sa.Table(
     "wallets",
     metadata,
     sa.Column("wallet_id", sa.Text, primary_key=True),
-    # Whose it is: the user it was opened for.
+    # The owner: the user it was opened for.
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("package_id", sa.Text, sa.ForeignKey("packages.id")),
     sa.Column("status", sa.Text, nullable=False, server_default="active"),
     sa.Column("posted_micros", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("overdraft_limit_micros", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
-    # The sum of its ends with `is_debt`, changed in the transaction that changes which these are.
+    # The sum of the wallet's ends with `is_debt`, changed in the same transaction as these.
     sa.Column("debt_micros", sa.BigInteger, nullable=False, server_default="0"),
-    # When its debts are due for another try. All of a wallet's debts wait in one line.
+    # When the wallet's debts are due for a retry. All debts of a wallet wait in one queue.
     sa.Column("collect_at", sa.TIMESTAMP(timezone=True)),
     created_at(),
-    # When anything but `collect_at` last changed. It has no index: a settlement would have to write to it.
+    # When anything except `collect_at` last changed. Without an index, which each settlement would have to write to.
     sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
     sa.CheckConstraint("status IN ('active', 'suspended', 'closed')", name="wallets_status_known"),
     sa.CheckConstraint("overdraft_limit_micros >= 0", name="wallets_overdraft_limit_not_negative"),
     sa.CheckConstraint("posted_micros <= 4000000000000000", name="wallets_posted_in_range"),
     sa.CheckConstraint("debt_micros BETWEEN 0 AND 9007199254740992", name="wallets_debt_in_range"),
     sa.Index("wallets_user_id", "user_id", unique=True),
-    # How an id begins, whatever the database's collation.
+    # Finds ids by prefix, whatever the database's collation is.
     sa.Index("wallets_user_id_prefix", "user_id", postgresql_ops={"user_id": "text_pattern_ops"}),
     sa.Index("wallets_collect_at", "collect_at", postgresql_where=sa.text("collect_at IS NOT NULL")),
 )
 
-# The permanent memory of the keys that ends came with. It outlives the inbox row, so that a key can't bill twice
-# in the moment between the settlement's delete and a repeated call.
+# The keys of all ends, kept for ever. They outlive the inbox row, so that a key can't bill twice when a call is
+# repeated just after settlement has deleted the row.
 end_keys = sa.Table(
     "end_keys",
     metadata,
@@ -50,7 +50,7 @@ end_keys = sa.Table(
     sa.Column("spendable_micros", sa.BigInteger, nullable=False),
     sa.Column("deduction", sa.Text, nullable=False),
     created_at(),
-    # No primary key: an end is only ever found by its keys.
+    # No primary key: an end is only looked up by its keys.
     sa.Index(
         "end_keys_idempotency_key",
         "idempotency_key",
@@ -60,16 +60,16 @@ end_keys = sa.Table(
     sa.Index("end_keys_process_id", "process_id", unique=True, postgresql_where=sa.text("process_id IS NOT NULL")),
 )
 
-# `wallet_id` pays for what `user_id` ran, whatever becomes of the two before it is settled.
-# No foreign key to wallets: it would lock the wallet's row for every end. Settlement checks the wallet instead.
+# `wallet_id` pays for the run of `user_id`, whatever happens to the two before it is settled. No foreign key to
+# wallets: it would lock the wallet's row for every end. Settlement checks the wallet instead.
 end_inbox = sa.Table(
     "end_inbox",
     metadata,
     sa.Column("id", pg.UUID, primary_key=True),
     sa.Column("wallet_id", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
-    # An end is `usage`. What a correction charges and the balance doesn't cover stands here beside the ends, and waits,
-    # is collected, replayed or written off like them.
+    # An end has the kind `usage`. What a correction charges and the balance doesn't cover is a row here too; it waits
+    # and is collected, replayed or written off like an end.
     sa.Column("kind", sa.Text, nullable=False, server_default="usage"),
     sa.Column("corrects", pg.UUID),
     sa.Column("reference", sa.Text),
@@ -85,18 +85,18 @@ end_inbox = sa.Table(
     sa.Column("process_id", sa.Text),
     sa.Column("idempotency_key", sa.Text),
     sa.Column("request_id", sa.Text),
-    # The price, pinned whole: settlement adds up and computes nothing.
+    # The price, pinned whole: settlement only adds up and computes no price.
     sa.Column("price_id", sa.BigInteger),
     sa.Column("profit_rule_id", sa.BigInteger),
     sa.Column("base_cost_micros", sa.BigInteger, nullable=False),
     sa.Column("profit_micros", sa.BigInteger, nullable=False),
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    # Failed tries since it was accepted or last replayed, by which it is given up, and all that there ever were.
+    # Failed tries since acceptance or the last replay (which decide when it is given up), and failed tries in all.
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("attempts_total", sa.Integer, nullable=False, server_default="0"),
-    # Whether its cost is part of `wallets.debt_micros`. An end that failed at acceptance isn't yet: taking the wallet's
-    # lock for it would have every end of a wallet wait for the one before.
+    # Whether its cost is included in `wallets.debt_micros`. An end that isn't covered at acceptance isn't included yet:
+    # that would need the wallet's lock, and each end of a wallet would wait for the one before.
     sa.Column("is_debt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("last_error", sa.Text),
     sa.Column("accepted_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=now),
@@ -105,7 +105,7 @@ end_inbox = sa.Table(
     sa.CheckConstraint("cost_micros >= 0", name="end_inbox_cost_not_negative"),
     sa.CheckConstraint("kind IN ('usage', 'amendment', 'chargeback')", name="end_inbox_kind_known"),
     sa.Index("end_inbox_corrects", "corrects", postgresql_where=sa.text("corrects IS NOT NULL")),
-    # What a wallet's row doesn't tell of its unsettled ends.
+    # Unsettled ends that aren't included in their wallet's row.
     sa.Index("end_inbox_untold", "wallet_id", "id", postgresql_where=sa.text("NOT is_debt")),
     sa.Index(
         "end_inbox_to_settle",
@@ -115,7 +115,7 @@ end_inbox = sa.Table(
     sa.Index("end_inbox_failed", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_failed_of_wallet", "wallet_id", "id", postgresql_where=sa.text("state <> 'accepted'")),
     sa.Index("end_inbox_retrying_of_wallet", "wallet_id", "id", postgresql_where=sa.text("state = 'retrying'")),
-    # Replayed dead letters, which are mostly none.
+    # Replayed dead letters; mostly there are none.
     sa.Index("end_inbox_replayed", "wallet_id", postgresql_where=sa.text("state = 'accepted' AND is_debt")),
     sa.Index("end_inbox_dead", "id", postgresql_where=sa.text("state = 'dead'")),
 )

@@ -1,4 +1,4 @@
-"""What operators watch over time: one row a minute of the whole, and the processes that say that they live."""
+"""What operators watch: a sample of the whole system each minute, and the processes that report they are alive."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sqlalchemy as sa
 
 from app.stores.postgres.tables.base import metadata, now
 
-# Amounts are numeric: all wallets together may pass 64 bits.
+# Amounts are numeric: sums over all wallets may exceed 64 bits.
 samples = sa.Table(
     "samples",
     metadata,
-    # Where the minute begins. What was accepted and settled is of this minute, all else as it stood right after it.
+    # The minute's start. `accepted`, `settled` and the lags are of this minute; all else is the state right after it.
     sa.Column("minute", sa.TIMESTAMP(timezone=True), primary_key=True),
     sa.Column("accepted", sa.BigInteger, nullable=False),
     sa.Column("settled", sa.BigInteger, nullable=False),
@@ -28,7 +28,7 @@ samples = sa.Table(
     sa.Column("liability_micros", sa.Numeric, nullable=False),
     sa.Column("overdrawn_micros", sa.Numeric, nullable=False),
     sa.Column("wallets", sa.BigInteger, nullable=False),
-    # Null: Redis, where holds live, was away.
+    # Null where Redis, which has the holds, was away.
     sa.Column("held_micros", sa.Numeric),
 )
 

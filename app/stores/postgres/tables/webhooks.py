@@ -1,6 +1,6 @@
-"""Events that others are told of, whom they are delivered to, and what has wallets tell them.
+"""Events, the endpoints that receive them, their deliveries, and the rules by which wallets are reported.
 
-Events are written by triggers (`migrations/versions`), in the transactions that cause them.
+Triggers (`migrations/versions`) write events in the transactions that cause them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ webhook_endpoints = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("description", sa.Text),
-    # Empty: all of them.
+    # Empty: all types.
     sa.Column("event_types", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("state", sa.Text, nullable=False, server_default="enabled"),
     sa.Column("disabled_reason", sa.Text),
     sa.Column("disabled_at", _a_moment),
-    # Since when nothing has been delivered to it, though something was to be.
+    # Since when deliveries to it have failed without a success.
     sa.Column("failing_since", _a_moment),
-    # It asked to be left alone until then.
+    # The endpoint asked for a pause until then.
     sa.Column("paused_until", _a_moment),
     created_at(),
     sa.CheckConstraint("state IN ('enabled', 'disabled', 'deleted')", name="webhook_endpoints_state_known"),
@@ -44,7 +44,7 @@ webhook_secrets = sa.Table(
     sa.Column("endpoint_id", sa.BigInteger, sa.ForeignKey("webhook_endpoints.id"), nullable=False),
     sa.Column("secret", sa.Text, nullable=False),
     created_at(),
-    # Of one that was followed by another: until then both sign.
+    # Set for a secret that was replaced: until then both sign.
     sa.Column("expires_at", _a_moment),
     sa.Index("webhook_secrets_endpoint_id", "endpoint_id"),
 )
@@ -57,14 +57,14 @@ webhook_events = sa.Table(
     sa.Column("wallet_id", sa.Text),
     sa.Column("user_id", sa.Text),
     sa.Column("data", pg.JSONB, nullable=False),
-    # Of a test: for this endpoint and no other.
+    # Set for a test event: only this endpoint gets it.
     sa.Column("endpoint_id", sa.BigInteger),
     sa.Column("occurred_at", _a_moment, nullable=False, server_default=_at_once),
     sa.Index("webhook_events_of_user", "user_id", "id", postgresql_where=sa.text("user_id IS NOT NULL")),
 )
 
-# A trigger makes one for each endpoint that wants an event. No foreign keys: they would lock the row of an endpoint for
-# each event, and settlement would wait for whoever changes an endpoint.
+# A trigger makes one for each endpoint that subscribes to the event. No foreign keys: they would lock the endpoint's
+# row for each event, so settlement would wait for whoever changes an endpoint.
 webhook_deliveries = sa.Table(
     "webhook_deliveries",
     metadata,
@@ -74,7 +74,7 @@ webhook_deliveries = sa.Table(
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("next_attempt_at", _a_moment, nullable=False, server_default=_at_once),
-    # Somebody is at it until then, and nobody else.
+    # The lease: until then only its holder tries this delivery.
     sa.Column("leased_until", _a_moment),
     sa.Column("last_status", sa.Integer),
     sa.Column("last_error", sa.Text),
@@ -83,7 +83,7 @@ webhook_deliveries = sa.Table(
     sa.CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state_known"),
     sa.Index("webhook_deliveries_once", "event_id", "endpoint_id", unique=True),
     sa.Index("webhook_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where=sa.text("state = 'pending'")),
-    # Under way: few, however many wait.
+    # Deliveries in flight: few, however many are pending.
     sa.Index(
         "webhook_deliveries_leased",
         "endpoint_id",
@@ -103,12 +103,12 @@ webhook_attempts = sa.Table(
     sa.Column("duration_seconds", sa.Double, nullable=False),
     sa.Column("status", sa.Integer),
     sa.Column("error", sa.Text),
-    # The beginning of the answer.
+    # The beginning of the reply.
     sa.Column("excerpt", sa.Text),
     sa.Index("webhook_attempts_of_delivery", "delivery_id", "id"),
 )
 
-# Of a wallet, or of all wallets with a package that have none of their own. Neither amount: no warning.
+# A rule of a wallet, or of all wallets with a package that have none of their own. Without an amount: no warning.
 low_balance_rules = sa.Table(
     "low_balance_rules",
     metadata,
@@ -116,7 +116,7 @@ low_balance_rules = sa.Table(
     sa.Column("wallet_id", sa.Text),
     sa.Column("package_id", sa.Text),
     sa.Column("below_micros", sa.BigInteger),
-    # Of what the wallet had after its last top-up.
+    # A share of the balance after the wallet's last top-up.
     sa.Column("below_basis_points", sa.Integer),
     sa.Column("updated_at", _a_moment, nullable=False, server_default=now),
     sa.CheckConstraint("below_micros > 0", name="low_balance_rules_below_positive"),
@@ -131,7 +131,7 @@ low_balance_rules = sa.Table(
     ),
 )
 
-# The same for top-ups that are asked for. No amounts: none is.
+# The same kind of rules for requested top-ups. Without amounts: no requests.
 auto_top_up_rules = sa.Table(
     "auto_top_up_rules",
     metadata,
@@ -142,9 +142,9 @@ auto_top_up_rules = sa.Table(
     sa.Column("amount_micros", sa.BigInteger),
     sa.Column("requests_per_month", sa.Integer),
     sa.Column("micros_per_month", sa.BigInteger),
-    # After so many requests in a row that brought nothing no more are made.
+    # After this many requests in a row without a top-up no more are made.
     sa.Column("failures_max", sa.Integer),
-    # For so long a request waits for its top-up.
+    # How long a request waits for its top-up.
     sa.Column("answer_seconds", sa.Integer),
     sa.Column("updated_at", _a_moment, nullable=False, server_default=now),
     sa.CheckConstraint("amount_micros > 0", name="auto_top_up_rules_amount_positive"),
@@ -162,21 +162,21 @@ auto_top_up_rules = sa.Table(
     ),
 )
 
-# What is remembered of a wallet for both. Only whoever has the wallet locked changes it.
+# What is remembered of a wallet for both kinds of rules. Changed only by a transaction that has locked the wallet.
 wallet_watches = sa.Table(
     "wallet_watches",
     metadata,
     sa.Column("wallet_id", sa.Text, primary_key=True),
-    # What it had after its last top-up, less its debt.
+    # The balance after its last top-up, less its debt.
     sa.Column("full_micros", sa.BigInteger),
-    # Since it was told to be low; null again once its balance has risen clearly above that.
+    # When it was reported as low; null again once its balance has risen clearly above the limit.
     sa.Column("low_since", _a_moment),
-    # Of top-ups that were asked for: how many in a row brought nothing, and when the next may be.
+    # Requests in a row without a top-up, and when the next one may be made.
     sa.Column("failed_requests", sa.Integer, nullable=False, server_default="0"),
     sa.Column("next_request_at", _a_moment),
     sa.Column("stopped_at", _a_moment),
     sa.Column("stopped_reason", sa.Text),
-    # The month in which it was told that the caps are reached.
+    # The month for which it was reported that its caps are reached.
     sa.Column("capped_month", sa.Date),
     sa.CheckConstraint("stopped_reason IN ('declined', 'unanswered')", name="wallet_watches_reason_known"),
 )
@@ -187,7 +187,7 @@ top_up_requests = sa.Table(
     sa.Column("id", pg.UUID, primary_key=True, server_default=_a_new_id),
     sa.Column("wallet_id", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
-    # By which the top-up answers it.
+    # The reference of the top-up that answers this request.
     sa.Column("reference", sa.Text, nullable=False),
     sa.Column("amount_micros", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="open"),

@@ -1,1 +1,1 @@
-"""Webhooks in Postgres: endpoints with their secrets, events, deliveries and each attempt at one."""
+"""Webhooks in Postgres: endpoints with their secrets, events, deliveries and their attempts."""

@@ -1,7 +1,7 @@
-"""Deliveries: an event on its way to one endpoint.
+"""Deliveries: each is one event on its way to one endpoint.
 
-Whoever tries one has it leased: nobody else does until the lease is over, and if the one that has it dies, it is over
-soon. How many of an endpoint's deliveries are leased bounds how many are under way.
+Who tries a delivery leases it: nobody else tries it until the lease ends, which is soon if the holder dies. The number
+of an endpoint's leases bounds its deliveries in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.domain.webhooks import Answer, DeliveryState
 from app.stores.postgres.tables import webhook_attempts, webhook_deliveries, webhook_events
 from app.stores.postgres.webhooks.endpoints import COUNTED_MAX
 
-# The endpoint's row is locked by the caller, so nobody else counts meanwhile.
+# The caller has locked the endpoint's row, so the count can't change meanwhile.
 _CLAIM = sa.text("""
     UPDATE webhook_deliveries AS d SET leased_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     FROM webhook_events AS e
@@ -35,7 +35,7 @@ _CLAIM = sa.text("""
     RETURNING d.id, d.event_id, d.attempts, d.leased_until, e.type, e.data, e.occurred_at
 """)
 
-# Endpoints that have something due, with how many more of it may be under way.
+# Endpoints with a delivery due, and how many more of their deliveries may be in flight.
 _DUE = sa.text("""
     SELECT p.id, p.url, least(due.deliveries, allowed.deliveries - leased.deliveries) AS runners
     FROM webhook_endpoints AS p
@@ -59,7 +59,7 @@ _DUE = sa.text("""
     ORDER BY p.id
 """)
 
-# A lease that ran out may be somebody else's by now. What was delivered is delivered all the same.
+# A lease that ended may belong to somebody else by now. A success is recorded all the same.
 _FINISH = sa.text("""
     UPDATE webhook_deliveries SET
         state = CASE
@@ -79,7 +79,7 @@ _FINISH = sa.text("""
     RETURNING state
 """)
 
-# What was told before is told again from the first attempt, under the same id.
+# A delivery that exists starts again from its first attempt, under the same id.
 _ADD = sa.text("""
     INSERT INTO webhook_deliveries (event_id, endpoint_id)
     SELECT e.id, p.id FROM webhook_events AS e JOIN webhook_endpoints AS p ON p.id = :endpoint_id
@@ -88,7 +88,7 @@ _ADD = sa.text("""
         next_attempt_at = clock_timestamp(), leased_until = NULL, finished_at = NULL
 """)
 
-# Events that an endpoint wants and hasn't got: those that were given up, and those from while it was disabled.
+# Events that an endpoint subscribes to and hasn't received: those given up, and those from while it was disabled.
 _MISSED = sa.text("""
     SELECT e.id FROM webhook_events AS e JOIN webhook_endpoints AS p ON p.id = :endpoint_id
     LEFT JOIN webhook_deliveries AS d ON d.event_id = e.id AND d.endpoint_id = p.id
@@ -98,7 +98,7 @@ _MISSED = sa.text("""
     ORDER BY e.id LIMIT :limit
 """)
 
-# Bounded, as each scrape of the metrics asks for it.
+# Counts are bounded, because each scrape of the metrics asks for them.
 _COUNTS = sa.text("""
     SELECT (SELECT count(*) FROM (
             SELECT FROM webhook_deliveries WHERE state = 'pending' LIMIT :counted_max
@@ -134,12 +134,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One that is ours to try until `leased_until`, with what is to be told."""
+    """A delivery that we have leased until `leased_until`, and its event."""
 
     id: int
     event_id: UUID
     attempts: int
-    """Made before."""
+    """Attempts made before."""
     leased_until: datetime
     type: str
     data: dict[str, Any]
@@ -151,7 +151,7 @@ class DueEndpoint:
     id: int
     url: str
     runners: int
-    """How many more deliveries may be under way, as far as there is something to deliver."""
+    """How many more deliveries may be in flight, at most as many as are due."""
 
     @property
     def host(self) -> str:
@@ -169,7 +169,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries; what is None doesn't matter."""
+    """Which deliveries; a field that is None doesn't filter."""
 
     endpoint_id: int | None = None
     event_id: UUID | None = None
@@ -200,8 +200,8 @@ class DeliveryFilter:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What waits and what was given up, counted up to a bound; for how long what is due for longest has been; and how
-    many endpoints are disabled.
+    """Pending and failed deliveries, counted up to a bound; how long the longest overdue one has been due; and disabled
+    endpoints.
     """
 
     pending: int
@@ -216,7 +216,7 @@ _COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     },
     "type": webhook_events.c.type,
     "user_id": webhook_events.c.user_id,
-    # Nothing is tried any more of what is finished.
+    # Finished deliveries have no next attempt.
     "next_attempt_at": sa.case(
         (webhook_deliveries.c.state == DeliveryState.PENDING, webhook_deliveries.c.next_attempt_at)
     ),
@@ -227,14 +227,18 @@ _DELIVERIES = sa.select(*(_COLUMNS[field.name].label(field.name) for field in fi
 
 
 def due_endpoints(connection: sa.Connection, at_once_max: int) -> list[DueEndpoint]:
-    """Enabled endpoints with something due; of one that is failing one delivery is under way at a time."""
+    """Enabled endpoints with a delivery due and room for more in flight; a failing endpoint has one in flight at a
+    time.
+    """
     return [DueEndpoint(*row) for row in connection.execute(_DUE, {"at_once_max": at_once_max})]
 
 
 def claim(
     connection: sa.Connection, endpoint_id: int, at_once_max: int, lease_seconds: float
 ) -> ClaimedDelivery | None:
-    """Lease the delivery that is due for longest, unless so many are under way. The endpoint has to be locked."""
+    """Lease the delivery that has been due longest, unless `at_once_max` are in flight. The caller has locked the
+    endpoint.
+    """
     values = {"endpoint_id": endpoint_id, "at_once_max": at_once_max, "lease_seconds": lease_seconds}
     row = connection.execute(_CLAIM, values).one_or_none()
     return None if row is None else ClaimedDelivery(*row)
@@ -243,7 +247,7 @@ def claim(
 def finish(
     connection: sa.Connection, claimed: ClaimedDelivery, answer: Answer, retry_seconds: float | None
 ) -> DeliveryState | None:
-    """Note what an attempt brought; what became of the delivery, None if somebody else has it by now."""
+    """Record the result of an attempt. Returns the delivery's state; None where somebody else has leased it by now."""
     connection.execute(
         sa.insert(webhook_attempts).values(
             delivery_id=claimed.id,
@@ -299,7 +303,7 @@ def attempts(connection: sa.Connection, delivery_ids: Sequence[int]) -> dict[int
 
 
 def add(connection: sa.Connection, endpoint_id: int, event_ids: Sequence[UUID]) -> None:
-    """Have an endpoint told of these events, again or for the first time."""
+    """Deliver these events to an endpoint, again or for the first time."""
     connection.execute(_ADD, {"endpoint_id": endpoint_id, "event_ids": list(event_ids)})
 
 
@@ -312,13 +316,13 @@ def missed(
     after_id: UUID,
     limit: int,
 ) -> list[UUID]:
-    """Events of that time that an endpoint wants and hasn't got, oldest first."""
+    """Events of that time that the endpoint subscribes to and hasn't received, oldest first."""
     values = {"endpoint_id": endpoint_id, "since": since, "until": until, "after_id": after_id, "limit": limit}
     return list(connection.execute(_MISSED, values).scalars())
 
 
 def give_up(connection: sa.Connection, endpoint_id: int) -> None:
-    """What was still to be delivered to an endpoint won't be."""
+    """Give up the endpoint's pending deliveries."""
     connection.execute(
         sa.update(webhook_deliveries)
         .where(webhook_deliveries.c.endpoint_id == endpoint_id, webhook_deliveries.c.state == DeliveryState.PENDING)

@@ -1,4 +1,4 @@
-"""Endpoints: where events are sent, and the secrets that sign what is sent there."""
+"""Endpoints: where events are sent, and the secrets that sign them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Endpoint:
     url: str
     description: str | None
     event_types: Sequence[str]
-    """Empty: all of them."""
+    """Empty: all types."""
     state: EndpointState
     disabled_reason: DisabledReason | None
     disabled_at: datetime | None
@@ -30,7 +30,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One that signs. `expires_at` is when it stops to, as another has followed it."""
+    """A secret that signs. `expires_at` is set once another has replaced it."""
 
     id: int
     secret: str
@@ -40,14 +40,14 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What waits for an endpoint, what was given up, and when it last took something."""
+    """Pending and failed deliveries of an endpoint, and its last success."""
 
     pending: int = 0
     failed: int = 0
     last_delivered_at: datetime | None = None
 
 
-# Counted up to here: what takes long to count says no more.
+# Counts stop here: an exact higher number would take long and say no more.
 COUNTED_MAX = 10_000
 
 _HEALTH = sa.text("""
@@ -78,7 +78,9 @@ def find(connection: sa.Connection, endpoint_id: int) -> Endpoint | None:
 
 
 def lock(connection: sa.Connection, endpoint_id: int) -> Endpoint | None:
-    """One at a time changes an endpoint, or takes a delivery to it. Settlement doesn't wait for this."""
+    """Lock an endpoint, so that only one transaction at a time changes it or takes deliveries to it. Settlement doesn't
+    wait for this lock.
+    """
     statement = sa.select(*_COLUMNS).where(webhook_endpoints.c.id == endpoint_id, _NOT_DELETED)
     return _find(connection, statement.with_for_update(key_share=True))
 
@@ -91,13 +93,13 @@ def list_by_id(connection: sa.Connection, after_id: int, limit: int) -> list[End
 
 
 def update(connection: sa.Connection, endpoint_id: int, changes: Mapping[str, Any]) -> Endpoint:
-    """Change columns of one that is locked; the endpoint after it."""
+    """Change columns of a locked endpoint. Returns the endpoint as it is then."""
     statement = sa.update(webhook_endpoints).where(webhook_endpoints.c.id == endpoint_id)
     return _endpoint(connection.execute(statement.values(**changes).returning(*_COLUMNS)).one())
 
 
 def disabling(reason: DisabledReason) -> Mapping[str, Any]:
-    """What changes of an endpoint that is disabled."""
+    """The changes that disable an endpoint."""
     return {
         "state": EndpointState.DISABLED,
         "disabled_reason": reason,
@@ -114,7 +116,7 @@ def health(connection: sa.Connection, endpoint_ids: Sequence[int]) -> dict[int, 
 
 
 def is_failing_for(connection: sa.Connection, endpoint: Endpoint, seconds: float) -> bool:
-    """Whether nothing has been delivered to it for so long, though something was to be."""
+    """Whether deliveries to the endpoint have been failing for this long."""
     if endpoint.failing_since is None:
         return False
     since = sa.func.clock_timestamp() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
@@ -122,7 +124,7 @@ def is_failing_for(connection: sa.Connection, endpoint: Endpoint, seconds: float
 
 
 def is_paused(connection: sa.Connection, endpoint: Endpoint) -> bool:
-    """Whether it has asked to be left alone for now."""
+    """Whether the endpoint has asked for a pause that isn't over."""
     if endpoint.paused_until is None:
         return False
     return bool(
@@ -135,7 +137,7 @@ def add_secret(connection: sa.Connection, endpoint_id: int, secret: str) -> None
 
 
 def secrets(connection: sa.Connection, endpoint_id: int) -> list[Secret]:
-    """Those that sign now, the newest first."""
+    """Secrets that sign now, newest first."""
     statement = sa.select(*_SECRET_COLUMNS).where(
         webhook_secrets.c.endpoint_id == endpoint_id,
         sa.or_(webhook_secrets.c.expires_at.is_(None), webhook_secrets.c.expires_at > sa.func.clock_timestamp()),
@@ -144,7 +146,7 @@ def secrets(connection: sa.Connection, endpoint_id: int) -> list[Secret]:
 
 
 def expire_secrets(connection: sa.Connection, endpoint_id: int, seconds: int) -> None:
-    """Have those that are followed by another sign for so long at most, and forget those that sign no more."""
+    """Have the endpoint's secrets expire within this many seconds, and delete the expired ones."""
     until = sa.func.clock_timestamp() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     of_endpoint = webhook_secrets.c.endpoint_id == endpoint_id
     connection.execute(

@@ -1,4 +1,4 @@
-"""Events: what happened, as it is told. Triggers write them; here they are looked at, made by hand, and forgotten."""
+"""Events. Triggers write them; here they are read, created for tests, and deleted when they are old."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.domain.webhooks import DeliveryState
 from app.stores.postgres.tables import webhook_deliveries, webhook_events
 
-# What nothing is done about any more. Events that reached all who wanted them leave first.
+# Deletes old events without pending deliveries. Events with failed deliveries stay until `failed_before_id`.
 _PRUNE = sa.text("""
     WITH old AS MATERIALIZED (
         SELECT e.id FROM webhook_events AS e
@@ -30,7 +30,7 @@ _PRUNE = sa.text("""
     DELETE FROM webhook_events WHERE id = ANY(ARRAY(SELECT id FROM old))
 """)
 
-# Ids begin with their milliseconds.
+# Ids begin with milliseconds.
 _ID_AT = sa.text("""
     SELECT CAST(lpad(to_hex(CAST(floor(extract(epoch FROM
         clock_timestamp() - make_interval(secs => :seconds)) * 1000) AS bigint)), 12, '0')
@@ -44,14 +44,14 @@ class Event:
     type: str
     user_id: str | None
     data: Mapping[str, Any]
-    """As it was written: amounts as `_micros`, moments as text."""
+    """As the trigger wrote it: amounts as `_micros`, moments as text."""
     endpoint_id: int | None
     occurred_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events; what is None doesn't matter. A state is that of any of its deliveries."""
+    """Which events; a field that is None doesn't filter. `state` is that of any of the event's deliveries."""
 
     type: str | None = None
     user_id: str | None = None
@@ -102,8 +102,8 @@ def list_newest(connection: sa.Connection, matching: EventFilter, before_id: UUI
 
 
 def prune(connection: sa.Connection, seconds: float, failed_seconds: float, limit: int) -> int:
-    """Forget events that are that old, with all that was done to deliver them; how many. What is still to be
-    delivered stays, and what nobody got stays for `failed_seconds`.
+    """Delete up to `limit` events older than `seconds`, with their deliveries and attempts. Returns how many. Events
+    with a pending delivery stay, and those with a failed one stay for `failed_seconds`.
     """
     before_id, failed_before_id = (_id_at(connection, age) for age in (seconds, failed_seconds))
     values = {"before_id": before_id, "failed_before_id": failed_before_id, "limit": limit}
