@@ -15,6 +15,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+
+# Imported only when it is first used, it could not be while the program is ending.
+from concurrent.futures.thread import ThreadPoolExecutor
 from typing import TypeAlias
 
 from tokentill import forks
@@ -85,7 +88,7 @@ class Leftovers:
 
 
 def _settle_for_ever(waiting: queue.SimpleQueue[_Item]) -> None:
-    threads = concurrent.futures.ThreadPoolExecutor(THREADS_MAX, "tokentill-leftover")
+    threads = ThreadPoolExecutor(THREADS_MAX, "tokentill-leftover")
     in_hand: _Futures = set()
     while True:
         item = waiting.get()

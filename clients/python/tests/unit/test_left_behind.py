@@ -199,6 +199,28 @@ def test_the_end_of_the_program_settles_them(program: str) -> None:
         assert server.asked == ["start", "end"]
 
 
+def test_a_program_that_ends_before_our_thread_has_begun() -> None:
+    text = """
+        import atexit, sys
+        sys.setswitchinterval(100)
+        atexit.register(lambda: print([end.output_token for end in memory.ends]))
+        from tokentill.testing import MemoryTokentill
+        memory = MemoryTokentill(features=["f"], wallets={"u": 1_000})
+        run = memory.client().run(user_id="u", feature_endpoint_id="f")
+        run.start()
+        run.use(output_token=4)
+        del run
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(text)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[4]\n")
+
+
 def lost_start() -> Fake:
     """The first start gets no answer at all; what is asked later does."""
     return Fake(answers=[httpx.ReadError("lost")])
