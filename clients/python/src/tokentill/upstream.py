@@ -1,16 +1,17 @@
-"""Finding the provider's stream that a service's generator reads, so that both can be closed.
+"""Finding the provider's stream that a service's own iterator reads, so that both can be closed.
 
     async for chunk in await openai_client.chat.completions.create(..., stream=True):
         yield chunk
 
 Closing this generator ends the loop but not the stream: OpenAI's and Anthropic's are part of a reference
 cycle, so they go on receiving, and their provider producing, until Python's garbage collector comes by.
-Therefore the suspended generator is looked through for them after each chunk. A stream that was handed to
-the generator as an argument belongs to who did that, and is left alone.
+Therefore what the iterator holds is looked through for them after each chunk: the variables and loops of
+generators, and whatever else they iterate, such as `map(text_of, stream)`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import types
@@ -18,21 +19,25 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-_DEPTH_MAX = 4
+# Iterators within iterators. Also what an unusual object could cost with every chunk.
+_DEPTH_MAX = 8
 
 
 class Upstream:
-    """The streams seen in one generator, and in those that it delegates to."""
+    """The streams seen in one iterator, and in those that it reads."""
 
     def __init__(self, source: Any) -> None:
-        self._generator = source if is_native(source) else None
+        # A provider's own stream is closed as the source.
+        self._source = None if _is_provider_stream(source) else source
         self._found: dict[int, weakref.ref[Any]] = {}
-        self._given = {id(value) for value in _arguments(source)} if self._generator is not None else set()
 
     def look(self) -> None:
-        """Between two chunks, when the generator stands still."""
-        if self._generator is not None:
-            for stream in _held_by(self._generator, self._given, _DEPTH_MAX):
+        """Between two chunks, when the iterator stands still."""
+        if self._source is None:
+            return
+        # Whatever an object does when it is looked at, the service's chunks flow on.
+        with contextlib.suppress(Exception):
+            for stream in _held_by(self._source, {id(self._source)}, _DEPTH_MAX):
                 self._found[id(stream)] = weakref.ref(stream)
 
     def found(self) -> list[Any]:
@@ -43,30 +48,45 @@ def is_native(source: Any) -> bool:
     return inspect.isgenerator(source) or inspect.isasyncgen(source)
 
 
-def _arguments(generator: Any) -> list[Any]:
-    """It has not begun, so its only variables are its arguments."""
-    frame = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
-    return [] if frame is None else list(frame.f_locals.values())
-
-
-def _held_by(holder: Any, given: set[int], depth: int) -> Iterator[Any]:
-    # What a frame refers to: its variables, and what its loops stand on, which no variable may name.
-    for thing in gc.get_referents(holder):
-        if id(thing) in given:
+def _held_by(holder: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    for thing in _references(holder):
+        if id(thing) in seen:
             continue
-        if is_native(thing) or isinstance(thing, types.FrameType):
-            if depth:
-                yield from _held_by(thing, given, depth - 1)
-        elif _is_provider_stream(thing):
+        seen.add(id(thing))
+        if _is_provider_stream(thing):
             yield thing
+        elif isinstance(thing, (types.FrameType, types.CellType)):
+            yield from _held_by(thing, seen, depth)
+        elif depth and _is_iterator(thing):
+            yield from _held_by(thing, seen, depth - 1)
+
+
+def _references(holder: Any) -> Iterator[Any]:
+    """A generator's variables, and what its loops stand on, which no variable may name; else attributes."""
+    for thing in gc.get_referents(holder):
+        # Where `map` and `zip` have what they read.
+        if type(thing) is tuple and not isinstance(holder, types.FrameType):
+            yield from thing
+        else:
+            yield thing
+    yield from getattr(holder, "__dict__", {}).values()
+
+
+def _is_iterator(thing: Any) -> bool:
+    kind = type(thing)
+    return hasattr(kind, "__next__") or hasattr(kind, "__anext__")
 
 
 def _is_provider_stream(thing: Any) -> bool:
     kind = type(thing)
-    if not (hasattr(kind, "__next__") or hasattr(kind, "__anext__")):
+    if not _is_iterator(thing) or not hasattr(kind, "close"):
         return False
-    # What they have in common, and files, cursors and queues have not: the HTTP response behind them.
+    # What they have in common, and files, cursors and queues have not: the HTTP response behind them. Or
+    # it is one of ours.
     names = getattr(thing, "__dict__", ())
-    return hasattr(kind, "close") and (
-        "response" in names or "_response" in names or hasattr(kind, "response")
+    return (
+        "response" in names
+        or "_response" in names
+        or hasattr(kind, "response")
+        or hasattr(kind, "tokentill_run")
     )

@@ -125,21 +125,23 @@ def _wrap_plain(
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         run = (client or default_client()).run(**options, **per_call.of(args, kwargs))
-        run.start()
+        run.enter()
         try:
             with inside(run):
                 result = function(*args, **kwargs)
             _refuse_asynchronous(result)
         except BaseException:
-            run.finish(failed=True)
+            run.leave(failed=True)
             raise
         # A file is an iterator too, but no stream of chunks that report their usage.
         if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
-            return run.stream(result)
-        if is_manager(result, "__enter__"):
+            result = run.stream(result)
+        elif is_manager(result, "__enter__"):
+            run.hand_on()
             return StreamManager(run, result)
-        run.returned(result)
-        run.finish(result=result)
+        else:
+            run.returned(result)
+        run.leave(result=result)
         return result
 
     return stream if _is(inspect.isgeneratorfunction, function) else call
@@ -158,19 +160,21 @@ def _wrap_async(
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         run = (client or default_async_client()).run(**options, **await per_call.of_async(args, kwargs))
-        await run.start()
+        await run.enter()
         try:
             with inside(run):
                 result = await function(*args, **kwargs)
         except BaseException as error:
-            await run.finish(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
+            await run.leave(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
             raise
         if isinstance(result, AsyncIterator):
-            return run.stream(result)
-        if is_manager(result, "__aenter__"):
+            result = run.stream(result)
+        elif is_manager(result, "__aenter__"):
+            run.hand_on()
             return AsyncStreamManager(run, result)
-        run.returned(result)
-        await run.finish(result=result)
+        else:
+            run.returned(result)
+        await run.leave(result=result)
         return result
 
     return stream if _is(inspect.isasyncgenfunction, function) else call
@@ -180,7 +184,9 @@ def _refuse_asynchronous(result: Any) -> None:
     """A plain function can't be told from one that returns a coroutine before it has returned it."""
     if inspect.iscoroutine(result):
         result.close()
-    if inspect.isawaitable(result) or isinstance(result, AsyncIterator):
+    # LiteLLM's stream is for both kinds of code.
+    only_asynchronous = isinstance(result, AsyncIterator) and not isinstance(result, Iterator)
+    if inspect.isawaitable(result) or only_asynchronous:
         raise ConfigurationError("The function is asynchronous inside: define it with `async def`")
 
 

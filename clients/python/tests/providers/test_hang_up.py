@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -40,6 +42,10 @@ def leave_block(stream: Any) -> None:
 def fail(stream: Any) -> None:
     with pytest.raises(BoomError):
         stream.throw(BoomError())
+
+
+def forget_stream(stream: Any) -> None:
+    """The last reference goes with this call."""
 
 
 LEAVE = [close, leave_block, fail]
@@ -89,6 +95,88 @@ def test_a_generator_over_the_providers_stream(
     leave(stream)
     assert slow.wait_for_hang_up() < 13
     assert billing.ends()["output_token"] == 3
+
+
+class Own:
+    """An iterator of the service's own, which has nothing to be closed by."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Own:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._stream)
+
+    def __aiter__(self) -> Own:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._stream)
+
+
+def generator_of(stream: Any) -> Iterator[Any]:
+    yield from stream
+
+
+def as_it_is(chunk: Any) -> Any:
+    return chunk
+
+
+def closure_over(stream: Any) -> Iterator[Any]:
+    def generate() -> Iterator[Any]:
+        while True:
+            yield next(stream)
+
+    return generate()
+
+
+SHAPES: dict[str, Callable[[Any], Iterator[Any]]] = {
+    "expression": lambda stream: (chunk for chunk in stream),
+    "argument": generator_of,
+    "closure": closure_over,
+    "map": lambda stream: map(as_it_is, stream),
+    "islice": lambda stream: itertools.islice(stream, 50),
+    "zip in a generator": lambda stream: (chunk for _, chunk in zip(range(50), stream, strict=False)),
+    "own": Own,
+    "own in a generator": lambda stream: generator_of(Own(stream)),
+}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Python's garbage collector would find the stream, too, but later."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("leave", [close, forget_stream])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_a_service_makes_of_the_providers_stream(
+    shape: str, leave: Callable[[Any], None], slow: SlowProvider, billing: Billing, ai: openai.OpenAI
+) -> None:
+    streams = [billing.wrap(lambda: SHAPES[shape](open_chat(ai)))()]
+    for _ in range(3):
+        next(streams[0])
+    leave(streams.pop())
+    assert slow.wait_for_hang_up() < 13
+    wait_until(lambda: billing.ends() != {})
+    assert billing.ends()["output_token"] == 3
+
+
+def test_a_run_inside_the_stream_of_another_is_settled_with_it(
+    slow: SlowProvider, billing: Billing, ai: openai.OpenAI
+) -> None:
+    inner = billing.wrap(lambda: open_chat(ai))()
+    outer = billing.wrap(lambda: Own(inner), free=True)()
+    for _ in range(3):
+        next(outer)
+    outer.close()
+    assert slow.wait_for_hang_up() < 13
+    assert billing.fake.paths() == ["start", "start", "end", "cancel"], "the inner one first"
 
 
 def test_a_stream_that_is_forgotten(slow: SlowProvider, billing: Billing, ai: openai.OpenAI) -> None:
@@ -165,7 +253,7 @@ async def stop_from_another_task(stream: Any) -> None:
 
 
 @pytest.mark.parametrize("leave", [aclose, provider_close, aleave_block, afail, forget, cancel])
-@pytest.mark.parametrize("shape", ["stream", "generator"])
+@pytest.mark.parametrize("shape", ["stream", "generator", "expression", "own"])
 def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -> None:
     async def work() -> None:
         async with openai.AsyncOpenAI(base_url=slow.url, api_key="k", max_retries=0) as ai:
@@ -177,9 +265,20 @@ def test_asyncio(leave: Any, shape: str, slow: SlowProvider, billing: Billing) -
                 async for chunk in await create():
                     yield chunk
 
+            async def express() -> Any:
+                stream = await create()
+                return (chunk async for chunk in stream)
+
+            async def own() -> Any:
+                return Own(await create())
+
             async def open_it() -> Any:
                 if shape == "generator":
                     return billing.wrap_async(generate)()
+                if shape == "expression":
+                    return await billing.wrap_async(express)()
+                if shape == "own":
+                    return await billing.wrap_async(own)()
                 opened = await billing.wrap_async(create)()
                 assert isinstance(opened, openai.AsyncStream)
                 return opened
