@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokentill.run import AsyncRun, Run
+    from tokentill.streams import AsyncStream, Stream
 
 _current: ContextVar[Run | AsyncRun | None] = ContextVar("tokentill_run", default=None)
+# Weak, as whatever is begun meanwhile keeps a copy of the context, and would keep a forgotten stream.
+_reading: ContextVar[weakref.ref[Any] | None] = ContextVar("tokentill_stream", default=None)
 
 
 def current_run() -> Run | AsyncRun | None:
@@ -22,12 +26,21 @@ def current_run() -> Run | AsyncRun | None:
     return _current.get()
 
 
+def stream_around() -> Stream[Any] | AsyncStream[Any] | None:
+    """The stream whose source is being asked for a chunk by the code that runs now."""
+    reference = _reading.get()
+    return None if reference is None else reference()
+
+
 @contextlib.contextmanager
-def inside(run: Run | AsyncRun) -> Iterator[None]:
-    before = _current.get()
+def inside(run: Run | AsyncRun, stream: Stream[Any] | AsyncStream[Any] | None = None) -> Iterator[None]:
+    run_before, stream_before = _current.get(), _reading.get()
     _current.set(run)
+    _reading.set(None if stream is None else weakref.ref(stream))
     try:
         yield
     finally:
-        # Not by its token: an asynchronous generator may be closed in another context than it was begun in.
-        _current.set(before)
+        # Not by their tokens: an asynchronous generator may be closed in another context than it was begun
+        # in.
+        _current.set(run_before)
+        _reading.set(stream_before)

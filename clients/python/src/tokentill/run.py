@@ -72,8 +72,10 @@ class _Run:
         self._finished = False
         self._start_key = new_key()
         self._refusal: HoldRefusedError | None = None
-        # The way into it leads through this run, so a strong one would keep a forgotten stream alive.
-        self._stream: weakref.ref[Any] | None = None
+        # The way into them leads through this run, so strong ones would keep forgotten streams alive.
+        self._streams: dict[int, weakref.ref[Any]] = {}
+        # A function or block this run is for has not come to its end yet.
+        self._scoped = False
         self._inside: contextlib.AbstractContextManager[None] | None = None
         self.user_id = user_id
         self.feature_endpoint_id = feature_endpoint_id
@@ -128,9 +130,9 @@ class _Run:
         """This run costs nothing, whatever was or will be read: no end, and its hold is given back."""
         self._free = True
 
-    def read_chunk(self, chunk: Any) -> None:
-        """Take in a chunk of this run's stream."""
-        self._meter.read_chunk(chunk)
+    def read_chunk(self, chunk: Any, source: Any = None) -> None:
+        """Take in a chunk of a stream of this run, which reads it from `source`."""
+        self._meter.read_chunk(chunk, source)
 
     def read_return(self, value: Any) -> None:
         """Take in what a generator returned at its end."""
@@ -139,6 +141,29 @@ class _Run:
     def read_past(self, source: Any) -> None:
         """Its chunks didn't come by here: see what the stream has put together by itself."""
         self._meter.watch_helper(source)
+
+    def hand_on(self) -> None:
+        """The function is over, and what it returned settles this run."""
+        self._scoped = False
+
+    def stream_begins(self, stream: Any) -> None:
+        """It keeps this run open."""
+        self._streams[id(stream)] = weakref.ref(stream)
+
+    def stream_forgotten(self, stream: Any) -> None:
+        """It is closed by whoever settles what is left behind; what it has reported is all there will be."""
+        self._streams.pop(id(stream), None)
+        if stream.tokentill_begun:
+            self._meter.stream_over(left=True)
+
+    def _stream_over(self, stream: Any, *, failed: bool) -> bool:
+        """Whether the run is over with it."""
+        self._streams.pop(id(stream), None)
+        self._meter.stream_over(left=failed)
+        return not self._scoped and not self._open_streams()
+
+    def _open_streams(self) -> list[Any]:
+        return [stream for reference in list(self._streams.values()) if (stream := reference()) is not None]
 
     def _settle(self, *, failed: bool) -> Settled:
         if self._free:
@@ -316,6 +341,32 @@ class Run(_Run):
         self._driver.run(self._finish_steps(failed=failed))
         self._strictly(result)
 
+    def enter(self) -> None:
+        """A function or block begins that this run is for: its streams alone don't end it."""
+        self.start()
+        self._scoped = True
+
+    def leave(self, *, failed: bool = False, result: Any = None, block: bool = False) -> None:
+        """It is over, and so is the run, unless streams of it were handed on.
+
+        When it failed they were not; and a `with` block closes those that it began to read.
+        """
+        try:
+            for stream in self._open_streams():
+                if failed or (block and stream.tokentill_begun):
+                    # One that another thread reads settles the run when it is over.
+                    with contextlib.suppress(ValueError):
+                        stream.close()
+        finally:
+            self._scoped = False
+            if not self._open_streams():
+                self.finish(failed=failed, result=result)
+
+    def stream_over(self, stream: Stream[Any], *, failed: bool) -> None:
+        """The last one settles, if nobody else will."""
+        if self._stream_over(stream, failed=failed):
+            self.finish(failed=failed)
+
     def keep_hold(self) -> None:
         """The keeper's turn, in a thread of its own."""
         self._driver.run(self.keep_hold_steps())
@@ -329,15 +380,14 @@ class Run(_Run):
         try:
             return self._driver.run(self._extend_steps(token, seconds))
         except HoldRefusedError:
-            stream = self._stream() if self._stream is not None else None
-            # Being read, it is our caller: it stops with this error, or with the next chunk.
-            if stream is not None and self._refusal is not None:
+            for stream in self._open_streams() if self._refusal is not None else ():
+                # Being read, it is our caller: it stops with this error, or with the next chunk.
                 with contextlib.suppress(ValueError):
                     stream.close()
             raise
 
     def __enter__(self) -> Run:
-        self.start()
+        self.enter()
         self._inside = inside(self)
         self._inside.__enter__()
         return self
@@ -347,14 +397,15 @@ class Run(_Run):
     ) -> None:
         if self._inside is not None:
             self._inside.__exit__(None, None, None)
-        self.finish(failed=error is not None)
+        self.leave(failed=error is not None, block=True)
 
     def stream(self, source: Iterable[T]) -> Stream[T]:
-        """Pass the chunks on and read their usage; settle when exhausted, closed, failed or forgotten."""
-        self._meter.watch(source)
-        stream = Stream(self, source)
-        self._stream = weakref.ref(stream)
-        return stream
+        """Pass the chunks on and read their usage. The run is settled when its streams are exhausted, closed,
+        failed or forgotten, and the function or block that it is for is over.
+        """
+        if type(source) is Stream and source.tokentill_run is self:
+            return source
+        return Stream(self, source)
 
 
 class AsyncRun(_Run):
@@ -412,6 +463,30 @@ class AsyncRun(_Run):
             await self._driver.run_to_the_end(steps)
             self._strictly(result)
 
+    async def enter(self) -> None:
+        """See `Run.enter`."""
+        await self.start()
+        self._scoped = True
+
+    async def leave(
+        self, *, failed: bool = False, cancelled: bool = False, result: Any = None, block: bool = False
+    ) -> None:
+        """See `Run.leave`."""
+        try:
+            for stream in self._open_streams():
+                if failed or (block and stream.tokentill_begun):
+                    with contextlib.suppress(RuntimeError):
+                        await stream.tokentill_close(cancelled=cancelled)
+        finally:
+            self._scoped = False
+            if not self._open_streams():
+                await self.finish(failed=failed, cancelled=cancelled, result=result)
+
+    async def stream_over(self, stream: AsyncStream[Any], *, failed: bool, cancelled: bool) -> None:
+        """See `Run.stream_over`."""
+        if self._stream_over(stream, failed=failed):
+            await self.finish(failed=failed, cancelled=cancelled)
+
     def __del__(self) -> None:
         if self.__dict__.get("started") is not None and self.open:
             self.left_behind(lambda: self.finish(failed=True))
@@ -440,14 +515,13 @@ class AsyncRun(_Run):
         try:
             return await self._driver.run(self._extend_steps(token, seconds))
         except HoldRefusedError:
-            stream = self._stream() if self._stream is not None else None
-            if stream is not None and self._refusal is not None:
+            for stream in self._open_streams() if self._refusal is not None else ():
                 with contextlib.suppress(RuntimeError):
                     await stream.aclose()
             raise
 
     async def __aenter__(self) -> AsyncRun:
-        await self.start()
+        await self.enter()
         self._inside = inside(self)
         self._inside.__enter__()
         return self
@@ -457,11 +531,11 @@ class AsyncRun(_Run):
     ) -> None:
         if self._inside is not None:
             self._inside.__exit__(None, None, None)
-        await self.finish(failed=error is not None, cancelled=isinstance(error, asyncio.CancelledError))
+        cancelled = isinstance(error, asyncio.CancelledError)
+        await self.leave(failed=error is not None, cancelled=cancelled, block=True)
 
     def stream(self, source: AsyncIterable[T]) -> AsyncStream[T]:
         """See `Run.stream`; a cancelled consumer is one that closed early."""
-        self._meter.watch(source)
-        stream = AsyncStream(self, source)
-        self._stream = weakref.ref(stream)
-        return stream
+        if type(source) is AsyncStream and source.tokentill_run is self:
+            return source
+        return AsyncStream(self, source)

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from tokentill.current import inside
+from tokentill.current import inside, stream_around
 from tokentill.leftovers import leftovers
 from tokentill.upstream import Upstream, is_native
 
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # A provider that doesn't answer even to a hang-up is left to itself.
 CLOSE_SECONDS = 5.0
+# A generator that passes on what another stream of its run has counted does so soon.
+COUNTED_MAX = 100
 
 
 class _LikeItsSource:
@@ -62,8 +65,34 @@ class _LikeItsSource:
 class _Passing(_LikeItsSource):
     """What both kinds of stream are made of."""
 
-    _tokentill_chunks: Any
-    _tokentill_upstream: Upstream
+    def __init__(self, run: Any, source: Any) -> None:
+        self._tokentill_run = run
+        self._tokentill_source = source
+        self._tokentill_chunks: Any = None
+        self._tokentill_upstream = Upstream(source)
+        self._tokentill_over = False
+        self._tokentill_working = False
+        # What another stream of this run, which this one reads, has counted already.
+        self._tokentill_counted: deque[Any] = deque(maxlen=COUNTED_MAX)
+        run.stream_begins(self)
+
+    @property
+    def tokentill_begun(self) -> bool:
+        """A chunk was asked for."""
+        return self._tokentill_chunks is not None
+
+    def _tokentill_take(self, chunk: Any) -> None:
+        """Counted before it is handed out: the consumer may never come back."""
+        run, counted = self._tokentill_run, self._tokentill_counted
+        # Text that is made of counted chunks is counted with them.
+        text = isinstance(chunk, (str, bytes)) and len(counted) > 0
+        if not text and not any(chunk is each for each in counted):
+            run.read_chunk(chunk, self._tokentill_source)
+        around = stream_around()
+        if around is not None and around.tokentill_run is run:
+            around._tokentill_counted.append(chunk)
+        self._tokentill_upstream.look()
+        run.raise_if_stopped()
 
     def _tokentill_closables(self, *, failed: bool) -> list[Any]:
         """From the inside out: an iterator may be in the middle of its source."""
@@ -77,12 +106,7 @@ class Stream(_Passing, Generator[T, Any, Any]):
     """In plain code. Also what `Run.stream` gives: an iterator, a generator, a context manager."""
 
     def __init__(self, run: Run, source: Iterable[T]) -> None:
-        self._tokentill_run = run
-        self._tokentill_source = source
-        self._tokentill_chunks: Any = None
-        self._tokentill_upstream = Upstream(source)
-        self._tokentill_over = False
-        self._tokentill_working = False
+        super().__init__(run, source)
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -136,6 +160,7 @@ class Stream(_Passing, Generator[T, Any, Any]):
 
     def __del__(self) -> None:
         if not self.__dict__.get("_tokentill_over", True) and self._tokentill_run.started is not None:
+            self._tokentill_run.stream_forgotten(self)
             leftovers.put(self.close)
 
     def _tokentill_advance(self, step: Callable[[Any], T]) -> T:
@@ -147,14 +172,11 @@ class Stream(_Passing, Generator[T, Any, Any]):
         self._tokentill_working = True
         try:
             run.start()
-            with inside(run):
+            with inside(run, self):
                 if self._tokentill_chunks is None:
                     self._tokentill_chunks = iter(self._tokentill_source)
                 chunk = step(self._tokentill_chunks)
-            # Counted before it is handed out: the consumer may never come back.
-            run.read_chunk(chunk)
-            self._tokentill_upstream.look()
-            run.raise_if_stopped()
+            self._tokentill_take(chunk)
         except StopIteration as stop:
             # What a generator returns at its end is about all of it; most return nothing.
             if stop.value is not None:
@@ -178,19 +200,14 @@ class Stream(_Passing, Generator[T, Any, Any]):
             if self._tokentill_chunks is None:
                 run.read_past(source)
         finally:
-            run.finish(failed=failed)
+            run.stream_over(self, failed=failed)
 
 
 class AsyncStream(_Passing, AsyncGenerator[T, Any]):
     """In asyncio code. See `Stream`."""
 
     def __init__(self, run: AsyncRun, source: AsyncIterable[T]) -> None:
-        self._tokentill_run = run
-        self._tokentill_source = source
-        self._tokentill_chunks: Any = None
-        self._tokentill_upstream = Upstream(source)
-        self._tokentill_over = False
-        self._tokentill_working = False
+        super().__init__(run, source)
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
@@ -223,10 +240,14 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
 
         While another task reads it, a provider's stream is hung up on, and the reader settles.
         """
+        await self.tokentill_close(cancelled=False)
+
+    async def tokentill_close(self, *, cancelled: bool) -> None:
+        """`cancelled`: its task is, so it isn't kept for long."""
         if self._tokentill_over:
             return
         if not self._tokentill_working:
-            await self._tokentill_settle(failed=True, cancelled=False)
+            await self._tokentill_settle(failed=True, cancelled=cancelled)
         elif is_native(self._tokentill_source):
             raise RuntimeError("The generator is being read")
         else:
@@ -253,6 +274,7 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
     def __del__(self) -> None:
         if self.__dict__.get("_tokentill_over", True) or self._tokentill_run.started is None:
             return
+        self._tokentill_run.stream_forgotten(self)
         self._tokentill_run.left_behind(self.aclose)
 
     async def _tokentill_advance(self, step: Callable[[Any], Awaitable[T]]) -> T:
@@ -264,13 +286,11 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
         self._tokentill_working = True
         try:
             await run.start()
-            with inside(run):
+            with inside(run, self):
                 if self._tokentill_chunks is None:
                     self._tokentill_chunks = aiter(self._tokentill_source)
                 chunk = await step(self._tokentill_chunks)
-            run.read_chunk(chunk)
-            self._tokentill_upstream.look()
-            run.raise_if_stopped()
+            self._tokentill_take(chunk)
         except GeneratorExit:
             # This very coroutine is thrown away, so nothing can be awaited: `__del__` sees to it.
             raise
@@ -297,7 +317,7 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
             cancelled = True
             raise
         finally:
-            await run.finish(failed=failed, cancelled=cancelled)
+            await run.stream_over(self, failed=failed, cancelled=cancelled)
 
 
 class StreamManager(_LikeItsSource):

@@ -21,17 +21,13 @@ _DEPTH_MAX = 5
 
 
 class StreamHelpers:
-    """The stream objects seen among the locals of one generator and of those that it delegates to."""
+    """The stream objects seen among the locals of generators and of those that they delegate to."""
 
     def __init__(self) -> None:
-        self._source: Any = None
         self._found: dict[int, Any] = {}
 
-    def watch(self, source: Any) -> None:
-        self._source = source
-
-    def look(self) -> None:
-        generator = self._source
+    def look(self, generator: Any) -> None:
+        """Between two chunks of this one."""
         for _ in range(_DEPTH_MAX):
             frame = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
             if frame is None:
@@ -46,5 +42,4 @@ class StreamHelpers:
             self._found[id(value)] = value
 
     def found(self) -> list[Any]:
-        self._source = None
         return list(self._found.values())

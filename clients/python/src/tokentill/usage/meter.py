@@ -79,6 +79,8 @@ class _Answer:
     # The provider gave up in the middle of it.
     broken: bool = False
     over: bool = False
+    # Whether the stream it came by was left before its end; None while that goes on.
+    left: bool | None = None
     of_model: bool = False
     # Counted by the feature or its extractor, whose word is above any count of pieces.
     own: bool = False
@@ -170,14 +172,14 @@ class Meter:
         if not self._was_read(result):
             self._read(result, whole=True)
 
-    def read_chunk(self, chunk: Any) -> None:
-        """Take in a chunk of a stream, unless it was handed to `read` before it was passed on.
+    def read_chunk(self, chunk: Any, source: Any = None) -> None:
+        """Take in a chunk of the stream `source`, unless it was handed to `read` before it was passed on.
 
         What it has without an id belongs to the answer that goes on.
         """
         if isinstance(chunk, (str, bytes)) and chunk:
             self._texts += 1
-            self._helpers.look()
+            self._helpers.look(source)
             if self._count_pieces:
                 self._take(Reading(Usage(final=False), pieces=1, own=True), whole=False)
         if not self._was_read(chunk):
@@ -198,10 +200,6 @@ class Meter:
             else:
                 self._take(replace(reading, usage=usage), whole=False)
 
-    def watch(self, source: Any) -> None:
-        """Remember the stream that is passed on: see `tokentill.usage.held`."""
-        self._helpers.watch(source)
-
     def watch_helper(self, helper: Any) -> None:
         """A stream that puts its answer together itself, and was read past us."""
         self._helpers.add(helper)
@@ -209,6 +207,13 @@ class Meter:
     def next_answer(self) -> None:
         """What comes now without an id belongs to another answer."""
         self._current = None
+
+    def stream_over(self, *, left: bool) -> None:
+        """A stream came to its end, or was left before it: so did the answers that came by it."""
+        for answer in self._answers:
+            if answer.left is None:
+                answer.left = left
+        self.next_answer()
 
     def settle(self, *, left_early: bool = False, required: bool = False) -> Settled:
         """The sum, and what keeps it from being all.
@@ -222,7 +227,7 @@ class Meter:
         for answer in self._answers:
             if answer.unreadable is not None:
                 unreadable.append(answer)
-            broke_off = left_early or answer.broken
+            broke_off = answer.broken or (left_early if answer.left is None else answer.left)
             if not broke_off and answer.incomplete(by_pieces=self._count_pieces):
                 missing.append(answer)
                 continue
