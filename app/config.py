@@ -1,4 +1,4 @@
-"""Settings of every process, read from the environment once and checked. The one reader of the environment.
+"""Settings of every process, read from the environment once and checked. Nothing else reads the environment.
 
 A wrong or missing setting raises `ConfigError`, whose message names the variable.
 """
@@ -23,7 +23,7 @@ T = TypeVar("T")
 DEMO_SERVER_KEY = "dev-server-key"
 DEMO_ADMIN_KEY = "dev-admin-key"
 MODES = ("local", "production")
-# "forwarded" is RFC 7239's.
+# "forwarded" is the header of RFC 7239.
 PROXY_HEADERS = ("x-forwarded-for", "forwarded")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -39,16 +39,16 @@ class Config:
     redis_url: str
     server_api_keys: tuple[str, ...]
     admin_api_keys: tuple[str, ...]
-    # For how long named keys are believed while Postgres can't be asked whether they still are in force.
+    # How long named keys still work while Postgres can't be asked whether they are in force.
     api_keys_offline_seconds: int
-    # Whose word counts for whom they pass a request on, and in which header they say it.
+    # Proxies that are trusted to name the client, and the header in which they do.
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     proxy_header: str
     log_level: str
     # How long a call to a store may take before it counts as away.
     database_timeout_seconds: float
     redis_timeout_seconds: float
-    # How long a repeated key is answered from Redis; after that Postgres answers it.
+    # How long a repeated key is answered from Redis; after that from Postgres.
     idempotency_cache_seconds: int
     hold_seconds_default: int
     settle_batch_size: int
@@ -57,23 +57,23 @@ class Config:
     retry_base_seconds: int
     retry_cap_seconds: int
     reconcile_seconds: float
-    # Threads that answer requests: what the server is started with.
+    # Threads that answer requests; the server is started with as many.
     web_threads: int
-    # Where a process tells its numbers, besides the API's own port. 0: nowhere.
+    # A port for metrics besides the API's own. 0: none.
     metrics_address: str
     metrics_port: int
     metrics_are_public: bool
     metrics_dir: str
     data_dir: Path
-    # Who may look at flower, each as user:password; or by which addresses people may sign in through a provider.
+    # Who may open flower: each as user:password, or a pattern of addresses that may sign in through a provider.
     flower_basic_auth: tuple[str, ...]
     flower_auth: str
-    # Where traces are sent. Empty: there are none.
+    # Where traces are sent. Empty: tracing is off.
     otlp_endpoint: str
     # Whether webhooks may go over http, and to addresses that aren't public.
     webhooks_allow_private: bool
     webhook_timeout_seconds: float
-    # How many deliveries to one endpoint may be under way.
+    # How many deliveries to one endpoint may be in flight.
     webhook_endpoint_concurrency: int
     webhook_disable_after_days: float
     webhook_retention_days: float
@@ -84,7 +84,7 @@ class Config:
 
     @property
     def metrics_folder(self) -> Path:
-        """Where the processes of this installation on this machine share their numbers."""
+        """The folder in which the processes of this installation on this machine share their numbers."""
         if self.metrics_dir:
             return Path(self.metrics_dir)
         installation = hashlib.sha256(self.database_url.encode()).hexdigest()[:16]
@@ -96,7 +96,7 @@ class Config:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read the environment (or a mapping in its place). Raises ConfigError."""
+        """Read the environment, or a mapping instead. Raises ConfigError."""
         env = _with_local_stack(os.environ if environment is None else environment)
         mode = _choice(env, "TOKENTILL_MODE", "production", MODES)
         return cls(
@@ -137,7 +137,7 @@ class Config:
 
 
 def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
-    """Where no database is named, the settings of the stack that `make up` runs beside us, if it runs."""
+    """Without DATABASE_URL, the settings of the stack that `make up` runs on this machine, if it runs."""
     if env.get("DATABASE_URL"):
         return env
     handover = _data_dir(env) / "stack.env"
@@ -145,7 +145,7 @@ def _with_local_stack(env: Mapping[str, str]) -> Mapping[str, str]:
         lines = handover.read_text().splitlines()
     except OSError:
         return env
-    # An empty variable is as good as none.
+    # An empty variable counts as not set.
     given = {name: value for name, value in env.items() if value}
     return {**dict(line.split("=", 1) for line in lines if "=" in line), **given}
 
@@ -195,7 +195,7 @@ def _checked(name: str, check: Callable[[str], T], value: str) -> T:
     try:
         return check(value)
     except ValueError as error:
-        # The value stays out of the message, and what caused it too: they may carry a password.
+        # Neither the value nor the causing error goes into the message: they may contain a password.
         raise ConfigError(f"{name} {error}.") from None
 
 
@@ -226,7 +226,7 @@ def _redis_url(env: Mapping[str, str]) -> str:
 
 
 def _networks(env: Mapping[str, str], name: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Addresses and networks, separated by commas."""
+    """Addresses and networks from a comma-separated list."""
     found = []
     for part in env.get(name, "").split(","):
         if text := part.strip():

@@ -1,7 +1,7 @@
-"""The URLs of the stores: what they may say, and what they mean.
+"""The URLs of the stores: checking and parsing them.
 
-Whatever is wrong is a ValueError in one line that never repeats a part of the URL: with an unescaped `@` or `/` in a
-password any part of it may be one.
+Every fault is a ValueError in one line that never repeats a part of the URL: where a password has an unescaped `@` or
+`/`, any part may belong to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _FILES_OF_POSTGRES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
-# What we set ourselves, or what would make it another URL than it looks.
+# Parameters that we set ourselves, or that would override other parts of the URL.
 _TAKEN = ("host", "hostaddr", "port", "dbname", "user", "password", "options", "service", "connect_timeout")
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _REDIS_PARAMETERS = (*_TLS_FILES, "ssl_check_hostname", "sentinel_username", "sentinel_password")
@@ -29,7 +29,7 @@ def postgres_url(text: str) -> str:
     """The URL for SQLAlchemy. Raises ValueError."""
     url = _split(text, ("postgres", "postgresql", "postgresql+psycopg"))
     parameters = _parameters(url)
-    # A Unix socket's folder is no host, and stands behind the `?`.
+    # A Unix socket's folder isn't a host name and is given as the parameter `host`.
     socket = parameters.pop("host", None)
     if (socket is None) == (not url.netloc.rpartition("@")[2]):
         raise ValueError("must name one host")
@@ -49,7 +49,7 @@ def postgres_url(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """One Redis, or the Sentinels that know which Redis is the master of a service."""
+    """One Redis, or the Sentinels that know the current master of a service."""
 
     hosts: tuple[tuple[str, int], ...]
     database: int
@@ -57,7 +57,7 @@ class RedisUrl:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     is_tls: bool = False
-    # Arguments of redis-py's, as far as they aren't its defaults.
+    # Arguments for redis-py that differ from its defaults.
     tls: dict[str, Any] = field(default_factory=dict)
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
@@ -100,7 +100,7 @@ class RedisUrl:
 
     @property
     def broker_url(self) -> str:
-        """For Celery: one host and no parameters; the rest goes beside it, as `app.stores.broker` wants it."""
+        """The URL for Celery: one host and no parameters. `app.stores.broker` passes the rest separately."""
         host, port = self.hosts[0]
         scheme = "sentinel" if self.service else "rediss" if self.is_tls else "redis"
         user_info = "" if self.password is None else f"{quote(self.username or '', '')}:{quote(self.password, '')}@"
@@ -147,7 +147,7 @@ def _parameters(url: SplitResult) -> dict[str, str]:
 
 def _check_names(parameters: dict[str, str], known: set[str]) -> None:
     if not parameters.keys() <= known:
-        # Not which one: behind an unescaped ? it may be the rest of a password.
+        # The parameter isn't named: after an unescaped ? it may be the rest of a password.
         raise ValueError(f"has an unknown parameter behind its ? ({ESCAPES})")
 
 

@@ -1,4 +1,4 @@
-"""What the local stack says: its own lines, and every process's lines with the name in front."""
+"""The local stack's output: its own lines, and those of every process with the process's name in front."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ class Console:
         self._write(f"{label} {line}")
 
     def _write(self, text: str) -> None:
-        # A reader that went away (a closed terminal, `| head`) is no reason to stop serving.
+        # Keep serving when the reader has gone (a closed terminal, `| head`).
         with self._lock, contextlib.suppress(OSError, ValueError):
             sys.stdout.write(text + "\n")
             sys.stdout.flush()

@@ -93,7 +93,7 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect to, password included."""
+        """The URL for clients, password included."""
 
     @property
     @abstractmethod
@@ -103,11 +103,11 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def mark(self) -> Path:
-        """The path on the server's command line by which it is known."""
+        """The path on the server's command line by which its process is recognised."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Makes what the first start needs, and what every start needs anew."""
+        """Create what the first start needs, and renew what every start needs."""
 
     @abstractmethod
     def _launch(self, output: int) -> subprocess.Popen[bytes]: ...
@@ -146,19 +146,19 @@ class EmbeddedServer(ABC):
         return self
 
     def stop(self) -> None:
-        """An orderly end: everything written, clients disconnected."""
+        """An orderly shutdown: everything written, clients disconnected."""
         process, self._process = self._process, None
         if process is not None:
             stop(process, *self.stop_steps)
         self._lock.release()
 
     def kill(self) -> None:
-        """The end that a crash brings: nothing flushed, nothing said to clients."""
+        """An end as by a crash: nothing flushed, clients not told."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
-            # Postgres's children notice the death of their parent, each in its own time.
+            # Postgres's children notice the death of their parent after a while.
             stop_leftovers(self.program, self.folder, self.mark, signal.SIGQUIT)
         self._lock.release()
 
@@ -180,7 +180,7 @@ class EmbeddedServer(ABC):
             self._prepare()
             if self._start_once():
                 return
-            # A free port may be taken between being found and being used.
+            # A port that was free may be taken before the server uses it.
             if not (self._any_port and "address already in use" in self.log_tail().lower()):
                 break
             self.port = 0
@@ -193,7 +193,7 @@ class EmbeddedServer(ABC):
         finally:
             os.close(output)
         self._process = process
-        # Stop waiting as soon as the server has gone.
+        # Stop waiting as soon as the server has exited.
         until(lambda: process.poll() is not None or self._ready(), self.start_timeout_seconds)
         return process.poll() is None and self._ready()
 
@@ -206,7 +206,8 @@ class EmbeddedServer(ABC):
     def _make_data_dir(self) -> None:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            # Others may pass (the user that Postgres runs as must), not look: what is inside is closed.
+            # Other users may pass through (the user that Postgres runs as has to), but not list the folder; what is
+            # inside is closed.
             self.data_dir.chmod(0o711)
         except OSError as error:
             raise LaunchError(
@@ -217,7 +218,7 @@ class EmbeddedServer(ABC):
         path = self.data_dir / "password"
         if path.exists():
             return
-        # Complete or not there at all, whenever we are killed.
+        # The file is complete or doesn't exist, whenever we are killed.
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
         draft.touch(mode=0o600)
@@ -230,7 +231,7 @@ class EmbeddedServer(ABC):
 
 
 def server_environment() -> dict[str, str]:
-    """Nothing of ours but the search path: no PG* variable or locale of the caller reaches a server."""
+    """Only the search path: no PG* variable or locale of the caller reaches a server."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", "HOME": "/"}
 
 
@@ -260,7 +261,7 @@ class PostgresServer(EmbeddedServer):
         return f"postgresql://{self.user}:{self.password}@{HOST}:{self.port}/{database}"
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """A new database, a copy of `template`; answers its URL."""
+        """Create a database as a copy of `template`. Returns its URL."""
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
             connection.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
@@ -320,7 +321,7 @@ class PostgresServer(EmbeddedServer):
         draft.rename(self.folder)
 
     def _drop_misleading_pid_file(self) -> None:
-        """Removes a pid file whose number now belongs to another program, which Postgres would mind."""
+        """Remove a pid file whose pid now belongs to another program: Postgres would refuse to start."""
         path = self.folder / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError, ProcessLookupError, PermissionError):
             os.kill(int(path.read_text().splitlines()[0]), 0)
@@ -441,7 +442,7 @@ class ValkeyServer(EmbeddedServer):
         )
 
     def _ready(self) -> bool:
-        # No retries of the client's own: a refused connection is an answer.
+        # Without retries by the client: a refused connection is an answer.
         client = Redis.from_url(self.url, socket_timeout=1, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())

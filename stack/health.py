@@ -16,16 +16,16 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# A worker's heart beats every two seconds, beat sends twice a second; both may have to wait for a processor.
+# A worker's heart beats every two seconds, beat's twice a second; both may have to wait for a processor.
 SECONDS_MAX = 20.0
 HTTP_SECONDS = 4.0
 
-# No proxy of the caller's stands between us and our own server.
+# Ignores the caller's proxy settings for our own server.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def health(name: str, env: Mapping[str, str] = os.environ) -> str | None:
-    """What is wrong with the process of that name, None where nothing is."""
+    """What is wrong with the process of that name; None where nothing is."""
     return CHECKS[name](env)
 
 
@@ -79,7 +79,7 @@ def _look(env: Mapping[str, str], name: str) -> str | None:
         seen_at = float(path.read_text())
     except (OSError, ValueError):
         return f"{path} doesn't say that it has been at work"
-    # By a clock that nobody sets, and that begins anew with the machine: what lies ahead is from before.
+    # The monotonic clock starts anew with the machine, so a time in the future is from before the last start.
     seconds = time.monotonic() - seen_at
     if 0 <= seconds <= SECONDS_MAX:
         return None

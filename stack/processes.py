@@ -1,4 +1,4 @@
-"""What launching needs of the system: children that die with us, leftovers of a killed run, ports, locks."""
+"""Processes for the local stack: children that die with us, leftovers of a killed run, ports, locks."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ GUARD = Path(__file__).with_name("guard.py")
 
 
 class LaunchError(Exception):
-    """Something that can't be started here, in words for the person who tried."""
+    """Something can't be started; the message is for the person who tried."""
 
 
 class InUseError(LaunchError):
@@ -57,7 +57,7 @@ def launch(
 
 
 def stop(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) -> None:
-    """Signals in turn, each with its seconds to act on it, then SIGKILL."""
+    """Send signals in turn, waiting the given seconds after each, then SIGKILL."""
     for sign, patience_seconds in steps:
         if process.poll() is not None:
             return
@@ -103,7 +103,7 @@ def _processes() -> Iterator[tuple[int, list[str], Path | None]]:
         return
     for entry in proc.iterdir():
         if entry.name.isdigit():
-            # Processes end while we look, and another user's working folder is not ours to see.
+            # Processes may end while we look, and other users' working folders can't be read.
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 cwd = None
@@ -113,9 +113,9 @@ def _processes() -> Iterator[tuple[int, list[str], Path | None]]:
 
 
 def stop_leftovers(program: str, folder: Path, argument: Path, *signals: signal.Signals) -> None:
-    """Stops what an earlier, killed run left behind on this very folder, and nothing else.
+    """Stop processes that an earlier, killed run left behind on this folder, and nothing else.
 
-    Call it with the folder's lock held: whatever still runs there has lost its owner.
+    The caller holds the folder's lock: whatever still runs there has lost its owner.
     """
     for sign in (*signals, signal.SIGKILL):
         pids = running_with(program, folder, argument)
@@ -135,7 +135,7 @@ def free_port() -> int:
 
 
 def port_in_use(host: str, port: int) -> bool:
-    """Whether a server could not listen there, asked the way servers ask: by binding."""
+    """Whether a server could not listen there, found by trying to bind as servers do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,7 +148,7 @@ def port_in_use(host: str, port: int) -> bool:
 
 
 class FolderLock:
-    """One run per folder: held by an open file, so that the system lets go of it however the holder ends."""
+    """One run per folder: the lock is on an open file, so the system releases it however the holder ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def commands(path: Path = ROOT / "Procfile") -> dict[str, str]:
-    """Process name -> the line that a POSIX shell runs for it."""
+    """Process name -> the command line that a POSIX shell runs for it."""
     found = {}
     for line in path.read_text().splitlines():
         name, colon, command = line.partition(":")

@@ -12,13 +12,14 @@ from stack.processes import LaunchError
 DEMO_SERVER_KEY = "dev-server-key"
 DEMO_ADMIN_KEY = "dev-admin-key"
 
-# Small enough for a laptop that has other work, quiet enough to read the rest (LOG_LEVEL=INFO tells more).
+# Small enough for a laptop with other work, and quiet enough to read the rest (LOG_LEVEL=INFO shows more).
 LOCAL_DEFAULTS = {
     "WEB_WORKERS": "1",
     "WEB_THREADS": "32",
     "WORKER_CONCURRENCY": "2",
     "LOG_LEVEL": "WARNING",
-    # Celery's advice to root is for production; here it would be the first thing that a newcomer reads.
+    # Celery's warning about running as root is meant for production; here it would be the first line that a newcomer
+    # reads.
     "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
 }
 

@@ -38,12 +38,12 @@ WATCH_EVERY_SECONDS = 0.2
 LINES_KEPT = 15
 SAME_REQUEST_SECONDS = 0.3
 
-# In the order in which they stop: first what takes requests, last what they rest on.
+# The order in which processes stop: first what takes requests, last what the others depend on.
 STOPPED_TOGETHER = (("web",), ("beat",), ("worker", "webhooks"), ("flower",))
 PROCESSES = tuple(name for names in STOPPED_TOGETHER for name in names)
 PATIENCE_SECONDS = {"web": 4.0, "beat": 2.0, "worker": 4.0, "webhooks": 4.0, "flower": 2.0}
 
-# No proxy of the caller's stands between us and our own server.
+# Ignores the caller's proxy settings for our own server.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -77,7 +77,7 @@ class Running:
                 self._console.process_line(self.name, line)
 
     def stop(self, patience_seconds: float) -> None:
-        # SIGTERM lets a worker's running tasks end; SIGQUIT doesn't, and the sweep finds what was cut off.
+        # SIGTERM lets a worker's running tasks finish. SIGQUIT doesn't: the sweep finds what was cut off.
         stop(self.process, (signal.SIGTERM, patience_seconds), (signal.SIGQUIT, 1.0))
         self.sweep_up()
 
@@ -87,7 +87,7 @@ class Running:
         self.sweep_up()
 
     def sweep_up(self) -> None:
-        """Ends what the process itself started and left; all of it is in its process group."""
+        """End whatever the process has started and left behind; all of it is in its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(timeout=1)
@@ -131,14 +131,14 @@ class Stack:
         return status
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Acted on where we wait, so that no child is started and then forgotten. One request may come as two
-        # signals, one from the terminal and one passed on by make.
+        # Handled where we wait, so that no child is started and then forgotten. One request may arrive as two signals:
+        # one from the terminal and one passed on by make.
         if time.monotonic() - self._last_signal_at > SAME_REQUEST_SECONDS:
             self._signals += 1
         self._last_signal_at = time.monotonic()
 
     def _pause(self, seconds: float = 0.0) -> None:
-        """Waits, and raises what has happened meanwhile."""
+        """Wait, and raise what has happened meanwhile."""
         time.sleep(seconds)
         if self._signals:
             raise StopRequestedError
@@ -154,7 +154,7 @@ class Stack:
                 raise LaunchError(f"{running.name} ended by itself ({_ending(status)}); its last lines:\n{lines}")
 
     def _claim(self) -> None:
-        """The folder and the ports, before anything is started."""
+        """Take the folder and the ports before anything is started."""
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(f"already running on {self.settings.data_dir}; another one needs another DATA_DIR")
@@ -221,7 +221,7 @@ class Stack:
         return server.url
 
     def _await(self, name: str, variable: str, ask: Callable[[], None]) -> None:
-        """Waits for a server of the user's own for as long as it takes, and says why."""
+        """Wait for a server of the user's own as long as it takes, and print why."""
         next_message_at = 0.0
         while True:
             try:
@@ -252,7 +252,7 @@ class Stack:
             if time.monotonic() > deadline:
                 raise LaunchError(f"not ready after {READY_TIMEOUT_SECONDS:.0f} seconds; /readyz says: {answer}")
             self._pause(0.1)
-        # Ends can be taken now. To see them settled at once needs the worker too, which boots more slowly.
+        # Ends can be taken now. The worker, which settles them, boots more slowly.
         deadline = time.monotonic() + WORKER_TIMEOUT_SECONDS
         while not _worker_listens(redis_url) and time.monotonic() < deadline:
             self._pause(0.1)
@@ -325,7 +325,7 @@ def _ask_redis(url: str) -> None:
 
 
 def _worker_listens(redis_url: str) -> bool:
-    """Whether some client waits for messages the way Celery's workers do; unknown counts as yes."""
+    """Whether some client waits for messages as Celery's workers do; unknown counts as yes."""
     try:
         with connect(RedisUrl.parse(redis_url), timeout_seconds=3) as client:
             return any(entry["cmd"] == "brpop" for entry in client.client_list())

@@ -1,1 +1,1 @@
-"""The Celery side: tasks decode their message, call one service and return."""
+"""The Celery side: a task decodes its message, calls one service and returns."""

@@ -1,8 +1,8 @@
-"""Beat's own way of keeping time: by how long it has waited, not by what time it is.
+"""Beat's scheduler: it measures how long it has waited, and doesn't use the time of day.
 
-The hosts' clocks may differ by as much as they like, and be set back or forward. A message carries no moment at which
-it expires, which would be compared with another host's clock: instead none is sent while the one before still waits,
-so that a worker that was stopped finds no heap of them. Nothing is kept in a file.
+So the hosts' clocks may differ, or be set, by any amount. Messages have no expiry time, which would be compared with
+another host's clock. Instead a message isn't sent while the previous one of its task still waits, so a stopped worker
+doesn't come back to a backlog of them. Nothing is kept in a file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from worker.heartbeats import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-# What is due rarely is due soon after a start too, or a beat that is often restarted would never send it.
+# Entries with a long interval also run soon after a start: a beat that restarts often would otherwise never send them.
 FIRST_SECONDS_MAX = 30.0
-# Who hasn't looked for what is due for so long doesn't do what a beat is there for.
+# A beat that hasn't checked its schedule for this long counts as stuck.
 STUCK_SECONDS = 10.0
 
 
@@ -35,7 +35,7 @@ class Ticker(Scheduler):  # type: ignore[misc]
         self._is_failing = False
         self._heartbeat = Heartbeat(config.data_dir, "beat")
         self._ticked_at = started
-        # By host and process: two on one host are two, which is what operators have to hear of.
+        # By host and process, so that two beats on one host are seen as two: operators have to notice that.
         name = f"beat@{socket.gethostname()}/{os.getpid()}"
         container().metrics.start(ProcessKind.BEAT, name, self._is_ticking)
         self._due = {entry.name: started + min(_seconds(entry), FIRST_SECONDS_MAX) for entry in self.schedule.values()}
@@ -44,12 +44,12 @@ class Ticker(Scheduler):  # type: ignore[misc]
         return time.monotonic() - self._ticked_at < STUCK_SECONDS and not self._is_failing
 
     def tick(self) -> float:
-        """Send what is due; the seconds until something is due again."""
+        """Send what is due. Returns the seconds until the next entry is due."""
         self._ticked_at = time.monotonic()
         for entry in self.schedule.values():
             now = time.monotonic()
             if self._due[entry.name] <= now:
-                # What couldn't be sent in time isn't made up for.
+                # Missed intervals aren't made up for.
                 self._due[entry.name] = now + _seconds(entry)
                 self._send(entry)
         if not self._is_failing:
@@ -61,7 +61,7 @@ class Ticker(Scheduler):  # type: ignore[misc]
             if not is_waiting(container().redis_client, entry.options["queue"], entry.task):
                 self.apply_async(entry, producer=self.producer, advance=False)
         except Exception as error:
-            # Beat goes on whatever the broker does. It tries again with the next tick.
+            # Beat keeps running whatever the broker does, and tries again at the next tick.
             if not self._is_failing:
                 log.warning("beat_failed", task=entry.task, error=type(error).__name__, detail=str(error)[:200])
             self._is_failing = True

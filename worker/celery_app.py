@@ -51,7 +51,7 @@ celery.conf.update(
 )
 
 
-# Under which operators know this worker.
+# The name under which operators know this worker.
 worker_name = "worker"
 _making = threading.Lock()
 
@@ -62,8 +62,8 @@ def _made() -> Container:
 
 
 def container() -> Container:
-    """This process's stores and services; made in the child that runs tasks, never before a fork, and once for all of
-    its threads.
+    """This process's stores and services. They are made in the child that runs tasks, never before a fork, and once for
+    all its threads.
     """
     with _making:
         return _made()
@@ -84,7 +84,7 @@ def _wait_for_stores(**_: Any) -> None:
 
 @celeryd_init.connect
 def _learn_name(sender: str, **_: Any) -> None:
-    """Before children are forked, which all tell that this worker lives."""
+    """Before children are forked, because each of them reports under this worker's name."""
     global worker_name  # noqa: PLW0603 - it has one, and Celery tells it to a function
     worker_name = sender
 
@@ -99,7 +99,7 @@ def _begin_clean(**_: Any) -> None:
 
 @worker_ready.connect
 def _begin_threads(sender: Any, **_: Any) -> None:
-    """Threads are no children: what those begin with, this process begins itself."""
+    """A thread pool has no child processes, so this process does what children do in `_begin_clean`."""
     if isinstance(sender.pool, ThreadPool):
         tracing.switch_on(config, "webhooks")
         container().metrics.start(ProcessKind.WEBHOOKS, worker_name)
@@ -108,7 +108,7 @@ def _begin_threads(sender: Any, **_: Any) -> None:
 @worker_shutdown.connect
 @worker_process_shutdown.connect
 def _hand_over(**_: Any) -> None:
-    # The parent of children has made none.
+    # A parent process of children hasn't made a container.
     if _made.cache_info().currsize:
         container().metrics.close()
     tracing.switch_off()

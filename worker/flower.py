@@ -1,11 +1,12 @@
 """The Celery application as flower loads it: `celery -A worker.flower flower`.
 
-- Flower's own way to the broker's page knows one Sentinel, database 0 and no certificate authority. Here the page asks
-  Redis as every other process does.
-- What it remembers stays over a restart, in `DATA_DIR`; a kill loses the last half minute of it.
+- Flower's own code for the broker page supports one Sentinel, only database 0 and no certificate authority. Here the
+  page
+  asks Redis as every other process does.
+- Its history survives restarts, in `DATA_DIR`; a kill loses at most the last half minute.
 - It shows who owes how much and can stop workers, so outside of a local stack it doesn't start without a password.
 
-Each of the options set here is still flower's own, to be changed by its variable (`FLOWER_MAX_TASKS` and so on).
+Each option set here can still be changed by flower's own variable (`FLOWER_MAX_TASKS` and so on).
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from worker.flower_history import History, readable
 
 __all__ = ["celery"]
 
-# About 40 MB of memory, and a third of a second each time that it is saved.
+# About 40 MB of memory, and a third of a second for each save.
 TASKS_MAX = 20_000
 SAVE_SECONDS = 30
-# Containers come with a new name each time: those of yesterday are of no interest.
+# Containers get a new name at each start: workers offline for a day are dropped.
 OFFLINE_WORKERS_SECONDS = 86_400
 
 
 class Broker:
-    """What flower's page asks for the lengths of queues."""
+    """Tells flower's page the lengths of queues."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Flower names the broker by a URL, which the configuration knows better."""
+        """The URL that flower passes is ignored: our configuration has more."""
 
     async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
         counts = await asyncio.to_thread(_counts, sorted(names))
@@ -53,7 +54,7 @@ def _counts(names: list[str]) -> dict[str, int]:
 def keep_history(config: Config) -> None:
     folder = config.data_dir / "flower"
     try:
-        # User ids stand in there.
+        # Task arguments contain user ids, so the folder is private.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"tokentill flower: cannot write to {folder} ({error.strerror}); set DATA_DIR to a folder of your own")

@@ -1,4 +1,4 @@
-"""Who may look at flower: it shows who owes how much, and can stop workers."""
+"""Access to flower, which shows who owes how much and can stop workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What flower remembers of tasks, and how it shows them.
+"""Flower's history of tasks, and how it shows them.
 
-Beat sends several tasks a second, most of which find nothing to do. They would push all else out of a bounded history
-within minutes, so those are counted and then forgotten.
+Beat sends several tasks a second, most of which find nothing to do. They would push everything else out of the bounded
+history within minutes, so they are counted and then dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TEXT = re.compile(r"""(['"])(.*)\1""", re.DOTALL)
 
 
 class Search(TaskSearchEngine):  # type: ignore[misc]
-    """Finds tasks by what the tables show of them. Flower by itself knows the outcome of those that succeeded only."""
+    """Finds tasks by what the tables show. Flower's own search knows the result of successful tasks only."""
 
     def _index(self, task_id: str, task: Any) -> None:
         told = {name: getattr(task, name) for name in ("uuid", "name", "state", "worker", "args", "kwargs")}
@@ -27,7 +27,9 @@ class Search(TaskSearchEngine):  # type: ignore[misc]
 
 
 class History(EventsState):  # type: ignore[misc]
-    """Tasks and workers, built from events. It is pickled into a file, so its name and place are part of a format."""
+    """Tasks and workers, built from events. It is pickled into a file, so renaming or moving this class breaks old
+    files.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +47,7 @@ class History(EventsState):  # type: ignore[misc]
 
 
 def readable(task: Any) -> Any:
-    """A copy of a task as the tables show it: the outcome in words, also where that is an exception."""
+    """The task as the tables show it: its result as text, also where that is an exception."""
     task.result = _outcome(task)
     return task
 

@@ -1,6 +1,6 @@
-"""Notes in `DATA_DIR` of when a process was last at work, for `python -m stack health`, which has the names too.
+"""Files in `DATA_DIR` that record when a process last worked, for `python -m stack health`, which knows their names.
 
-The time is that of the clock that all processes of a machine share and that nobody sets.
+The time is that of the machine's monotonic clock, which all its processes share and nobody sets.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ PAUSE_SECONDS = 1.0
 
 class Heartbeat:
     def __init__(self, data_dir: Path, name: str) -> None:
-        # A name may hold what no file's name does.
+        # A worker's name may contain a slash, which a file name can't.
         self._path = data_dir / "heartbeats" / name.replace("/", "_")
         self._noted_at = float("-inf")
         self._is_failing = False
 
     def beat(self) -> None:
-        """Note that the process is at work, unless that was done just now. Never raises: the work matters more."""
+        """Record that the process works, at most once a second. Never raises: the work matters more."""
         now = time.monotonic()
         if now - self._noted_at < PAUSE_SECONDS:
             return
         self._noted_at = now
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Complete or as it was, whenever somebody reads it.
+            # Written to a draft and renamed, so that a reader never sees half a file.
             draft = self._path.with_name(f"{self._path.name}.new")
-            # To the last digit: rounded up it would lie ahead, and count for nothing.
+            # With all digits: a rounded value could lie in the future, which `health` ignores.
             draft.write_text(repr(now))
             draft.replace(self._path)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What beat sends, and how often. `beat.py` does the sending."""
+"""Which tasks beat sends, and how often. `beat.py` does the sending."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.stores.queue import MAINTENANCE_QUEUE, WEBHOOKS_QUEUE
 
 def beat_schedule(config: Config) -> dict[str, Any]:
     def every(task: str, seconds: float, queue: str = MAINTENANCE_QUEUE) -> dict[str, Any]:
-        # There are no arguments; flower shows that in their place.
+        # Flower shows this text in place of the arguments, of which there are none.
         shown = f"every {seconds:g} s"
         return {"task": task, "schedule": seconds, "options": {"queue": queue, "argsrepr": shown}}
 

@@ -1,1 +1,1 @@
-"""A process's own numbers: counted where things happen, and shared with the other processes of the machine."""
+"""A process's own metrics: counted where things happen, and shared with the other processes of the machine."""

@@ -1,7 +1,7 @@
-"""Instruments: counters and histograms that many threads count with, and gauges that are read when asked.
+"""Instruments: counters and histograms that many threads update, and gauges that are read on demand.
 
-Counting takes well under a microsecond and no store, file or log: it stands on the way of every start and end. What is
-counted here is this process's alone; `share.py` adds up those of a machine.
+Counting takes well under a microsecond and uses no store, file or log, because every start and end does it. The values
+are of this process alone; `share.py` adds up those of a machine's processes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 
 from app.meters.numbers import Labels, Numbers, key_of
 
-# 1 ms to 10 s: a start takes a few, a report may take a while.
+# 1 ms to 10 s: a start takes a few milliseconds, a report may take seconds.
 LATENCY_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# 50 ms to an hour: below that no message has reached a worker yet.
+# 50 ms to an hour: a message needs about that much to reach a worker.
 LAG_BOUNDS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Of a metric: its name without suffixes, what it says, and what tells its series apart."""
+    """A metric's name without suffixes, its help text, and the labels of its series."""
 
     name: str
     help: str
     labels: tuple[str, ...] = ()
 
 
-# Of one process each. Whoever tells them need not have them itself: a worker tells of threads that answer requests.
+# Gauges of one process each. A process may report those of others: a worker has no request threads, but reports them.
 GAUGES = (
     Description("tokentill_http_threads_busy", "Threads that have a request in hand"),
     Description("tokentill_http_threads", "Threads that answer requests"),
@@ -64,7 +64,7 @@ class Histogram:
         self.description = description
         self.bounds = tuple(bounds)
         self._lock = threading.Lock()
-        # Of each series how many fell into each bucket, the last beyond all bounds; then their sum.
+        # By series: the count in each bucket, the last one being above all bounds; then the sum of the values.
         self._series: dict[tuple[object, ...], list[float]] = {}
 
     def observe(self, value: float, *labels: object) -> None:
@@ -77,7 +77,7 @@ class Histogram:
             series[-1] += value
 
     def observe_all(self, values: Iterable[float]) -> None:
-        """Many values of the series without labels, at once."""
+        """Add many values to the series without labels at once."""
         buckets = [(bisect_left(self.bounds, value), value) for value in values]
         with self._lock:
             series = self._series.setdefault((), [0] * (len(self.bounds) + 1) + [0.0])
@@ -92,7 +92,9 @@ class Histogram:
 
 
 class Gauge:
-    """`read` gives a value for each series; it is called about once a second, by a thread of its own."""
+    """`read` returns the value of each series. It is called about once a second, by the thread that shares the
+    numbers.
+    """
 
     def __init__(self, name: str, read: Callable[[], Mapping[Labels, float]]) -> None:
         self.name = name
@@ -103,7 +105,7 @@ class Gauge:
 
 
 class Meters:
-    """The instruments of a process, all of them."""
+    """All instruments of a process."""
 
     def __init__(self) -> None:
         self.requests = Histogram(
@@ -134,7 +136,7 @@ class Meters:
             Description("tokentill_wrong_keys", "Wrong keys, refused or braked: their sender has to wait", ("outcome",))
         )
         self._gauges: list[Gauge] = []
-        # There from the start, so that the first of them is an increase.
+        # Series exist from the start, so that their first count shows as an increase.
         for kept_in in ("inbox", "spool"):
             self.accepted.add(0, kept_in)
         for origin in ("inbox", "debt"):
@@ -153,11 +155,11 @@ class Meters:
         return (self.accepted, self.settled, self.indebted, self.retried, self.buried, self.wrong_keys)
 
     def gauge(self, name: str, read: Callable[[], Mapping[Labels, float]]) -> None:
-        """Have one of GAUGES of this process."""
+        """Set how this process reads one of GAUGES."""
         self._gauges.append(Gauge(name, read))
 
     def numbers(self) -> Numbers:
-        """All of them as they are now."""
+        """The current values of all instruments."""
         return Numbers(
             counters={counter.description.name: counter.values() for counter in self.counters},
             histograms={histogram.description.name: histogram.values() for histogram in self.histograms},

@@ -1,7 +1,7 @@
-"""A port of its own for whoever collects metrics, apart from what users' servers reach.
+"""A separate port for collectors of metrics, apart from the port that service servers use.
 
-Every process of a machine tries to have it, and tells what all of them have counted (`share.py`): one has it, and when
-that one dies another takes over within a second. An address that can't be listened at is told of in the log, once.
+Every process of a machine tries to listen on it and answers with the numbers of all of them (`share.py`). One process
+gets the port; when it dies, another takes over within a second. An address that can't be used is logged once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 PATH = "/metrics"
 RETRY_SECONDS = 0.5
-# A peer that says nothing is let go.
+# A connection that sends nothing for this long is closed.
 REQUEST_SECONDS_MAX = 10.0
 
 
@@ -42,7 +42,7 @@ class Listener:
             try:
                 server = _Server(self._address, self._handler)
             except OSError as error:
-                # Another process of ours has it, as a rule.
+                # As a rule another of our processes has the port.
                 if error.errno != errno.EADDRINUSE and not is_told:
                     log.warning("metrics_port_refused", port=self._address[1], error=str(error))
                     is_told = True
@@ -56,11 +56,11 @@ class Listener:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # Taken over from a process that has just died, as its old connections close; never beside one that listens.
+    # Take over from a process that has just died while its old connections close; never beside a listening one.
     allow_reuse_address = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A peer that went away is no error of ours."""
+        """A peer that went away isn't an error of ours."""
         log.debug("metrics_request_failed", exc_info=True)
 
 
@@ -91,6 +91,6 @@ def _handler(render: Callable[[], bytes], content_type: str) -> type[BaseHTTPReq
             return "tokentill"
 
         def log_message(self, *_: object) -> None:
-            """A scrape is no news."""
+            """Scrapes aren't logged."""
 
     return Handler

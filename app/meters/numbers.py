@@ -1,4 +1,4 @@
-"""Numbers as processes hand them to each other: in a form that survives their process, and that adds up."""
+"""Numbers in the form in which processes share them: it outlives the process, and can be added up."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 
 Labels = tuple[str, ...]
 
-# Stands in no label: routes are templates of ours, and the others words.
+# Occurs in no label: labels are route templates and fixed words of ours.
 _SEPARATOR = "\x1f"
 
 
 def key_of(labels: tuple[object, ...]) -> str:
-    """Label values as one text."""
+    """Label values joined to one text."""
     return _SEPARATOR.join(map(str, labels))
 
 
@@ -22,8 +22,8 @@ def labels_of(key: str) -> list[str]:
 
 
 class Numbers(msgspec.Struct, kw_only=True):
-    """By metric, then by series (`key_of`). Of a histogram's series the last number is the sum, the others count what
-    fell into each bucket, the last of these beyond all bounds.
+    """Values by metric, then by series (`key_of`). A histogram's series has the count of each bucket, the last one
+    being above all bounds, and then the sum of the values.
     """
 
     counters: dict[str, dict[str, int]] = {}
@@ -32,9 +32,9 @@ class Numbers(msgspec.Struct, kw_only=True):
     gauges: dict[str, dict[str, float]] = {}
 
     def add(self, other: Numbers) -> None:
-        """Add what another has counted. Gauges stay: they are of one process.
+        """Add another process's counters and histograms. Gauges aren't added: they belong to one process.
 
-        A histogram with other bounds, as another version may have written it, is left out.
+        A histogram with other bounds, as another release may have written it, is left out.
         """
         for name, values in other.counters.items():
             own = self.counters.setdefault(name, {})
@@ -54,5 +54,5 @@ class Numbers(msgspec.Struct, kw_only=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises ValueError for what isn't such numbers."""
+        """Raises ValueError where the data aren't such numbers."""
         return msgspec.json.decode(data, type=cls)

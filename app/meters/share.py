@@ -1,13 +1,13 @@
-"""Adding up the numbers of a machine's processes, whichever of them is asked, and whoever dies meanwhile.
+"""Adds up the numbers of a machine's processes. Any of them can be asked, and any may die at any time.
 
-Each process writes its numbers into a file of its own once a second, in a folder that all of an installation's
-processes on a machine share, and keeps a lock on another one for as long as it lives: the kernel lets go of it however
-the process ends. Whoever adds up finds by the lock which are dead, adds what they had counted to `retired`, once, and
-removes their files. So counters never fall while the folder stays, nothing grows with the number of processes that
-ever were, and the gauges of the dead are gone.
+Once a second each process writes its numbers into a file of its own, in a folder that all processes of an installation
+on the machine share. It keeps a lock on a second file as long as it lives: the kernel releases the lock however the
+process ends. The process that adds up recognises dead ones by their free locks, adds their counts to `retired` exactly
+once, and removes their files. So counters never fall while the folder stays, the number of files doesn't grow with the
+number of past processes, and gauges of dead processes disappear.
 
-A process that is killed takes what it counted in its last second with it. Where the folder can't be used, a process
-tells its own numbers alone, and says so in the log.
+A killed process loses what it counted in its last second. Where the folder can't be used, a process reports only its
+own numbers and logs that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RETIRED = "retired"
 
 @dataclass(frozen=True, slots=True)
 class MachineNumbers:
-    """What a machine's processes, the dead among them, have counted together, and the gauges of those that live."""
+    """The counts of all processes of a machine, dead ones included, and the gauges of the living ones."""
 
     together: Numbers
     gauges: dict[str, Numbers] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class MachineNumbers:
 
 
 class _Retired(msgspec.Struct):
-    """What the dead have counted. `merged` are those of them whose files may still be there."""
+    """The counts of dead processes. `merged` are those of them whose files may still exist."""
 
     numbers: Numbers
     merged: list[str] = []
@@ -61,11 +61,11 @@ class Share:
         self._stopping = threading.Event()
 
     def start(self, kind: str) -> None:
-        """Take part, as a process of this kind, until the process ends."""
+        """Share this process's numbers, as a process of this kind, until it ends."""
         try:
             _make_private(self._folder)
             with self._alone():
-                # Nobody takes us for dead between making the file and locking it.
+                # The folder's lock keeps others from taking us for dead between creating the file and locking it.
                 name = f"{kind}-{os.getpid()}-{secrets.token_hex(4)}"
                 self._lock_file = os.open(self._lock_path(name), os.O_CREAT | os.O_RDWR, 0o600)
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,11 +74,11 @@ class Share:
             return
         self._name = name
         threading.Thread(target=self._run, name="numbers", daemon=True).start()
-        # At the end of a server's process as of any other: Granian's workers run no `atexit` functions.
+        # Runs also at the end of Granian's workers, which run no `atexit` functions.
         Finalize(self, self.close, exitpriority=0)
 
     def close(self) -> None:
-        """Hand over what was counted until now, and leave."""
+        """Write the final counts and stop."""
         self._stopping.set()
         if self._name is not None and self._lock_file is not None:
             self._write()
@@ -86,7 +86,9 @@ class Share:
             self._name = None
 
     def collect(self) -> MachineNumbers:
-        """All numbers of this machine. Never raises because the folder can't be read: then they are ours alone."""
+        """All numbers of this machine. If the folder can't be read, they are this process's alone; that raises
+        nothing.
+        """
         own = self._meters.numbers()
         if self._name is None:
             return MachineNumbers(own, {f"process-{os.getpid()}": own})
@@ -109,7 +111,8 @@ class Share:
             for each, numbers in dead.items():
                 if each not in retired.merged:
                     retired.numbers.add(numbers)
-            # Added and noted in one step; who dies before the files are gone has them not added again.
+            # The counts and the names of the merged processes are written in one step: if we die before the files are
+            # removed, they aren't added again.
             retired.merged = list(dead)
             self._replace(RETIRED, msgspec.json.encode(retired))
             for each in dead:
@@ -117,7 +120,7 @@ class Share:
                 self._lock_path(each).unlink(missing_ok=True)
                 for draft in self._folder.glob(f"{each}.*.new"):
                     draft.unlink(missing_ok=True)
-        # Ours first: by its bounds a histogram is added up.
+        # Our own numbers come first, because their bounds decide which histograms can be added.
         together = Numbers(bounds=dict(own.bounds))
         for numbers in (own, retired.numbers, *(numbers for other, numbers in living.items() if other != name)):
             together.add(numbers)
@@ -133,7 +136,7 @@ class Share:
         try:
             return Numbers.decode(self._data_path(name).read_bytes())
         except (FileNotFoundError, ValueError):
-            # It hasn't written yet, or another version has.
+            # It hasn't written yet, or another release has written it.
             return Numbers()
 
     def _run(self) -> None:
@@ -147,7 +150,7 @@ class Share:
             with self._writing:
                 self._replace(self._name, self._meters.numbers().encode())
         except OSError as error:
-            # A full disk, or a folder that was cleaned away: the next second tries again.
+            # A full disk, or a folder that was removed: the next second tries again.
             log.debug("numbers_not_written", error=str(error))
         except Exception:
             log.exception("numbers_not_written")
@@ -159,7 +162,7 @@ class Share:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One at a time of all processes that add up or join."""
+        """One process at a time adds up or joins."""
         file = os.open(self._folder / "folder", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -175,7 +178,7 @@ class Share:
 
 
 def _told(name: str) -> str:
-    """A process as its label tells it: without what makes a process id that comes again another process."""
+    """A process's name in labels: without the random part that distinguishes processes with the same pid."""
     return name.rpartition("-")[0]
 
 
@@ -191,7 +194,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that nobody else can write to. Raises OSError, also where one is somebody else's."""
+    """Create the folder, writable only by us. Raises OSError, also where it exists and belongs to somebody else."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -1,4 +1,4 @@
-"""OpenTelemetry's side of tracing: the one module that imports it."""
+"""The OpenTelemetry part of tracing: the only module that imports it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-# In a message's headers: the span that sent it, and by the ids of ends those that they came in with.
+# In a message's headers: the span that sent it, and by end id the spans in which its ends were accepted.
 SENT_BY = "tokentill_sent_by"
 CAME_WITH = "tokentill_came_with"
 
-# Ends that are announced to nobody any more, as their queue is full, are forgotten after so many.
+# Ends that are never announced, because their queue is full, are forgotten once this many are remembered.
 REMEMBERED_MAX = 50_000
 TRACES_PATH = "/v1/traces"
 
@@ -39,14 +39,14 @@ class OpenTelemetry:
         resource = Resource.create()
         if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: f"tokentill-{process}"}))
-        # How many are sampled, and how they are sent, the SDK reads from its own variables (OTEL_TRACES_SAMPLER ...).
+        # The SDK reads sampling and export settings from its own variables (OTEL_TRACES_SAMPLER ...).
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = exporter or OTLPSpanExporter(endpoint=endpoint.rstrip("/") + TRACES_PATH)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("tokentill")
         self._lock = threading.Lock()
         self._came_with: dict[str, str] = {}
-        # At the end of a server's process as of any other: Granian's workers run no `atexit` functions.
+        # Runs also at the end of Granian's workers, which run no `atexit` functions.
         self._finalize = Finalize(self, self._provider.shutdown, exitpriority=0)
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class OpenTelemetry:
         with self._lock:
             came_with = {end_id: self._came_with.pop(end_id) for end_id in end_ids if end_id in self._came_with}
         if not came_with:
-            # Nobody samples what it is about.
+            # None of these ends is sampled.
             yield None
             return
         with self._tracer.start_as_current_span(
@@ -132,7 +132,7 @@ class OpenTelemetry:
             links=_links(list(came_with.values())),
             attributes={"tokentill.calls": len(end_ids)},
         ) as batch:
-            # In each end's own trace, which it came in with, its settlement shows as long as the batch took.
+            # A span in the trace of each end, which shows its settlement with the duration of the whole batch.
             link = [Link(batch.get_span_context())]
             own = [
                 self._tracer.start_span(
@@ -152,12 +152,12 @@ class OpenTelemetry:
 
 
 def _text(context: SpanContext) -> str:
-    """As the header `traceparent` has it."""
+    """A span context in the form of the header `traceparent`."""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _context(text: object) -> SpanContext | None:
-    """What such a text tells, None where it isn't one."""
+    """The span context in such a text; None where it isn't valid."""
     if not isinstance(text, str):
         return None
     found = get_current_span(_propagator.extract({"traceparent": text}, context=Context())).get_span_context()

@@ -1,4 +1,4 @@
-"""What beat starts: finding what no message reached, and repairing what a dying process left."""
+"""Tasks that beat starts: settling what no message announced, and repairing what a dying process left behind."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WALLETS_PER_LOOK = 200
 @celery.task(name="tokentill.sweep", queue=MAINTENANCE_QUEUE, throws=(NotDeducted,))
 def sweep() -> str | None:
     """Settle accepted ends that have waited for a message long enough."""
-    # Looked for twice in that time, so that the whole of it is the longest that an end waits for this.
+    # The sweep runs twice in SWEEP_SECONDS, so an end waits at most that long for it.
     return outcomes.of_settlement(container().settlement.sweep(older_than_seconds=config.sweep_seconds / 2))
 
 
 @celery.task(name="tokentill.give_out_retries", queue=MAINTENANCE_QUEUE)
 def give_out_retries() -> None:
-    """Send a task for each wallet whose debts are due for a try, as far as those sent before have been worked off.
+    """Send a task for each wallet whose debts are due, as far as the tasks sent before have been worked off.
 
-    A wallet is due while its task waits: without that limit slow workers would find an ever longer queue.
+    A wallet stays due while its task waits: without this limit the queue of slow workers would grow without end.
     """
     waiting = message_counts(container().redis_client, [RETRY_QUEUE])[RETRY_QUEUE]
     if waiting < WALLETS_PER_LOOK:
@@ -43,7 +43,7 @@ def drain_spool() -> str | None:
 
 @celery.task(name="tokentill.release_stranded_marks", queue=MAINTENANCE_QUEUE)
 def release_stranded_marks() -> None:
-    """Forget marks that a dying process left on cached wallets."""
+    """Remove marks that a dying process left on cached wallets."""
     container().stranded_marks.release()
 
 

@@ -1,8 +1,7 @@
-"""What a task that settles says of itself to whoever watches the queue.
+"""How a settling task shows its result to whoever watches the queue.
 
-An end that couldn't be deducted is no success. Its task is shown as failed, with how many ends and how many tokens, and
-nothing else follows from that: the message is acknowledged, as the ends are where they belong, in Postgres, and are
-tried again from there.
+A task is shown as failed when an end could not be settled, with the number of ends and tokens. Nothing else follows
+from that: the message is acknowledged, because the ends are in Postgres and are retried from there.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from app.stores.postgres.reconciliation import Reconciliation
 
 
 class NotDeducted(Exception):
-    """Raised by a task when its work is done and committed."""
+    """Raised by a task whose work is done and committed, to be shown as failed."""
 
 
 class DoesNotAddUp(Exception):
-    """The same, of a reconciliation."""
+    """The same, for a reconciliation."""
 
 
 def of_settlement(report: SettleReport) -> str | None:
-    """In words; None where there was nothing to settle. Raises NotDeducted."""
+    """The result in words; None where there was nothing to settle. Raises NotDeducted."""
     settled = [f"{_ends(report.settled)} settled"] if report.settled else []
     if report.repeated:
         settled.append(f"{_ends(report.repeated)} settled before")
@@ -38,7 +37,7 @@ def of_settlement(report: SettleReport) -> str | None:
 
 
 def of_collection(wallet_id: WalletId, collected: Collected) -> str:
-    """In words. Raises NotDeducted."""
+    """The result in words. Raises NotDeducted."""
     report = collected.report
     settled = f"{_ends(report.settled + report.repeated)} of {wallet_id} collected"
     if collected.unfinished is not None:
@@ -53,7 +52,7 @@ def of_collection(wallet_id: WalletId, collected: Collected) -> str:
 
 
 def of_reconciliation(done: Reconciliation) -> str:
-    """In words. Raises DoesNotAddUp."""
+    """The result in words. Raises DoesNotAddUp."""
     found = f"{done.checked} wallets checked, {done.drifted_count} drifted, {done.repaired} repaired"
     text = f"reconciliation {done.id}: {found}"
     if not done.adds_up:

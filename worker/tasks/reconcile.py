@@ -1,4 +1,4 @@
-"""Holding wallets, ledger and cache against each other, time and again."""
+"""Regular reconciliations of wallets, ledger and cache."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from worker.tasks.outcomes import DoesNotAddUp
 
 log = structlog.get_logger(__name__)
 
-# A first one reads every ledger from its start. The broker may deliver the message once more meanwhile: that one finds
-# the first still running and lets it be.
+# The first reconciliation reads every ledger from its start. If the broker delivers the message again meanwhile, the
+# second task finds the first one running and does nothing.
 SECONDS_MAX = 6 * 3_600
 
 limited = {
@@ -26,7 +26,7 @@ limited = {
 
 @celery.task(name="tokentill.reconcile", **limited)
 def reconcile() -> str | None:
-    """Check every wallet and correct the cache; what doesn't add up is in the log and in `reconciliations`."""
+    """Check every wallet and correct the cache. Differences are logged and stored in `reconciliations`."""
     try:
         return outcomes.of_reconciliation(container().reconciliation.run())
     except AlreadyExists:
@@ -36,6 +36,6 @@ def reconcile() -> str | None:
 
 @celery.task(name="tokentill.run_requested_reconciliation", **limited)
 def run_requested_reconciliation() -> str | None:
-    """The same, where an operator has asked for it."""
+    """Run the reconciliation that an operator has requested, if there is one."""
     done = container().reconciliation.run_requested()
     return None if done is None else outcomes.of_reconciliation(done)

@@ -1,4 +1,4 @@
-"""Going on with repricings that were asked for."""
+"""Continuing repricings."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ SECONDS = 5.0
 
 @celery.task(name="tokentill.run_repricings", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def run_repricings() -> None:
-    """Select for those that are new, apply those that shall be; the next tick goes on with the rest."""
+    """Select runs for new repricings and apply confirmed ones; the next tick continues."""
     container().repricings.work_off(SECONDS)

@@ -1,4 +1,4 @@
-"""Writing down how things stand, once a minute."""
+"""Taking a sample each minute."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from worker.celery_app import celery, container
 
 @celery.task(name="tokentill.take_sample", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def take_sample() -> None:
-    """Take the last whole minute's sample; most ticks find that it is there."""
+    """Take the last whole minute's sample; at most ticks it exists already."""
     container().samples.take()

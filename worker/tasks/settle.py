@@ -16,8 +16,8 @@ from worker.tasks.outcomes import NotDeducted
 COLLECT_SECONDS = 0.25
 
 
-# A message that can't be worked on now is let go: the inbox still has the ends, and the sweep settles them as soon as
-# that is possible. Celery's own retries would wait until a moment, by the clock of whichever host has them then.
+# A message that can't be handled now is dropped: the inbox still has the ends, and the sweep settles them as soon as
+# possible. Celery's own retries would depend on the clock of whichever host has them.
 @celery.task(
     name=SETTLE_ENDS,
     queue=SETTLE_QUEUE,
@@ -25,7 +25,7 @@ COLLECT_SECONDS = 0.25
     bind=True,
 )
 def settle_ends(self: Any, end_ids: list[str]) -> str | None:
-    """Settle the accepted ends of these ids."""
+    """Settle the accepted ends with these ids."""
     with tracing.settling(self.request.headers, end_ids):
         report = container().settlement.settle([UUID(end_id) for end_id in end_ids])
     return outcomes.of_settlement(report)
@@ -37,9 +37,9 @@ def settle_ends(self: Any, end_ids: list[str]) -> str | None:
     throws=(Unavailable, NotDeducted),
 )
 def collect_debts(wallet_id: WalletId, debt_token: str) -> str:
-    """Collect what a wallet can pay of its debts. `debt_token` is for whoever watches the queue.
+    """Collect what a wallet can pay of its debts. `debt_token` is only shown to whoever watches the queue.
 
-    A wallet with many debts takes its turn among all others: a task ends soon, and sends for the next one.
+    A wallet with many debts doesn't hold up others: the task ends soon and queues the next one.
     """
     collected = container().collection.collect(wallet_id, COLLECT_SECONDS)
     if collected.unfinished is not None:

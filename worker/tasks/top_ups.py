@@ -1,4 +1,4 @@
-"""Going on with top-ups of many wallets, and with schedules that have fallen due."""
+"""Continuing top-ups of many wallets, and running schedules that are due."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SECONDS = 5.0
 
 @celery.task(name="tokentill.run_top_ups", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def run_top_ups() -> None:
-    """Make the top-ups of what has fallen due, then top up wallets; the next tick goes on with the rest."""
+    """Make batches for due schedules, then top up wallets; the next tick continues."""
     container().top_up_schedules.work_off(SECONDS)
     container().top_ups.work_off(SECONDS)

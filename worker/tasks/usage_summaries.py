@@ -11,5 +11,5 @@ SECONDS_MAX = 60.0
 
 @celery.task(name="tokentill.summarise_usage", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def summarise_usage() -> None:
-    """Summarise what is over; most ticks find nothing."""
+    """Summarise days that are over; at most ticks there is none."""
     container().usage_summaries.make(SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""Delivering webhooks, and what is to be looked after around them."""
+"""Delivering webhooks, and the upkeep of events and top-up requests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from app.stores.queue import DELIVER_WEBHOOKS, MAINTENANCE_QUEUE, WEBHOOKS_QUEUE
 from worker.celery_app import celery, container
 
 DELIVER_SECONDS = 5.0
-# More messages would only wait: what is due is found again each second.
+# More messages would only wait: due deliveries are found again each second.
 MESSAGES_MAX = 200
 
 
 @celery.task(name="tokentill.give_out_webhooks", queue=WEBHOOKS_QUEUE, throws=(Unavailable,))
 def give_out_webhooks() -> None:
-    """Send a task for each endpoint that has something due, as many as may be under way for it."""
+    """Send tasks for each endpoint with deliveries due, one for each delivery that may be in flight."""
     waiting = message_counts(container().redis_client, [WEBHOOKS_QUEUE])[WEBHOOKS_QUEUE]
     if waiting < MESSAGES_MAX:
         for due in container().webhook_delivery.due():
@@ -23,9 +23,10 @@ def give_out_webhooks() -> None:
 
 @celery.task(name=DELIVER_WEBHOOKS, queue=WEBHOOKS_QUEUE, throws=(Unavailable,))
 def deliver_webhooks(endpoint_id: int, host: str) -> None:
-    """Deliver what is due to an endpoint. `host` is for whoever watches the queue; more of a URL may be a secret.
+    """Deliver what is due to an endpoint. `host` is only shown to whoever watches the queue; the rest of a URL may be
+    secret.
 
-    An endpoint with many events takes its turn among all others: a task ends soon, and sends for the next one.
+    An endpoint with many events doesn't hold up others: the task ends soon and queues the next one.
     """
     if container().webhook_delivery.deliver(endpoint_id, DELIVER_SECONDS):
         _send(endpoint_id, host)
@@ -33,13 +34,13 @@ def deliver_webhooks(endpoint_id: int, host: str) -> None:
 
 @celery.task(name="tokentill.look_after_top_up_requests", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def look_after_top_up_requests() -> None:
-    """Give up requests whose time is over, and make those that no change of a wallet has made."""
+    """Expire overdue top-up requests, and make requests that no change of a wallet has triggered."""
     container().top_up_requests.look_after()
 
 
 @celery.task(name="tokentill.prune_webhook_events", queue=MAINTENANCE_QUEUE, throws=(Unavailable,))
 def prune_webhook_events() -> None:
-    """Forget events that are old enough."""
+    """Delete old events."""
     container().webhook_events.prune()
 
 
