@@ -1,4 +1,4 @@
-"""The WSGI application for servers, as in `granian --interface wsgi app.wsgi:app`."""
+"""What a WSGI server loads: `granian --interface wsgi app.wsgi:app`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers about failed ends: sums, debts, and one end's whole history."""
+"""What administrators get to see of failed ends: sums, debts, and one end's whole story."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer about a process's health, which needs no key."""
+"""What anybody gets to see of a process, without a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of reports over all wallets."""
+"""What administrators get to see of all wallets together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers about samples, the state of the installation in a minute."""
+"""How things stood in a minute, as operators get to see it."""
 
 from __future__ import annotations
 

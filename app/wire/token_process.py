@@ -1,4 +1,4 @@
-"""Answers for service servers."""
+"""What service servers get to see."""
 
 from __future__ import annotations
 

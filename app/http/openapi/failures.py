@@ -1,4 +1,4 @@
-"""The failures of a call: error statuses, each with its codes."""
+"""What may go wrong with a call: statuses, each with the codes that it comes with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Failures = dict[int, list[str]]
 def usual(
     *, has_key: bool, has_optional_key: bool, has_body: bool, has_path_parameters: bool, has_table: bool
 ) -> Failures:
-    """The failures that every call of such a route can have."""
+    """What any call of such a route may be refused for."""
     found: Failures = {}
     if has_key:
         found[400] = ["validation_failed"]
@@ -56,7 +56,7 @@ def usual(
 
 
 def with_own(failures: Failures, refuses: Iterable[type[DomainError]]) -> Failures:
-    """These failures, and those of a route's own errors."""
+    """The same, and a route's own errors."""
     found = {status: list(codes) for status, codes in failures.items()}
     for error in refuses:
         codes = found.setdefault(STATUS_OF_CODE[error.code], [])

@@ -1,4 +1,4 @@
-"""Schemas of request bodies. They are built once; unknown fields are ignored."""
+"""What request bodies must look like. Schemas are built once; unknown fields are ignored."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import { sharedClient } from './functions';
 import type { RunOptions, TokenProcessRun } from './run';
 import { meterReadableStream } from './sources';
 import type { StreamedRun } from './stream';
-import { get } from './usage/model';
+import { Lane } from './usage/meter';
+import { get, isRecord } from './usage/model';
 
 /** What a middleware is told of a call; `model.modelId` names the model. */
 export interface ModelCall {
@@ -55,7 +56,7 @@ export function tokenProcessMiddleware(config: TokenProcessMiddlewareConfig): To
       await run.settle({ leftEarly: true });
       throw error;
     }
-    await run.observe(result, 'end');
+    await run.observe(result, 'answer');
     try {
       await run.settle({ leftEarly: false });
     } catch (error) {
@@ -86,18 +87,7 @@ async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Pro
   if ('run' in config) {
     const run = typeof config.run === 'function' ? config.run() : config.run;
     if (!run) throw new ConfigurationError('tokenProcessMiddleware: there is no run that this call of a model could be added to');
-    run.nextAnswer();
-    return {
-      run,
-      patienceSeconds: run.patienceSeconds,
-      within: (act) => run.within(act),
-      observe: (value, place) => run.observe(value, place === 'end' ? 'result' : place),
-      // One call of a model among others: what becomes of it is not what becomes of the run.
-      watch: () => undefined,
-      stop: () => undefined,
-      // The pieces of a call that was left stand for the usage that it can't report any more.
-      settle: async ({ leftEarly }) => (leftEarly ? run.observe({ type: 'abort' }, 'chunk') : undefined),
-    };
+    return callIn(run);
   }
   const { feature_endpoint_id, user_id, hold_token, hold_seconds } = config;
   const hold = typeof hold_token === 'function' ? await hold_token(call) : hold_token;
@@ -112,7 +102,36 @@ async function runOf(config: TokenProcessMiddlewareConfig, call: ModelCall): Pro
   );
   // Unless the provider's answer names the model that it took in the end.
   if (typeof model === 'string') run.use({ model });
-  return run;
+  return {
+    run,
+    patienceSeconds: run.patienceSeconds,
+    within: (act) => run.within(act),
+    observe: (value, place) => run.observe(asOfModel(value), place),
+    watch: (stream) => run.watch(stream),
+    stop: (reason) => run.stop(reason),
+    settle: (how) => run.settle(how),
+  };
+}
+
+/** One call of a model among others: what becomes of it is not what becomes of the run. */
+function callIn(run: TokenProcessRun): StreamedRun {
+  const lane = new Lane(true);
+  return {
+    run,
+    patienceSeconds: run.patienceSeconds,
+    within: (act) => run.within(act),
+    observe: (value, place) => run.observe(asOfModel(value), place, lane),
+    watch: () => undefined,
+    stop: () => undefined,
+    // The pieces of a call that was left stand for the usage that it can't report any more.
+    settle: async ({ leftEarly }) => (leftEarly ? run.wasLeft(lane) : undefined),
+  };
+}
+
+/** A model's part has its text where the stream for user interfaces has it, too: here it is a model's, for certain. */
+function asOfModel(part: unknown): unknown {
+  const delta = get(part, 'delta');
+  return typeof delta === 'string' && isRecord(part) ? { ...part, text: delta, delta: undefined } : part;
 }
 
 /**

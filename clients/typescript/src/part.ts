@@ -6,9 +6,11 @@
 import { weakly } from './platform';
 import type { TokenProcessRun } from './run';
 import type { Settling, Stoppable, StreamedRun } from './stream';
+import { Lane } from './usage/meter';
 import type { Place } from './usage/meter';
 
 export class RunPart implements StreamedRun {
+  readonly lane = new Lane();
   /** Held weakly, so that it can be dropped. */
   private watched: { deref(): Stoppable | undefined } | undefined;
 

@@ -18,7 +18,8 @@ import { streamed } from './sources';
 import type { Settling, Stoppable, StreamedRun } from './stream';
 import type { Usage, UsageReader } from './usage';
 import { UsageMeter } from './usage/meter';
-import type { Place, RunUsage } from './usage/meter';
+import { checked } from './usage/model';
+import type { Lane, Place, RunUsage } from './usage/meter';
 import type {
   TTokenProcessEndPayload,
   TTokenProcessEndResponse,
@@ -149,6 +150,7 @@ export class TokenProcessRun implements StreamedRun {
   /** What is read from now on belongs to another answer, where no id says so. */
   nextAnswer(): void {
     this.meter.nextAnswer();
+    for (const { lane } of this.parts) this.meter.nextAnswer(lane);
   }
 
   /** This run costs nothing, whatever was or will be read. */
@@ -163,7 +165,6 @@ export class TokenProcessRun implements StreamedRun {
    */
   stream<T extends object>(source: T): T {
     if (this.isSettledByHand || this.settling) throw new TypeError('This run is over: what the stream uses would not be billed');
-    this.meter.streamBoundary();
     const stream = streamed(new RunPart(this), source);
     if (!stream) throw new TypeError('run.stream needs a stream: a ReadableStream or something to iterate');
     return stream as T;
@@ -187,14 +188,15 @@ export class TokenProcessRun implements StreamedRun {
 
   /**
    * Bills what was read, or `usage` where it is given. May be called again: it carries the same key and bills once.
-   * Undefined for a run without usage, whose hold is given back. Throws what a call throws, and with `requireUsage`
-   * UsageMissingError or UsageUnreadableError.
+   * Undefined for a run without usage, whose hold is given back. Throws what a call throws, UsageUnreadableError where
+   * `usage` has what is no count, and with `requireUsage` what is wrong with what was read.
    */
   async end(usage?: Usage): Promise<TTokenProcessEndResponse | undefined> {
+    const given = usage && { input_token: 0, output_token: 0, ...checked(usage), model: usage.model };
     this.isSettledByHand = true;
     this.letGo();
     if (this.isFree) return this.endWithout();
-    if (usage) return this.bill({ ...usage, input_token: usage.input_token || 0, output_token: usage.output_token || 0 });
+    if (given) return this.bill(given);
     return this.bill(await this.counted(false));
   }
 
@@ -252,9 +254,14 @@ export class TokenProcessRun implements StreamedRun {
     return inRun(this, act);
   }
 
-  observe(value: unknown, place: Place): void | Promise<void> {
+  observe(value: unknown, place: Place, lane?: Lane): void | Promise<void> {
     if (place === 'chunk' && this.meter.isPassedOn(value)) return;
-    return this.meter.read(value, place);
+    return this.meter.read(value, place, lane);
+  }
+
+  /** The answer that goes on in `lane` was left, and the run goes on. */
+  wasLeft(lane: Lane): void {
+    this.meter.wasLeft(lane);
   }
 
   watch(stream: Stoppable): void {
@@ -303,14 +310,14 @@ export class TokenProcessRun implements StreamedRun {
 
   observePart(part: RunPart, value: unknown, place: Place): void | Promise<void> {
     // What a generator returns is about the run only where it is all of it.
-    if (place === 'end') return this.meter.read(value, this.isOnly(part) ? 'end' : 'result');
-    return this.meter.readInside(value);
+    if (place === 'end') return this.meter.read(value, this.isOnly(part) ? 'end' : 'result', part.lane);
+    return this.meter.readInside(value, part.lane);
   }
 
   async isOver(part: RunPart, how: Settling): Promise<void> {
     this.parts.delete(part);
     if (this.isOnly(part)) return this.settle(how);
-    this.meter.streamBoundary(how.leftEarly);
+    if (how.leftEarly) this.meter.wasLeft(part.lane);
   }
 
   private async settleOnce(leftEarly: boolean, unheard: boolean): Promise<void> {
@@ -344,7 +351,6 @@ export class TokenProcessRun implements StreamedRun {
   }
 
   private async bill(usage: Usage & { input_token: number; output_token: number }): Promise<TTokenProcessEndResponse | undefined> {
-    // Not "nothing > 0": a count that is negative or no number at all is the server's to refuse, not ours to hide.
     if (isNothing(usage)) return this.endWithout();
     this.ended = await this.client.end(this.endOf(usage));
     return this.ended;

@@ -15,8 +15,14 @@ export class Answer {
   closed = false;
   /** Why its latest total can't be believed. */
   problem: string | undefined;
-  /** Calls of a model that it adds up, where its provider tells them apart. */
-  private steps = 0;
+  /** Its stream was left, or broke off: for what its provider has not said any more stand the pieces that flowed. */
+  left = false;
+  /** Seen at its model, by the middleware. */
+  isOfCall = false;
+  /** Counted at its model, under no id, and not yet told again under one: see Reading.retold. */
+  isUnclaimed = false;
+  /** Calls of a model that it adds up. */
+  requests = 1;
   private model: string | undefined;
   private report: unknown;
   private readonly total: Counts = {};
@@ -40,14 +46,26 @@ export class Answer {
     this.problem = reading.problem;
     if (reading.problem !== undefined) return;
     if (reading.kind === 'total') this.replace(reading, counts);
-    else this.increase(reading, counts);
+    else this.increase(counts);
   }
 
-  /** Calls of a model that it adds up. */
-  requests(leftEarly: boolean): number {
-    // Pieces that came after the last step are those of another.
-    const isInAnother = this.steps > 0 && this.countedPieces(leftEarly) > 0;
-    return Math.max(1, this.steps + (isInAnother ? 1 : 0));
+  /** All that is known of it are pieces of its output. */
+  get isPieces(): boolean {
+    return Object.keys(this.total).length === 0 && Object.keys(this.added).length === 0 && this.problem === undefined;
+  }
+
+  get hasPieces(): boolean {
+    return this.pieces + this.earlyPieces > 0;
+  }
+
+  /** Its model failed before it said anything. */
+  get hasFailed(): boolean {
+    return this.left && this.isPieces && !this.hasPieces;
+  }
+
+  /** It reported these totals. */
+  isTotal(counts: Counts): boolean {
+    return COUNTS.every((name) => (this.total[name] ?? 0) === (counts[name] ?? 0));
   }
 
   /** Undefined: nothing says what it used. */
@@ -67,12 +85,16 @@ export class Answer {
 
   /** Pieces flowed after the last report, and the stream was not left: another report should have come. */
   lacksReport(leftEarly: boolean): boolean {
-    return !leftEarly && this.earlyPieces > 0 && this.total.output_token === undefined;
+    return !this.wasLeft(leftEarly) && this.earlyPieces > 0 && this.total.output_token === undefined;
   }
 
   private countedPieces(leftEarly: boolean): number {
     if (this.total.output_token !== undefined && !this.isGrowing) return 0;
-    return this.pieces + (leftEarly && !this.closed ? this.earlyPieces : 0);
+    return this.pieces + (this.wasLeft(leftEarly) ? this.earlyPieces : 0);
+  }
+
+  private wasLeft(leftEarly: boolean): boolean {
+    return this.left || (leftEarly && !this.closed);
   }
 
   seen(why: string): SeenAnswer {
@@ -87,7 +109,7 @@ export class Answer {
   }
 
   private replace(reading: Reading, counts: Counts): void {
-    this.steps = reading.requests ?? this.steps;
+    this.requests = Math.max(this.requests, reading.requests ?? 1);
     this.isGrowing = reading.final === false;
     for (const [whole, ...parts] of WHOLES) {
       if (counts[whole] === undefined) continue;
@@ -97,8 +119,7 @@ export class Answer {
     }
   }
 
-  private increase(reading: Reading, counts: Counts): void {
-    this.steps += reading.requests ?? 0;
+  private increase(counts: Counts): void {
     if (counts.output_token !== undefined) this.pieces = this.earlyPieces = 0;
     add(this.added, counts);
   }

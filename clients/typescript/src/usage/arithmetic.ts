@@ -8,7 +8,7 @@
  */
 
 import { UsageUnreadableError } from '../errors';
-import { count, get, isRecord } from './model';
+import { add, count, get, isRecord, list } from './model';
 import type { CountName, Counts } from './model';
 
 type Path = readonly string[];
@@ -24,6 +24,9 @@ const INPUT = paths(
   'promptTokenCount',
   'inputTokenCount',
   'prompt_eval_count',
+  'total_input_tokens',
+  'tokens.input_tokens',
+  'billed_units.input_tokens',
 );
 const OUTPUT = paths(
   'completion_tokens',
@@ -33,9 +36,13 @@ const OUTPUT = paths(
   'outputTokens.total',
   'candidates_token_count',
   'candidatesTokenCount',
+  'response_token_count',
   'responseTokenCount',
   'outputTokenCount',
   'eval_count',
+  'total_output_tokens',
+  'tokens.output_tokens',
+  'billed_units.output_tokens',
 );
 const TOTAL = paths('total_tokens', 'totalTokens', 'total_token_count', 'totalTokenCount');
 
@@ -45,6 +52,8 @@ interface Part {
   whole: Whole;
   inside: readonly Path[];
   beside: readonly Path[];
+  /** Names whose counts are added to the first: one kind, reported in pieces. */
+  more?: readonly Path[];
 }
 
 // In the order in which a place is doubted, the most doubtful first.
@@ -64,7 +73,7 @@ const PARTS: readonly Part[] = [
       'reasoningTokens',
       'reasoning_tokens',
     ),
-    beside: paths('thoughts_token_count', 'thoughtsTokenCount'),
+    beside: paths('thoughts_token_count', 'thoughtsTokenCount', 'total_thought_tokens'),
   },
   {
     kind: 'cachedInputToken',
@@ -83,6 +92,7 @@ const PARTS: readonly Part[] = [
       'cachedContentTokenCount',
       'prompt_cache_hit_tokens',
       'cached_tokens',
+      'total_cached_tokens',
     ),
     beside: paths('cache_read_input_tokens', 'cacheReadInputTokens', 'cacheReadInputTokenCount'),
   },
@@ -98,12 +108,14 @@ const PARTS: readonly Part[] = [
       'inputTokens.cacheWrite',
     ),
     beside: paths('cache_creation_input_tokens', 'cacheWriteInputTokens', 'cacheWriteInputTokenCount'),
+    // LangChain's package for Anthropic reports what was written by how long it is kept.
+    more: paths('input_token_details.ephemeral_5m_input_tokens', 'input_token_details.ephemeral_1h_input_tokens'),
   },
   {
     kind: undefined,
     whole: 'input_token',
     inside: [],
-    beside: paths('tool_use_prompt_token_count', 'toolUsePromptTokenCount'),
+    beside: paths('tool_use_prompt_token_count', 'toolUsePromptTokenCount', 'total_tool_use_tokens'),
   },
 ];
 
@@ -118,11 +130,16 @@ interface Found {
 export function countsOf(report: Record<string, unknown>): Counts {
   const [inputPath, input] = first(report, INPUT);
   const [, output] = first(report, OUTPUT);
-  if (input === undefined && output === undefined) throw new UsageUnreadableError('The usage has no count that is known');
+  const found = partsOf(report, inputPath);
   const wholes: Record<Whole, number | undefined> = { input_token: input, output_token: output };
-  const found = partsOf(report, inputPath).filter((part) => wholes[part.whole] !== undefined);
+  // Of an answer that has only thought so far, Gemini counts the thoughts and says nothing of the whole.
+  for (const part of found) wholes[part.whole] ??= 0;
+  if (wholes.input_token === undefined && wholes.output_token === undefined) {
+    throw new UsageUnreadableError('The usage has no count that is known');
+  }
   const [, total] = first(report, TOTAL);
-  const places = placesOf(found, wholes, total);
+  // A total of 0 beside counts is one that nobody has set.
+  const places = placesOf(found, wholes, total === 0 ? undefined : total);
   const counts: Counts = {};
   found.forEach((part, index) => {
     if (!places[index]) wholes[part.whole] = (wholes[part.whole] ?? 0) + part.count;
@@ -130,6 +147,17 @@ export function countsOf(report: Record<string, unknown>): Counts {
   });
   if (wholes.input_token !== undefined) counts.input_token = wholes.input_token;
   if (wholes.output_token !== undefined) counts.output_token = wholes.output_token;
+  add(counts, asidesOf(report));
+  return counts;
+}
+
+/** Of Anthropic's iterations, those that its counts above them leave out: it shortened the conversation, or asked another model. */
+function asidesOf(report: Record<string, unknown>): Counts {
+  const counts: Counts = {};
+  for (const iteration of list(report['iterations'])) {
+    const kind = get(iteration, 'type');
+    if (isRecord(iteration) && (kind === 'compaction' || kind === 'advisor_message')) add(counts, countsOf(iteration));
+  }
   return counts;
 }
 
@@ -176,8 +204,8 @@ function combinations(length: number): boolean[][] {
 function partsOf(report: Record<string, unknown>, inputPath: Path | undefined): Found[] {
   // LiteLLM repeats Anthropic's names beside OpenAI's, whose prompt_tokens hold them already.
   const asOpenAI = inputPath !== undefined && ['prompt_tokens', 'promptTokens'].includes(inputPath[0] ?? '');
-  return PARTS.flatMap(({ kind, whole, inside, beside }) => {
-    const within = largest(report, inside);
+  return PARTS.flatMap(({ kind, whole, inside, beside, more = [] }) => {
+    const within = largest(report, inside) + more.reduce((sum, path) => sum + (at(report, path) ?? 0), 0);
     const found = within > 0 ? within : largest(report, beside);
     return found > 0 ? [{ kind, whole, count: found, usuallyInside: within > 0 || asOpenAI }] : [];
   });

@@ -11,8 +11,9 @@ import { messageOf, UsageError, UsageMissingError, UsageUnreadableError } from '
 import type { SeenAnswer } from '../errors';
 import { Answer } from './answer';
 import { countDeltas, providerUsage } from './index';
-import { add, checked } from './model';
+import { add, checked, COUNTS } from './model';
 import type { Counts, Reading, Usage, UsageReader } from './model';
+import { answersIn, stepsOf } from './inside';
 import { readProvider } from './providers';
 
 /** What is billed: counts of the whole run. */
@@ -32,8 +33,23 @@ export interface Outcome {
   known: boolean;
 }
 
-/** Where a value was met: a result of its own, a chunk of a stream, or what a function returned at its end. */
-export type Place = 'result' | 'chunk' | 'end';
+/**
+ * Where a value was met: a result of its own, a chunk of a stream, or what a function returned at its end. An `answer` is
+ * what a model was seen to answer, whatever it looks like.
+ */
+export type Place = 'result' | 'chunk' | 'end' | 'answer';
+
+/**
+ * One thread of answers: what comes in it without an id belongs to the answer that goes on in it. Each stream of `run.stream`
+ * and each call of a model that the middleware has seen has one, so that those at the same time are not mixed up.
+ */
+export class Lane {
+  current: Answer | undefined;
+  /** Answers of the Vercel AI SDK's steps, which the end of its stream adds up. */
+  steps = 0;
+
+  constructor(readonly isCall = false) {}
+}
 
 const SEEN_MAX = 10;
 const OWN_READERS: readonly unknown[] = [providerUsage, countDeltas];
@@ -45,28 +61,31 @@ export class UsageMeter {
   /** Chunks that a stream inside of the run's own has brought, until that passes them on; and the last that is no object. */
   private readonly fromInside = new WeakSet<object>();
   private textFromInside: unknown;
-  private current: Answer | undefined;
+  private readonly main = new Lane();
+  /** What was told again of a model's words: see Reading.echo. */
+  private echo: Answer | undefined;
   /** What the feature said by hand: beside all that providers report. */
   private readonly used: Counts = {};
   /** What a function returned of its own counts: about the whole run. */
   private runTotal: Counts | undefined;
   private model: string | undefined;
-  private left = false;
   private texts = 0;
+  /** Answers that stand deep inside of a result: nobody can say whether this run made them. */
+  private hidden = 0;
   /** Readings that are no usage: they spoil only themselves. */
   private readonly refused: { seen: SeenAnswer; cause: unknown }[] = [];
 
   constructor(private readonly reader: UsageReader = providerUsage) {}
 
   /** Takes in what `value` says. Never throws: what can't be read is in the outcome. A promise where the reader is async. */
-  read(value: unknown, place: Place): void | Promise<void> {
+  read(value: unknown, place: Place, lane = this.main): void | Promise<void> {
     // Most generators return nothing, and most readers don't expect it.
     if (value === undefined || value === null) return;
     try {
       const said = this.reader(value);
-      if (said === undefined || !('then' in said)) return this.take(said, value, place);
+      if (said === undefined || !('then' in said)) return this.take(said, value, place, lane);
       return Promise.resolve(said).then(
-        (usage) => this.take(usage, value, place),
+        (usage) => this.take(usage, value, place, lane),
         (error: unknown) => this.refuse(error, {}),
       );
     } catch (error) {
@@ -81,22 +100,22 @@ export class UsageMeter {
   }
 
   /** What follows is another answer's, where no id says so. */
-  nextAnswer(): void {
-    if (this.current) this.current.closed = true;
-    this.current = undefined;
+  nextAnswer(lane = this.main): void {
+    if (lane.current) lane.current.closed = true;
+    lane.current = undefined;
   }
 
-  /** One of several streams begins, or is over: what has no id isn't of the answer before it. `left`: it said no more. */
-  streamBoundary(left = false): void {
-    if (left) this.left = true;
-    this.current = undefined;
+  /** The answer that goes on was left, or broke off. */
+  wasLeft(lane = this.main): void {
+    if (lane.current) lane.current.left = true;
+    this.nextAnswer(lane);
   }
 
   /** A chunk of a stream inside of the run's own, which may pass it on. */
-  readInside(chunk: unknown): void | Promise<void> {
+  readInside(chunk: unknown, lane: Lane): void | Promise<void> {
     if (typeof chunk === 'object' && chunk !== null) this.fromInside.add(chunk);
     else this.textFromInside = chunk;
-    return this.read(chunk, 'chunk');
+    return this.read(chunk, 'chunk', lane);
   }
 
   /** This chunk is passed on, once: it has been counted. */
@@ -123,19 +142,28 @@ export class UsageMeter {
     const missing: SeenAnswer[] = [];
     const unreadable: SeenAnswer[] = [];
     let known = this.runTotal !== undefined || Object.keys(this.used).length > 0;
-    for (const answer of this.answers) {
-      if (answer.problem !== undefined) unreadable.push(answer.seen(answer.problem));
-      if (answer.problem !== undefined) continue;
-      const early = leftEarly || this.left;
-      const counts = answer.counts(early);
-      if (!counts || answer.lacksReport(early)) missing.push(answer.seen('no usage was reported'));
-      if (!counts) continue;
+    const sum = (answer: Answer): void => {
+      if (answer.problem !== undefined) {
+        unreadable.push(answer.seen(answer.problem));
+        return;
+      }
+      const counts = answer.counts(leftEarly);
+      if (!counts && answer.hasFailed) return;
+      if (!counts || answer.lacksReport(leftEarly)) missing.push(answer.seen('no usage was reported'));
+      if (!counts) return;
       known = true;
       add(usage, counts);
-      usage.requests += answer.requests(early);
-    }
-    if (this.texts > 0 && !known && missing.length === 0) {
-      missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
+      usage.requests += answer.requests;
+    };
+    // Of a call that was left the pieces were seen at its model, and perhaps in the stream that the SDK made of it.
+    const isAtModel = this.answers.some((answer) => answer.isOfCall && answer.isPieces && answer.hasPieces);
+    const isRetold = (answer: Answer): boolean => isAtModel && !answer.isOfCall && answer.id === undefined && answer.isPieces;
+    for (const answer of this.answers) if (!isRetold(answer)) sum(answer);
+    const isSilent = (): boolean => !known && missing.length === 0 && unreadable.length === 0;
+    if (this.echo && isSilent()) sum(this.echo);
+    if (this.texts > 0 && isSilent()) missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
+    if (this.hidden > 0 && isSilent()) {
+      missing.push({ answers: this.hidden, why: 'answers stand inside of the result, and may be older than the run: hand them to `run.read`' });
     }
     add(usage, this.used);
     Object.assign(usage, this.runTotal);
@@ -145,26 +173,34 @@ export class UsageMeter {
     return { usage: consistent(usage), known, ...(error ? { error } : {}) };
   }
 
-  private take(usage: Usage | undefined, value: unknown, place: Place): void | Promise<void> {
-    const reading = OWN_READERS.includes(this.reader) ? usage : about(usage, readProvider(value));
-    if (reading) return this.add(reading, value, place);
-    if (Array.isArray(value)) {
-      // A tuple or a list of results: each is what it would be alone.
-      const rest = value.map((item) => this.read(item, place === 'end' ? 'result' : place)).filter((reading) => reading);
-      return rest.length > 0 ? Promise.all(rest).then(() => undefined) : undefined;
-    }
+  private take(usage: Usage | undefined, value: unknown, place: Place, lane: Lane): void | Promise<void> {
+    const reading: Reading | undefined = OWN_READERS.includes(this.reader) ? usage : about(usage, readProvider(value));
+    const steps = reading?.retold ? stepsOf(value) : undefined;
+    if (steps) return this.readAll(steps, place, lane);
+    if (reading) return this.add(reading, value, place, lane);
+    const inside = answersIn(value);
+    this.hidden += inside.hidden;
+    // Each is what it would be alone.
+    if (inside.answers.length > 0) return this.readAll(inside.answers, place, lane);
+    if (place === 'answer') this.begin(lane);
     if (place === 'chunk' && isText(value)) this.texts += 1;
   }
 
-  private add(reading: Reading, value: unknown, place: Place): void {
-    if (reading.left) this.left = true;
-    if (reading.left) return;
+  private readAll(answers: readonly unknown[], place: Place, lane: Lane): void | Promise<void> {
+    const unread = place === 'end' ? answers.filter((answer) => !this.wasRead(answer, place)) : answers;
+    const late = unread.map((answer) => this.read(answer, place === 'end' ? 'result' : place, lane)).filter((reading) => reading);
+    return late.length > 0 ? Promise.all(late).then(() => undefined) : undefined;
+  }
+
+  private add(reading: Reading, value: unknown, place: Place, lane: Lane): void {
     let counts: Counts;
     try {
       counts = checked(reading);
     } catch (error) {
       return this.refuse(error, reading);
     }
+    if (reading.left && reading.answerId === undefined) return this.wasLeft(lane);
+    if (reading.echo) return (this.echo ??= new Answer()).take(reading, counts);
     if (reading.model) this.model = reading.model;
     const isOwn = reading.whole === undefined;
     if (isOwn && reading.problem === undefined && Object.keys(counts).length === 0) return;
@@ -175,37 +211,80 @@ export class UsageMeter {
         return;
       }
     }
-    if (this.wasRead(value, place)) return;
-    const isWhole = reading.whole ?? place === 'result';
-    const answer = this.answerOf(reading, isWhole);
-    answer.take(reading, counts);
-    if (reading.final || (isWhole && reading.answerId === undefined)) answer.closed = true;
+    if (this.wasRead(value, place, reading.report)) return;
+    if (reading.sum && lane.steps > 0) {
+      lane.steps = 0;
+      return;
+    }
+    if (reading.retold && place === 'chunk') lane.steps += 1;
+    const isWhole = reading.whole ?? (place === 'result' || place === 'answer');
+    const answer = this.answerOf(reading, counts, isWhole, lane);
+    answer?.take(reading, counts);
+    if (reading.left) return this.wasLeft(lane);
+    if (answer && (reading.final || (isWhole && reading.answerId === undefined))) answer.closed = true;
   }
 
-  /** What is handed to `run.read` and then returned, or yielded, counts once. */
-  private wasRead(value: unknown, place: Place): boolean {
-    if (typeof value !== 'object' || value === null) return false;
-    if (place !== 'result') return this.readResults.has(value);
-    this.readResults.add(value);
+  /** What is handed to `run.read`, it or its usage, and then returned, or yielded, counts once. */
+  private wasRead(value: unknown, place: Place, report?: unknown): boolean {
+    const known = [value, report].filter((one): one is object => typeof one === 'object' && one !== null);
+    if (place === 'end' || place === 'chunk') return known.some((one) => this.readResults.has(one));
+    for (const one of known) this.readResults.add(one);
     return false;
   }
 
-  private answerOf(reading: Reading, isWhole: boolean): Answer {
+  /** Undefined: it is counted already, at its model. */
+  private answerOf(reading: Reading, counts: Counts, isWhole: boolean, lane: Lane): Answer | undefined {
     const { answerId } = reading;
     const known = answerId === undefined ? undefined : this.byId.get(answerId);
-    if (known) return (this.current = known);
-    let answer = this.current;
+    const told = known ?? (reading.retold ? this.claim(counts) : undefined);
+    if (told) {
+      // The pieces before the end of a step are the step's, which has no id until then.
+      if (reading.retold && lane.current !== told) this.drop(lane);
+      if (answerId !== undefined) this.name(told, answerId);
+      return known ? (lane.current = known) : undefined;
+    }
+    let answer = lane.current;
     // An answer may flow for a while before its id is said.
     const goesOn = answer && !answer.closed && (answerId === undefined ? !isWhole : answer.id === undefined);
-    if (!answer || !goesOn) {
-      answer = new Answer();
-      this.answers.push(answer);
-    }
-    if (answerId !== undefined) {
-      answer.id = answerId;
-      this.byId.set(answerId, answer);
-    }
-    return (this.current = answer);
+    if (!answer || !goesOn) answer = this.begin(lane);
+    if (lane.isCall && answerId === undefined && !reading.pieces) answer.isUnclaimed = true;
+    if (answerId !== undefined) this.name(answer, answerId);
+    return (lane.current = answer);
+  }
+
+  private name(answer: Answer, id: string): void {
+    answer.id = id;
+    answer.isUnclaimed = false;
+    this.byId.set(id, answer);
+  }
+
+  private begin(lane: Lane): Answer {
+    const answer = new Answer();
+    answer.isOfCall = lane.isCall;
+    this.answers.push(answer);
+    return (lane.current = answer);
+  }
+
+  /**
+   * What a model has answered under no id, and the SDK tells again: one answer with these counts, or all that are left
+   * together, as `embedMany` adds up its calls.
+   */
+  private claim(counts: Counts): Answer | undefined {
+    const unclaimed = this.answers.filter((answer) => answer.isUnclaimed);
+    const one = unclaimed.find((answer) => answer.isTotal(counts));
+    const all: Counts = {};
+    for (const answer of unclaimed) add(all, answer.counts(false) ?? {});
+    const claimed = one ? [one] : COUNTS.every((name) => (all[name] ?? 0) === (counts[name] ?? 0)) ? unclaimed : [];
+    for (const answer of claimed) answer.isUnclaimed = false;
+    return claimed[0];
+  }
+
+  /** Pieces that turn out to be those of an answer that is known. */
+  private drop(lane: Lane): void {
+    const { current } = lane;
+    if (!current || current.id !== undefined || current.closed || !current.isPieces) return;
+    this.answers.splice(this.answers.indexOf(current), 1);
+    lane.current = undefined;
   }
 
   private refuse(error: unknown, { answerId, model, report }: Reading): void {

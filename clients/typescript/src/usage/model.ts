@@ -30,6 +30,12 @@ export interface Reading extends Usage {
   inputAtLeast?: boolean;
   /** Calls of the model that a total adds up. */
   requests?: number;
+  /** It is of the Vercel AI SDK, which tells again, under an id of its own, what its model has reported. */
+  retold?: boolean;
+  /** The sum of the answers that came before it in its stream: it counts only where there were none. */
+  sum?: boolean;
+  /** It tells a reader again what a model said, and never what that took: it counts only where nothing else is known. */
+  echo?: boolean;
   /**
    * These are pieces counted here, not tokens a provider reported, and give way to its report. `early`: they count only
    * for a stream that was left before its provider could report.

@@ -11,7 +11,7 @@ type Fields = Record<string, unknown>;
 
 /** 0: a chunk of a model's stream, without output. Undefined: no chunk of a model's stream, as far as can be told. */
 export function piecesOf(value: Fields): number | undefined {
-  for (const pieces of [openAIChat, openAIResponses, anthropic, gemini, ollama, bedrock, aiSdk, langChain]) {
+  for (const pieces of [openAIChat, openAIResponses, anthropic, gemini, cohere, ollama, bedrock, aiSdk, langChain]) {
     const found = pieces(value);
     if (found !== undefined) return found;
   }
@@ -24,13 +24,13 @@ function openAIChat(value: Fields): number | undefined {
   const deltas = choices.map((choice: unknown) => get(choice, 'delta') ?? get(choice, 'text'));
   return deltas.filter((delta) => {
     if (typeof delta === 'string') return delta !== '';
-    return ['content', 'reasoning_content', 'reasoning', 'refusal', 'tool_calls'].some((name) => isFull(get(delta, name)));
+    return ['content', 'reasoning_content', 'reasoning', 'refusal', 'tool_calls', 'function_call'].some((name) => isFull(get(delta, name)));
   }).length;
 }
 
 function openAIResponses(value: Fields): number | undefined {
   const { type } = value;
-  if (typeof type !== 'string' || !type.startsWith('response.')) return undefined;
+  if (typeof type !== 'string' || !/^(response|transcript\.text)\./.test(type)) return undefined;
   return type.endsWith('.delta') && !type.includes('audio') && isFull(value['delta']) ? 1 : 0;
 }
 
@@ -48,6 +48,10 @@ function gemini(value: Fields): number | undefined {
   const { candidates } = value;
   if (!Array.isArray(candidates)) return undefined;
   return candidates.flatMap((candidate: unknown) => list(get(get(candidate, 'content'), 'parts'))).length;
+}
+
+function cohere(value: Fields): number | undefined {
+  return value['type'] === 'content-delta' && isFull(get(get(value['delta'], 'message'), 'content')) ? 1 : undefined;
 }
 
 function ollama(value: Fields): number | undefined {
@@ -69,8 +73,20 @@ const AI_SDK_PARTS = ['start-step', 'finish-step', 'text-start', 'text-end', 're
 
 function aiSdk(value: Fields): number | undefined {
   const { type } = value;
-  if (AI_SDK_PIECES.includes(type as string)) return ['text', 'delta', 'textDelta'].some((name) => isFull(value[name])) ? 1 : 0;
+  const texts = ['text', 'delta', 'textDelta', 'inputTextDelta'];
+  if (AI_SDK_PIECES.includes(type as string)) return texts.some((name) => isFull(value[name])) ? 1 : 0;
   return AI_SDK_PARTS.includes(type as string) ? 0 : undefined;
+}
+
+/**
+ * A chunk of the Vercel AI SDK's stream for user interfaces, which never says what was used, or a mark between the parts of
+ * its others. Its pieces are told from those of the full stream by the names of their texts.
+ */
+export function isEcho(value: Fields): boolean {
+  const { type } = value;
+  if (type === 'text-delta' || type === 'reasoning-delta') return typeof value['delta'] === 'string';
+  if (type === 'tool-input-delta') return 'inputTextDelta' in value;
+  return AI_SDK_PARTS.includes(type as string);
 }
 
 function langChain(value: Fields): number | undefined {

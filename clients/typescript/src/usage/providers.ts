@@ -9,7 +9,7 @@ import { messageOf, UsageError } from '../errors';
 import { countsOf } from './arithmetic';
 import { get, isRecord, list, text } from './model';
 import type { Reading } from './model';
-import { piecesOf } from './pieces';
+import { isEcho, piecesOf } from './pieces';
 
 type Fields = Record<string, unknown>;
 
@@ -32,17 +32,25 @@ function readWithoutReport(value: Fields): Reading | undefined {
   const { type } = value;
   if (type === 'response-metadata') return { ...chosen(value['id'], value['modelId']), whole: false };
   if (type === 'abort' || (type === 'error' && 'error' in value)) return { left: true, whole: false };
+  if (type === 'response.failed') return { ...named(value), left: true, whole: false };
+  // The run that it is a step of has the sum.
+  if (value['object'] === 'thread.run.step') return undefined;
   const pieces = piecesOf(value);
   if (pieces === undefined) return isWholeAnswer(value) ? { ...named(value), whole: true } : undefined;
   // The id of an event is that of the event, or of a part of the answer.
   const isEvent = typeof type === 'string' && type !== 'AIMessageChunk' && type !== 'ai';
   const response = value['response'];
   const names = isEvent ? chosen(get(response, 'id'), get(response, 'model')) : named(value);
-  return { ...names, whole: false, ...(pieces > 0 ? { output_token: pieces, kind: 'increment', pieces: 'early' } : {}) };
+  const echo = isEcho(value) ? { echo: true } : {};
+  return { ...names, ...echo, whole: false, ...(pieces > 0 ? { output_token: pieces, kind: 'increment', pieces: 'early' } : {}) };
 }
 
-/** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, names of events. */
+/** What libraries wrap around an answer or an event: raw responses, Bedrock's bytes, names of events, lines of a batch. */
 function unwrapped(value: Fields): Fields {
+  if ('custom_id' in value) {
+    const answer = get(value['result'], 'message') ?? get(value['response'], 'body');
+    return isRecord(answer) ? answer : value;
+  }
   const bytes = get(value['chunk'], 'bytes') ?? ('contentType' in value ? value['body'] : undefined);
   if (bytes instanceof Uint8Array) return parsed(bytes) ?? value;
   // With its HTTP response, or with the name of its event as OpenAI's assistants have it.
@@ -60,7 +68,7 @@ function langChainEvent(event: string, data: unknown): Reading | undefined {
 }
 
 function readReport(value: Fields): Reading | undefined {
-  for (const read of [ollama, aiSdk, langChain, bedrockStream, embeddings, reported, bare]) {
+  for (const read of [ollama, aiSdk, langChain, bedrockStream, embeddings, reported, cohere, bare]) {
     const reading = read(value);
     if (reading) return reading;
   }
@@ -69,20 +77,34 @@ function readReport(value: Fields): Reading | undefined {
 
 /** OpenAI (chat completions, responses, their events), Anthropic (messages and events), Gemini, and what copies them. */
 function reported(value: Fields): Reading | undefined {
-  for (const holder of [value, value['message'], value['response']]) {
+  const { type, object } = value;
+  if (object === 'thread.run.step') return undefined;
+  for (const holder of holdersOf(value)) {
     if (!isRecord(holder)) continue;
     const report = holder['usage'] ?? holder['usageMetadata'] ?? holder['usage_metadata'];
     if (!isRecord(report)) continue;
     const names = { ...named(value), ...named(holder) };
-    if (value['type'] === 'message_start') {
+    if (type === 'message_start') {
       // Its count of output was made before there was any.
       return { ...total(report, names), final: false, whole: false };
     }
-    if (value['type'] === 'message_delta') return { ...total(report, {}), inputAtLeast: true, whole: false };
-    const isPiece = typeof value['type'] === 'string' || value['object'] === 'chat.completion.chunk';
+    if (type === 'message_delta') return { ...total(report, {}), inputAtLeast: true, whole: false };
+    const isPiece = typeof type === 'string' || typeof value['event_type'] === 'string' || object === 'chat.completion.chunk';
     return { ...total(report, names), ...(isWholeAnswer(value) ? { whole: true } : isPiece ? { whole: false } : {}) };
   }
   return undefined;
+}
+
+/** Where a usage may stand, one after the other: a stranger's getters are called only as far as is needed. */
+function* holdersOf(value: Fields): Iterable<unknown> {
+  yield value;
+  yield value['message'];
+  yield value['response'];
+  // Groq's has an id of its own.
+  yield { usage: get(value['x_groq'], 'usage') };
+  // Gemini's interactions.
+  yield value['interaction'];
+  if (value['type'] === 'message-end') yield { id: value['id'], usage: get(value['delta'], 'usage') };
 }
 
 function ollama(value: Fields): Reading | undefined {
@@ -95,26 +117,25 @@ function ollama(value: Fields): Reading | undefined {
 
 /** Parts of the Vercel AI SDK's streams, and the results of its functions. */
 function aiSdk(value: Fields): Reading | undefined {
-  const { type } = value;
-  if (type === 'finish' && (isRecord(value['totalUsage']) || isRecord(value['usage']))) {
-    return { ...total((value['totalUsage'] ?? value['usage']) as Fields, {}), final: true, whole: false };
-  }
+  const { type, response } = value;
+  if (type === 'finish' && isRecord(value['totalUsage'])) return { ...total(value['totalUsage'], {}), final: true, whole: false, sum: true };
+  if (type === 'finish' && isRecord(value['usage'])) return { ...total(value['usage'], {}), final: true, whole: false };
   if ((type === 'finish-step' || type === 'step-finish') && isRecord(value['usage'])) {
-    const model = get(value['response'], 'modelId');
-    return { ...total(value['usage'], chosen(undefined, model)), kind: 'increment', requests: 1, whole: false };
+    const names = chosen(get(response, 'id'), get(response, 'modelId'));
+    return { ...total(value['usage'], names), final: true, whole: false, retold: true };
   }
   const report = get(value, 'totalUsage', 'usage');
   if (!isRecord(report)) return undefined;
   if ('tokens' in report && ('embedding' in value || 'embeddings' in value)) {
-    return { ...total({ inputTokens: report['tokens'] }, named(value)), whole: true, report };
+    return { ...total({ inputTokens: report['tokens'] }, named(value)), whole: true, report, retold: true };
   }
   const steps = list(value['steps']);
   const isResult = 'finishReason' in value && ('steps' in value || 'content' in value || 'object' in value);
-  if (!isResult) return undefined;
+  if (!isResult && !('images' in value)) return undefined;
   const { model, answerId } = named(value);
   // The id is the last step's, and so is `usage` where there is a `totalUsage`.
   const names = chosen(steps.length > 1 ? undefined : answerId, model);
-  return { ...total(report, names), whole: true, requests: Math.max(1, steps.length) };
+  return { ...total(report, names), whole: true, requests: Math.max(1, steps.length), retold: true };
 }
 
 /** LangChain's messages. Its chunks carry increments, whatever the provider sent. */
@@ -149,6 +170,13 @@ function isOpenAIEmbedding(value: Fields): boolean {
   return value['object'] === 'list' && list(value['data']).some((item) => get(item, 'embedding') !== undefined);
 }
 
+/** Cohere's older answers, and its embeddings. */
+function cohere(value: Fields): Reading | undefined {
+  const { meta } = value;
+  const isUsage = isRecord(meta) && (isRecord(meta['tokens']) || isRecord(meta['billed_units']));
+  return isUsage ? { ...total(meta, named(value)), ...(typeof value['event_type'] === 'string' ? { whole: false } : { whole: true }) } : undefined;
+}
+
 /** The usage itself, handed on without its answer. */
 function bare(value: Fields): Reading | undefined {
   const isUsage = [
@@ -174,7 +202,8 @@ function named(value: Fields): Pick<Reading, 'model' | 'answerId'> {
   const { response } = value;
   return chosen(
     get(value, 'id', 'responseId', 'response_id') ?? get(response, 'id') ?? get(value['$metadata'], 'requestId'),
-    get(value, 'model', 'modelVersion', 'model_version') ?? get(response, 'modelId', 'model'),
+    // The AI SDK has an object there, beside the response.
+    text(get(value, 'model', 'modelVersion', 'model_version')) ?? get(response, 'modelId', 'model'),
   );
 }
 

@@ -8,7 +8,7 @@ import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAI as createOpenAI3 } from '@ai-sdk/openai-3';
 import * as ai7 from 'ai';
 import * as ai6 from 'ai-6';
-import { InsufficientTokensError, tokenProcessMiddleware, UsageError, UsageMissingError, withTokenProcess } from 'tokentill';
+import { currentRun, InsufficientTokensError, tokenProcessMiddleware, UsageError, UsageMissingError, withTokenProcess } from 'tokentill';
 
 import { withModelServer } from '../support/model-server.js';
 import type { ModelServer } from '../support/model-server.js';
@@ -64,7 +64,7 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
         return act({ ...world, models, model: openai.chat('gpt'), embedder: openai.embedding('embed') });
       }, token),
     );
-  const billing = ({ client, onEndError }: { client: World['client']; onEndError?: World['config']['onEndError'] }) =>
+  const billing = ({ client, onEndError }: Pick<World['config'], 'client' | 'onEndError'>) =>
     tokenProcessMiddleware({ feature_endpoint_id: 'feature-1', user_id: 'user-1', client, onEndError });
   const weather = ai.tool({
     description: 'the weather',
@@ -259,5 +259,71 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       await s.models.close();
       await assert.rejects(ai.generateText({ model: failing, prompt: '20', maxRetries: 0 }));
       assert.equal(s.server.seenAt(CANCEL).length, 1);
+    }));
+
+  const inRun = (s: Scene) => ai.wrapLanguageModel({ model: s.model, middleware: tokenProcessMiddleware({ run: currentRun }) });
+
+  test(`${version}: what the middleware has counted in a run, and the run’s function returns, counts once`, () =>
+    scene(async (s) => {
+      const tools = { tools: { weather }, stopWhen: ai.stepCountIs(3) };
+      const text = withTokenProcess(s.config, (_: Data) => ai.generateText({ model: inRun(s), prompt: '20', ...tools }));
+      await text(USER);
+      const full = withTokenProcess(s.config, async function* (_: Data) {
+        yield* ai.streamText({ model: inRun(s), prompt: '20', ...tools }).fullStream;
+      });
+      await take(full(USER));
+      const result = withTokenProcess(s.config, async (_: Data) => ai.streamText({ model: inRun(s), prompt: '20', ...tools }));
+      await (await result(USER)).text;
+      await endsOf(s, 3);
+      const web = withTokenProcess(s.config, async (_: Data) =>
+        ai.streamText({ model: inRun(s), prompt: '20', ...tools }).toUIMessageStreamResponse(),
+      );
+      assert.match(await (await web(USER)).text(), /text-delta/);
+      assert.deepEqual(ends(s), Array(4).fill([20, 40, 8, 'gpt-2026', 2]));
+      const embedder = ai.wrapEmbeddingModel({ model: s.embedder, middleware: tokenProcessMiddleware({ run: currentRun }) as never });
+      await withTokenProcess(s.config, (_: Data) => ai.embedMany({ model: embedder, values: ['a', 'b'] }))(USER);
+      assert.deepEqual((ends(s)[4] as number[]).slice(0, 2), [10, 0]);
+      assert.deepEqual(s.problems, []);
+    }));
+
+  test(`${version}: the middleware tells streams at the same time apart, and those that are left from those that are not`, () =>
+    scene(async (s) => {
+      const both = withTokenProcess(s.config, async (data: Data & { leave: boolean }) => {
+        const abort = new AbortController();
+        const one = ai.streamText({ model: inRun(s), prompt: '100', abortSignal: abort.signal, onError: () => undefined });
+        const other = ai.streamText({ model: inRun(s), prompt: '40' });
+        const leaving = take(one.textStream, data.leave ? 3 : Infinity).then(() => data.leave && abort.abort());
+        await Promise.all([leaving, take(other.textStream)]);
+        return 'text';
+      });
+      await both({ ...USER, leave: false });
+      await both({ ...USER, leave: true });
+      const [whole, left] = ends(s) as [unknown[], [number, number]];
+      assert.deepEqual(whole, [20, 140, 8, 'gpt-2026', 2]);
+      assert.ok(left[0] === 10 && left[1] >= 43 && left[1] < 140, `${left[1]}`);
+      assert.deepEqual(s.problems, []);
+    }));
+
+  test(`${version}: a stream for user interfaces, left early, is billed once by its pieces`, () =>
+    scene(async (s) => {
+      const web = withTokenProcess(s.config, async (_: Data) => ai.streamText({ model: s.model, prompt: '100' }).toUIMessageStream());
+      let pieces = 0;
+      for await (const part of await web(USER)) if (part.type === 'text-delta' && (pieces += 1) === 3) break;
+      assert.deepEqual(ends(s), [[0, 3, 0, undefined, 1]]);
+      const read = withTokenProcess(s.config, async (_: Data) => {
+        const run = currentRun();
+        return ai.streamText({ model: s.model, prompt: '40', onFinish: ({ totalUsage }) => run?.read(totalUsage) }).toUIMessageStream();
+      });
+      await take(await read(USER));
+      assert.deepEqual((ends(s)[1] as number[]).slice(0, 2), [10, 40]);
+      assert.deepEqual(s.problems, []);
+    }));
+
+  test(`${version}: the middleware reports a call whose model says nothing of its usage`, () =>
+    scene(async (s) => {
+      const silent = { specificationVersion: 'v3', provider: 'own', modelId: 'own', maxEmbeddingsPerCall: 9, supportsParallelCalls: true };
+      const model = { ...silent, doEmbed: async () => ({ embeddings: [[1]], warnings: [] }) } as never;
+      await ai.embed({ model: ai.wrapEmbeddingModel({ model, middleware: billing(s.config) as never }), value: 'a' });
+      assert.ok(s.problems.length === 1 && s.problems[0] instanceof UsageMissingError);
     }));
 }

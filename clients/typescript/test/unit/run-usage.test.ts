@@ -90,6 +90,9 @@ test('events of a stream that are read one by one are one answer', () =>
 test('usage that is given at the end is what is billed; a free run has no end', () =>
   inWorld(async (world) => {
     const given = await world.client.begin(FEATURE);
+    for (const no of [NaN, -1, '40' as unknown as number]) {
+      await assert.rejects(given.end({ output_token: no }), UsageUnreadableError);
+    }
     await given.read(chat('a', 100, 40));
     await given.end({ output_token: 8, model: 'own', reasoningToken: 2 });
     const free = await world.client.begin({ ...FEATURE, hold_token: 5 });
@@ -115,6 +118,33 @@ test('a result that was read and is returned counts once; a feature’s own coun
       [100, 40],
       [1, 4],
     ]);
+  }));
+
+test('what was read and then returned counts once: in a list, and its usage in an object', () =>
+  inWorld(async (world) => {
+    const answers = [1, 2].map(() => ({ usage: { prompt_tokens: 100, completion_tokens: 40 } }));
+    await world.client.run(FEATURE, async (run) => {
+      for (const answer of answers) await run.read(answer);
+      return answers;
+    });
+    await world.client.run(FEATURE, async (run) => {
+      await run.read(answers[0]);
+      return { text: 'x', usage: answers[0]?.usage };
+    });
+    assert.deepEqual(ends(world), [
+      [200, 80, { requests: 2 }],
+      [100, 40],
+    ]);
+  }));
+
+test('a call that fails says nothing of another: its pieces are billed, and the other’s missing usage is told', () =>
+  inWorld(async (world) => {
+    const failing = [part('text-delta', { id: '0', text: 'x' }), part('error', { error: new Error('overloaded') })];
+    assert.deepEqual(await streamed(world, [...failing, chunk('b', 'y')]), [[0, 1, { model: 'gpt' }]]);
+    assert.ok(world.problems[0] instanceof UsageMissingError);
+    assert.deepEqual(world.unbilled[0]?.seen?.map(({ answer_id }) => answer_id), ['b']);
+    assert.deepEqual((await streamed(world, failing.slice(1))).length, 1, 'nothing flowed: nothing is told');
+    assert.equal(world.problems.length, 1);
   }));
 
 // ── nothing is free in silence ───────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +215,17 @@ for (const [name, chunks] of Object.entries(MISSING)) {
       assert.ok((seen?.pieces ?? seen?.texts ?? 0) > 0);
     }));
 }
+
+test('answers deep inside of a result reach onEndError: an older run may have made them', () =>
+  inWorld(async (world) => {
+    const answer = { type: 'ai', id: 'run-1', response_metadata: {}, usage_metadata: { input_tokens: 1, output_tokens: 4 } };
+    assert.deepEqual(await returned(world, { messages: [{ role: 'user' }, answer] }), []);
+    assert.deepEqual(await streamed(world, [{ agent: { messages: [answer] } }]), []);
+    assert.deepEqual(await returned(world, { messages: [answer], output_token: 4 }), [[0, 4]]);
+    assert.equal(world.problems.length, 2);
+    assert.ok(world.problems.every((problem) => problem instanceof UsageMissingError));
+    assert.equal(world.unbilled[0]?.seen?.[0]?.answers, 1);
+  }));
 
 test('embeddings without usage reach onEndError', () =>
   inWorld(async (world) => {

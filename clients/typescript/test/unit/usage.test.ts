@@ -84,6 +84,35 @@ const RESULTS: Record<string, [unknown, Billed]> = {
     message('msg_1', 10, 40, { cache_read_input_tokens: 70, cache_creation_input_tokens: 20 }),
     [100, 40, { cached_input_token: 70, cache_write_token: 20, model: 'anthropic-model' }],
   ],
+  'Anthropic: what its counts leave out, a compaction and an adviser': [
+    message('msg_1', 10, 40, {
+      iterations: [
+        { type: 'compaction', input_tokens: 100, output_tokens: 5, cache_read_input_tokens: 20 },
+        { type: 'message', input_tokens: 10, output_tokens: 40 },
+        { type: 'advisor_message', input_tokens: 7, output_tokens: 3 },
+      ],
+    }),
+    [137, 48, { cached_input_token: 20, model: 'anthropic-model' }],
+  ],
+  'Anthropic, the results of a batch': [
+    ['a', 'b'].map((id) => ({ custom_id: id, result: { type: 'succeeded', message: message(id, 10, 40) } })),
+    [20, 80, { requests: 2, model: 'anthropic-model' }],
+  ],
+  'OpenAI, the lines of a batch': [
+    ['a', 'b'].map((id) => ({ id: `batch_${id}`, custom_id: id, response: { status_code: 200, body: chat(id, 10, 40) }, error: null })),
+    [20, 80, { requests: 2, model: 'gpt' }],
+  ],
+  'a total of 0 that nobody has set': [chat('c', 8, 0, { total_tokens: 0 }), [8, 0, { model: 'gpt' }]],
+  Cohere: [
+    {
+      id: 'c',
+      finish_reason: 'COMPLETE',
+      message: { role: 'assistant', content: [] },
+      usage: { billed_units: { input_tokens: 5, output_tokens: 40 }, tokens: { input_tokens: 70, output_tokens: 42 } },
+    },
+    [70, 42],
+  ],
+  'Cohere embeddings': [{ id: 'c', embeddings: { float: [[1]] }, meta: { billed_units: { input_tokens: 8 } } }, [8, 0]],
   'Gemini: thoughts and the prompts of tools beside': [
     {
       responseId: 'r',
@@ -96,6 +125,26 @@ const RESULTS: Record<string, [unknown, Billed]> = {
         candidatesTokenCount: 30,
         thoughtsTokenCount: 10,
         totalTokenCount: 155,
+      },
+    },
+    [115, 40, { cached_input_token: 60, reasoning_token: 10, model: 'gemini' }],
+  ],
+  'Gemini, which has only thought': [
+    { responseId: 'r', modelVersion: 'gemini', usageMetadata: { promptTokenCount: 10, thoughtsTokenCount: 90, totalTokenCount: 100 } },
+    [10, 90, { reasoning_token: 90, model: 'gemini' }],
+  ],
+  'Gemini’s interactions': [
+    {
+      id: 'i',
+      object: 'interaction',
+      model: 'gemini',
+      usage: {
+        total_input_tokens: 100,
+        total_cached_tokens: 60,
+        total_output_tokens: 30,
+        total_thought_tokens: 10,
+        total_tool_use_tokens: 15,
+        total_tokens: 155,
       },
     },
     [115, 40, { cached_input_token: 60, reasoning_token: 10, model: 'gemini' }],
@@ -136,6 +185,22 @@ const RESULTS: Record<string, [unknown, Billed]> = {
     },
     [100, 40, { cached_input_token: 60, reasoning_token: 30, requests: 2, model: 'gpt' }],
   ],
+  'AI SDK generateText, steps that say what each of them used': [
+    {
+      finishReason: 'stop',
+      steps: ['a', 'b'].map((id) => ({
+        content: [],
+        finishReason: 'stop',
+        model: { provider: 'openai', modelId: 'asked' },
+        usage: { inputTokens: 50, outputTokens: 20, totalTokens: 70 },
+        response: { id, modelId: 'gpt' },
+      })),
+      totalUsage: { inputTokens: 100, outputTokens: 40, totalTokens: 140 },
+      response: { id: 'b', modelId: 'gpt' },
+    },
+    [100, 40, { requests: 2, model: 'gpt' }],
+  ],
+  'AI SDK generateImage': [{ images: [{}], warnings: [], usage: { inputTokens: 5, outputTokens: 7, totalTokens: 12 } }, [5, 7]],
   'AI SDK, the answer of a model': [
     {
       content: [],
@@ -167,6 +232,13 @@ const RESULTS: Record<string, [unknown, Billed]> = {
   ],
   'a tuple of the text and its answer': [['hello', chat('a', 100, 40)], [100, 40, { model: 'gpt' }]],
   'a list of one answer, twice': [[chat('a', 100, 40), chat('a', 100, 40)], [100, 40, { model: 'gpt' }]],
+  'an answer in an object': [{ text: 'hello', raw: chat('a', 100, 40) }, [100, 40, { model: 'gpt' }]],
+  'two answers in an object': [{ plan: chat('a', 100, 40), text: chat('b', 10, 4) }, [110, 44, { requests: 2, model: 'gpt' }]],
+  'an answer in an object beside its usage': [
+    { raw: chat('a', 100, 40), tokens: { prompt_tokens: 100, completion_tokens: 40 } },
+    [100, 40, { model: 'gpt' }],
+  ],
+  'the usage in an object': [{ text: 'hello', tokens: { prompt_tokens: 100, completion_tokens: 40 } }, [100, 40]],
   'all chunks of a stream': [[chunk('a', 'x'), chunk('a', 'y'), chunkUsage('a', 5, 40)], [5, 40, { model: 'gpt' }]],
 };
 
@@ -233,6 +305,43 @@ const STREAMS: Record<string, [unknown[], Billed]> = {
       responseEvent('response.completed', { input_tokens: 10, output_tokens: 40, total_tokens: 50 }),
     ],
     [10, 40, { model: 'gpt' }],
+  ],
+  'transcriptions': [
+    [
+      { type: 'transcript.text.delta', delta: 'x' },
+      { type: 'transcript.text.done', text: 'x', usage: { type: 'tokens', input_tokens: 14, output_tokens: 45, total_tokens: 59 } },
+    ],
+    [14, 45],
+  ],
+  'OpenAI’s assistants: the run, not its steps': [
+    [
+      { event: 'thread.run.step.completed', data: { id: 's', object: 'thread.run.step', usage: { prompt_tokens: 10, completion_tokens: 40, total_tokens: 50 } } },
+      { event: 'thread.run.completed', data: { id: 'r', object: 'thread.run', usage: { prompt_tokens: 10, completion_tokens: 40, total_tokens: 50 } } },
+    ],
+    [10, 40],
+  ],
+  Groq: [
+    [chunk('a', 'x'), { ...chunk('a', ''), x_groq: { id: 'req', usage: { prompt_tokens: 10, completion_tokens: 40, total_tokens: 50 } } }],
+    [10, 40, { model: 'gpt' }],
+  ],
+  Cohere: [
+    [
+      { type: 'message-start', id: 'c', delta: { message: { role: 'assistant' } } },
+      { type: 'content-delta', index: 0, delta: { message: { content: { text: 'x' } } } },
+      { type: 'message-end', id: 'c', delta: { usage: { tokens: { input_tokens: 70, output_tokens: 42 } } } },
+    ],
+    [70, 42],
+  ],
+  'Mistral: chunks in an object': [
+    [
+      { data: { id: 'a', object: 'chat.completion.chunk', model: 'm', choices: [{ delta: { content: 'x' } }] } },
+      { data: { id: 'a', model: 'm', choices: [{ delta: { content: '' } }], usage: { promptTokens: 10, completionTokens: 40, totalTokens: 50 } } },
+    ],
+    [10, 40, { model: 'm' }],
+  ],
+  'responses that fail: the pieces that flowed': [
+    [responseEvent('response.created'), responseDelta, responseDelta, responseEvent('response.failed')],
+    [0, 2, { model: 'gpt' }],
   ],
   'Gemini: each chunk has the totals so far': [
     [3, 9, 40].map((output) => ({
@@ -313,6 +422,11 @@ const LEFT: Record<string, [unknown[], Billed]> = {
   Anthropic: [[anthropicStart('a', 25), anthropicText, anthropicText, anthropicText], [25, 2, { model: 'anthropic-model' }]],
   Ollama: [Array.from({ length: 4 }, () => ({ model: 'llama', message: { content: 'x' }, done: false })), [0, 3, { model: 'llama' }]],
   'Bedrock ConverseStream': [Array.from({ length: 4 }, () => ({ contentBlockDelta: { delta: { text: 'x' } } })), [0, 3]],
+  'OpenAI transcriptions': [Array.from({ length: 4 }, () => ({ type: 'transcript.text.delta', delta: 'x' })), [0, 3]],
+  'the AI SDK’s stream for user interfaces': [
+    [part('text-start', { id: '0' }), ...Array.from({ length: 4 }, () => part('text-delta', { id: '0', delta: 'x' }))],
+    [0, 2],
+  ],
   'the second step of the AI SDK': [
     [
       part('text-delta', { id: '0', text: 'x' }),
