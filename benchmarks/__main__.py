@@ -8,7 +8,7 @@ import sys
 
 from benchmarks import report, table, wsgi
 
-# With the installation before, the whole stays below 15 minutes.
+# Together with the installation this stays below 15 minutes.
 SECONDS_MAX = 540.0
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (4)")
     parser.add_argument("--name", default=None, help="of the files in benchmarks/results (bench, wsgi); '' writes none")
     arguments = parser.parse_args()
-    # Leave as from Ctrl-C: servers stopped, the temporary folder gone.
+    # End as after Ctrl-C: stop the servers and remove the temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     effort = report.Effort(arguments.clients, arguments.rounds, arguments.seconds, SECONDS_MAX)
     figures: dict[str, object] | None = None

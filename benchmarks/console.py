@@ -46,7 +46,7 @@ _CATALOG = sa.text("""
     UPDATE wallets SET package_id = 'package-' || abs(hashtext(wallet_id)) % 20;
     UPDATE system_state SET catalog_version = catalog_version + 1
 """)
-# Of 8 causes and 500 wallets, over the last 30 days.
+# Failed ends of 8 causes and 500 wallets, over the last 30 days.
 _FAILED = sa.text("""
     INSERT INTO end_inbox (
         id, wallet_id, user_id, feature_endpoint_id, model, input_tokens, output_tokens, base_cost_micros,
@@ -75,7 +75,7 @@ _SAMPLES = sa.text("""
 
 
 def main(transactions: int, failed: int, rounds: int) -> tuple[str, bool]:
-    """The report, and whether each page kept to its bound."""
+    """Returns the report, and whether each page stayed within its time limit."""
     logs.configure("ERROR")
     header = report.machine_line()
     with (
@@ -123,7 +123,7 @@ def _load(container: Container, transactions: int, failed: int) -> None:
 
 
 def _paths(container: Container) -> Sequence[str]:
-    """Each page that there is, and those of something as it is most asked for."""
+    """The paths of all pages; pages about a single thing with a typical one."""
     since, until = "2024-11-01", next_month(container.clock.now().date().replace(day=1)).isoformat()
     month = "from=2024-11-01&to=2024-12-01"
     user = quote("wallet-7")
@@ -160,7 +160,7 @@ def _paths(container: Container) -> Sequence[str]:
 
 
 def _rule(container: Container, endpoint: str) -> str | None:
-    """Where a page is, without what is asked of it; None where there is none."""
+    """The rule of a page's route. None if there is no such page."""
     from app.console.factory import create_console  # noqa: PLC0415
 
     console = create_console(container, lambda app: None)
@@ -176,7 +176,7 @@ def _sign_in(client: FlaskClient) -> None:
 
 
 def _measure(client: FlaskClient, path: str, rounds: int) -> tuple[int, list[float]]:
-    """Its size, and the seconds that it took."""
+    """The size of a page, and the seconds that each request took."""
     seconds = []
     size = 0
     for _ in range(rounds + 1):
@@ -186,7 +186,7 @@ def _measure(client: FlaskClient, path: str, rounds: int) -> tuple[int, list[flo
         seconds.append(time.perf_counter() - begun)
         if response.status_code != 200:
             raise RuntimeError(f"{path} answered {response.status_code}")
-    # The first look makes templates and connections.
+    # Leave out the first request, which compiles templates and opens connections.
     return size, seconds[1:]
 
 

@@ -1,6 +1,6 @@
-"""What ledgers say of a measurement: how many ends are settled, and when each was.
+"""Reads from the ledgers how many ends a measurement has settled, and when.
 
-Of Tokentill's ledger and the plain way's alike, by the moments at which Postgres committed.
+Works for Tokentill's ledger and that of the plain reference, by Postgres's commit timestamps.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 SETTLE_SECONDS_MAX = 30.0
-# Within it the calls under way when a generator hangs up have been recorded.
+# Within this time, calls that were in flight when a generator hung up are recorded.
 QUIET_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where ends are settled: a table, and which of its rows are ends."""
+    """A table of settled ends, and the condition for its rows that are ends."""
 
     engine: sa.Engine
     table: str
@@ -26,15 +26,15 @@ class Ledger:
 
     @property
     def last_id(self) -> int:
-        """Entries after this one are of what is measured next."""
+        """The id of the last entry. Entries after it belong to the next measurement."""
         with self.engine.connect() as connection:
             last = connection.execute(sa.text(f"SELECT coalesce(max(id), 0) FROM {self.table}"))  # noqa: S608
             return int(last.scalar_one())
 
     def settled(self, after_id: int, begun_at: float, run_id: str = "") -> Settled:
-        """The ends of a run settled since, which began to be sent at that moment.
+        """The ends of a run that were settled after an entry. `begun_at` is when the run began to send them.
 
-        By the run, as a generator hangs up on what is under way: that is settled when the next one measures already.
+        Filtered by run, because calls in flight when a generator hangs up are settled during the next measurement.
         """
         with self.engine.connect() as connection:
             row = connection.execute(
@@ -83,7 +83,7 @@ class Settled:
 
 
 def wait_until_settled(engine: sa.Engine) -> bool:
-    """Wait until no accepted end waits in Tokentill's inbox, and none comes any more. False: some still do."""
+    """Wait until Tokentill's inbox has no accepted ends, and no new ones come. False if that took too long."""
     over = time.monotonic() + SETTLE_SECONDS_MAX
     empty_since: float | None = None
     with engine.connect() as connection:
@@ -97,5 +97,5 @@ def wait_until_settled(engine: sa.Engine) -> bool:
 
 
 def lags_seconds(answered_at: dict[str, float], settled_at: dict[str, float]) -> list[float]:
-    """From the answer to the commit that settled it, for each end that was answered; 0 where that came first."""
+    """For each answered end, the time from its answer to the commit that settled it; 0 if the commit came first."""
     return [max(0.0, settled_at[key] - moment) for key, moment in answered_at.items() if key in settled_at]

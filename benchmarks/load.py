@@ -1,10 +1,10 @@
-"""The load generator where wrk isn't installed, and for load at a given rate: keep-alive clients in one process.
+"""The load generator used for load at a given rate, and when wrk isn't installed: keep-alive clients in one process.
 
-Without a rate each client sends its next request as soon as its answer is there. With one, requests are due at even
-intervals whatever becomes of those before, and latency counts from when a request was due: what had to wait for a
-client tells on the server. Requests are put together from ready-made bytes and answers are only cut at their
-`Content-Length`, so that a request costs this process a fraction of what it costs the server; `cpu_seconds` in the
-result says how much. Standard library only, which keeps it quick to start.
+Without a rate, each client sends its next request as soon as its answer has arrived. With one, requests are due at even
+intervals, however long those before take, and latency is counted from the time a request was due, so that waiting for
+an idle client counts as the server's latency. Requests are made from prepared bytes and answers are only split by their
+`Content-Length`, so a request costs this process a fraction of what it costs the server; `cpu_seconds` in the result
+says how much. It uses only the standard library, and so starts fast.
 
     echo '{"port": 5000, "clients": 32, ...}' | python -m benchmarks.load
 """
@@ -22,17 +22,17 @@ from dataclasses import asdict, dataclass, field
 
 HOST = "127.0.0.1"
 ANSWER_SECONDS_MAX = 30.0
-# What every route answers per unit of work: once for a call, once for each end of a batch.
-# Stands in a request for its number, in as many digits.
+# The placeholder of a request's number, which has as many digits.
 MARK = "########"
+# Every answer has this once for each success: once for a call, once for each end of a batch.
 MARK_OF_SUCCESS = b'"success":true'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: one of `kind` healthz, start, end or batch, for `seconds` after a warm-up.
+    """What to send, and for how long: `kind` is healthz, start, end or batch; `seconds` count after the warm-up.
 
-    `rate` is in requests per second, None: as many as are answered.
+    `rate` is in requests per second. None: as many as are answered.
     """
 
     port: int
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it. Latencies are of the measured time only, `requests_total` counts the warm-up too."""
+    """The result of a plan. Latencies don't include the warm-up; `requests_total` does."""
 
     requests: int
     seconds: float
@@ -72,17 +72,17 @@ class Result:
 
     @property
     def cpu_us(self) -> float:
-        """Of this generator, for each request."""
+        """This generator's processor time per request, in microseconds."""
         return self.cpu_seconds / max(1, self.requests_total) * 1e6
 
 
 class Client:
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request in flight."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection((HOST, port), timeout=ANSWER_SECONDS_MAX)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Which request is under way, and when it was due.
+        # The number of the request in flight, and when it was due.
         self.number = 0
         self.due_at = 0.0
         self._received = b""
@@ -92,7 +92,7 @@ class Client:
         self.socket.sendall(request)
 
     def receive(self) -> bytes | None:
-        """The whole answer, or None while there is more to come. Raises ConnectionError."""
+        """Returns the whole answer, or None if it isn't complete yet. Raises ConnectionError."""
         data = self.socket.recv(262_144)
         if not data:
             raise ConnectionError("the server closed a keep-alive connection")
@@ -111,7 +111,7 @@ class Client:
 
 
 def templates_of(plan: Plan) -> list[bytes]:
-    """A plan's requests, one after another and then from the first again; each holds MARK where its number goes."""
+    """The templates of a plan's requests, used in turn. Each has MARK in the place of its number."""
     users = plan.user_ids
     if plan.kind == "healthz":
         return [f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()]
@@ -161,12 +161,12 @@ def _post(plan: Plan, route: str, body: dict[str, object], headers: str = "") ->
 
 
 def run(plan: Plan) -> Result:
-    """Send a plan's requests until its time is over, then wait for the answers under way."""
+    """Send a plan's requests until its time is over, then wait for outstanding answers."""
     return Run(plan).result()
 
 
 class Run:
-    """One plan at work."""
+    """The execution of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -213,14 +213,14 @@ class Run:
         )
 
     def _send_due(self) -> float | None:
-        """Send what is due by as many clients as are idle; the seconds until more is due. None: there is no more,
-        or nobody to send it.
+        """Send due requests by the idle clients. Returns the seconds until the next one is due, or None if there are no
+        more requests or no idle clients.
         """
         rate = self._plan.rate
         while self._idle:
             now = time.perf_counter()
             due_at = now if rate is None else self._begun + self._sent / rate
-            # What was due in time is sent, however late it is by now.
+            # A request that was due before the end is sent, however late.
             if due_at >= self._over:
                 return None
             if due_at > now:
@@ -243,7 +243,7 @@ class Run:
             self._failures[answer[:1_000]] += 1
         elif self._plan.keeps_answered_at:
             self._answered_at[key_of(self._plan.run_id, client.number)] = time.time()
-        # At a rate by when it was due, or the slowest answers would be those that don't count.
+        # With a rate, what counts is when the request was due. Otherwise the slowest answers would be left out.
         if self._measured_from <= (now if self._plan.rate is None else client.due_at) <= self._over:
             self._latencies.append(now - client.due_at)
         self._idle.append(client)

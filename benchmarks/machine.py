@@ -1,4 +1,4 @@
-"""Servers, processes and wallets to measure with; all of it gone when the context ends or this process dies."""
+"""Servers, processes and wallets for measurements. All are removed when the context ends or this process dies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class WebProcess:
 
 @dataclass
 class Machine:
-    """Embedded servers with a catalog and wallets in them, and the means to start web processes on them."""
+    """Embedded servers with a catalog and wallets, and methods to start processes that use them."""
 
     folder: Path
     postgres: PostgresServer
@@ -72,13 +72,13 @@ class Machine:
         workers: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> WebProcess:
-        """The Procfile's web process, with another WSGI target if one is named."""
+        """Start the Procfile's web process, or the same with another WSGI target."""
         command = commands()["web"].replace("app.wsgi:app", target)
         counts = {"WEB_THREADS": str(threads), "WEB_WORKERS": str(workers)}
         return self.start(label, ["/bin/sh", "-c", command], {**counts, **(settings or {})})
 
     def start(self, label: str, command: Sequence[str], settings: Mapping[str, str] | None = None) -> WebProcess:
-        """Any command that serves HTTP on $PORT (also written {port} in the command); returns once it is ready."""
+        """Start any command that serves HTTP on $PORT ({port} in the command), and wait until it is ready."""
         port = free_port()
         log = self.folder / f"{label.replace(' ', '-')}.log"
         with log.open("ab") as output:
@@ -97,7 +97,7 @@ class Machine:
 
     @contextmanager
     def worker(self, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """The Procfile's Celery worker; it has nothing in hand any more when this ends."""
+        """Run the Procfile's Celery worker. At the end of the context it has finished its tasks."""
         log = self.folder / "worker.log"
         log.unlink(missing_ok=True)
         with log.open("ab") as output:
@@ -125,13 +125,13 @@ class Machine:
         ends_per_batch: int = 1,
         rate: float | None = None,
     ) -> Measurement:
-        """Put load on a web process from a process of its own: as much as it takes, or at a rate."""
+        """Put load on a web process from a separate process: as much as it can take, or at a rate."""
         plan = Plan(
             port=web.port,
             kind=kind,
             clients=clients,
             seconds=seconds,
-            # What is counted in the ledger counts from the first request; wrk has no warm-up.
+            # The ledger's figures count from the first request, and wrk has no warm-up.
             warmup_seconds=0.0 if rate is None else WARMUP_SECONDS,
             api_key=API_KEY,
             user_ids=list(user_ids),
@@ -155,14 +155,14 @@ class Machine:
             return int(connection.execute(sa.text("SELECT count(*) FROM end_inbox")).scalar_one())
 
     def refresh_statistics(self) -> None:
-        """Have the planner find the inbox empty, as autovacuum does on every server that keeps up with its ends."""
+        """Give the planner statistics of an empty inbox, as autovacuum does on servers that keep up with their ends."""
         with self.container.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text("ANALYZE"))
 
     def settle_everything(self) -> None:
-        """Settle what a measurement left, so that each one begins with small wallets and an empty inbox."""
+        """Settle the ends that a measurement left behind, so that each begins with small wallets and an empty inbox."""
         self.container.settlement.sweep(older_than_seconds=0)
-        # Nobody listens for these messages, and the next measurement shall not carry them along.
+        # Delete the messages, as no worker has consumed them and they must not burden the next measurement.
         for key in self.container.redis_client.scan_iter("tokentill:queue:*", count=1_000):
             self.container.redis_client.delete(key)
 
@@ -170,9 +170,9 @@ class Machine:
 @dataclass(frozen=True)
 class Measurement:
     load: Result
-    # What the idempotency keys of its ends begin with.
+    # The prefix of the idempotency keys of its ends.
     run_id: str
-    # Of the server's own processes, without Postgres and Redis; 0 where the system doesn't tell.
+    # Processor time of the server's own processes, without Postgres and Redis; 0 if the system doesn't provide it.
     server_cpu_us: float
 
 
@@ -192,11 +192,11 @@ def _by_ourselves(plan: Plan) -> Result:
 
 @contextmanager
 def machine() -> Iterator[Machine]:
-    """Everything that measurements share, in a temporary folder."""
+    """Set up what measurements share, in a temporary folder."""
     logs.configure("WARNING")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokentill-bench-")))
-        # When a settled end was committed is what its lag is measured by.
+        # The lag of an end is measured by the commit timestamp of its settlement.
         postgres = stack.enter_context(PostgresServer(folder / "postgres", settings={"track_commit_timestamp": "on"}))
         redis = stack.enter_context(ValkeyServer(folder / "redis"))
         environment = {
@@ -215,13 +215,13 @@ def machine() -> Iterator[Machine]:
         container = Container(Config.from_environment(environment), doorbell=bells)
         stack.callback(container.close)
         seed(container)
-        # A start on a wallet that isn't cached is another thing than those measured here.
+        # Cache the wallets: starts on wallets that aren't cached aren't measured here.
         container.loader.load([wallet_of(user_id) for user_id in (*USERS, HOT_USER)], container.catalog.epoch)
         yield Machine(folder, postgres, environment, container, bells, stack.enter_context(ExitStack()))
 
 
 class Bells:
-    """A doorbell that keeps what it is told: nobody is there to hear it."""
+    """A doorbell that keeps the ids of ends instead of sending messages."""
 
     def __init__(self) -> None:
         self.end_ids: list[uuid.UUID] = []
@@ -230,19 +230,19 @@ class Bells:
         self.end_ids += end_ids
 
     def collect(self, wallets: Sequence[IndebtedWallet]) -> None:
-        """Nobody here has failed ends."""
+        """Ignored, as there are no failed ends here."""
 
     def close(self) -> None:
         """There is nothing to send."""
 
     def take(self) -> list[uuid.UUID]:
-        """What was told since this was last asked."""
+        """The ids received since the last call."""
         told, self.end_ids = self.end_ids, []
         return told
 
 
 def seed(container: Container) -> None:
-    """One feature in one package, a profit of 10 % and the wallets."""
+    """Create one feature in one package, a profit of 10 %, and the wallets."""
     statements: dict[str, dict[str, object]] = {
         "INSERT INTO feature_endpoints (id, name, min_micros) VALUES (:feature, 'Text', 1000000)": {"feature": FEATURE},
         "INSERT INTO packages (id, name) VALUES (:package, 'Basic')": {"package": PACKAGE},
@@ -267,7 +267,7 @@ def seed(container: Container) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and its living descendants, from /proc; 0 where there is none (macOS)."""
+    """Processor time of a process and its living descendants, from /proc; 0 without /proc (macOS)."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

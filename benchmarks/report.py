@@ -1,4 +1,4 @@
-"""Figures of interleaved rounds as tables: the median, and from the lowest to the highest round."""
+"""Formats figures of interleaved rounds as tables: the median, and the range from the lowest to the highest round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. On a busy machine fewer rounds, so that the whole ends in time."""
+    """How much to measure. On a busy machine fewer rounds are run, so that the whole ends in time."""
 
     clients: int
     rounds: int
@@ -25,10 +25,10 @@ class Effort:
     seconds_max: float
 
     def begin(self, warnings: list[str]) -> Iterator[int]:
-        """The numbers of the rounds, as many as there is time for."""
+        """Yield the numbers of the rounds, as long as there is time for another one."""
         begun = time.monotonic()
         for i in range(self.rounds):
-            # The next round will take about as long as those before it.
+            # Assume that the next round takes as long as the average of those before.
             if i and (time.monotonic() - begun) * (i + 1) / i > self.seconds_max:
                 warnings.append(f"the machine is busy: there was time for {i} of {self.rounds} rounds")
                 return
@@ -40,9 +40,9 @@ class Effort:
 
 @dataclass(frozen=True)
 class Goal:
-    """A line of the table: a figure for each round, and what it shall reach.
+    """A line of the table: a figure for each round, and its target.
 
-    `reach` is the least of a ratio, or the most (`is_most`) of a lag or a spread.
+    `reach` is the minimum of a ratio or, with `is_most`, the maximum of a lag or a spread.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Goal:
 
 
 def summary(values: Sequence[float]) -> dict[str, object]:
-    """The median, the range and every round, as JSON has them."""
+    """The median, the range and all rounds, for JSON."""
     rounded = [float(f"{value:.5g}") for value in values]
     if not rounded:
         return {"median": None, "lowest": None, "highest": None, "rounds": []}
@@ -93,12 +93,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Round by round, because only what was measured side by side compares."""
+    """The ratios round by round, because only what was measured side by side can be compared."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of all lies. Raises ValueError for none."""
+    """The value below which this share of all values lies. Raises ValueError if there are none."""
     if not values:
         raise ValueError("a percentile of nothing")
     ordered = sorted(values)
@@ -121,12 +121,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def complaints(warnings: Sequence[str]) -> list[str]:
-    """The last part of a report, if there is anything to complain of."""
+    """The last part of a report: its warnings, if there are any."""
     return ["## Not as it should be", "\n".join(f"- {warning}" for warning in warnings)] if warnings else []
 
 
 def machine_line() -> str:
-    """What the figures were measured on."""
+    """A line that describes the machine that was measured."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("granian", "flask", "redis", "psycopg", "sqlalchemy"))
     load = os.getloadavg()[0]
     return (

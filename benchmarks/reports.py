@@ -47,7 +47,7 @@ COST_MICROS = 11_000_000
 BATCH = 1_000
 BATCHES = 10
 
-# Entry n is wallet n % WALLETS's next one: ids rise with time, and each wallet's chain is whole.
+# Entry n belongs to wallet n % WALLETS. Ids rise with time, and each wallet's chain of balances is complete.
 _FILL = sa.text("""
     INSERT INTO token_transactions (
         wallet_id, user_id, kind, amount_micros, balance_after_micros, base_cost_micros, profit_micros, cost_micros,
@@ -85,7 +85,7 @@ class Findings:
 
 
 def main(rows: int, rounds: int) -> str:
-    """Fill, measure, take everything away; the report."""
+    """Fill a database, measure, and remove everything. Returns the report."""
     logs.configure("ERROR")
     header = report.machine_line()
     with (
@@ -134,7 +134,7 @@ def fill(container: Container, rows: int) -> None:
     with container.engine.begin() as connection:
         allow_seconds(connection, None)
         connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
-        # Ids rise with time: what was settled before is of now.
+        # Ids have to rise with time, but entries settled before have the present time: remove them.
         connection.execute(sa.text("TRUNCATE token_transactions, usage_daily"))
         connection.execute(
             sa.text("""
@@ -171,13 +171,13 @@ def fill(container: Container, rows: int) -> None:
                     "last": MONTH[1].isoformat(),
                 },
             )
-    # As long a ledger has long been vacuumed, all but its last pages.
+    # In reality, all but the last pages of such a long ledger would have been vacuumed.
     with vacuuming(container) as connection:
         connection.execute("VACUUM ANALYZE token_transactions")
 
 
 def vacuuming(container: Container) -> psycopg.Connection:
-    """A connection without any limits."""
+    """A connection without timeouts."""
     url = sa.make_url(container.config.database_url).set(drivername="postgresql")
     return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
 
@@ -195,7 +195,7 @@ def roll_up(container: Container) -> int:
 
 
 def _settle_rounds(container: Container, found: Findings, name: str, rounds: int) -> None:
-    """Ends as they wait in the inbox, settled 1,000 at a time; the ends of a batch are of 200 wallets."""
+    """Settle waiting ends from the inbox, 1,000 at a time. The ends of a batch belong to 200 wallets."""
     for _ in range(rounds):
         batches = [_take_in(container) for _ in range(BATCHES)]
         begun = time.perf_counter()
@@ -264,7 +264,7 @@ def _exports(container: Container, found: Findings) -> None:
 
 
 def _archive(container: Container, found: Findings, folder: Path) -> None:
-    """The month leaves, as CSV; then what it left behind in the table is given back."""
+    """Archive the month as CSV, then vacuum the space that it has left in the table."""
     begun = time.perf_counter()
     [done] = container.archives.archive(MONTH[1], folder, lambda export: export.blocks, "csv")
     found.rates["archiving a month: written, sealed and removed"] = [done.entries / (time.perf_counter() - begun)]
@@ -279,7 +279,7 @@ def _moment(days: int) -> datetime:
 
 
 def _memory_mb() -> float:
-    """The most that this process has taken so far."""
+    """The peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -84,7 +84,7 @@ _DEBTS = sa.text("""
 
 @dataclass(frozen=True)
 class Cost:
-    """Of each end, in microseconds: Postgres's and our own processor time, and the wall clock."""
+    """The cost of each end in microseconds: Postgres's and Tokentill's processor time, and the wall clock."""
 
     postgres_us: float
     own_us: float
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def data(own: Machine, size: float) -> None:
-    """Intake and settlement while wallets, then ledger rows grow."""
+    """Measure intake and settlement while the number of wallets, and then of ledger rows, grows."""
     for title, counts, grow in (
         ("wallets", WALLETS, _grow_wallets),
         ("ledger rows", LEDGER_ROWS, _grow_ledger),
@@ -139,7 +139,7 @@ def data(own: Machine, size: float) -> None:
 
 
 def backlog(own: Machine, size: float) -> None:
-    """The sweep works off ends that no message announced."""
+    """Measure the sweep over a backlog of ends whose messages were lost."""
     rows = []
     for count in (round(count * size) for count in BACKLOGS):
         with own.container.engine.begin() as connection:
@@ -155,7 +155,7 @@ def backlog(own: Machine, size: float) -> None:
 
 
 def processes(own: Machine, seconds: float) -> None:
-    """Ends per second of web processes and a worker's processes, from the first request to the last settled."""
+    """Measure ends per second by number of web and worker processes, from the first request to the last settlement."""
     rows = []
     for count in PROCESSES:
         with own.worker(count):
@@ -178,7 +178,7 @@ def processes(own: Machine, seconds: float) -> None:
 
 
 def debts(own: Machine, size: float) -> None:
-    """One wallet with many debts gets a top-up that covers them all; a neighbour's ends are settled meanwhile."""
+    """Measure a top-up that covers all of a wallet's many debts, while another wallet's ends are settled."""
     count = round(DEBTS * size)
     with own.container.engine.begin() as connection:
         allow_seconds(connection, None)
@@ -239,7 +239,7 @@ def _measured(own: Machine, ends: int, work: Callable[[], object]) -> Cost:
 
 
 def postgres_cpu_seconds(own: Machine) -> float:
-    """Of the processes that live now; 0 where the system doesn't tell."""
+    """The processor time of Postgres's living processes; 0 if the system doesn't provide it."""
     seconds = 0.0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -254,7 +254,7 @@ def postgres_cpu_seconds(own: Machine) -> float:
 
 def _analyze(own: Machine) -> None:
     with own.container.engine.begin() as connection:
-        # Autovacuum may be at it just now, and takes its time after so many rows.
+        # Without a limit: autovacuum may be running on the table just now, which takes long after so many rows.
         allow_seconds(connection, None)
         connection.execute(sa.text("ANALYZE"))
 
@@ -266,7 +266,7 @@ def _grow_wallets(own: Machine, before: int, count: int) -> None:
 
 
 def _grow_ledger(own: Machine, before: int, count: int) -> None:
-    # In parts, so that no statement's rows have to be in memory.
+    # In parts, so that the rows of a statement fit into memory.
     for first in range(before + 1, count + 1, 500_000):
         with own.container.engine.begin() as connection:
             allow_seconds(connection, None)
@@ -279,7 +279,7 @@ def _some_wallets(count: int) -> list[WalletId]:
 
 
 def _look(own: Machine, users: Sequence[WalletId]) -> str:
-    """Milliseconds to load a wallet that isn't cached: the slowest answer that a start waits for."""
+    """The milliseconds that it takes to load a wallet that isn't cached, which is the slowest case of a start."""
     timings = []
     for user in users[:50]:
         own.container.redis_client.delete(f"tokentill:{{{user}}}:wallet")
@@ -295,8 +295,8 @@ def _middle(costs: Sequence[Cost]) -> Cost:
 
 @contextmanager
 def _neighbour(own: Machine, doorbell: CeleryDoorbell, lags: list[float]) -> Iterator[None]:
-    """Somebody else's ends, one after the other; how long each takes from its answer to the ledger."""
-    # As another process would send them, whose ends workers hear of.
+    """Send another wallet's ends, one after the other. Appends to `lags` how long each takes from answer to ledger."""
+    # A separate container, whose doorbell really tells the workers.
     process = Container(own.container.config, doorbell=doorbell)
     process.catalog.refresh()
     is_over = threading.Event()
@@ -329,7 +329,7 @@ def _unsettled_of(own: Machine, wallet_id: str) -> int:
 
 def _debts_left(own: Machine) -> int:
     with own.container.engine.connect() as connection:
-        # One row says it: counting them, time and again, would be most of the load.
+        # Read one row: counting the debts again and again would be most of the load.
         left = connection.execute(sa.text("SELECT debt_micros FROM wallets WHERE wallet_id = 'deep'"))
         return int(left.scalar_one()) // MICROS_PER_TOKEN
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks`: what Tokentill costs, as ratios to the same work done the plain way.
 
-Every line compares within a round what was measured side by side. A call counts when it is answered, an end when
-Postgres has committed its ledger entry.
+Each line compares figures that were measured side by side in the same round. A call counts when it is answered, an end
+when Postgres has committed its ledger entry.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ENDS_PER_BATCH_CALL = 100
 BATCH_CLIENTS = 8
 BACKLOG = 20_000
 ENDS_PER_INTAKE = 500
-# Threads of the references: what served them best at 32 clients.
+# Threads of the references: the numbers with which they were fastest at 32 clients.
 BARE_THREADS = 32
 PLAIN_THREADS = 32
 
@@ -53,7 +53,7 @@ START_AT_HALF, END_AT_70 = "start at half load", "single end at 70 % load"
 
 @dataclass
 class Findings:
-    """By name, a figure for each round."""
+    """Figures by name, one for each round."""
 
     calls: dict[str, list[Measurement]] = field(default_factory=lambda: defaultdict(list))
     per_second: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -98,9 +98,9 @@ class Bench:
         self._plain_ledger = Ledger(self._plain_engine, "transactions", "is_paid", "idempotency_key")
 
     def round(self, number: int) -> None:
-        """Everything once, the other way round each time, so that a drift of the machine favours nobody."""
+        """Measure everything once, in reverse order every other round, so that a drift of the machine is fair."""
         with self._own.worker():
-            # What is compared stands side by side.
+            # Measurements to be compared are next to each other.
             pairs: list[list[Callable[[], None]]] = [
                 [self._measure_bare, self._measure_start],
                 [self._measure_plain, self._measure_end],
@@ -150,7 +150,7 @@ class Bench:
         )
         self._wait(name)
         settled = ledger.settled(before, run.load.begun_at, run.run_id)
-        # The generator hangs up on what is under way at the end: that may be settled too.
+        # At the end the generator hangs up on calls in flight, which may be settled all the same.
         if not 0 <= settled.ends - run.load.requests_total * per_call <= 2 * self._effort.clients * per_call:
             self._own.warnings.append(f"{name}: {run.load.requests_total} calls answered, {settled.ends} ends settled")
         self.found.calls[name].append(run)
@@ -205,7 +205,9 @@ class Bench:
         self.found.lag_p50_seconds.append(report.percentile(lags, 0.50))
 
     def _measure_drain(self) -> None:
-        """A backlog with its messages, as after a time without workers; counted from the worker's first commit."""
+        """Measure the settlement of a backlog with its messages, as after an outage of the workers, from the first
+        commit on.
+        """
         before = self._ledger.last_id
         ids = take_in(self._own, USERS, BACKLOG)
         doorbell = CeleryDoorbell(self._own.container.celery, self._own.container.redis_client)
@@ -217,7 +219,7 @@ class Bench:
         settled = self._ledger.settled(before, 0.0)
         if settled.ends != BACKLOG:
             self._own.warnings.append(f"{DRAIN}: {BACKLOG} ends, {settled.ends} of them settled")
-        # The first commit is the moment to count from, so its ends don't.
+        # The time counts from the first commit, so the ends of that commit are left out.
         of_first_commit = settled.ends / max(1, settled.commits)
         self.found.per_second[DRAIN].append((settled.ends - of_first_commit) / (settled.last_at - settled.first_at))
         self._drain.fill(BACKLOG)
@@ -225,7 +227,7 @@ class Bench:
 
 
 def main(effort: report.Effort) -> tuple[str, dict[str, object]]:
-    """Run everything; the report, and its figures."""
+    """Run everything. Returns the report and its figures."""
     header = report.machine_line()
     begun = time.monotonic()
     with machine() as own:
@@ -291,7 +293,7 @@ def _figures(
 
 
 def take_in(own: Machine, users: Sequence[str], ends: int) -> list[UUID]:
-    """Have ends accepted that nobody is told of; their ids."""
+    """Accept ends without telling the workers. Returns their ids."""
     bells = own.bells
     bells.take()
     run = uuid4().hex

@@ -56,7 +56,7 @@ _TAKE_IN = sa.text("""
 
 
 def main(rounds: int, batch: int) -> str:
-    """Fill, measure, take everything away; the report."""
+    """Fill a database, measure, and remove everything. Returns the report."""
     logs.configure("ERROR")
     header = report.machine_line()
     with _container() as container:
@@ -64,7 +64,7 @@ def main(rounds: int, batch: int) -> str:
         rates: dict[str, list[float]] = {name: [] for name in (BEFORE, IDLE, WARNING, FIRING)}
         shares: dict[str, list[float]] = {name: [] for name in rates}
         for number in range(rounds):
-            # Each begins a round in turn: what comes first in one is no better off.
+            # Rotate the order, so that each is measured first in turn.
             names = list(rates)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 _set_up(container, name)
@@ -135,7 +135,7 @@ def _set_up(container: Container, name: str) -> None:
 
 
 def _settle(container: Container, batch: int, number: int) -> float:
-    """Ends that are settled a second, of other wallets in each batch."""
+    """Settle batches of ends, each of other wallets. Returns the ends per second."""
     batches = [_take_in(container, batch, number * BATCHES + i) for i in range(BATCHES)]
     begun = time.perf_counter()
     for ids in batches:
@@ -152,8 +152,8 @@ def _take_in(container: Container, batch: int, number: int) -> list[UUID]:
 
 
 def _seconds_in_triggers(container: Container) -> float:
-    """What all calls together have taken so far, that of what they call included."""
-    # Sessions tell their numbers a second later.
+    """The total time of the trigger functions so far, including functions that they call."""
+    # Sessions report their statistics up to a second later.
     time.sleep(1.1)
     with container.engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_stat_clear_snapshot()"))

@@ -1,7 +1,7 @@
-"""Load by wrk (https://github.com/wg/wrk), where it is installed: a request costs it a few microseconds.
+"""Generates load by wrk (https://github.com/wg/wrk), if it is installed. A request costs it only a few microseconds.
 
-It sends what `benchmarks.load` would, by a Lua script made for each run. An answer that isn't 200 is a failure; whether
-its ends were recorded is for the caller to count.
+It sends the same requests as `benchmarks.load`, by a Lua script written for each run. An answer other than 200 is a
+failure; the caller has to count whether ends were recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_installed() -> bool:
 
 
 def run(plan: Plan) -> Result:
-    """A plan without a rate, for whole seconds and no warm-up. Raises RuntimeError when wrk doesn't run."""
+    """Run a plan that has no rate, no warm-up and whole seconds. Raises RuntimeError if wrk fails."""
     if plan.rate is not None:
         raise ValueError("wrk knows no rate")
     with tempfile.NamedTemporaryFile("w", suffix=".lua", prefix="tokentill-wrk-") as script:
@@ -74,5 +74,5 @@ def _command(plan: Plan, script: Path) -> list[str]:
 
 
 def _lua_text(data: bytes) -> str:
-    """A Lua string of these bytes."""
+    """These bytes as a Lua string literal."""
     return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03d}" for b in data) + '"'

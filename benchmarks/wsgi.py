@@ -23,7 +23,7 @@ TARGET = "app.wsgi:app"
 
 
 def main(effort: report.Effort) -> str:
-    """Run everything; the report."""
+    """Run everything. Returns the report."""
     header = report.machine_line()
     absent = [name for name in ("gunicorn", "waitress") if importlib.util.find_spec(name) is None]
     with machine() as own:
@@ -31,7 +31,7 @@ def main(effort: report.Effort) -> str:
         measured: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
         for i in effort.begin(own.warnings):
             for kind in KINDS:
-                # The other way round each time, so that a drift of the machine favours nobody.
+                # In reverse order every other round, so that a drift of the machine is fair.
                 for server in servers if i % 2 == 0 else reversed(servers):
                     measured[server.label, kind].append(
                         own.measure(server, kind, clients=effort.clients, seconds=effort.seconds)
@@ -52,7 +52,7 @@ def _starters(absent: Sequence[str]) -> list[Callable[[Machine], WebProcess]]:
     def module(label: str, *arguments: str) -> Callable[[Machine], WebProcess]:
         return lambda own: own.start(label, [sys.executable, "-m", *arguments, TARGET])
 
-    # As in the Procfile but for the options named, to see what they do.
+    # Like the Procfile's command except for the named options, to see their effect.
     plain = ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     plain += ["--blocking-threads", "32", "--no-access-log", "--log-level", "error"]
     many = ["--http", "1", "--no-ws", "--runtime-mode", "mt", "--runtime-threads", "2"]

@@ -58,7 +58,7 @@ def list_entries(services: Container, /, *, limit: int, before: int | None, as_j
     """
     page = services.audit_log.list(AuditFilter(**filters), limit, before or NEWEST)
     columns = ("id", "at", "actor", "action", "subject_kind", "subject_id", "before", "after", "address")
-    # As text what was changed is JSON too: it has fields of its own.
+    # In text output the changed fields are JSON, too, as they differ from entry to entry.
     echo_page(page, audit_answer if as_json else _flat, columns, as_json=as_json, more="--before")
 
 
@@ -79,7 +79,7 @@ def export(services: Container, /, *, output: Any, **filters: Any) -> None:
             output.write(line)
         output.flush()
     except BrokenPipeError:
-        # Whoever reads has enough.
+        # The reading end of the pipe was closed.
         sys.exit(1)
 
 

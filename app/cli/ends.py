@@ -132,7 +132,7 @@ def echo_corrected(outcome: Corrected, *, as_json: bool) -> None:
     echo_object(answer, as_json=as_json)
 
 
-# What a story has of each kind, and the columns of it that are printed as text.
+# The lists in a story, each with the columns that are printed as text.
 _CHAPTERS = {
     "attempts": ("number", "attempted_at", "error"),
     "corrections": ("id", "created_at", "kind", "token", "debt_token", "reference", "reason"),
@@ -148,7 +148,7 @@ def _echo_story(story: EndStoryAnswer) -> None:
     wait, answered = answer.pop("wait"), answer.pop("answered")
     if answered is not None:
         answer |= {f"answered_{name}": value for name, value in answered.items()}
-    # What is none of this end says nothing.
+    # Fields that are None don't apply to this end.
     echo_object({name: value for name, value in answer.items() if value is not None}, as_json=False)
     if wait is not None:
         click.echo(f"\n{wait.pop('why')}")

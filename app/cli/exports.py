@@ -50,7 +50,7 @@ def write(output: Any, format: Format, export_for: Callable[[Style], Export]) ->
             output.write(block)
         output.flush()
     except BrokenPipeError:
-        # Whoever reads has enough.
+        # The reading end of the pipe was closed.
         sys.exit(1)
     finally:
         export.blocks.close()  # type: ignore[attr-defined]

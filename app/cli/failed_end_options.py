@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _REASONS = [reason.value for reason in FailureReason]
 
-# The option and the field of the filter that it fills.
+# Each option's parameter has the name of the filter's field that it fills.
 _OPTIONS = (
     click.option("--state", type=click.Choice([EndState.RETRYING.value, EndState.DEAD.value])),
     click.option("--user", "user_id", type=support.ID, help="Only this user's."),

@@ -186,7 +186,7 @@ def estimate(
                 raise click.UsageError(f"Rates of a draft need --{field.replace('_', '-')}.")
         draft = NewPrice(_rates(**rates), feature_endpoint_id, model)
     asked = EstimateRequest(feature_endpoint_id, usage, model, user_id)
-    # A command's process has no watcher that would have loaded it.
+    # A command's process has no watcher, so the catalog isn't loaded yet.
     services.catalog.refresh()
     answer = explained_estimate_answer(services.estimate.explain(asked, draft))
     echo_object(_flat(answer, as_json=as_json), as_json=as_json)

@@ -86,7 +86,7 @@ def operator() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # A container's user may have no name.
+        # In a container the user may have no name.
         return f"uid-{os.getuid()}"
 
 
@@ -94,7 +94,7 @@ def _caller(context: click.Context, parameter: click.Parameter, by: str | None) 
     return command_caller(by or operator(), f"{operator()}@{socket.gethostname()}")
 
 
-# Every command that changes something takes it: who it was stands in the ledger and the audit log.
+# Every command that changes something takes this option: the person is written to the ledger and the audit log.
 by = click.option(
     "--by", "caller", type=ACTOR, callback=_caller, help="Who decided it.  [you, as the system knows you]"
 )
@@ -121,7 +121,7 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise click.ClickException(f"Postgres refused: {reason} (`alembic upgrade head` done?)") from None
         finally:
-            # What the command announced is sent before the process ends.
+            # Send the messages that the command has queued before the process ends.
             container.doorbell.close()
 
     return run

@@ -328,7 +328,7 @@ def _echo(answer: WebhookEndpointAnswer, *, as_json: bool) -> None:
     if as_json:
         echo_object({**answer}, as_json=True)
         return
-    # Of secrets there is nothing to show but how many sign.
+    # Secrets aren't shown, only how many of them sign.
     echo_object({**answer, "secrets": len(answer["secrets"])}, as_json=False)
 
 

@@ -1,7 +1,7 @@
 """The operators' pages at /console: an edge beside the API, in the same process and over the same use cases.
 
-Server-rendered, readable without scripts; htmx is the one library, and only has pages ask for themselves anew. Nothing
-inline: the browser is told to run no script and to apply no style that isn't a file of ours (`security.py`).
+Pages are rendered by the server and readable without scripts; htmx is the only library, and is only used to refresh
+pages. Nothing is inline: the browser is told to apply only the console's own script and style files (`security.py`).
 
 How a page is made
 ------------------
@@ -67,9 +67,9 @@ the confirmation, or with the change and a message on the page where it sends th
             is_dangerous=False,                 # True for what takes something away
         )
 
-`acting(values)` is who does it: the key, the person who signed in, the address, the request and the reason. What a use
-case refuses (DomainError) is told beside the fields: a field of another name than the wire's lists that in
-`wire_names`. Elsewhere a DomainError becomes a page by itself (`errors.py`), so a view lets it pass.
+`acting(values)` is who does it: the key, the person who signed in, the address, the request and the reason. If the use
+case raises a DomainError, its reasons are shown beside the fields; a field whose name isn't the wire's lists the wire's
+name in `wire_names`. Elsewhere a DomainError becomes an error page (`errors.py`), so a view lets it pass.
 
 In a template, without an import: `money(micros)`, `ui.moment(at)`, `ui.age(at)`, `ui.badge(word, tone)`,
 `ui.table(...)`, `ui.facts(pairs)`, `ui.figure(...)`, `ui.tabs(...)`, `ui.filters(...)`, `ui.pager(paged)`,
@@ -77,15 +77,16 @@ In a template, without an import: `money(micros)`, `ui.moment(at)`, `ui.age(at)`
 `ui.csrf(csrf_token())` in a form of your own, `text.words("dead_letter")`, `text.count(n)`, `may("wallets")` to show an
 action, `now()`. A link to a download goes to a view that answers with `downloads.download`.
 
-A part that updates itself asks for its own page and takes its part of it. It needs an id, and keeps no session open:
+A part of a page that updates itself requests the whole page and takes its own part, by its id. Such requests don't keep
+the session alive:
 
     <section id="live" class="live" hx-get="{{ request.full_path }}" hx-trigger="every 15s" hx-select="#live"
              hx-swap="outerHTML">
 
 Ids may have slashes, so an id comes last in an address: `/wallets/top-up/<id:user_id>`, not `/wallets/<id>/top-up`.
-What users and models are called is hostile until it is escaped: templates escape everything, so no `Markup`, no
-`|safe`. An amount, a moment and a state are written by the macros alone. An empty list says what to do. Colour never
-says anything alone.
+Names of users and models may contain HTML. Templates escape everything, so don't use `Markup` or `|safe`. Write
+amounts, moments and states only with the macros. An empty list says what to do. Colour is never the only sign of
+anything.
 
 Tests are in `tests/console`, with a browser of their own (`tests/console/browser.py`): a page with and without the
 scope, its forms refused and done, hostile names. `benchmarks/console.py` measures each page.

@@ -1,9 +1,9 @@
-"""Who may see a page: each view names the scope that it asks for, or that it is open to all.
+"""Access to pages: each view names the scope that it requires, or that it is open to all.
 
-A view that names neither is never served. Whoever isn't signed in is sent to do so, for a page that doesn't exist too;
-who is, and whose key lacks the scope, is told which one. What is sent by POST has to carry the session's own token, and
-has to come from a page of ours. A form that comes too late, from a session that has ended, does nothing, and what was
-typed into it is not lost: `SignedOut` and `ShownBefore` lead back to it.
+A view that names neither is never served. Visitors who aren't signed in are sent to the sign-in, even for a page that
+doesn't exist; if a session's key lacks the scope, the page says which one. A POST has to carry the session's CSRF token
+and to come from a page of the console. A form that is sent after its session has ended does nothing, but what was typed
+into it isn't lost: `SignedOut` and `ShownBefore` lead back to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCOPE = "console_scope"
 _OPEN = "open"
 _SESSION = "session"
 _BYTES_MAX = "console_bytes_max"
-# What a view may say besides a scope.
+# What a view may name instead of a scope.
 KINDS = (_OPEN, _SESSION)
 THEME_COOKIE = "tokentill-theme"
 CSRF_FIELD = "csrf"
@@ -37,7 +37,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class NotFromHere(Forbidden):
-    """A form that didn't come from a page of this console, or from one of another session."""
+    """A form that didn't come from a page of this console, or came from a page of another session."""
 
     description = (
         "This form doesn't belong to your session, so nothing was done. Open its page again: you may have signed in "
@@ -63,7 +63,7 @@ class ScopeMissing(Forbidden):
 
 
 def needs(scope: KeyScope) -> Callable[[View], View]:
-    """Decorates a view with the scope that it asks for, as the admin API's route for the same does."""
+    """Decorates a view with the scope that it requires: that of the admin API's route for the same."""
 
     def decorate(view: View) -> View:
         setattr(view, _SCOPE, scope)
@@ -79,13 +79,13 @@ def open_to_all(view: View) -> View:
 
 
 def needs_session(view: View) -> View:
-    """Decorates a view for everybody who is signed in."""
+    """Decorates a view that needs a session, but no scope."""
     setattr(view, _SCOPE, _SESSION)
     return view
 
 
 def takes_files(bytes_max: int) -> Callable[[View], View]:
-    """Decorates a view whose form may be so large: it is read only once its sender is known."""
+    """Decorates a view whose form may have up to `bytes_max`. Such a form is read only after its sender is known."""
 
     def decorate(view: View) -> View:
         setattr(view, _BYTES_MAX, bytes_max)
@@ -101,32 +101,32 @@ def services() -> Container:
 
 
 def current_session() -> Session:
-    """Of whoever looks at this page."""
+    """The session of the present request."""
     found: Session = g.console_session
     return found
 
 
 def acting(values: Mapping[str, Any] | None = None) -> Caller:
-    """Who does what a form asks for, and why: its `reason`, if it has one."""
+    """The caller of a change, with the form's `reason`, if it has one."""
     caller: Caller = g.caller
     reason = None if values is None else values.get("reason")
     return replace(caller, reason=reason)
 
 
 def may(scope: str) -> bool:
-    """Whether whoever looks may do what asks for this scope."""
+    """Whether the present session has this scope."""
     session: Session | None = g.get("console_session")
     return session is not None and scope in session.caller.scopes
 
 
 def scope_of(endpoint: str) -> str:
-    """The scope that a page asks for. Raises AttributeError for one that names none."""
+    """The scope that a page requires. Raises AttributeError if its view names none."""
     scope: str = getattr(current_app.view_functions[endpoint], _SCOPE)
     return scope
 
 
 def is_poll() -> bool:
-    """Whether a page updates itself. Whoever sends a form is somebody."""
+    """Whether a page requests itself by htmx, to update a part of it. Forms that are sent aren't polls."""
     return request.method == "GET" and request.headers.get("HX-Request") == "true"
 
 
@@ -155,7 +155,7 @@ def register(app: Flask) -> None:
 
 
 def is_form() -> bool:
-    """Whether this address shows the form that is sent to it."""
+    """Whether the form that is sent to this address is also shown at it, by GET."""
     rule = request.url_rule
     return rule is not None and "GET" in (rule.methods or ())
 
@@ -189,8 +189,8 @@ def _sign_in_first(*, has_cookie: bool) -> Response:
     if is_poll():
         return Response(status=204, headers={"HX-Redirect": target})
     if not has_cookie and request.headers.get("Sec-Fetch-Site") == "cross-site":
-        # A link from elsewhere comes without the cookie, which is for our own pages only. Asked for once more, from a
-        # page of ours, it brings it.
+        # The browser omits the cookie (SameSite=Strict) if a link from another site was followed. This page reloads
+        # itself, and that request brings the cookie.
         return Response(_AGAIN, content_type="text/html; charset=utf-8")
     return see_other(target)
 
@@ -200,7 +200,7 @@ _AGAIN = """<!doctype html><html lang="en"><head><title>Tokentill</title><meta h
 
 
 def cookie_name() -> str:
-    # A browser takes a cookie of this beginning from https only (and from localhost), for this host alone.
+    # Browsers accept a cookie with the prefix __Host- only over https (or from localhost), and only for this host.
     return "tokentill-console" if services().config.is_local else "__Host-tokentill-console"
 
 
@@ -221,8 +221,8 @@ def set_cookie(response: Response, name: str, value: str, *, seconds: int | None
 
 
 def csrf_token() -> str:
-    """What a form of this page carries: it follows from the session's cookie, which no other site can read. Before
-    somebody has signed in there is a cookie for nothing but this.
+    """The CSRF token of this page's forms, derived from the session's cookie, which no other site can read. Before the
+    sign-in there is a cookie that serves only this.
     """
     secret = request.cookies.get(cookie_name()) if g.get("console_session") else g.get("console_visit")
     return token_of(secret or "")
@@ -233,7 +233,7 @@ def token_of(secret: str) -> str:
 
 
 def check_visit() -> None:
-    """Raises NotFromHere for a sign-in that wasn't sent from our own page to this browser."""
+    """Raises NotFromHere unless the sign-in was sent from a sign-in page that was shown to this browser."""
     visit = request.cookies.get(visit_cookie_name())
     if not visit:
         raise NotFromHere
@@ -247,7 +247,9 @@ def check_csrf(expected: str) -> None:
 
 
 def _check_origin() -> None:
-    """Browsers say where a request comes from; those that don't still lack the token. Raises NotFromHere."""
+    """Raises NotFromHere if the browser says that the request comes from another site. If it says nothing, the CSRF
+    token still has to be right.
+    """
     if request.method in SAFE_METHODS:
         return
     site = request.headers.get("Sec-Fetch-Site")

@@ -1,8 +1,7 @@
-"""Style, script and icon. Each has the hash of its bytes in its address, so that a browser may keep it for ever, and a
-new release shows at once.
+"""Style, script and icon. The address of each contains the hash of its content, so that a browser may cache it for ever
+and still gets a new release's file at once.
 
-htmx is the one library. It is kept here as it was published: `THIRD_PARTY` says what it is, and a test holds the file
-to the hash.
+htmx is the only library. Its file is the published one: `THIRD_PARTY` has its origin and its hash, which a test checks.
 """
 
 from __future__ import annotations
@@ -64,6 +63,6 @@ def serve(hash: str, name: str) -> Response:
     if asset is None:
         raise NotFound
     response = Response(asset.content, content_type=asset.content_type)
-    # While a new release is rolled out, a page of one process may ask another: it gets what there is, and asks again.
+    # During a rollout, a page of one release may ask a process of another one: it gets that file, and mustn't cache it.
     response.headers["Cache-Control"] = FOR_EVER if hash == asset.hash else "no-cache"
     return response

@@ -1,13 +1,14 @@
-"""How a page changes something: a form, a confirmation that says what will happen and who does it, then the change.
+"""Pages that change something: a form, a confirmation that says what will happen and who does it, then the change.
 
-`change` is all of a view that changes something. It answers
+A view calls `change`, which does everything. It answers
 
-1. GET: the form, or at once the confirmation where there is nothing to fill in;
-2. POST `step=review`: what is wrong with it, or the confirmation, which carries what was typed along;
-3. POST `step=do`: the change, and on to a page that tells that it was done (303, so that a reload repeats nothing).
+1. GET: with the form, or at once with the confirmation if there is nothing to fill in;
+2. POST `step=review`: with what is wrong, or with the confirmation, which carries along what was typed;
+3. POST `step=do`: with the change, and a redirect to a page that reports it (303, so that a reload repeats nothing).
 
-A form has an id of its own. Sent twice, by a double click or a reload, it does once what it is for: the second one is
-sent where the first one was. Whatever a use case refuses is told beside the fields, with all that was typed.
+Each form shown has its own id, so that the change is made only once: a form sent again, by a double click or a reload,
+is redirected like the first one. If a use case refuses the change, the form is shown again with the reasons beside the
+fields and all that was typed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ DONE_PARAMETER = "done"
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a confirmation tells: a sentence, figures or names as (label, value), and what is to be careful about."""
+    """The content of a confirmation: a sentence, facts as (label, value), and a warning."""
 
     effect: str
     facts: Sequence[tuple[str, Any]] = ()
@@ -43,9 +44,9 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Where to go on, and what is said there.
+    """Where to redirect to after a change, and the message to show there.
 
-    `answer` is shown at once in the place of going on, for what is told this once: sent again, the form leads on.
+    `answer` is shown instead of a redirect, for a secret that is shown only once. A form sent again is redirected.
     """
 
     location: str
@@ -67,15 +68,15 @@ def change(
 ) -> Response:
     """The answer to GET or POST of a page that changes something.
 
-    `action` is what the last button says ("Create the package"), `back` where giving up leads. `review` and `perform`
-    get the values of the form, and may raise DomainError. Without a `review` the form itself does it: for what changes
-    nothing that anybody is billed by, and for files, which no confirmation can carry along.
+    `action` is the label of the last button ("Create the package"), `back` the address to which cancelling leads.
+    `review` and `perform` get the values of the form, and may raise DomainError. Without a `review` there is no
+    confirmation: for changes that don't affect billing, and for files, which a confirmation can't carry along.
     """
     form_page = _Page(form, title, action, back, intro, is_dangerous, is_confirmed=review is not None)
     if request.method == "GET":
         blank = form.blank(initial)
         if review is not None and not form.fields:
-            # There is nothing to fill in: the confirmation is all there is to see.
+            # There is nothing to fill in, so start with the confirmation.
             return form_page.confirm(blank, review({}))
         return form_page.show(blank)
     filled = form.read(request.form)
@@ -147,7 +148,7 @@ def _form_id(text: str) -> UUID:
 
 
 def notice() -> str | None:
-    """What was done by the form that led to this page."""
+    """The message about the change whose form led to this page."""
     given = request.args.get(DONE_PARAMETER)
     if not given or request.method != "GET":
         return None

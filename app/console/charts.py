@@ -1,7 +1,7 @@
-"""Charts as numbers: where lines and bars go, what stands at the axes. Templates draw them as SVG.
+"""Computes charts: the positions of lines and bars, and the labels of the axes. Templates draw them as SVG.
 
-A drawing is a thousand units wide and high, stretched to whatever room there is; texts stand beside it, in HTML. All of
-it is integers, as amounts are. Each chart comes with its figures as a table, for whoever can't see it or wants to know
+A drawing is a thousand units wide and high, and is stretched to the space available; texts are in HTML beside it. All
+numbers are integers, as amounts are. Each chart has a table of its figures, for people who can't see it or need them
 exactly.
 """
 
@@ -16,16 +16,16 @@ from statistics import median_low
 from app.console import text
 
 SIDE = 1_000
-# Of which a half is round as well.
+# Leading digits of a round number at the end of an axis. Their halves are round, too.
 _STEPS = (2, 4, 10)
 LABELS_MAX = 5
-# Of the usual time between two moments: a longer one is a gap, over which no line is drawn.
+# A step so many times longer than the usual one is a gap, over which no line is drawn.
 GAP_FACTOR = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: as many values as there are moments; None is a gap."""
+    """One line: a value for each moment; None is a gap."""
 
     name: str
     values: Sequence[int | None]
@@ -39,7 +39,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A strip of the chart that belongs to one moment, and what it tells when it is pointed at."""
+    """The strip of a chart that belongs to one moment, with the text shown when it is pointed at."""
 
     left: int
     width: int
@@ -48,7 +48,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`paths` are its unbroken parts, as an SVG path writes them; `dots` parts of one value, as (x, y)."""
+    """A line as drawn: its unbroken parts as SVG `paths`, and parts of a single value as `dots`, at (x, y)."""
 
     name: str
     number: int
@@ -67,7 +67,7 @@ class LineChart:
     zones: Sequence[Zone]
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    # What is said where there are no figures.
+    # The text shown if there are no figures.
     empty: str
 
     @property
@@ -87,9 +87,9 @@ def line_chart(
     exact: Callable[[int], str] | None = None,
     empty: str = "No figures yet: they are taken once a minute while beat and a worker run.",
 ) -> LineChart:
-    """Lines over the same moments, each where its time is: what lies far apart stands far apart, with a gap between.
-    `unit` is what an axis counts in: 1, or micro-tokens of a token. `exact` writes the table's figures, where `write`
-    rounds them.
+    """A chart of lines over the same moments. Moments are placed in proportion to time, and lines have gaps where
+    moments are missing. `unit` is the unit of the value axis: 1, or the micro-tokens of a token. `exact` formats the
+    figures of the table, if `write` rounds them.
     """
     scale = _Scale.of([value for each in series for value in each.values if value is not None], unit)
     axis = _Axis(_places(moments), _gaps(moments))
@@ -117,7 +117,7 @@ class Bar:
     value: int
     shown: str
     url: str | None
-    # Of the longest bar, in thousandths.
+    # In thousandths of the longest bar's length.
     length: int
 
 
@@ -128,7 +128,7 @@ def bars(rows: Sequence[tuple[str, int, str | None]], write: Callable[[int], str
 
 
 def _places(moments: Sequence[datetime]) -> list[int]:
-    """Where each moment stands; evenly where they are all the same."""
+    """The x of each moment. If all moments are the same, they are spread evenly."""
     if len(moments) < 2:
         return [0] * len(moments)
     whole = moments[-1] - moments[0]
@@ -138,7 +138,7 @@ def _places(moments: Sequence[datetime]) -> list[int]:
 
 
 def _gaps(moments: Sequence[datetime]) -> set[int]:
-    """The moments before which there is a hole: nothing was written down."""
+    """The indices of moments that come after a gap."""
     steps = [later - earlier for earlier, later in pairwise(moments)]
     if not steps:
         return set()
@@ -147,7 +147,7 @@ def _gaps(moments: Sequence[datetime]) -> set[int]:
 
 
 def _ticks(moments: Sequence[datetime]) -> list[tuple[int, datetime]]:
-    """What the axis tells: its two ends, and what lies between them, as far from each other."""
+    """The labels of the time axis: its two ends, and evenly spaced moments between them."""
     if len(moments) < 2:
         return [(0, moment) for moment in moments]
     parts = min(LABELS_MAX, len(moments)) - 1
@@ -156,7 +156,7 @@ def _ticks(moments: Sequence[datetime]) -> list[tuple[int, datetime]]:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Where each moment stands, and before which of them nothing was written down."""
+    """The x of each moment, and the indices of moments that come after a gap."""
 
     places: Sequence[int]
     gaps: set[int]
@@ -182,7 +182,7 @@ def _line(number: int, series: Series, axis: _Axis, scale: _Scale, write: Callab
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From the bottom of a chart to its top, each a round number of units; the middle between them is one as well."""
+    """The value axis. Its bottom, its top and the middle between them are round numbers of units."""
 
     bottom: int
     top: int
@@ -208,7 +208,7 @@ def _zone(i: int, xs: Sequence[int], names: Sequence[str], row: Sequence[str]) -
 
 
 def _round_up(value: int, unit: int) -> int:
-    """The next 2, 4 or 10 with noughts behind it, in units."""
+    """The least number that isn't below `value` and is 2, 4 or 10 times a power of ten, in units."""
     if value <= 0:
         return 0
     size = unit

@@ -35,7 +35,7 @@ from app.console.views import (
 )
 
 PREFIX = "/console"
-# A form without files is small; a view that takes a file says how large it may be.
+# The limit of forms without files. A view that takes files sets its own by `takes_files`.
 FORM_BYTES_MAX = 256 * 1024
 FORM_PARTS_MAX = 2_000
 
@@ -62,7 +62,7 @@ BLUEPRINTS = (
 
 
 def create_console(container: Container, begin: Callable[[Flask], None]) -> Flask:
-    """All pages. `begin` registers what comes before everything else in a request: its id and its line in the log."""
+    """Create the console with all pages. `begin` registers what comes first in a request: its id and its log line."""
     app = Flask(__name__, static_folder=None, template_folder="templates")
     app.config["MAX_CONTENT_LENGTH"] = FORM_BYTES_MAX
     app.config["MAX_FORM_PARTS"] = FORM_PARTS_MAX
@@ -70,7 +70,7 @@ def create_console(container: Container, begin: Callable[[Flask], None]) -> Flas
     app.url_map.converters["id"] = IdConverter
     app.extensions[EXTENSION] = container
     begin(app)
-    # Behind the request's id, and for refusals too.
+    # After `begin`, so that refused requests have an id and a log line, too.
     security.register(app)
     access.register(app)
     errors.register(app)
@@ -100,7 +100,7 @@ def _templates(app: Flask) -> None:
         text=text,
         theme=theme,
     )
-    # Its macros know what is above.
+    # Created last, as its macros use the globals above.
     environment.globals["ui"] = environment.get_template("ui.html").module
 
 
@@ -109,13 +109,13 @@ def _now() -> datetime:
 
 
 def theme() -> str:
-    """The one that was chosen here; none follows the system's."""
+    """The theme chosen in this browser. Empty: follow the system's."""
     chosen = request.cookies.get(access.THEME_COOKIE, "")
     return chosen if chosen in ("light", "dark") else ""
 
 
 def money(micros: int | None, *, unknown: str = "-") -> Any:
-    """An amount: rounded for the eye, exact for the clipboard, the pointer and a screen reader."""
+    """An amount as HTML: shown rounded, but exact when copied, pointed at, or read by a screen reader."""
     if micros is None:
         return unknown
     found = text.money(micros)

@@ -1,4 +1,4 @@
-"""Which failed ends a page is about: a list's filters, or single ends, carried from page to page as one text."""
+"""Selections of failed ends, by a list's filters or by ids, carried from page to page as one text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _GROUP_BY = Field(
 FILTERS = Filters(*_FIELDS, _GROUP_BY)
 _SELECTION = Form(_FIELDS)
 
-# What the fields are called that the filter has, where that isn't the name in the address.
+# Name in the address -> field of `Filter`, where these differ.
 _NAMES = {
     "from": "since",
     "to": "until",
@@ -75,20 +75,20 @@ _NAMES = {
 
 
 def filter_of(values: Mapping[str, Any]) -> Filter:
-    """Of the values of those fields that are given."""
+    """The filter made of a form's values."""
     return Filter(
         **{_NAMES.get(name, name): value for name, value in values.items() if name != "group_by" and value is not None}
     )
 
 
 def written(pairs: Sequence[tuple[str, str]], end_ids: Sequence[str]) -> str:
-    """A selection as a text: single ends, if there are any, or filters as they stand in an address."""
+    """A selection as a text: the ids if there are any, otherwise the filters as they are in an address."""
     words = {name: value for name, value in pairs if name != "group_by"}
     return json.dumps({"ids": list(end_ids)} if end_ids else {"filter": words})
 
 
 def read(selection: str) -> Filter | list[UUID]:
-    """What `written` has made. Raises ValueError."""
+    """Read a selection made by `written`. Raises ValueError."""
     wrong = ValueError("Choose the failed ends once more.")
     try:
         [(kind, which)] = json.loads(selection).items()
@@ -107,12 +107,12 @@ def read(selection: str) -> Filter | list[UUID]:
 
 
 def described(pairs: Sequence[tuple[str, str]]) -> str:
-    """Filters for people: "state dead, user poor"; of none: all."""
+    """Filters in words: "state dead, user poor". Empty if there are none."""
     told = []
     for name, value in pairs:
         field = _SELECTION.named(name)
         if field is not None:
-            # Ids stand as they are; what we call things is said in words.
+            # Ids are shown as they are, the wire's own words in readable form.
             is_ours = field.kind is Kind.CHOICE and not callable(field.choices)
             told.append(f"{field.label.lower()} {text.words(value) if is_ours else value}")
     return ", ".join(told)

@@ -1,6 +1,6 @@
-"""What a list is filtered by: in the address, so that it can be kept and sent to somebody else.
+"""Filters of lists. They are in the page's address, so that it can be bookmarked and sent to others.
 
-What isn't known is refused, as everywhere: a list that passes over a filter shows what nobody asked for.
+Unknown parameters are refused, as a list that ignored one would show something that wasn't asked for.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PAGING = ("limit", "cursor")
 
 class Filters:
     def __init__(self, *fields: Field) -> None:
-        """None of the fields is required."""
+        """No field may be required."""
         self._form = Form(fields)
 
     def read(self) -> Filtered:
-        """What the address says. Raises BadRequest for a parameter that this page doesn't know."""
+        """Read the filters in the address. Raises BadRequest for a parameter that this page doesn't know."""
         known = {each.name for each in self._form.fields}
         unknown = [name for name in request.args if name not in known and name not in (*PAGING, DONE_PARAMETER)]
         if unknown:
@@ -33,7 +33,7 @@ class Filters:
 
 
 class Filtered:
-    """A list's filters as they are. Where one is wrong, `is_valid` is false and there is nothing to list."""
+    """The filters of a list, as given. If one is wrong, `is_valid` is false and nothing must be listed."""
 
     def __init__(self, filled: Filled) -> None:
         self.filled = filled
@@ -48,7 +48,7 @@ class Filtered:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """Those that are given."""
+        """The values of the filters that are given."""
         return {name: value for name, value in self.filled.values.items() if value not in (None, [], False)}
 
     @property
@@ -56,7 +56,7 @@ class Filtered:
         return bool(self.filled.pairs())
 
     def query(self, **more: Any) -> str:
-        """The same filters as part of an address, some of them otherwise; None takes one away."""
+        """The filters as the query of an address, with those in `more` replaced, or removed if None."""
         pairs: Sequence[tuple[str, str]] = [pair for pair in self.filled.pairs() if pair[0] not in more]
         found = [*pairs, *((name, str(value)) for name, value in more.items() if value is not None)]
         return f"?{urlencode(found)}" if found else ""

@@ -1,8 +1,8 @@
-"""Forms: what they ask for, what was typed, and what is wrong with it.
+"""Forms: their fields, what was typed into them, and what is wrong with it.
 
-A `Form` is a list of fields, made once. `read` makes a `Filled` of what a browser sent: the texts as they were typed,
-which are shown again whatever becomes of them, the values that they mean, and what is wrong, by field. Use cases name
-fields by the wire's names: `Filled.refused` finds the field that an error is about.
+A `Form` is a list of fields, made once. `read` turns what a browser sent into a `Filled`: the texts as typed, which are
+always shown again, the values parsed from them, and the errors by field. Errors of use cases have the wire's names of
+fields; `Filled.refused` finds the form's fields that they are about.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.domain.inputs import ID_LENGTH_MAX, REASON_LENGTH_MAX, REFERENCE_LENGTH
 Parse = Callable[[str], Any]
 Choice = tuple[str, str]
 
-# A number as people write it: digits, groups of three, a decimal point.
+# Limits and separators of numbers as people write them: digits, in groups of three, with a decimal point.
 DIGITS_MAX = 30
 _SEPARATORS = str.maketrans("", "", ",_ \u00a0\u202f")
 
@@ -42,13 +42,13 @@ class Kind(StrEnum):
     DAY = "day"
     FILE = "file"
     HIDDEN = "hidden"
-    """Carried along from where somebody came."""
+    """Not shown: a value carried along from the page before."""
     SECRET = "secret"  # noqa: S105 - a kind of field
 
 
 @dataclass(frozen=True)
 class Field:
-    """`choices` are (value, label), or a function that tells them when the form is shown."""
+    """A field of a form. `choices` are (value, label), or a function that returns them when the form is shown."""
 
     name: str
     label: str
@@ -58,12 +58,12 @@ class Field:
     help: str = ""
     default: str = ""
     choices: Sequence[Choice] | Callable[[], Sequence[Choice]] = ()
-    # What stands for no choice where none has to be made: "any" for filters.
+    # The label of choosing nothing, if no choice is required: "any" for filters.
     unchosen: str = "any"
     unit: str = ""
-    # Names, besides its own, by which use cases speak of it in errors.
+    # Other names that errors of use cases may have for this field.
     wire_names: tuple[str, ...] = ()
-    # Proposed while typing.
+    # Values suggested while typing.
     proposals: Callable[[], Sequence[str]] | None = None
 
     def options(self) -> Sequence[Choice]:
@@ -72,7 +72,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Filled:
-    """A form as somebody has filled it in. `general` are errors of no field."""
+    """A form as filled in. `general` are errors that aren't about a single field."""
 
     form: Form
     texts: Mapping[str, list[str]]
@@ -88,11 +88,11 @@ class Filled:
         return next(iter(self.texts.get(name, ())), "")
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Name and text of all that was typed, as it would be sent once more."""
+        """All that was typed as (name, text), as it would be sent again."""
         return [(name, text) for name, texts in self.texts.items() for text in texts if text]
 
     def refused(self, error: DomainError) -> Filled:
-        """The same, with what a use case says against it."""
+        """The same form with the errors of a use case."""
         errors: dict[str, list[str]] = {}
         general: list[str] = []
         for name, reasons in (error.errors or {}).items():
@@ -109,7 +109,7 @@ class Form:
     fields: Sequence[Field]
 
     def blank(self, initial: Mapping[str, str | Sequence[str]] | None = None) -> Filled:
-        """As it is first shown."""
+        """The form as it is first shown."""
         given = initial or {}
         texts: dict[str, list[str]] = {}
         for each in self.fields:
@@ -118,7 +118,7 @@ class Form:
         return Filled(self, texts)
 
     def read(self, sent: MultiDict[str, str]) -> Filled:
-        """What was sent, checked field by field. An empty text is none, for which the value is None."""
+        """Check what was sent, field by field. The value of an empty text is None."""
         texts: dict[str, list[str]] = {}
         values: dict[str, Any] = {}
         errors: dict[str, list[str]] = {}
@@ -135,7 +135,7 @@ class Form:
         return Filled(self, texts, values, errors)
 
     def named(self, wire_name: str) -> Field | None:
-        """The field that a use case means."""
+        """The field that has this name, or for which errors of use cases have it."""
         for each in self.fields:
             if wire_name == each.name or wire_name in each.wire_names:
                 return each
@@ -162,7 +162,7 @@ def _value(asked: Field, given: Sequence[str]) -> Any:
     return asked.parse(given[0])
 
 
-# Parsers. Each takes what was typed and raises ValueError with the reason.
+# Parsers. Each takes what was typed, and raises ValueError with the reason if it is wrong.
 
 
 def identifier(length_max: int = ID_LENGTH_MAX) -> Parse:
@@ -174,7 +174,7 @@ def printable(length_max: int) -> Parse:
 
 
 def plain(text: str) -> str:
-    """What comes from a list of choices."""
+    """A value from a list of choices, which is checked elsewhere."""
     return text
 
 
@@ -191,23 +191,23 @@ def number(text: str) -> int | Decimal:
     if not found.is_finite():
         raise ValueError("Must be a number, such as 1250.5.")
     if found.adjusted() > DIGITS_MAX:
-        # Before it becomes an integer: 1e999999999 would fill the memory.
+        # Check before converting to an integer: 1e999999999 would exhaust memory.
         raise ValueError("Too large.")
     return found
 
 
 def amount(*, allow_negative: bool = False, allow_zero: bool = False) -> Parse:
-    """Tokens, as micro-tokens."""
+    """An amount of tokens; parsed to micro-tokens."""
     return lambda text: inputs.amount_micros(number(text), allow_negative=allow_negative, allow_zero=allow_zero)
 
 
 def rate(micros_max: int) -> Parse:
-    """Tokens for a million tokens, or for a request, as micro-tokens."""
+    """A price in tokens for a million tokens, or for a request; parsed to micro-tokens."""
     return lambda text: inputs.rate_micros(number(text), micros_max)
 
 
 def percentage(text: str) -> int:
-    """As basis points."""
+    """A percentage; parsed to basis points."""
     return inputs.profit_basis_points(number(text.rstrip("% ")))
 
 
@@ -222,7 +222,7 @@ def whole(least: int, most: int) -> Parse:
 
 
 def duration(least_seconds: int, most_seconds: int) -> Parse:
-    """As seconds."""
+    """A duration; parsed to seconds."""
 
     def parse(text: str) -> int:
         try:
@@ -238,12 +238,12 @@ def duration(least_seconds: int, most_seconds: int) -> Parse:
 
 
 def duration_text(seconds: int) -> str:
-    """As it is typed."""
+    """A duration as it is typed into a form."""
     return written_duration(seconds) if seconds else "0"
 
 
 def moment(text: str) -> datetime:
-    """A day, or a moment; without an offset it is meant in UTC, as everything on these pages is."""
+    """A day, or a date and time. Without an offset it is in UTC, like all times in the console."""
     try:
         return reports.moment_or_day(text)
     except ValueError:

@@ -8,7 +8,7 @@ from app.domain.inputs import ID_LENGTH_MAX, identifier
 
 
 class IdConverter(BaseConverter):
-    """What can't be an id matches no route: 404."""
+    """Matches ids. An address with a text that can't be an id matches no route, and is answered 404."""
 
     part_isolating = False
     regex = ".+"

@@ -1,4 +1,4 @@
-"""The sections of the console, in the order in which they stand at the top of each page, and what lies above a page."""
+"""The sections of the console, in the order of the navigation at the top, and the breadcrumbs of each page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.console.access import may, scope_of
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """`endpoint` is its first page; all pages of the same blueprint, and of those named, are in it."""
+    """`endpoint` is the first page of the section. All pages of its blueprint, and of `blueprints`, belong to it."""
 
     label: str
     endpoint: str
@@ -41,13 +41,13 @@ SECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Below:
-    """A page that lies below another one, and what it is called there, by the parts of its address."""
+    """A page below a `parent` page. `label` is a template of its name, filled in from the parts of its address."""
 
     parent: str
     label: str
 
 
-# All pages but the first ones of sections, and forms: these lie below the page that giving them up leads to.
+# All pages but the first pages of sections, and forms. A form is below the page to which cancelling it leads.
 PAGES: Mapping[str, Below] = {
     "failed_ends.show": Below("failed_ends.index", "End"),
     "bulk_actions.index": Below("failed_ends.index", "Replays and write-offs"),
@@ -74,13 +74,13 @@ PAGES: Mapping[str, Below] = {
 
 
 def above() -> list[tuple[str, str]]:
-    """(label, address) of what lies above this page, from its section down."""
+    """The pages above the present one as (label, address), from its section down."""
     found = PAGES.get(request.endpoint or "")
     return [] if found is None else _down_to(found.parent, request.view_args or {})
 
 
 def down_to(address: str) -> list[tuple[str, str]]:
-    """The same down to the page of an address, and with it."""
+    """The page at an address and the pages above it as (label, address), from its section down."""
     try:
         endpoint, arguments = current_app.url_map.bind("").match(urlsplit(address).path, method="GET")
     except HTTPException:
@@ -90,7 +90,7 @@ def down_to(address: str) -> list[tuple[str, str]]:
 
 
 def is_within(tabs: Sequence[str], endpoint: str) -> bool:
-    """Whether this page is a tab's, or lies below it and is no other tab's."""
+    """Whether the present page is the tab `endpoint`, or is below it without being below another tab."""
     here: str | None = request.endpoint
     while here is not None and here not in tabs:
         here = PAGES[here].parent if here in PAGES else None
@@ -107,7 +107,7 @@ def _down_to(endpoint: str, arguments: Mapping[str, Any]) -> list[tuple[str, str
 
 
 def sections() -> list[Section]:
-    """Those that whoever looks may open."""
+    """The sections that the present session may open."""
     return [
         section
         for section in SECTIONS

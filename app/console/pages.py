@@ -1,4 +1,4 @@
-"""What views answer with."""
+"""Responses of views."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from flask import Response, render_template
 
 
 def page(template: str, status: int = 200, /, **values: Any) -> Response:
-    """A page made of a template."""
+    """A page rendered from a template."""
     return Response(render_template(template, **values), status, content_type="text/html; charset=utf-8")
 
 
 def see_other(location: str) -> Response:
-    """Go on there, by GET: a reload repeats nothing."""
+    """Redirect to a page by GET, so that a reload repeats nothing."""
     return Response(status=303, headers={"Location": location})

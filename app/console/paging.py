@@ -1,4 +1,4 @@
-"""A list's pages: so many rows, and where the next ones begin, both in the address."""
+"""Pages of lists. The number of rows and the cursor of a page are in the address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.wire.cursors import Order, from_cursor, page_answer, page_size
 class Paged(Generic[Item]):
     items: Sequence[Item]
     limit: int
-    # None where it is the last page, or the first one.
+    # `next_url` is None on the last page, `first_url` on the first one.
     next_url: str | None
     first_url: str | None
 
@@ -45,7 +45,7 @@ def paged(order: Order[Key], fetch: Callable[[int, Key], Page[Item, Key]]) -> Pa
 
 
 def _url(**changed: Any) -> str:
-    """This page's own address, with some parameters otherwise."""
+    """The address of this page with some parameters replaced, or removed if None."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if name not in {*changed, "done"}]
     added = [(name, value) for name, value in changed.items() if value is not None]
     query = urlencode([*kept, *added])

@@ -1,4 +1,4 @@
-"""The rates of a price as fields of a form, and back."""
+"""Converts the rates of a price to the fields of a form, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.domain.price_limits import RATE_MICROS_MAX, REQUEST_MICROS_MAX
 from app.domain.rates import TIERS_MAX, Rates, Tier
 from app.domain.usage import USAGE_TOKENS_MAX
 
-# Field -> what `Rates` and `Tier` call it, and the label.
+# Field of the form -> field of `Rates` and `Tier`, and the label.
 _RATES = {
     "input_per_million": ("input_micros_per_million", "Input"),
     "output_per_million": ("output_micros_per_million", "Output"),
@@ -22,7 +22,7 @@ _RATES = {
     "reasoning_per_million": ("reasoning_micros_per_million", "Reasoning"),
     "per_request": ("request_micros", "Each request"),
 }
-# What of a tier is written with which word.
+# Word in the text of a tier -> field of the form.
 _WORDS = {
     "input": "input_per_million",
     "output": "output_per_million",
@@ -39,7 +39,9 @@ TIERS_HELP = (
 
 
 def rate_fields(*, are_required: bool) -> tuple[Field, ...]:
-    """`are_required`: input and output have to be named, as in a price that is made; otherwise they are of a draft."""
+    """The fields of a price. `are_required`: input and output have to be given, as for a price to be made; otherwise
+    the fields are those of a draft price.
+    """
     fields = []
     for name, (_, label) in _RATES.items():
         is_request = name == "per_request"
@@ -73,18 +75,20 @@ def rates_of(values: Mapping[str, Any]) -> Rates:
 
 
 def texts_of(rates: Rates) -> dict[str, str]:
-    """As they are typed."""
+    """Rates as texts of the form's fields."""
     found = {field: _typed(getattr(rates, name)) for field, (name, _) in _RATES.items()}
     return {**found, "tiers": "\n".join(map(_tier_text, rates.tiers))}
 
 
 def labelled(rates: Rates | Tier) -> list[tuple[str, int | None]]:
-    """Each rate under its label; None where it follows its whole, or the price without the tier."""
+    """Each rate with its label. None: this kind costs as much as its whole (cached input as input), or as without the
+    tier.
+    """
     return [(label, getattr(rates, name)) for name, label in _RATES.values()]
 
 
 def tiers(typed: str) -> tuple[Tier, ...]:
-    """Raises ValueError."""
+    """Read tiers, one per line. Raises ValueError."""
     found = [_tier(line.strip()) for line in typed.splitlines() if line.strip()]
     if len(found) > TIERS_MAX:
         raise ValueError(f"At most {TIERS_MAX} tiers.")

@@ -1,4 +1,4 @@
-"""What prices and profit rules have in common on these pages: what they are made for, and since when they hold."""
+"""What the pages of prices and of profit rules share: the scope of an item, and since when it is in force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.wire.cursors import NEWEST_FIRST
 
 
 def feature_choices() -> Sequence[Choice]:
-    """Of this process's copy of the catalog, which is as old as a quarter of a second."""
+    """The feature endpoints, from this process's copy of the catalog, which is at most about a quarter second old."""
     features = sorted(services().catalog.current.features.values(), key=lambda feature: feature.id)
     return [(feature.id, f"{feature.id} ({feature.name})") for feature in features]
 
@@ -56,7 +56,7 @@ def effective_field() -> Field:
 
 
 def initial_from(form: Form, given: Mapping[str, str]) -> dict[str, str]:
-    """What an address proposes for a form's fields."""
+    """Initial values of a form's fields, taken from the address."""
     return {each.name: given[each.name] for each in form.fields if each.name in given}
 
 
@@ -76,7 +76,7 @@ def dated_index(
     line: ProfitRules | RateCards,
     **values: Any,
 ) -> Response:
-    """The list of all that were made for a scope, newest first, each with whether it holds now."""
+    """The page that lists all items of a scope, newest first, each with whether it is in force."""
     filtered = filters.read()
     found = None
     if filtered.is_valid:
@@ -94,7 +94,7 @@ def dated_index(
 
 
 def standing(line: ProfitRules | RateCards, item: Dated, now: datetime) -> tuple[str, str]:
-    """Whether something made for a scope holds now, as a word and its tone."""
+    """Whether an item of a scope is in force now, as a word and its tone."""
     if item.effective_from > now:
         return "upcoming", "warn"
     current: Any = line.latest(item.feature_endpoint_id, item.model, now)

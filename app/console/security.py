@@ -1,4 +1,4 @@
-"""What every answer tells the browser: load nothing from elsewhere, run nothing inline, frame and keep nothing."""
+"""Security headers of every answer: load nothing from other sites, run nothing inline, don't frame, don't cache."""
 
 from __future__ import annotations
 

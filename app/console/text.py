@@ -1,4 +1,4 @@
-"""How the console writes amounts, counts, moments and spans. Amounts come in as micro-tokens and touch no float."""
+"""Formats amounts, counts, moments and durations for the console. Amounts are micro-tokens, and never become floats."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from app.domain.amounts import MICROS_PER_TOKEN, token_number
 from app.domain.moments import moment_text
 from app.domain.pricing import percentage_number
 
-# What is shown of an amount's six decimals, unless somebody looks closer.
+# How many of an amount's six decimals are shown.
 DECIMALS_SHOWN = 2
 
-# From so many days on nobody counts hours.
+# From so many days on a duration is written without hours.
 DAYS_ALONE = 100
 SHORT_ID_LENGTH = 16
 _BAND = re.compile(r"(\d+)([hd])\b")
@@ -23,7 +23,7 @@ _SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """`shown` and `rest` together are the exact amount, with separators: the rest is for the clipboard."""
+    """An amount with separators. `shown` followed by `rest` is the exact amount; `rest` is only for copying."""
 
     shown: str
     rest: str
@@ -43,17 +43,17 @@ def money(micros: int) -> Money:
 
 
 def amount(micros: int) -> str:
-    """Exact, with separators, where there is no room to hide a part of it."""
+    """An exact amount with separators, for plain text."""
     return money(micros).exact
 
 
 def rounded(micros: int) -> str:
-    """As far as the eye needs it, down: for axes and legends, beside which the exact amount stands somewhere."""
+    """An amount rounded down, for axes and legends. The exact amount has to be shown elsewhere."""
     return money(micros).shown
 
 
 def tokens(micros: int) -> str:
-    """Plain, as it is typed into a form and stands in the API: 1250.5."""
+    """An exact amount without separators, as in forms and in the API: 1250.5."""
     return str(token_number(micros))
 
 
@@ -66,7 +66,7 @@ def percent(basis_points: int) -> str:
 
 
 def moment(at: datetime) -> str:
-    """In UTC, to the second, which stands beside it."""
+    """A moment in UTC, to the second. The text doesn't say that it is UTC: the page has to."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -83,7 +83,7 @@ def day_and_minute(at: datetime) -> str:
 
 
 def span(seconds: float | timedelta) -> str:
-    """In its two largest units: 3 d 4 h, 2 min, 0 s; many days as days alone."""
+    """A duration in its two largest units: 3 d 4 h, 2 min, 0 s. Long ones are in days only."""
     left = int(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
     if (days := left // 86_400) >= DAYS_ALONE:
         return f"{days:,} d"
@@ -108,17 +108,17 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def words(value: Any) -> str:
-    """A word of the wire, for people: top_up, not_found, dead, 1h_to_1d."""
+    """A word of the wire in readable form: of top_up, not_found, dead, 1h_to_1d."""
     return _BAND.sub(r"\1 \2", str(value).replace("_", " "))
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """A count and what it is of: 1 end, 1,250 ends."""
+    """A count with its noun: 1 end, 1,250 ends."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def short_id(value: Any) -> str:
-    """Enough of an id to tell it from its neighbours: its beginning is a moment, its end is chance."""
+    """An id shortened to its beginning, which is its time, and its end, which is random: enough to tell ids apart."""
     whole = str(value)
     return whole if len(whole) <= SHORT_ID_LENGTH else f"{whole[:8]}\u2026{whole[-4:]}"
 

@@ -1,8 +1,8 @@
 """A bare Flask route with start's header check, body and answer, and nothing behind it.
 
-Fair, as it is what Flask costs anybody for this call: it reads the body and checks both fields, makes an id for the run
-and answers the same fields in the same envelope, by Flask's own JSON. It looks nothing up, logs nothing, and gives the
-request no id. Flask's sorting of keys is off, as in any application that minds its speed.
+It is fair because it is the least that this call costs with Flask: it reads the body and checks both fields, makes an
+id for the run and answers the same fields in the same envelope, by Flask's own JSON. It looks nothing up, logs nothing,
+and gives the request no id. Flask's sorting of keys is off, as in any application that cares about speed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def create_app() -> Flask:
                 "user_id": body["user_id"],
                 "token": TOKENS,
                 "status": "access-able",
-                # As long as the ids that start gives.
+                # As long as the process ids of start.
                 "process_id": f"{uuid4()}-{SUFFIX}",
             },
         }
@@ -53,7 +53,7 @@ def create_app() -> Flask:
 
 
 def __getattr__(name: str) -> Flask:
-    # Made when the server asks for it: importing this module needs no environment.
+    # Created only when the server asks for it, so that importing this module needs no environment.
     if name == "app":
         return create_app()
     raise AttributeError(name)

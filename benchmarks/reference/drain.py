@@ -1,9 +1,10 @@
-"""The bare set-based statement: waiting ends become ledger entries and balances, and nothing else is looked at.
+"""The bare set-based statement: waiting ends become ledger entries and balances, and nothing else is done.
 
-Fair, as it is the least that SQL can do for a settled end: an entry with the balance after it, the wallet's new
-balance, and the waiting row gone, for 1,000 ends in one statement and one commit (more in one make it no faster, and
-hold the wallets longer). It claims no rows from other workers, checks no limit, knows no debt and no repeats, and tells
-no cache. Ledger and waiting rows have the columns of an end and the indexes that finding them needs.
+It is fair because it is the least that SQL can do to settle an end: it inserts an entry with the balance after it,
+updates the wallet's balance and deletes the waiting row, for 1,000 ends in one statement and one commit (more ends make
+it no faster, and lock the wallets for longer). It doesn't claim rows against other workers, checks no limit, handles
+neither debts nor repeats, and updates no cache. The tables have the columns of an end and the indexes needed to find
+them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ _DRAIN = sa.text("""
 
 
 class BareDrain:
-    """The statement and its tables, in a database of their own."""
+    """The statement and its tables, in a separate database."""
 
     def __init__(
         self, engine: sa.Engine, user_ids: Sequence[str], feature_endpoint_id: str, posted_micros: int
@@ -86,12 +87,12 @@ class BareDrain:
             )
 
     def fill(self, ends: int) -> None:
-        """Have so many ends wait."""
+        """Insert so many waiting ends."""
         with self._engine.begin() as connection:
             connection.execute(_FILL, {"ends": ends, "users": self._user_ids, "feature": self._feature_endpoint_id})
 
     def drain(self, ends_per_statement: int = ENDS_PER_STATEMENT) -> float:
-        """Settle all that waits; ends per second."""
+        """Settle all waiting ends. Returns the ends per second."""
         with self._engine.connect() as connection:
             begun = time.perf_counter()
             settled = 0

@@ -1,8 +1,9 @@
 """The plain way to bill an end: Flask, SQLAlchemy Core, and one transaction with FOR UPDATE for each end.
 
-Fair, as it is what most would write first and many run: it locks the wallet, writes the ledger entry and the balance,
-commits, and answers; so what it answered is settled. It keeps every promise of the call (exact cost, one entry per key,
-debt when the wallet doesn't cover it), with one table for both ledger and keys and only the indexes this needs.
+It is fair because it is what most people would write first, and what many run: it locks the wallet, writes the ledger
+entry and the balance, commits, and answers, so an answered end is settled. It keeps every promise of the call (exact
+cost, one entry per key, debt if the wallet doesn't cover it), with one table for both ledger and keys and only the
+indexes that this needs.
 Tuned: a connection for each thread, prepared statements (psycopg's own), the profit rules read once, no ORM, no log
 lines, no second look where the insert tells whether the key is new. `synchronous_commit` stays on: it is money.
 """
@@ -50,7 +51,7 @@ transactions = sa.Table(
     sa.Column("base_cost_micros", sa.BigInteger, nullable=False),
     sa.Column("profit_micros", sa.BigInteger, nullable=False),
     sa.Column("cost_micros", sa.BigInteger, nullable=False),
-    # What the wallet has after it, debt taken off: the answer.
+    # The answer: the wallet's balance after the end, less its debt.
     sa.Column("balance_after_micros", sa.BigInteger, nullable=False),
     sa.Column("is_paid", sa.Boolean, nullable=False),
     sa.Column("idempotency_key", sa.Text, unique=True),
@@ -155,7 +156,7 @@ def _answer(user_id: str, balance_micros: int, cost_micros: int, *, is_paid: boo
 
 
 def _tokens(micros: int) -> int | float:
-    # A float writes six decimals exactly up to 2^53 micro-tokens: good enough for whoever writes it the plain way.
+    # A float writes six decimals exactly up to 2^53 micro-tokens, which would be good enough for a plain solution.
     whole, rest = divmod(micros, MICROS_PER_TOKEN)
     return micros / MICROS_PER_TOKEN if rest else whole
 
@@ -183,7 +184,7 @@ def _failure(status: int, message: str, **more: Any) -> tuple[dict[str, Any], in
 
 
 def __getattr__(name: str) -> Flask:
-    # Made when the server asks for it: importing this module needs no environment.
+    # Created only when the server asks for it, so that importing this module needs no environment.
     if name == "app":
         return create_app(
             os.environ["DATABASE_URL"], os.environ["SERVER_API_KEY"], connections=int(os.environ["WEB_THREADS"])

@@ -49,7 +49,7 @@ FILTERS = Filters(
 )
 BASIS_POINTS = "_basis_points"
 _TOKEN = re.compile(r"\btoken\b")
-# The page of what was changed, and what its address calls the id.
+# Kind of subject -> its page, and the parameter of that page's address that is the subject's id.
 _PAGES = {
     "wallet": ("wallets.show", "user_id"),
     "end": ("failed_ends.show", "end_id"),
@@ -83,7 +83,7 @@ def index() -> Response:
 @blueprint.get("/table")
 @needs(KeyScope.AUDIT)
 def table() -> Response:
-    """All that match, as CSV."""
+    """All matching entries, as CSV."""
     filtered = FILTERS.read()
     if not filtered.is_valid:
         raise BadRequest("These filters say nothing that can be looked for.")
@@ -92,7 +92,7 @@ def table() -> Response:
 
 
 def changes_of(entry: AuditEntry) -> Sequence[tuple[str, str | None, str | None]]:
-    """Field by field: how it was, and how it is. What says why stands last."""
+    """The changed fields as (label, before, after). Reference and reason come last."""
     answer = audit_answer(entry)
     before: Mapping[str, Any] = answer["before"] or {}
     after: Mapping[str, Any] = answer["after"] or {}
@@ -101,7 +101,7 @@ def changes_of(entry: AuditEntry) -> Sequence[tuple[str, str | None, str | None]
 
 
 def _label(name: str) -> str:
-    """The wire's name for people: `posted_token` as "posted tokens", `below_basis_points` as "below, %"."""
+    """The label of a field of the wire: "posted tokens" for `posted_token`, "below, %" for `below_basis_points`."""
     if name.endswith(BASIS_POINTS):
         return f"{text.words(name.removesuffix(BASIS_POINTS))}, %"
     return _TOKEN.sub("tokens", text.words(name))

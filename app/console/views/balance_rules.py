@@ -1,4 +1,4 @@
-"""When wallets are low, when top-ups are asked for, and what was asked for."""
+"""Balance rules: when wallets are low, when top-ups are requested, and the requests."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ _AUTO = Form(
         REASON,
     )
 )
-# Whose it is stands in the title.
+# The owner is hidden, as the title says who it is.
 _REMOVAL = Form((*(replace(each, kind=Kind.HIDDEN) for each in _OWNER), REASON))
 _REASON = Form((REASON,))
 _NO_FILTERS = Filters()
@@ -149,7 +149,7 @@ def _frame() -> dict[str, Any]:
 @blueprint.get("/balance-rules")
 @needs(KeyScope.READ)
 def index() -> Response:
-    """All rules of both kinds that there is room for: they are few."""
+    """The rules of both kinds, as many as one page has room for: there are few."""
     _NO_FILTERS.read()
     rules = services().balance_rules
     return page(
@@ -301,7 +301,7 @@ def _owner(values: Mapping[str, Any]) -> Owner:
 
 
 def _owner_named() -> str:
-    """As the address, or the form, says it; whoever came without is told once it is sent."""
+    """The owner as named by the address or by the form. A missing owner is reported when the form is sent."""
     user_id, package_id = request.values.get("user_id"), request.values.get("package_id")
     return f"user {user_id}" if user_id else f"package {package_id}" if package_id else "nobody"
 

@@ -1,4 +1,4 @@
-"""Bulk actions: what would be done, its confirmation by count and amount, and what became of each end."""
+"""Bulk actions: drafts, their confirmation by count and amount, and the outcome of each end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def show(number: int) -> Response:
 @blueprint.post("/<int:number>/confirm")
 @needs(KeyScope.FAILED_ENDS)
 def confirm(number: int) -> Response:
-    """By the figures that stood in the confirmation. A draft never changes, and confirmed twice it is done once."""
+    """Confirm a draft by the figures that the confirmation showed. A draft never changes, and runs only once."""
     stated = _FIGURES.read(request.form)
     if not stated.is_valid:
         raise BadRequest("A confirmation without its figures. Nothing was done.")
@@ -91,6 +91,6 @@ def confirm(number: int) -> Response:
 @blueprint.post("/<int:number>/cancel")
 @needs(KeyScope.FAILED_ENDS)
 def cancel(number: int) -> Response:
-    """Nothing is done about the ends that are left."""
+    """Cancel an action: the ends that it hasn't touched are left alone."""
     services().bulk_actions.cancel(number, caller=acting())
     return see_other(url_for("bulk_actions.show", number=number))

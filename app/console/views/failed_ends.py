@@ -1,4 +1,4 @@
-"""Failed ends: whose, how much, since when and why; one end's story; and what is to be done about them."""
+"""Failed ends: their sums by user, cause, feature and age; the list; one end's history; replay and write-off."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from app.wire.cursors import OLDEST_FIRST, Order
 
 blueprint = Blueprint("failed_ends", __name__, url_prefix="/failed-ends")
 
-# What stands side by side on the first page, and how much of each.
+# The groups shown side by side on the first page, and how many rows of each.
 SIDES = (Group.USER, Group.ERROR, Group.FEATURE, Group.AGE)
 ROWS_PER_SIDE = 8
 
@@ -47,7 +47,7 @@ _INTROS = {
 @blueprint.get("")
 @needs(KeyScope.READ)
 def index() -> Response:
-    """Sums that lead on to their ends, and the ends."""
+    """The sums, with links to their ends, and the list of ends."""
     filtered = FILTERS.read()
     if not filtered.is_valid:
         return page("failed_ends/index.html", filtered.status, filtered=filtered, paged=None)
@@ -92,10 +92,10 @@ def _groups(filtered: Filtered, matching: Filter, group: Group) -> Response:
 
 
 def _row(filtered: Filtered, group: Group, found: FailedEndGroup) -> tuple[str, str | None, FailedEndGroup]:
-    """A group's name, where it leads to, if anywhere, and its sums."""
+    """A group's name, the address of its ends, if there is one, and its sums."""
     [value] = found.key
     if value is None:
-        # Nothing can be filtered by what there isn't.
+        # There is no filter for ends without a value.
         return "none", None, found
     is_ours = group in (Group.ERROR, Group.AGE, Group.STATE, Group.KIND)
     address = url_for("failed_ends.index") + filtered.query(**{group.value: value, "group_by": None})
@@ -105,7 +105,7 @@ def _row(filtered: Filtered, group: Group, found: FailedEndGroup) -> tuple[str, 
 @blueprint.get("/ends/<uuid:end_id>")
 @needs(KeyScope.READ)
 def show(end_id: UUID) -> Response:
-    """One end's whole story, failed, waiting, settled or written off."""
+    """The whole history of one end, whether failed, waiting, settled or written off."""
     story = services().end_stories.tell(end_id)
     is_failed = story.wait is not None and story.state != "accepted"
     return page("failed_ends/end.html", story=story, is_failed=is_failed)
@@ -124,7 +124,7 @@ def write_off() -> Response:
 
 
 def _draft(action: BulkKind) -> Response:
-    """Of one, of those that were chosen, or of all that match: a draft, which freezes them and is to be confirmed."""
+    """Draft a bulk action about one end, the chosen ones, or all that match. It freezes them until it is confirmed."""
     selection = request.form.get("selection", "") if request.method == "POST" else _selection_of_address()
 
     def perform(values: Mapping[str, Any]) -> Done:
@@ -156,7 +156,7 @@ def _selection_of_address() -> str:
 
 
 def _told(selection: str) -> str:
-    """For the title. What can't be read is told beside the form."""
+    """A selection in words, for the title. If it can't be read, the form reports that."""
     try:
         selections.read(selection)
     except ValueError:
@@ -170,7 +170,7 @@ def _told(selection: str) -> str:
 
 
 def _figures(selection: str) -> str:
-    """How much that is as of now. What is frozen in the end stands on the next page."""
+    """The present figures of a filter. The next page has those of the ends that were frozen."""
     try:
         which = selections.read(selection)
     except ValueError:
@@ -185,6 +185,6 @@ def _figures(selection: str) -> str:
 
 
 def _proposed_reference(action: BulkKind) -> str:
-    """One that nobody has used, so that nobody has to think of one at night."""
+    """An unused reference, so that operators needn't think of one."""
     now = services().clock.now()
     return f"{action.value.replace('_', '-')}-{now:%Y%m%d-%H%M}-{token_hex(2)}"

@@ -1,6 +1,6 @@
 """API keys: which there are, who made them and when they were last used; made, rotated, revoked.
 
-A key is told once, by the answer to the form that makes it: it is kept nowhere, so that page can't be shown again.
+A key is shown only once, in the answer to the form that makes it: it isn't stored, so that page can't be shown again.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def revoke(key_id: str) -> Response:
 
 
 def _intro(key: KeyRow) -> str:
-    """What somebody who is about to change a key should see first: what it opens, and whether it is in use."""
+    """What operators should know before they change a key: what it allows, and whether it is in use."""
     may_do = ", ".join(in_order(key.scopes))
     used = "It was never used."
     if key.last_used_at is not None:
@@ -210,7 +210,7 @@ def _intro(key: KeyRow) -> str:
 
 
 def _told(made: MadeKey, message: str) -> Done:
-    """The page that has the key. A reload of it leads to the key's own page, which hasn't."""
+    """The page that shows the new key. Reloading it leads to the page about the key, which doesn't show it."""
     location = url_for("keys.show", key_id=made.row.id)
     answer = page("keys/made.html", made=made, message=message, location=location)
     return Done(location, f"{message} It was shown once; if it got lost, rotate it.", answer)
@@ -264,6 +264,6 @@ def _is_in_use(key: KeyRow) -> bool:
 
 
 def _entries(key_id: str) -> Sequence[Any]:
-    """What was done to a key, newest first."""
+    """The audit entries about a key, newest first."""
     wanted = AuditFilter(subject_kind="key", subject_id=key_id)
     return services().audit_log.list(wanted, ENTRIES_SHOWN).items

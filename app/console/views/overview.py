@@ -1,7 +1,7 @@
-"""What is stuck, whose, since when; and how the last hours went.
+"""The overview: what is stuck, whose and since when, and charts of the last hours.
 
-Money first: each figure leads to where something can be done about it. What a store can't tell now is left out and said
-so, as an overview is wanted most when something is away.
+Money comes first, and each figure links to the page where something can be done about it. Figures whose store is away
+are left out, and the page says so: the overview is needed most when something is away.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ HOURS_DEFAULT = 3
 POINTS_MAX = 60
 DEBTORS_SHOWN = 8
 CAUSES_SHOWN = 6
-# Processes say every few seconds that they live.
+# A process without a heartbeat for so long counts as gone. Heartbeats come every few seconds.
 SILENT_SECONDS_MAX = 30.0
-# An older sample says that beat or the workers stand still.
+# An older sample isn't shown: beat or the workers have stopped.
 SAMPLE_SECONDS_MAX = 180.0
 BACKLOG_SECONDS_MAX = 10
 
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that asks for somebody."""
+    """Something that an operator should look into."""
 
     words: str
     is_bad: bool = False
@@ -97,7 +97,7 @@ def show() -> Response:
 
 
 def _known(ask: Callable[[], T]) -> T | None:
-    """None for what a store can't tell now."""
+    """The result of `ask`, or None if its store is away."""
     try:
         return ask()
     except Unavailable:
@@ -105,7 +105,7 @@ def _known(ask: Callable[[], T]) -> T | None:
 
 
 def _sample(watched: Watched | None) -> Sample | None:
-    """How the whole stood a moment ago; one that is old says nothing of now."""
+    """The latest sample, or None if it is too old to describe the present."""
     if watched is None or watched.sample_age_seconds is None or watched.sample_age_seconds > SAMPLE_SECONDS_MAX:
         return None
     return watched.sample
@@ -207,6 +207,6 @@ def _span(hours: int) -> str:
 
 
 def _url(endpoint: str, **values: str) -> str | None:
-    """Where a figure leads; nowhere where there is no such page."""
+    """The address that a figure links to. None if there is no such page."""
     given: dict[str, Any] = dict(values)
     return url_for(endpoint, **given) if endpoint in current_app.view_functions else None

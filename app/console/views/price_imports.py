@@ -1,4 +1,4 @@
-"""Price lists: imported as drafts, looked at, and approved. No price changes before that."""
+"""Price lists: imported as drafts, reviewed, and approved. No price changes before the approval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from app.wire.cursors import NEWEST_FIRST
 
 blueprint = Blueprint("price_imports", __name__, url_prefix="/catalogue/price-lists")
 
-# Several times LiteLLM's list, the largest there is.
+# Several times the size of LiteLLM's list, the largest one.
 LIST_BYTES_MAX = 16 * 1024 * 1024
 NAMES_MAX = 1_000
 ROWS_PER_PAGE = 100
@@ -42,7 +42,7 @@ _FORMAT_NAMES = {format: label.partition(":")[0] for format, label in _FORMATS}
 
 
 def _names(typed: str) -> tuple[str, ...]:
-    """Ids with spaces or commas between them."""
+    """Ids separated by spaces or commas."""
     found = tuple(typed.replace(",", " ").split())
     if len(found) > NAMES_MAX:
         raise ValueError(f"At most {NAMES_MAX}.")
@@ -197,7 +197,7 @@ def approve(number: int) -> Response:
 
 
 def _document() -> Any:
-    """Raises Invalid."""
+    """The price list in the file that was sent. Raises Invalid."""
     file = request.files.get("list")
     data = b"" if file is None else file.read()
     if not data:
@@ -234,7 +234,7 @@ def _kind_label(kind: str) -> str:
 
 
 def _change_percent(old_micros: int, new_micros: int) -> str:
-    """With one decimal, of whole numbers."""
+    """The change in percent with one decimal, computed in integers."""
     if old_micros == 0:
         return "from nothing" if new_micros else "-"
     thousandths = 1_000 * (new_micros - old_micros) // abs(old_micros)

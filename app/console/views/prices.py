@@ -1,4 +1,4 @@
-"""Prices: which hold, which held; new ones; and the calculator, which tries one out before it is made."""
+"""Prices: present and past ones, making new ones, and the calculator, which tries a price out before it is made."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _asked(filtered: Filtered) -> tuple[EstimateRequest, NewPrice | None]:
 
 
 def _parts(estimate: Estimate) -> list[tuple[str, int, str | None]]:
-    """What each kind of usage costs before profit, none of nothing."""
+    """The cost of each kind of usage before profit, without kinds that cost nothing."""
     parts = parts_micros(estimate.usage, estimate.quote.card)
     return [(text.words(kind.value.removesuffix("_token")), micros, None) for kind, micros in parts.items() if micros]
 
@@ -164,7 +164,7 @@ def _create_url(filtered: Filtered) -> str:
 
 
 def _proposal(card: RateCard) -> str:
-    """Where a price that follows this one is made."""
+    """The address of the form for a successor of this price, filled in with its values."""
     scope = {"feature_endpoint_id": card.feature_endpoint_id, "model": card.model}
     named = {name: value for name, value in {**scope, **texts_of(card.rates)}.items() if value}
     return f"{url_for('prices.new')}?{urlencode(named)}"

@@ -1,4 +1,4 @@
-"""Profit rules: which hold, which held, and what follows them. A rule is followed by a newer one, never edited."""
+"""Profit rules: present, past and coming ones. A rule is never edited: a newer one takes its place."""
 
 from __future__ import annotations
 

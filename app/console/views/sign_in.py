@@ -1,7 +1,7 @@
 """Signing in and out, and choosing light or dark.
 
-Whoever sends a form too late signs in on the page that answers it, which carries along what was typed; then the form is
-there again. Nothing is done on that way.
+A form that is sent after its session has ended is answered with the sign-in, which carries along what was typed. After
+signing in the form is shown again, filled in. Nothing is changed in between.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ blueprint = Blueprint("sign_in", __name__)
 THEME_SECONDS = 365 * 86_400
 KEY_LENGTH_MAX = 1_000
 VISIT_BYTES = 32
-# What of a form belongs to the session that it was shown to.
+# Fields of a form that are valid only in the session that it was shown to.
 _OF_SESSION = (CSRF_FIELD, ONCE_FIELD, STEP_FIELD)
 
 Pairs = Sequence[tuple[str, str]]
@@ -80,7 +80,7 @@ def sign_in() -> Response:
 
 @blueprint.app_errorhandler(SignedOut)
 def signed_out(error: SignedOut) -> Response:
-    """The sign-in, with what was typed into the form that came too late."""
+    """The sign-in, carrying along what was typed into the form whose session has ended."""
     kept = _sent() if access.is_form() else []
     told = f"{error.description} Sign in{', and what you typed is there again' if kept else ''}."
     return _page(_FORM.blank(), 401, message=told, kept=kept, target=_shown_at(request.path))
@@ -103,7 +103,7 @@ def sign_out() -> Response:
 @blueprint.post("/theme")
 @open_to_all
 def choose_theme() -> Response:
-    """A matter of this browser's, and nobody's secret: it needs no session."""
+    """Choose a theme. It needs no session, as it affects only this browser."""
     chosen = request.form.get("theme", "")
     is_chosen = chosen in ("light", "dark")
     response = see_other(_next(request.form.get("next", "")))
@@ -114,7 +114,7 @@ def choose_theme() -> Response:
 
 
 def _sent() -> list[tuple[str, str]]:
-    """What was typed. A file isn't kept, and nothing of a form that is too large to be read for a stranger."""
+    """What was typed, without files. Nothing if the form is too large to be read without a session."""
     try:
         return [pair for pair in request.form.items(multi=True) if pair[0] not in _OF_SESSION]
     except RequestEntityTooLarge:
@@ -122,7 +122,7 @@ def _sent() -> list[tuple[str, str]]:
 
 
 def _kept() -> list[tuple[str, str]]:
-    """What the sign-in has carried along."""
+    """The fields that the sign-in has carried along."""
     try:
         found = json.loads(request.form.get("kept", "[]"))
         return [(str(name), str(value)) for name, value in found if name not in _OF_SESSION]
@@ -135,7 +135,7 @@ def _back_to_form(target: str, kept: Pairs, csrf: str, message: str, status: int
 
 
 def _shown_at(path: str) -> str:
-    """Where somebody sees what a form was for: its own page, or the one right above it."""
+    """The page that a form belongs to: its own address if that can be shown, or the one above it."""
     routes = current_app.url_map.bind("")
     for address in (path, urlsplit(path).path.rpartition("/")[0]):
         try:
@@ -157,7 +157,7 @@ def _page(filled: Filled, status: int, *, message: str = "", kept: Pairs | None 
 
 
 def _next(given: str) -> str:
-    """Where somebody wanted to go: a page of the console's, never elsewhere."""
+    """Where to go after signing in: only a page of the console, to prevent open redirects."""
     start = url_for("overview.show")
     root = start.rstrip("/")
     is_ours = given == root or given.startswith((f"{root}/", f"{root}?"))

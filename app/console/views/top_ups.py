@@ -1,4 +1,4 @@
-"""Top-ups of all wallets of a package: a dry run, having it applied, and what became of each wallet."""
+"""Top-ups of all wallets of a package: dry runs, applying them, and the outcome of each wallet."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ blueprint = Blueprint("usage", __name__, url_prefix="/usage")
 DAYS_DEFAULT = 30
 BARS_MAX = 10
 DAYS_CHARTED_MAX = 400
-# Of days, features and models, from which the charts are made. Beyond it a chart would be nothing to look at.
+# Upper bound of rows, by day, feature and model, that the charts are made from. Charts of more would be unreadable.
 CHART_ROWS_MAX = 50_000
 _LABELS = {
     Group.DAY: "Day",
@@ -64,7 +64,7 @@ FILTERS = Filters(
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What a chart, a bar or a row adds up."""
+    """The sums behind a point of a chart, a bar or a row."""
 
     runs: int = 0
     input_tokens: int = 0
@@ -126,7 +126,7 @@ def show() -> Response:
 @blueprint.get("/usage.<any(csv, parquet):format>")
 @needs(KeyScope.READ)
 def table(format: str) -> Response:
-    """The whole of it as a file."""
+    """The whole report as a file."""
     filtered = FILTERS.read()
     if not filtered.is_valid:
         raise BadRequest("A filter of this table is wrong. Open the page that it is of, which says which one.")
@@ -148,7 +148,7 @@ def _wanted(filtered: Filtered, today: date) -> Usage:
 
 
 def _days(since: date | None, until: date | None, today: date) -> tuple[date, date]:
-    """The first day of a report, and the one after its last."""
+    """The first day of a report, and the day after its last one."""
     until = until or today + timedelta(days=1)
     return since or until - timedelta(days=DAYS_DEFAULT), until
 
@@ -171,13 +171,13 @@ def _is_span(filtered: Filtered, since: date, until: date) -> bool:
 
 
 def _charted(filtered: Filtered, today: date) -> tuple[date, date]:
-    """The same for its charts, in which days to come have no place."""
+    """The first day of the charts, and the day after their last one, which isn't in the future."""
     since, until = _days(filtered.values.get("from"), filtered.values.get("to"), today)
     return since, min(until, today + timedelta(days=1))
 
 
 def _charts(rows: Sequence[UsageRow], since: date, until: date) -> Sequence[LineChart]:
-    """Of all the days that were asked for, also those without a run; of very many, from the first run on."""
+    """Charts of all days asked for, including those without runs. If these are very many, from the first run on."""
     by_day: dict[date, list[UsageRow]] = defaultdict(list)
     for row in rows:
         by_day[row.key[0]].append(row)
@@ -226,7 +226,7 @@ def _charts(rows: Sequence[UsageRow], since: date, until: date) -> Sequence[Line
 
 
 def _bars(rows: Sequence[UsageRow], place: int, group: Group, filtered: Filtered) -> Sequence[Bar]:
-    """What brought most."""
+    """Bars of the values with the highest net revenue."""
     found: dict[str, list[UsageRow]] = defaultdict(list)
     for row in rows:
         found[row.key[place]].append(row)

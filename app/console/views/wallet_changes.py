@@ -1,4 +1,4 @@
-"""Changing one wallet: each asks why, says what will happen, and keeps who did it."""
+"""Changes of one wallet. Each asks for a reason, says what will happen, and is written to the audit log."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _TERMS = Form(
 _REFUND_RUN = Form((REFERENCE, REASON))
 _WHY = Form((REASON,))
 
-# As many as a wallet may have open at once, as `prelude.lua` has it.
+# The maximum of a wallet's open holds, as in `prelude.lua`.
 HOLDS_MAX = 1_000
 _EFFECTS = {
     WalletStatus.ACTIVE: "{user} may start runs again.",
@@ -93,7 +93,7 @@ def adjust(user_id: str) -> Response:
 @blueprint.route("/terms/<id:user_id>", methods=["GET", "POST"])
 @needs(KeyScope.WALLETS)
 def terms(user_id: str) -> Response:
-    """Package and overdraft limit."""
+    """Change a wallet's package and overdraft limit."""
     wallet = _wallet(user_id).wallet
 
     def changes(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def status(status: str, user_id: str) -> Response:
 @blueprint.route("/refund-run/<uuid:end_id>", methods=["GET", "POST"])
 @needs(KeyScope.WALLETS)
 def refund_run(end_id: UUID) -> Response:
-    """All that a run has cost, given back."""
+    """Give back all that a run has cost."""
     story = services().end_stories.tell(end_id)
     if story.accepted.kind != EntryKind.USAGE:
         raise NotFound("This is no run")

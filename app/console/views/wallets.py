@@ -1,4 +1,4 @@
-"""Wallets: which there are, and how one of them came to its balance."""
+"""Wallets: the list, and one wallet's balance with its history."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _NO_FILTERS = Filters()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An entry of the ledger as a page shows it. `refund_url` is where the run can be refunded, if it can be."""
+    """A ledger entry as shown. `refund_url` is the form that refunds the run, or None if it can't be refunded."""
 
     priced: PricedEntry
     is_corrected: bool
@@ -136,7 +136,7 @@ def show(user_id: str) -> Response:
 @blueprint.get("/statement/<id:user_id>")
 @needs(KeyScope.READ)
 def statement(user_id: str) -> Response:
-    """All entries of some days, oldest first, between two balances."""
+    """A statement: the entries of a range of days, oldest first, with the balances before and after."""
     filtered = STATEMENT.read()
     if not filtered.is_valid or not _is_a_range(filtered):
         return page("wallets/statement.html", 400, user_id=user_id, filtered=filtered, paged=None)
@@ -188,7 +188,7 @@ def holds(user_id: str) -> Response:
 
 
 def _wanted(filtered: Filtered) -> Wallets:
-    # What is given: `no` is as good as `yes`, and `values` leaves it out.
+    # Not `filtered.values`, which leaves out False: here False is a filter too.
     given = {name: value for name, value in filtered.filled.values.items() if value is not None}
     given.pop("sort", None)
     names = {"balance_below": "balance_below_micros", "balance_above": "balance_above_micros"}
@@ -215,7 +215,7 @@ def _is_a_range(filtered: Filtered) -> bool:
 
 
 def _parts(balance: Balance) -> Sequence[tuple[str, int, str | None]]:
-    """What there is, and what is taken off it."""
+    """The posted balance, what is deducted from it, and what remains spendable."""
     return [
         ("Posted", balance.posted_micros, None),
         ("Pending", balance.pending_micros, None),
@@ -226,7 +226,7 @@ def _parts(balance: Balance) -> Sequence[tuple[str, int, str | None]]:
 
 
 def _holds(user_id: str) -> Any:
-    """The first open holds; None while Redis, where they live, is away."""
+    """The first open holds. None while Redis, which keeps them, is away."""
     try:
         return services().holds.list(user_id, LATEST)
     except Unavailable:
@@ -234,7 +234,7 @@ def _holds(user_id: str) -> Any:
 
 
 def _chart(user_id: str) -> LineChart | None:
-    """The balance of the last days; None where these were archived."""
+    """A chart of the balance of the last days. None if these were archived."""
     try:
         days = services().statements.balances(user_id)
     except Archived:
@@ -267,7 +267,7 @@ def _rows(entries: Sequence[PricedEntry]) -> Sequence[Row]:
 
 
 def _changes(user_id: str) -> Sequence[AuditEntry] | None:
-    """Who changed something about it; None for whom may not look."""
+    """The latest changes of the wallet. None if the session may not read the audit log."""
     if not may(KeyScope.AUDIT):
         return None
     wanted = AuditFilter(subject_kind="wallet", subject_id=wallet_of(user_id))

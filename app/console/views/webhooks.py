@@ -1,4 +1,4 @@
-"""Webhooks: endpoints and how they do, events with their deliveries and answers, and what is to be done about them."""
+"""Webhooks: endpoints and their health, events with their deliveries and answers, and changes of endpoints."""
 
 from __future__ import annotations
 
@@ -389,7 +389,7 @@ def _with_reason(
     is_dangerous: bool = False,
     location: str | None = None,
 ) -> Response:
-    """A change of an endpoint that asks for nothing but why."""
+    """A change of an endpoint whose form has only a reason."""
 
     def do(values: Mapping[str, Any]) -> Done:
         perform(endpoint.id, acting(values))
@@ -408,7 +408,7 @@ def _with_reason(
 
 
 def _told_once(number: int, message: str, secret: str) -> Done:
-    """The page that has the secret, which is kept with no session. A reload of it leads to the endpoint's own page."""
+    """The page that shows a new secret, which no session stores. Reloading it leads to the endpoint's page."""
     location = _page_of(number)
     answer = page("webhooks/secret.html", number=number, message=message, secret=secret, location=location)
     return Done(location, f"{message} Its secret was shown once; if it got lost, rotate it.", answer)
@@ -419,7 +419,7 @@ def _page_of(number: int) -> str:
 
 
 def _standing(endpoint: Endpoint) -> tuple[str, str]:
-    """How an endpoint does, as a word and its tone."""
+    """The health of an endpoint, as a word and its tone."""
     if endpoint.state is not EndpointState.ENABLED:
         return "disabled", "bad"
     return ("failing", "warn") if endpoint.failing_since is not None else ("enabled", "good")
