@@ -1,9 +1,9 @@
 """`python -m stack health NAME`: does that process do its work? Exit status 0, or 1 with a line that says why not.
 
-For the health checks of containers and service managers: it loads nothing but the standard library, as it runs every
-few seconds. Web and flower are asked over HTTP. A worker and beat note in `DATA_DIR` when they were last seen at work
-(`worker/heartbeats.py`): a worker whenever it tells the broker that it lives, beat whenever it has sent what was due.
-So neither is well while the broker is away. Both go on by themselves when it is back, and need no restart.
+For the health checks of containers and service managers. It runs every few seconds, so it loads nothing but the
+standard library. Web and flower are asked over HTTP. Workers and beat record in `DATA_DIR` when they last worked
+(`worker/heartbeats.py`): a worker with each heartbeat that it sends to the broker, beat whenever it has sent what was
+due. So neither is healthy while the broker is away. Both recover by themselves once it is back, and need no restart.
 """
 
 from __future__ import annotations

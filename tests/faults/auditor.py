@@ -1,18 +1,17 @@
-"""Holds what the server has in Postgres and Redis to what the clients were told.
+"""Compares what the server has in Postgres and Redis with what the clients were told.
 
-`check` is a pure function of the book and a snapshot, taken when everything has come to rest. It finds:
+`check` is a pure function of the book and a snapshot, which is taken when nothing moves any more. It finds:
 
 - `lost`: an end that was answered 200 and is neither in the ledger nor, with its amount, in the inbox
-- `double`: an end, or a top-up, that was billed or posted more than once, or stands in both places
+- `double`: an end or top-up that was billed or posted more than once, or is in the ledger and in the inbox
 - `ghost`: a row that no client ever asked for
 - `conservation`: a ledger that doesn't add up to its balance, entry by entry, or to what the clients know
 - `overdraft`: a balance below the wallet's limit
-- `cache`: a cached wallet that isn't posted - unsettled - held, or misses that there is debt
+- `cache`: a cached wallet that isn't posted - unsettled - held, or whose debt is wrong
 - `stuck`: an end still waiting, or a debt that the wallet could pay
-- `poison`: an event that should have been put aside as dead and wasn't, or a spool entry that nobody can read and that
-  isn't kept aside
+- `poison`: a spoilt end that isn't a dead letter, or an unreadable spool entry that wasn't put aside
 - `price`: an amount that doesn't follow from the price and the profit rule that were pinned with it
-- `aside`: an end that was put aside though there is nothing wrong with it
+- `aside`: an end that was put aside although nothing is wrong with it
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tests.faults.book import MICROS, Book, End, PricedEnd, Violation
 from tests.faults.prices import BILL_COLUMNS, Bill, Tariff, bill_of, check_bill, read_tariff
 
 POISON_PREFIX = "poison-"
-# What the inbox says of an end under a key that another body had used, accepted when nobody could know.
+# `last_error` of an end whose key had been used with another body while nobody could know that.
 REUSED = "idempotency_key_reused"
 SPOOL = "tokentill:spool"
 
@@ -65,7 +64,7 @@ class Waiting:
 
     @property
     def is_asked(self) -> bool:
-        """Whether it was sent as an end of its own, and not under the key of another."""
+        """Whether it was sent as an end of its own, and not under another end's key."""
         return self.error != REUSED
 
 
@@ -77,12 +76,12 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A wallet's hash in Redis, if it is of the present epoch."""
+    """A wallet's hash in Redis, if it is of the current epoch."""
 
     available_micros: int
     held_micros: int
     debt_micros: int
-    # Ids of ends that the wallet's row is said not to tell of yet, with what is kept of each.
+    # Ids and entries of the ends marked on the cached wallet.
     marks: tuple[tuple[str, str], ...] = ()
 
 
@@ -112,7 +111,7 @@ def take(connection: psycopg.Connection[Any], redis: Redis) -> Snapshot:
                 {", ".join(BILL_COLUMNS)}
             FROM token_transactions ORDER BY id
         """):
-            # What a correction takes or gives is a difference, and no bill.
+            # The amount of a correction is a difference, not a bill.
             bill = bill_of(row[8:]) if row[2] == "usage" else None
             snapshot.ledger.append(Entry(*row[:6], bill, *row[6:8]))
         for row in connection.execute(f"""
@@ -154,7 +153,7 @@ def check(book: Book, snapshot: Snapshot) -> list[Violation]:
 
 
 def check_ledger(snapshot: Snapshot) -> list[Violation]:
-    """What holds at every moment, not only at rest."""
+    """What must hold at every moment, not only at rest."""
     return [*_chains(snapshot), *_overdrafts(snapshot)]
 
 
@@ -181,7 +180,7 @@ def _ends(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
         amounts += [(row.user_id, row.cost_micros) for row in rows]
         right = {(end.user_id, micros) for micros in _possible(book, end)}
         if isinstance(end, PricedEnd):
-            # `_prices` holds each row to the price that it names.
+            # `_prices` checks each row against the price that it names.
             right = {(end.user_id, row.bill.cost_micros) for row in (*entries, *rows) if row.bill is not None}
         if not right.issuperset(amounts):
             yield Violation("amount", f"{_named(end)} stands as {entries} {rows}", end.key)
@@ -217,7 +216,7 @@ def _top_ups(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 def _conservation(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
     yield from _chains(snapshot)
     yield from _overdrafts(snapshot)
-    # The same again from the clients' side: opening + top-ups - ends, each counted once.
+    # The same balance from the clients' side: opening + top-ups - ends, each counted once.
     known = {user_id: wallet.opening_micros for user_id, wallet in book.wallets.items()}
     for top_up in book.top_ups.values():
         if top_up.is_acknowledged:
@@ -320,7 +319,7 @@ def _aside(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 def _reused(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
     """Of two bodies accepted under one key one is billed and the other put aside with its amount.
 
-    Which one is whichever reached Postgres first: the other store couldn't know.
+    Whichever reached Postgres first is billed: while it was away, Redis couldn't know of the other.
     """
     aside = [row for row in snapshot.inbox if row.error == REUSED]
     amounts_aside = {(row.user_id, row.cost_micros) for row in aside}
@@ -340,14 +339,14 @@ def _reused(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 
 
 def _possible(book: Book, end: End) -> set[int]:
-    """What may be billed under an end's key."""
+    """The amounts that may be billed under an end's key."""
     if isinstance(end, PricedEnd):
         return end.told_micros
     return {end.cost_micros, book.maybe_reused.get(end.key, end.cost_micros)}
 
 
 def _standing(snapshot: Snapshot) -> dict[str | None, int]:
-    """Key -> what is billed or waits under it."""
+    """Key -> the amount that is billed or waits under it."""
     return {
         **{row.key: row.cost_micros for row in snapshot.inbox if row.kind == "usage"},
         **{entry.reference: -entry.amount_micros for entry in snapshot.ledger if entry.kind == "usage"},

@@ -1,4 +1,4 @@
-"""What the clients did and were told: the model that the auditor holds the server to. Shared by all threads."""
+"""What the clients did and were told: the model against which the auditor checks the server. Shared by all threads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 MICROS = 1_000_000
 PROFIT_BASIS_POINTS = 1_000
 OPERATIONS_KEPT = 40
-# After Postgres is back, until every process has noticed.
+# After Postgres is back, how long it may take until every process has noticed.
 NOTICED_SECONDS = 3.0
 ATTEMPTS_SHOWN = 12
-# A store that is away is 503; this is a case that nobody thought of.
+# A store that is away is answered by 503; 500 is a case that nobody thought of.
 INTERNAL_ERROR = 500
 
 
@@ -32,7 +32,7 @@ class WalletModel:
     user_id: str
     opening_micros: int
     overdraft_micros: int = 0
-    # Whether the clients use it.
+    # Whether the load's clients use it.
     is_public: bool = True
 
 
@@ -51,7 +51,7 @@ class End:
 
     @property
     def cost_micros(self) -> int:
-        """The guide's formula, worked out here on its own: output_token / 4 * (1 + profit percentage / 100)."""
+        """The guide's formula, computed independently here: output_token / 4 * (1 + profit percentage / 100)."""
         return self.output_tokens * (10_000 + PROFIT_BASIS_POINTS) * 25
 
     @property
@@ -61,12 +61,13 @@ class End:
 
 @dataclass(slots=True)
 class PricedEnd(End):
-    """One with a model that has prices: what it costs its client knows when it is answered."""
+    """An end with a model that has prices. Its client learns the cost from the answer."""
 
     model: str = ""
     # Input, output, cached input, cache writes, reasoning, requests.
     usage: tuple[int, ...] = ()
-    # More than one only if it was accepted anew, when nobody could know its key, after a change of prices.
+    # Has more than one cost only if the end was accepted again, while its key couldn't be known, after a change of
+    # prices.
     told_micros: set[int] = field(default_factory=set)
 
     @property
@@ -84,7 +85,7 @@ class TopUp:
 
 @dataclass(slots=True)
 class Correction:
-    """`key` is the end's; `output_tokens` what it shall have used."""
+    """`key` is the end's key; `output_tokens` is what the run should have used."""
 
     reference: str
     key: str
@@ -122,17 +123,17 @@ class Book:
         self.corrections: dict[str, Correction] = {}
         self._corrections_of: dict[str, list[Correction]] = {}
         self.chargebacks: dict[str, Chargeback] = {}
-        # Of ends that were corrected, which tells their ids: key -> id.
+        # Ids of ends, known from the answers to their corrections: key -> id.
         self.end_ids: dict[str, str] = {}
         self.acknowledged: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.violations: list[Violation] = []
-        # Costs of ends that were accepted under another end's key when nobody could know that key ...
+        # Costs of ends that were accepted under another end's key while that key couldn't be known ...
         self.reused: dict[str, int] = {}
-        # ... and of those too that may have been, as no answer came.
+        # ... and also of ends for which that is possible, because no answer came.
         self.maybe_reused: dict[str, int] = {}
         self.answered_anew = 0
-        # What was put into the spool that nobody can read.
+        # Unreadable entries that were put into the spool.
         self.poisoned_entries: set[str] = set()
         self.before_violation: list[str] = []
         self._postgres_away = 0
@@ -149,11 +150,11 @@ class Book:
 
     @property
     def knows_keys(self) -> bool:
-        """Whether the server can know every key it was ever given.
+        """Whether the server can know every key that it was ever given.
 
-        Without Postgres it knows those that Redis remembers, and takes any other end as new: the end is kept
-        and billed once, but a repeat may be told another balance than the first time, and another body under a
-        used key is only found out, and put aside, when Postgres is back.
+        Without Postgres it knows only the keys that Redis remembers, and takes any other end as new. Such an end is
+        kept and billed once, but a repeat may be told another balance than the first call, and another body under a
+        used key is only found, and put aside, once Postgres is back.
         """
         return not self._postgres_away and time.monotonic() > self._postgres_back_at + NOTICED_SECONDS
 
@@ -167,7 +168,7 @@ class Book:
 
     @property
     def operations(self) -> list[str]:
-        """The last ones before the first violation; without one, the last."""
+        """The operations before the first violation; without a violation the latest ones."""
         with self._lock:
             return self.before_violation or list(self._operations)
 
@@ -197,7 +198,7 @@ class Book:
         return chargeback
 
     def corrections_of(self, key: str) -> list[Correction]:
-        """In the order they were asked for."""
+        """In the order in which they were requested."""
         with self._lock:
             return list(self._corrections_of.get(key, ()))
 
@@ -205,7 +206,7 @@ class Book:
         with self._lock:
             self._operations.append(f"{self.now:8.2f}s  VIOLATION {kind}: {text}")
             if not self.violations:
-                # What came before the first one tells most.
+                # The operations before the first violation tell most about it.
                 self.before_violation = list(self._operations)
             self.violations.append(Violation(kind, text, key))
 
@@ -214,7 +215,7 @@ class Book:
             self.statuses[f"{path.rsplit('/', 1)[-1]} {status or 'no answer'}"] += 1
 
     def answered(self, end: End, status: int, body: dict[str, Any], via: str, *, knew_keys: bool = True) -> None:
-        """Take down how an end was answered; 0 is no answer at all."""
+        """Record how an end was answered; status 0 means no answer."""
         self.note(f"end {end.key} {end.user_id} {end.output_tokens} via {via}: {status or 'no answer'}")
         end.attempts.append(f"{self.now:.2f}s via {via}: {status or 'no answer'} {body.get('data') or ''}")
         if status == INTERNAL_ERROR:
@@ -222,7 +223,8 @@ class Book:
         if status == 0 or status >= 500:
             return
         if status == 409 and end.key in self.maybe_reused and not (knew_keys and self.knows_keys):
-            # Another body under its key, accepted when nobody could know the first, is all that is remembered now.
+            # Another body was accepted under this key while the first couldn't be known, and only that one is
+            # remembered now.
             self.answered_anew += 1
             return
         if status != 200:

@@ -31,14 +31,14 @@ KILLS = 120
 KILLS_PER_MIX = 1.9
 SECONDS_MAX = 3_000.0
 SHORT_SECONDS_MAX = 200.0
-# Beyond the time for faults: starting, coming to rest, auditing.
-GRACE_SECONDS = 300.0  # most of it is never needed: each wait has a limit of its own
+# Time beyond that for faults: starting, coming to rest, auditing.
+GRACE_SECONDS = 300.0  # mostly unused: each wait has a limit of its own
 VIOLATIONS_SHOWN = 12
 TIME_LIMIT_EXIT = 3
 
 
 def plan(rng: random.Random, names: list[str], kills: int, *, is_short: bool) -> list[str]:
-    """Fault after fault, each alone, then mixed."""
+    """First each fault alone, then mixed ones."""
     if is_short:
         return [name for name in names for _ in range(2 if name == faults.MIXED else 1)]
     killing = [name for name in names if name in faults.KILLS]
@@ -97,7 +97,7 @@ def execute(run: ChaosRun, report: Path | None, limit_seconds: float, *, keep: b
     limit = threading.Timer(limit_seconds, _give_up, args=(run, limit_seconds))
     limit.daemon = True
     limit.start()
-    # SIGTERM ends a run as Ctrl-C does: by way of everything's `finally`.
+    # SIGTERM ends a run as Ctrl-C does, so that every `finally` block runs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         violations = run.run()
@@ -135,7 +135,7 @@ def execute(run: ChaosRun, report: Path | None, limit_seconds: float, *, keep: b
 
 
 def explain(run: ChaosRun, say: Callable[[str], None] = say) -> None:
-    """What one needs to find the cause: the seed, what is wrong, and what came before."""
+    """Print what is needed to find the cause: the seed, the violations, and the operations before them."""
     say(f"\nseed {run.seed}; the last operations:")
     for line in run.book.operations:
         say(f"  {line}")
@@ -152,7 +152,7 @@ def explain(run: ChaosRun, say: Callable[[str], None] = say) -> None:
 def _give_up(run: ChaosRun, seconds: float) -> None:
     say(f"stopped by its own limit of {seconds:.0f} seconds")
     explain(run)
-    # The servers die with this process; ours have children, who wouldn't.
+    # The servers die with this process. Our programs have children, which wouldn't.
     for program in run.stack.programs if run.stack is not None else []:
         program.kill()
     os._exit(TIME_LIMIT_EXIT)

@@ -1,8 +1,8 @@
 """Runs Celery with a clock that is off: `python -m tests.faults.clock_shim SECONDS celery-argument...`
 
-A stand-in for libfaketime, which isn't on every machine: what Python code reads as the time of day is moved before
-anything else is imported, and the worker's children inherit it by fork. Clocks that only run forward
-(`time.monotonic`) and those of other processes stay as they are.
+A replacement for libfaketime, which not every machine has: the time of day that Python code reads is moved before
+anything else is imported, and the worker's children inherit this by fork. Monotonic clocks and the clocks of other
+processes aren't changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 class _Kind(type):
     def __instancecheck__(cls, instance: Any) -> bool:
-        # Moments that C code has made are of the class that this one stands in for.
+        # Datetimes made by C code are instances of the real class.
         return isinstance(instance, _REAL)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
@@ -26,7 +26,7 @@ _REAL = datetime.datetime
 
 
 def move(seconds: float) -> None:
-    """Move this process's time of day by so many seconds."""
+    """Move this process's time of day by this many seconds."""
     real_time, real_time_ns = time.time, time.time_ns
     offset = datetime.timedelta(seconds=seconds)
 

@@ -1,8 +1,8 @@
-"""Corrections and chargebacks: what clients ask for, and whether the server's books say the same.
+"""Corrections and chargebacks: what clients request, and whether the server's books agree.
 
-An end is corrected by the client that sent it, one correction after the other: first a reversal, as its service server
-asks for it, which tells the end's id; then amendments and reversals by that id, as operators ask for them. What a run
-has cost in the end is what its last correction says, whatever became of it meanwhile.
+The client that sent an end corrects it, one correction after the other. The first is a reversal as a service server
+requests it, whose answer has the end's id; then follow amendments and reversals by that id, as operators request them.
+A run's final cost is what its last correction says.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Stored:
 
 
 def next_of(book: Book, end: End, rng: random.Random) -> Correction | None:
-    """What to ask for next about an end, if anything: nothing while the last question is open."""
+    """The next correction to request for an end. None while the last one is unanswered."""
     done = book.corrections_of(end.key)
     if end.answer is None or any(not correction.is_acknowledged for correction in done):
         return None
@@ -81,7 +81,7 @@ def send_chargeback(caller: Caller, chargeback: Chargeback) -> None:
 
 
 def _sent(caller: Caller, path: str, body: dict[str, Any], what: str) -> dict[str, Any] | None:
-    """What it was answered; None where that isn't known, or it was refused."""
+    """The answer's data; None where no answer came or the request was refused."""
     status, answered, via = caller.call(path, body)
     caller.book.note(f"{what} via {via}: {status or 'no answer'}")
     if status in (200, 201):
@@ -111,7 +111,7 @@ def check(book: Book, snapshot: Snapshot) -> Iterator[Violation]:
 
 
 def target_micros(book: Book, end: End) -> int | None:
-    """What an end costs by its last correction that was answered. None: it has none."""
+    """The cost of an end by its last answered correction. None: it has none."""
     done = [correction for correction in book.corrections_of(end.key) if correction.is_acknowledged]
     return None if not done else End(end.key, end.user_id, done[-1].output_tokens).cost_micros
 

@@ -1,6 +1,6 @@
-"""The faults. Each strikes a running server once, undoes itself, and says from when on recovery is to be timed.
+"""The faults. Each strikes a running server once, undoes itself, and says from when recovery is timed.
 
-Here are those that end, stop or cut off something, and the list of all; `sickness.py` has the others.
+This file has the faults that kill, stop or cut off something, and the list of all; `sickness.py` has the others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def kill_worker_child(scene: Scene) -> None:
 
 
 def kill_api(scene: Scene) -> None:
-    """All of one API process, or only the child that serves, which its parent replaces."""
+    """Kill a whole API process, or only the child that serves, which its parent replaces."""
     api = scene.rng.choice(scene.stack.apis)
     if scene.rng.random() < 0.3 and api.kill_child(0):
         scene.killed(f"{api.name} (child)")
@@ -88,10 +88,10 @@ def _start_again(server: EmbeddedServer, after_seconds: float) -> None:
 
 
 def flush(scene: Scene) -> None:
-    """FLUSHALL, at a moment when Redis isn't the only one to know of an end.
+    """FLUSHALL, but only while no end is known to Redis alone.
 
-    What was accepted while Postgres was away stands in Redis alone until Postgres is back: emptied in that time,
-    both stores have failed.
+    An end accepted while Postgres was away is only in Redis until Postgres is back. A flush in that time would mean
+    that both stores have failed.
     """
     with suppress(RedisError), scene.stack.redis_client() as client:
         if until(lambda: bool(client.eval(FLUSH_UNLESS_NEEDED, 1, SPOOL)), 5):
@@ -101,7 +101,9 @@ def flush(scene: Scene) -> None:
 
 
 def repeat_messages(scene: Scene) -> None:
-    """Stop the workers until messages pile up, then have each delivered 1 to 10 times, shuffled; and old ones again."""
+    """Stop the workers until messages pile up, then deliver each 1 to 10 times, shuffled, and announce older ends
+    again.
+    """
     for worker in scene.stack.workers:
         worker.pause()
     time.sleep(scene.rng.uniform(0.5, 1.5))
@@ -154,7 +156,7 @@ def freeze_postgres(scene: Scene) -> None:
 
 
 def _freeze(scene: Scene, server: EmbeddedServer, name: str) -> None:
-    """A server that takes connections and whatever is sent there, and says nothing."""
+    """A frozen server accepts connections and data, and never answers."""
     frozen = freeze(server.pid)
     scene.note(f"SIGSTOP {name}")
     scene.later(lambda: _thaw(scene, frozen, name))
@@ -178,7 +180,7 @@ def cut_commits(scene: Scene) -> None:
 
 
 def move_clock(scene: Scene) -> None:
-    """A worker whose clock is an hour fast or slow takes the place of another; later its own one comes back."""
+    """A worker whose clock is an hour fast or slow replaces another one for a while."""
     worker = scene.rng.choice(scene.stack.workers)
     seconds = scene.rng.choice([-CLOCK_SECONDS, CLOCK_SECONDS])
     worker.kill()
@@ -192,7 +194,7 @@ def move_clock(scene: Scene) -> None:
 
 
 def poison(scene: Scene) -> None:
-    """Messages that no task can work with, and ends that can't be settled, in batches with good ones."""
+    """Messages that no task can handle, and ends that can't be settled, in batches with good ones."""
     with suppress(RedisError, OSError), scene.stack.redis_client() as client:
         trouble.poison_messages(scene.stack.environment, scene.rng, 60)
         trouble.garbage_messages(client, scene.rng, 10)
@@ -240,7 +242,7 @@ SICKNESSES: dict[str, Callable[[Scene], None]] = {
     "backends-terminated": sickness.terminate_backends,
 }
 MIXED = "mixed"
-# A mix would otherwise take too long: these wait by themselves.
+# Left out of mixes, which would take too long: each of these waits by itself.
 SLOW = {
     "refused",
     "clock",
@@ -249,9 +251,9 @@ SLOW = {
     "frozen-postgres",
     *(SICKNESSES.keys() - {"backends-terminated"}),
 }
-# These are recovered from once they are over; a kill from the moment it struck.
+# For these recovery is timed from their end; for kills from the moment of the kill.
 LASTING = SLOW | {"repeats", "cut-commits", "backends-terminated"}
-# Both stores are up and take writes meanwhile, and a worker runs: whoever has nothing to do with it notices nothing.
+# Both stores stay up and take writes, and a worker runs, so wallets that the fault doesn't touch must not notice.
 _HARMLESS = {
     "worker-parent",
     "worker-child",
@@ -265,14 +267,14 @@ _HARMLESS = {
     "retry-storm",
     "backends-terminated",
 }
-# How many seconds a wallet that a fault has nothing to do with may wait for its settlement while it lasts, beyond what
-# it did just before. Without a Redis that takes messages the web processes settle, a little later.
-# A server that is slow without any fault has no excuse in that: more than this doesn't count.
+# How many seconds longer than just before a fault the settlement of an untouched wallet may take during the fault. When
+# Redis takes no messages, the web processes settle, a little later. The time just before counts only up to
+# CALM_SECONDS_MAX: a server that is slow without any fault gets no allowance for that.
 CALM_SECONDS_MAX = 1.0
 BYSTANDER_SECONDS_MAX = {**dict.fromkeys(_HARMLESS, 2.0), "redis-full": 4.0, "redis-readonly": 4.0}
-# With one worker still starting, a fault that strikes the other leaves none for as long as a start takes.
+# With one worker still starting, a fault that strikes the other leaves none until the start is done.
 WORKER_START_SECONDS = 3.0
-# Nothing that happens meanwhile may be expected to last.
+# During these faults nothing can be expected to last, so no bystander is timed.
 UNPROBED = {"older-postgres"}
 ALL: dict[str, Callable[[Scene], None]] = KILLS | OTHERS | SICKNESSES
 
@@ -282,7 +284,7 @@ def mix(scene: Scene) -> None:
     quick = [name for name in ALL if name not in SLOW]
     for name in scene.rng.sample(quick, scene.rng.randint(2, 4)):
         if name in KILLS or scene.rng.random() < 0.8:
-            # Another one may have its store down just now.
+            # Another fault may have taken its store down at the moment.
             with suppress(RedisError, psycopg.OperationalError):
                 ALL[name](scene)
         time.sleep(scene.rng.uniform(0, 0.3))

@@ -1,7 +1,7 @@
-"""The clients: seeded threads that start, end, cancel, correct, top up and repeat themselves until they are answered.
+"""The clients: seeded threads that start, end, cancel, correct, top up, and repeat calls until they are answered.
 
-Every end and top-up carries a key. An answer that never came, or a 5xx, is unknown: it is asked again with the
-same key, later in the run or at quiescence at the latest.
+Every end and top-up carries a key. A missing answer or a 5xx means that the result is unknown: the call is repeated
+with the same key, later in the run or at the latest when it comes to rest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ HOLD_SECONDS_MAX = 2
 # Longer than the server lets a request wait for its stores.
 ANSWER_SECONDS = 8
 OPEN_ENDS_PER_CLIENT_MAX = 50
-# The bystanders', more than a fault sees used: each end is of a wallet that was left alone for long.
+# More bystander wallets than one fault uses, so that each of their ends is for a wallet that was idle for long.
 PROBE_WALLETS = 24
 
 
 def company(book: Book) -> None:
-    """The wallets: one that everybody uses, rich ones, poor ones that run into debt, some with an overdraft."""
+    """The wallets: one that everybody uses, rich ones, poor ones that run into debt, and some with an overdraft
+    limit.
+    """
     book.add_wallet(WalletModel("hot", 5_000_000 * MICROS))
     for i in range(16):
         book.add_wallet(WalletModel(f"rich-{i}", 1_000_000 * MICROS))
@@ -39,14 +41,14 @@ def company(book: Book) -> None:
         book.add_wallet(WalletModel(f"poor-{i}", 200 * MICROS))
     for i in range(4):
         book.add_wallet(WalletModel(f"overdraft-{i}", 100 * MICROS, overdraft_micros=500 * MICROS))
-    # Ends that can't be settled are sent beside the others of these.
+    # Wallets whose batches also contain ends that can't be settled.
     for i in range(3):
         book.add_wallet(WalletModel(f"poisoned-{i}", 1_000_000 * MICROS))
-    # Tells when the server is itself again after a fault.
+    # Shows when the server has recovered from a fault.
     book.add_wallet(WalletModel("canary", 1_000_000 * MICROS, is_public=False))
     for i in range(PROBE_WALLETS):
         book.add_wallet(WalletModel(f"probe-{i}", 10_000 * MICROS, is_public=False))
-    # What single faults are about.
+    # Wallets that belong to single faults.
     for user_id in ("forgotten", "sent-again", "unheard", "spooled"):
         book.add_wallet(WalletModel(user_id, 1_000_000 * MICROS, is_public=False))
     for user_id in ("storm", "storm-neighbour"):
@@ -54,7 +56,7 @@ def company(book: Book) -> None:
 
 
 class Caller:
-    """Sends single calls and takes down what came of them."""
+    """Sends single calls and records the results."""
 
     def __init__(self, book: Book, urls: list[str], rng: random.Random) -> None:
         self.book = book
@@ -68,7 +70,7 @@ class Caller:
     def call(
         self, path: str, body: dict[str, Any], *, key: str | None = None, api: int | None = None
     ) -> tuple[int, dict[str, Any], str]:
-        """Status, body and which API; status 0 when no answer came."""
+        """Status, body, and the name of the API; status 0 when no answer came."""
         chosen = self.rng.randrange(len(self._clients)) if api is None else api
         headers = {"x-server-api-key": SERVER_KEY, "x-admin-api-key": ADMIN_KEY}
         if key is not None:
@@ -133,7 +135,7 @@ class Caller:
         return status, data
 
     def contradict(self, end: End, output_tokens: int, *, knew_keys: bool) -> int:
-        """Send another body under the key of an end that was answered; the status."""
+        """Send another body under the key of an answered end. Returns the status."""
         other = End(end.key, end.user_id, output_tokens, end.process_id)
         status, _, via = self.call("/api/token-process/end", end_body(other), key=end.key)
         self.book.note(f"contradict {end.key} via {via}: {status or 'no answer'}")
@@ -146,7 +148,7 @@ class Caller:
         return status
 
     def look(self, user_id: str, api: int) -> tuple[int, dict[str, Any]]:
-        """What one API says of a wallet."""
+        """One API's answer about a wallet."""
         body = {"user_id": user_id, "feature_endpoint_id": FEATURE}
         status, answered, _ = self.call("/api/token-process/start", body, api=api)
         return status, answered.get("data") or {}
@@ -233,7 +235,7 @@ class LoadThread(threading.Thread):
         return self._book.add_end(end)
 
     def _run_feature(self) -> None:
-        """Start, with a hold or without; then end, cancel, or leave the hold to expire."""
+        """Start, with or without a hold; then end, cancel, or let the hold expire."""
         user_id = self._user()
         _, data = self._caller.start(user_id, self._rng.choice([0, 20, 110]))
         if data.get("status") != "access-able":
@@ -263,7 +265,9 @@ class LoadThread(threading.Thread):
         return self._book.add_end(end)
 
     def _change_prices(self) -> None:
-        """Add a price or a profit rule. Whether it came to be nobody has to know: the ends say what they met."""
+        """Add a price or a profit rule. It doesn't matter whether that succeeds: each end's row names the price that it
+        met.
+        """
         if self._rng.random() < 0.7:
             self._caller.send_catalog("/api/admin/prices", prices.new_price(self._rng))
         else:
@@ -277,7 +281,7 @@ class LoadThread(threading.Thread):
         self._caller.send_batch(ends)
 
     def _repeat(self) -> None:
-        """Send an end again: an unanswered one rather, and sometimes to both APIs at the same time."""
+        """Repeat an end, preferably an unanswered one, sometimes to both APIs at the same time."""
         waiting = [end for end in self._mine[-OPEN_ENDS_PER_CLIENT_MAX:] if end.is_open]
         recent = waiting or self._mine[-OPEN_ENDS_PER_CLIENT_MAX:]
         if not recent:
@@ -297,11 +301,11 @@ class LoadThread(threading.Thread):
         caller.close()
 
     def _contradict(self) -> None:
-        """The same key with another body must be refused, once the first has been answered."""
+        """Once the first body has been answered, another body under the same key must be refused."""
         answered = [
             end
             for end in self._mine[-OPEN_ENDS_PER_CLIENT_MAX:]
-            # Of one with a price nobody could say what the other body would cost.
+            # For an end with a price the cost of the other body isn't known.
             if end.answer is not None and not isinstance(end, PricedEnd)
         ]
         if not answered:
@@ -321,14 +325,14 @@ class LoadThread(threading.Thread):
         self._caller.send_top_up(self._book.add_top_up(top_up))
 
     def _correct(self) -> None:
-        """Correct one of ours, once more or for the first time; or ask again what was or wasn't answered."""
+        """Correct one of our ends, for the first time or again; or repeat a correction, answered or not."""
         mine = self._mine[-OPEN_ENDS_PER_CLIENT_MAX:]
         asked = [correction for end in mine for correction in self._book.corrections_of(end.key)]
         again = [each for each in asked if not each.is_acknowledged] or (asked if self._rng.random() < 0.2 else [])
         if again:
             corrections.send(self._caller, self._rng.choice(again))
             return
-        # Rather one that was reversed already: amendments come after it.
+        # Prefer an end that was already reversed: amendments come after the reversal.
         corrected = [end for end in mine if self._book.corrections_of(end.key)]
         chosen = corrected if corrected and self._rng.random() < 0.6 else mine
         end = self._rng.choice(chosen) if chosen else None
@@ -338,7 +342,7 @@ class LoadThread(threading.Thread):
             corrections.send(self._caller, self._book.add_correction(correction))
 
     def _charge_back(self) -> None:
-        """Take tokens back from who has few, or ask again."""
+        """Charge tokens back from a wallet that has few, or repeat a chargeback."""
         mine = f"dispute-{self._number}-"
         made = [each for reference, each in self._book.chargebacks.copy().items() if reference.startswith(mine)]
         again = [each for each in made if not each.is_acknowledged] or (made if self._rng.random() < 0.3 else [])
@@ -364,7 +368,7 @@ class Load:
         self._running.set()
 
     def pause(self) -> None:
-        """Return when every client has had its answer or given up waiting for it."""
+        """Returns when every client has got its answer or given up waiting."""
         self._running.clear()
         time.sleep(0.05)
         for thread in self._threads:

@@ -1,7 +1,7 @@
-"""What runs must cost by the price and the profit rule that were pinned with them, worked out here on its own.
+"""What runs must cost by the price and the profit rule pinned with them, computed independently here.
 
-Prices and rules are added while ends run, so nobody can say beforehand which of them an end meets. Whichever it was:
-the row names it, it has to cover the run, and the amounts have to follow from it.
+Prices and rules are added while ends run, so nobody knows beforehand which of them an end meets. The row names them:
+they have to cover the run, and the amounts have to follow from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import psycopg
 
 from tests.faults.book import Book, PricedEnd, Violation
 
-# What ends with a price name. Some are only covered by the pattern.
+# The models that priced ends name. Some are covered only by a pattern.
 MODELS = ("priced-0", "priced-1", "priced-1-mini", "priced-2")
 SCOPES = ("priced-0", "priced-1*", "priced-*")
 RATE_MICROS_MAX = 200_000_000_000
@@ -37,7 +37,7 @@ BILL_COLUMNS = ("model", "price_id", "profit_rule_id", "base_cost_micros", "prof
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a row of the ledger or the inbox says of a run and its cost."""
+    """What a row of the ledger or the inbox says about a run and its cost."""
 
     model: str | None
     price_id: int | None
@@ -53,7 +53,7 @@ class Bill:
 
 @dataclass(slots=True)
 class Tariff:
-    """All prices and profit rules that there are, by id."""
+    """All existing prices and profit rules, by id."""
 
     prices: dict[int, dict[str, Any]] = field(default_factory=dict)
     rules: dict[int, tuple[int, str | None]] = field(default_factory=dict)
@@ -71,13 +71,13 @@ def read_tariff(connection: psycopg.Connection[Any]) -> Tariff:
 
 
 def bill_of(values: tuple[Any, ...]) -> Bill | None:
-    """From the values of BILL_COLUMNS; None of an entry that bills no run."""
+    """A bill from the values of BILL_COLUMNS; None for an entry that bills no run."""
     model, price_id, rule_id, base, profit, *usage = values
     return None if base is None else Bill(model, price_id, rule_id, base, profit, tuple(usage))
 
 
 def wrong_amounts(bill: Bill, tariff: Tariff) -> str | None:
-    """Why a bill doesn't follow from what it names."""
+    """Why a bill doesn't follow from the price and rule that it names; None if it does."""
     if bill.price_id is None:
         base = Fraction(bill.usage[1] * 250_000)
     elif (price := tariff.prices.get(bill.price_id)) is None:
@@ -97,7 +97,9 @@ def wrong_amounts(bill: Bill, tariff: Tariff) -> str | None:
 
 
 def check_bill(book: Book, key: str | None, bill: Bill | None, tariff: Tariff) -> Iterator[Violation]:
-    """A row against what it names, and, if clients named a model, against what they sent and were told."""
+    """Check a row against the price and rule that it names and, for a priced end, against what its client sent and was
+    told.
+    """
     if bill is None:
         return
     if (reason := wrong_amounts(bill, tariff)) is not None:
@@ -111,7 +113,7 @@ def check_bill(book: Book, key: str | None, bill: Bill | None, tariff: Tariff) -
 
 
 def new_price(rng: random.Random) -> dict[str, Any]:
-    """The body of a price that no one has made yet."""
+    """The body of a new price."""
 
     def rate() -> float:
         return rng.randint(0, RATE_MICROS_MAX) / 1_000_000
@@ -128,7 +130,7 @@ def new_price(rng: random.Random) -> dict[str, Any]:
 
 
 def new_rule(rng: random.Random) -> dict[str, Any]:
-    """The body of a profit rule, for one model: runs without a price know theirs."""
+    """The body of a profit rule for one model, so that the cost of runs without a price stays known."""
     return {"model": rng.choice(MODELS), "percentage": rng.randint(0, 5_000) / 100}
 
 
@@ -149,7 +151,7 @@ def _covers(scope: str | None, model: str | None) -> bool:
 
 
 def _base(price: dict[str, Any], usage: tuple[int, ...]) -> Fraction:
-    """Micro-tokens, exact."""
+    """The exact base cost in micro-tokens."""
     input_tokens, output_tokens, cached, written, reasoning, requests = usage
     rates = {name: price[name] for name in _RATE_COLUMNS}
     above = [tier for tier in price["tiers"] if input_tokens > tier["above_input_tokens"]]

@@ -1,4 +1,4 @@
-"""A bystander: sends a fresh end of a wallet that nothing else touches, again and again, and times its settlement."""
+"""A bystander: keeps sending fresh ends of wallets that nothing else uses, and times their settlement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.load import PROBE_WALLETS, Caller
 from tests.faults.stack_under_test import StackUnderTest
 
 PAUSE_SECONDS = 0.15
-# After this long an end counts as not settled; the audit goes on looking for it.
+# After this long an end counts as not settled; the audit still looks for it.
 GIVEN_UP_SECONDS = 30.0
 LOOK_SECONDS = 0.02
 
@@ -33,7 +33,7 @@ class Probe:
 
     @contextmanager
     def watching(self) -> Iterator[list[float]]:
-        """Seconds from sending an end to its ledger entry, for each that was begun within."""
+        """Seconds from sending an end to its ledger entry, for each end that was begun within."""
         figures: list[float] = []
         over = threading.Event()
         thread = threading.Thread(target=self._watch, args=(figures, over), name="probe", daemon=True)
@@ -68,7 +68,7 @@ class Probe:
         return time.monotonic() - began
 
     def _is_settled(self, end: End, given_up_at: float) -> bool:
-        """Asks past the proxy, on a connection of its own: whatever happened to the last one."""
+        """Asks Postgres directly, on a new connection each time: the fault may have ended the last one."""
         try:
             with self._stack.connect() as connection:
                 query = "SELECT 1 FROM token_transactions WHERE kind = 'usage' AND reference = %s"

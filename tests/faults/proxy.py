@@ -1,9 +1,9 @@
-"""A TCP proxy between our processes and Postgres that can refuse, and cut connections in the middle of a commit.
+"""A TCP proxy between our processes and Postgres that can refuse connections, and cut them in the middle of a commit.
 
-It reads what clients send closely enough to know a commit when it passes: the word COMMIT, or the end of a
-statement that inserts into the end inbox (which commits by itself). Once armed it cuts the next such connections
-at one of three moments, and the client can't tell which: before the server heard of it, as soon as the server
-was sent it, or after the server has done it but before the client hears so.
+It parses what clients send far enough to recognise a commit: the word COMMIT, or the end of a statement that inserts
+into the end inbox (which commits by itself). Once armed it cuts the next such connections at one of three moments,
+which the client can't tell apart: before the server has received the commit, as soon as it has been sent to the server,
+or after the server has committed but before the client gets the answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Moment(StrEnum):
 
 @dataclass
 class Reader:
-    """Follows the client's side of Postgres's protocol, message by message."""
+    """Parses the client's side of Postgres's protocol, message by message."""
 
     _waiting: bytes = b""
     _is_started: bool = False
@@ -39,9 +39,10 @@ class Reader:
     _runs_insert: bool = False
 
     def feed(self, chunk: bytes) -> tuple[bytes, bytes, str | None]:
-        """Take what came: the messages to pass on, and the commit right behind them with its kind, if there is one.
+        """Take received bytes. Returns the messages to pass on, and the commit right after them with its kind, if there
+        is one.
 
-        What came behind a commit is kept for the next call.
+        Bytes after a commit are kept for the next call.
         """
         data = self._waiting + chunk
         position = 0
@@ -86,7 +87,7 @@ class Reader:
 
 
 class PostgresProxy:
-    """Listens on a port of its own on the loopback interface and passes everything on to the server's."""
+    """Listens on its own port on the loopback interface and passes everything on to the server's."""
 
     def __init__(self, server_port: int, *, seed: int) -> None:
         self._server_port = server_port
@@ -108,7 +109,7 @@ class PostgresProxy:
         return sum(self._armed.values())
 
     def refuse(self) -> None:
-        """Cut every connection and let no new one in."""
+        """Cut every connection and accept no new ones."""
         # Closing alone would leave a blocked accept() its socket for one more connection.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -149,7 +150,7 @@ class PostgresProxy:
             with self._lock:
                 self._pairs.add(pair)
             if listener.fileno() == -1:
-                # Refused since it was let in.
+                # `refuse` was called after this connection was accepted.
                 self._cut(pair)
                 continue
             is_cutting = threading.Event()

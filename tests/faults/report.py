@@ -1,4 +1,4 @@
-"""The table that a run ends with, for people and as Markdown."""
+"""The table printed at the end of a run, for people and as Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row:
     lost: int = 0
     double: int = 0
     recoveries: list[float] = field(default_factory=list)
-    # Of fresh ends of wallets that the fault had nothing to do with, sent while it lasted.
+    # Settlement times of ends of wallets that the fault doesn't touch, sent while it lasted.
     bystanders: list[float] = field(default_factory=list)
 
     @property
@@ -58,7 +58,7 @@ def _median_and_longest(seconds: Sequence[float]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Columns under headings, which is Markdown too."""
+    """Aligned columns under headings; valid Markdown too."""
     lines = [HEADINGS, *(row.cells for row in [*rows, total(rows)])]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
     first = [0]

@@ -1,4 +1,4 @@
-"""Coming to rest: have every open question answered, wait until nothing moves, then look at everything."""
+"""Coming to rest: get every open call answered, wait until nothing moves, then check everything."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.faults.book import MICROS, Book, Chargeback, Correction, TopUp, Viola
 from tests.faults.load import HOLD_SECONDS_MAX, Caller
 from tests.faults.stack_under_test import StackUnderTest
 
-# Longer than a mark without an end is kept, and than a lost retry takes to be given out again.
+# Longer than a mark without an end is kept, and longer than it takes to send out a lost retry again.
 REST_SECONDS_MAX = 90.0
 IN_FLIGHT = "tokentill:in-flight"
 
 
 def audit(stack: StackUnderTest, book: Book, seed: int, supervise: Callable[[], None]) -> list[Violation]:
-    """What is wrong, with what went wrong since the last audit. The clients must have paused."""
+    """All violations, including those recorded since the last audit. The clients must have paused."""
     caller = Caller(book, stack.api_urls, random.Random(f"{seed}/audit"))
     try:
         come_to_rest(stack, book, caller, supervise)
@@ -31,7 +31,7 @@ def audit(stack: StackUnderTest, book: Book, seed: int, supervise: Callable[[], 
             _look(book, connection, caller, len(stack.apis))
             found = auditor.check(book, auditor.take(connection, redis))
             if found:
-                # A worker may have been between its commit and its note to Redis.
+                # A worker may have been between its commit and its update of Redis.
                 time.sleep(2)
                 found = auditor.check(book, auditor.take(connection, redis))
     finally:
@@ -42,7 +42,9 @@ def audit(stack: StackUnderTest, book: Book, seed: int, supervise: Callable[[], 
 
 
 def come_to_rest(stack: StackUnderTest, book: Book, caller: Caller, supervise: Callable[[], None]) -> bool:
-    """Have every open question answered and wait until nothing moves. False: something still did after a long time."""
+    """Get every open call answered and wait until nothing moves. False: something still moved after
+    REST_SECONDS_MAX.
+    """
     _settle_questions(book, caller)
     with stack.connect() as connection, stack.redis_client() as redis:
 
@@ -54,7 +56,7 @@ def come_to_rest(stack: StackUnderTest, book: Book, caller: Caller, supervise: C
 
 
 def _settle_questions(book: Book, caller: Caller) -> None:
-    """Ask again, with the same keys, whatever was never answered."""
+    """Repeat, with the same keys, every call that was never answered."""
     deadline = time.monotonic() + REST_SECONDS_MAX
     while (ends := book.open_ends()) or any(_other_questions(book)):
         for end in ends:
@@ -75,7 +77,7 @@ def _settle_questions(book: Book, caller: Caller) -> None:
 
 
 def _other_questions(book: Book) -> tuple[Sequence[Correction | Chargeback | TopUp], ...]:
-    """Than about ends."""
+    """Open calls that aren't ends."""
     return book.open_corrections(), book.open_chargebacks(), book.open_top_ups()
 
 
@@ -95,7 +97,7 @@ def _is_at_rest(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _look(book: Book, connection: psycopg.Connection[Any], caller: Caller, apis: int) -> None:
-    """Every API must tell what Postgres knows: the cache is right before it is used."""
+    """Every API must answer with the balance that Postgres has: the cache is right before it is used."""
     for api in range(apis):
         for user_id in book.wallets:
             for _ in range(3):
@@ -121,5 +123,5 @@ def _spendable_micros(connection: psycopg.Connection[Any], user_id: str) -> int:
 
 
 def _has_landed(redis: Redis) -> bool:
-    """Whether all that Redis knows of is recorded: no mark of which that isn't sure, no end in the spool."""
+    """Whether everything in Redis is recorded in Postgres: no end in flight, no end in the spool."""
     return not redis.scard(IN_FLIGHT) and not redis.hlen(auditor.SPOOL)

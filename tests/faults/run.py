@@ -50,7 +50,7 @@ class ChaosRun:
     stack: StackUnderTest | None = None
 
     def run(self) -> list[Violation]:
-        """Everything, start to stop; what was found wrong."""
+        """The whole run. Returns the violations."""
         self.stack = stack = StackUnderTest(self.folder, seed=self.seed, apis=self.apis, workers=self.workers)
         load: Load | None = None
         try:
@@ -72,7 +72,7 @@ class ChaosRun:
         return self.violations
 
     def _furnish(self, stack: StackUnderTest) -> None:
-        """Catalog and wallets, straight into the database."""
+        """Insert the catalog and the wallets directly into the database."""
         with stack.connect() as connection, connection.transaction():
             connection.execute(
                 """
@@ -87,7 +87,7 @@ class ChaosRun:
                 "INSERT INTO profit_rules (basis_points, effective_from) VALUES (%s, '2020-01-01Z')",
                 [PROFIT_BASIS_POINTS],
             )
-            # From the first end on there is one; the clients add others.
+            # One price exists from the first end on; the clients add more.
             connection.execute(
                 """
                 INSERT INTO prices (model, effective_from, input_micros_per_million, output_micros_per_million, tiers)
@@ -132,7 +132,7 @@ class ChaosRun:
                     break
                 self._strike_once(scene, probe, name, i)
                 is_last_of_kind = i + 1 == len(self.plan) or self.plan[i + 1] != name
-                # A short run rests less often; an end is known by the fault it was accepted under all the same.
+                # A short run rests less often. Ends are still attributed to the fault under which they were accepted.
                 is_due = is_last_of_kind if not self.is_short else (i + 1) % FAULTS_PER_REST == 0
                 if is_due or i + 1 == len(self.plan) or self.book.violations:
                     self._end_phase(stack, load, name)
@@ -151,7 +151,7 @@ class ChaosRun:
         self.book.phase = name
         scene.number = number
         ended = self.ended
-        # How fast this machine is just now, with whatever else it does.
+        # Times the machine just before the fault, with whatever else it does.
         with probe.watching() as calm:
             time.sleep(scene.rng.uniform(0.1, 1.5))
         allowed = faults.BYSTANDER_SECONDS_MAX.get(name, math.inf)
@@ -177,13 +177,13 @@ class ChaosRun:
         scene.postgres_away = 0
         if name in faults.SICKNESSES and self.ended > ended:
             self.book.violate("ended", f"{self.ended - ended} processes were ended by {name}")
-        # Often the next fault finds programs that are still starting.
+        # Don't always wait, so that the next fault often finds programs that are still starting.
         if scene.rng.random() < (0.2 if self.is_short else 0.5):
             until(lambda: self._is_whole(scene.stack), 20, 0.2)
         self._supervise(scene.stack)
 
     def _supervise(self, stack: StackUnderTest) -> None:
-        """Start again what ended by itself, as a supervisor does in production."""
+        """Restart programs that ended by themselves, as a supervisor does in production."""
         for ended in stack.revive():
             self.ended += 1
             self.say(f"{self.book.now:6.1f}s  {ended} had ended by itself and was started again")
@@ -225,7 +225,7 @@ class ChaosRun:
     # Rest ------------------------------------------------------------------------------------------------
 
     def _end_phase(self, stack: StackUnderTest, load: Load, name: str) -> None:
-        """Stop the clients, have every open question answered, audit, and go on."""
+        """Stop the clients, get every open call answered, audit, and continue."""
         load.pause()
         started = time.monotonic()
         self.violations += audit(stack, self.book, self.seed, lambda: self._supervise(stack))
@@ -237,7 +237,7 @@ class ChaosRun:
         load.run()
 
     def _pay_debts(self, stack: StackUnderTest) -> None:
-        """Pay every debt that stands, and see it collected."""
+        """Pay every open debt, and check that it is collected."""
         if self.violations:
             return
         caller = Caller(self.book, stack.api_urls, random.Random(f"{self.seed}/debts"))

@@ -1,13 +1,13 @@
-"""Ways to break the database of a run, so that money really is lost or billed twice: what the auditor must notice.
+"""Ways to break the database of a run so that money really is lost or billed twice: the auditor must notice each.
 
-Each is SQL that stands in the test's database only; the server's code stays as it is.
+Each is SQL in the test's database only; the server's code isn't changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Without the unique key on settled ends and without the append-only trigger: some ends stand in the ledger twice.
+# Without the unique index on settled ends and without the append-only trigger, some ends are in the ledger twice.
 BILL_TWICE = """
     DROP INDEX token_transactions_usage_once;
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -28,7 +28,7 @@ BILL_TWICE = """
     CREATE TRIGGER sabotage AFTER INSERT ON token_transactions FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
-# What keeps a key from being accepted twice is gone: every repeat is a new end.
+# Without the unique indexes on keys, every repeat is a new end.
 FORGET_KEYS = """
     DROP INDEX end_keys_idempotency_key;
     DROP INDEX end_keys_process_id;
@@ -48,7 +48,7 @@ LOSE_ENDS = """
     CREATE TRIGGER sabotage AFTER INSERT ON end_inbox FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
-# What is put aside vanishes.
+# Spool entries that are put aside vanish.
 LOSE_ASIDE = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
     CREATE TRIGGER sabotage BEFORE INSERT ON spool_aside FOR EACH ROW EXECUTE FUNCTION sabotage();
@@ -64,7 +64,7 @@ LOSE_REUSED = """
     CREATE TRIGGER sabotage AFTER INSERT OR UPDATE ON end_inbox FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
-# Cached wallets are never void.
+# The cache epoch never rises, so cached wallets never become void.
 KEEP_EPOCH = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -74,7 +74,7 @@ KEEP_EPOCH = """
     CREATE TRIGGER sabotage BEFORE UPDATE ON system_state FOR EACH ROW EXECUTE FUNCTION sabotage();
 """
 
-# Some runs cost what they should, and not for the reasons that they name.
+# Some runs have the right cost, but base cost and profit that don't follow from their price.
 MISPRICE = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -86,11 +86,11 @@ MISPRICE = """
         WHEN (NEW.price_id IS NOT NULL AND NEW.id % 5 = 0) EXECUTE FUNCTION sabotage();
 """
 
-# Taking and settling an end are slow for bystanders, each within every time limit.
+# Accepting and settling an end are slow for bystanders, each within every time limit.
 DELAY_BYSTANDERS = """
     CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        -- Twice this is too long; once is within the time limit of a statement.
+        -- Twice this is too long for a bystander; once is within a statement's time limit.
         PERFORM pg_sleep(1.6);
         RETURN NEW;
     END $$;
@@ -104,9 +104,9 @@ DELAY_BYSTANDERS = """
 @dataclass(frozen=True, slots=True)
 class Sabotage:
     statements: str
-    # Which kind of violation it must lead to ...
+    # The kind of violation that it must lead to ...
     kind: str
-    # ... under which faults. Redis remembers keys too: only after a flush is the database alone with them.
+    # ... with these faults. Redis remembers keys too, so only after a flush are the database's keys the only ones.
     plan: tuple[str, ...] = ("flush", "flush", "flush")
 
 

@@ -1,4 +1,4 @@
-"""What a fault has in hand when it strikes."""
+"""What a fault gets to work with."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Scene:
     book: Book
     caller: Caller
     rng: random.Random
-    # Within it no client asks anything, and all that was asked before has come to rest.
+    # Within this context no client sends anything, and everything sent before has come to rest.
     quiet: Callable[[], AbstractContextManager[None]]
     is_short: bool = False
     kills: int = 0
     undo: list[Callable[[], None]] = field(default_factory=list)
     postgres_away: int = 0
-    # Number of the fault, for names that no other uses.
+    # The number of the fault, for unique names.
     number: int = 0
 
     def note(self, text: str) -> None:
@@ -38,12 +38,12 @@ class Scene:
         return short if self.is_short else full
 
     def without_postgres(self) -> None:
-        """From here until recovery the server may have to do without Postgres."""
+        """From here until recovery the server may have to work without Postgres."""
         self.postgres_away += 1
         self.book.postgres_leaves()
 
     def later(self, undo: Callable[[], None]) -> None:
-        """What ends the fault. In a mix of faults it is done when all of them have struck."""
+        """Register what ends the fault. In a mix it runs once all faults have struck."""
         self.undo.append(undo)
 
     def end_faults(self) -> None:

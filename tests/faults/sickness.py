@@ -1,5 +1,5 @@
-"""Faults that kill nothing: a store that answers and refuses, one wallet that is locked or deep in debt, a clock, an
-entry that nobody can read. Each may hold up what is sick, and nothing else.
+"""Faults that kill nothing: a store that answers and refuses, a wallet that is locked or deep in debt, a wrong clock,
+an unreadable entry. Each may delay what it affects, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tests.faults.book import End, TopUp
 from tests.faults.load import Caller, end_body
 from tests.faults.scene import Scene
 
-# Longer than a bystander may wait, where the web processes settle.
+# Longer than a bystander may wait where the web processes settle.
 REFUSING_SECONDS, REFUSING_SECONDS_SHORT = 10.0, 5.0
 LOCKED_SECONDS, LOCKED_SECONDS_SHORT = 12.0, 4.0
 LOCKED_TOP_UPS = 40
-# Until every process has found out what its store refuses.
+# Upper bound of the time until every process has noticed that its store refuses writes.
 NOTICED_SECONDS_MAX = 2.5
 SKEWS_SECONDS = (-2, -3_600, -86_400, 86_400)
-# Beat's start, and what the sweep may take.
+# Beat's start plus the sweep's interval.
 SWEPT_SECONDS_MAX = 20.0
 STORM_DEBTS, STORM_DEBTS_SHORT = 2_000, 500
 STORM_TOP_UPS, STORM_TOP_UPS_SHORT = 50, 20
-# One for each wallet that has had a credit, and what the clients' own make.
+# One message for each wallet that got tokens, plus those of the clients' own calls.
 STORM_MESSAGES_MAX = 300
 PAID_SECONDS_MAX = 5.0
 SERVED_SECONDS_MAX = 15.0
@@ -48,7 +48,7 @@ POISON_ENTRIES = (b"", b"not json", b"\xff\xfe", b"{}", b"[1]", b'{"version": 99
 
 
 def refuse_writes(scene: Scene) -> None:
-    """Postgres answers and takes no write, as a demoted primary does."""
+    """Postgres answers but takes no write, as a demoted primary."""
     scene.without_postgres()
     _alter_postgres(scene, "default_transaction_read_only", "on")
     scene.note("postgres is read-only")
@@ -63,21 +63,21 @@ def refuse_writes(scene: Scene) -> None:
 
 
 def fill_redis(scene: Scene) -> None:
-    """Redis has no memory left: reads are answered, writes are OOM."""
+    """Redis has no memory left: it answers reads, and refuses writes with OOM."""
     with _redis_settings(scene, "redis is full", maxmemory=1):
         _expect_noticed(scene, "redis")
         time.sleep(scene.seconds(REFUSING_SECONDS, REFUSING_SECONDS_SHORT))
 
 
 def demote_redis(scene: Scene) -> None:
-    """Redis becomes a replica (READONLY), or has no replica where it needs one (NOREPLICAS)."""
+    """Redis becomes a replica (READONLY), or lacks a replica that it needs (NOREPLICAS)."""
     if not scene.is_short and scene.rng.random() < 0.5:
         with _redis_settings(scene, "redis lacks its replicas", **{"min-replicas-to-write": 1}):
             _expect_noticed(scene, "redis")
             time.sleep(REFUSING_SECONDS)
         return
     with scene.stack.redis_client() as client:
-        # Of a server that doesn't exist, so that its data stay as they are.
+        # A replica of a server that doesn't exist, so that its data stay as they are.
         client.replicaof("127.0.0.1", "1")
         scene.note("redis is a replica")
         try:
@@ -113,14 +113,14 @@ def _alter_postgres(scene: Scene, name: str, value: str | None) -> None:
 
 
 def _expect_noticed(scene: Scene, store: str) -> None:
-    """Each API has to say that it doesn't use the store."""
+    """Each API must report that it doesn't use the store."""
     for i in range(len(scene.stack.api_urls)):
         if not until(lambda i=i: _is_in_use(scene, i, store) is False, NOTICED_SECONDS_MAX, 0.1):  # type: ignore[misc]
             scene.book.violate("blind", f"api-{i} calls {store} up though it takes no write")
 
 
 def _is_in_use(scene: Scene, api: int, store: str) -> bool | None:
-    """What an API says of a store; None when it doesn't answer."""
+    """Whether an API reports the store as up; None when it doesn't answer."""
     try:
         response = httpx.get(f"{scene.stack.api_urls[api]}/readyz", timeout=2)
     except httpx.TransportError:
@@ -129,10 +129,11 @@ def _is_in_use(scene: Scene, api: int, store: str) -> bool | None:
 
 
 def fail_over_to_an_older_copy(scene: Scene) -> None:
-    """Postgres is replaced by a copy of before, as after a fail-over that lost the last commits.
+    """Postgres is replaced by an older copy, as after a fail-over that lost the last commits.
 
-    What is lost is lost: some ends of two wallets. Everything else has to go on by itself, with cached balances void.
-    Of one of the two all ends are sent again, and billed again; nothing but the void tells of the other's.
+    Some ends of two wallets are lost with it. Everything else has to go on by itself, with cached wallets void. All
+    ends of one of the two wallets are sent again, and billed again. For the other wallet only the new cache epoch voids
+    its cached copy.
     """
     stack = scene.stack
     cluster, copy = stack.postgres.folder, stack.postgres.data_dir / "cluster-older"
@@ -141,17 +142,17 @@ def fail_over_to_an_older_copy(scene: Scene) -> None:
         stack.postgres.stop()
         shutil.copytree(cluster, copy)
         stack.postgres.start()
-        # Whoever sees another Redis begins a new epoch, of which the older copy knows nothing.
+        # A process that sees another Redis begins a new epoch, which the older copy doesn't know of.
         stack.redis.kill()
         stack.redis.start()
         ends = [End(f"{user}-{scene.number}-{i}", user, 40) for user in OLDER_USERS for i in range(5)]
         until(lambda: all(_is_accepted(scene.caller, end) for end in ends), SERVED_SECONDS_MAX, 0.2)
         if not _await_settled(scene, [end.key for end in ends], SERVED_SECONDS_MAX):
             scene.book.violate("stuck", "with another Redis nothing is settled")
-        # Copies that are to be void have to be there: the first ends may have been decided past Redis.
+        # The cached copies that are to become void must exist: the first ends may have been decided without Redis.
         if not until(lambda: all(_is_cached(scene, user) for user in OLDER_USERS), SERVED_SECONDS_MAX, 0.2):
             scene.book.violate("stuck", "with another Redis no wallet is cached")
-        # What still lies in the spool when Postgres loses it is billed after all.
+        # Ends still in the spool when Postgres loses them would be billed after all.
         if not until(lambda: _is_spool_empty(scene), SERVED_SECONDS_MAX, 0.2):
             scene.book.violate("stuck", "with another Redis the spool isn't drained")
         stack.postgres.kill()
@@ -185,7 +186,7 @@ def _is_answered(caller: Caller, end: End) -> bool:
 
 
 def terminate_backends(scene: Scene) -> None:
-    """Postgres is up, and every connection to it is ended, some times over."""
+    """Postgres stays up, but all connections to it are terminated several times."""
     scene.without_postgres()
     with scene.stack.connect() as connection:
         for _ in range(scene.rng.randint(2, 4)):
@@ -202,7 +203,7 @@ def terminate_backends(scene: Scene) -> None:
 
 
 def lock_wallet(scene: Scene) -> None:
-    """Somebody holds the row of a wallet that every client uses, and many wait for it."""
+    """Another session holds the row of a wallet that every client uses, and many calls wait for it."""
     connection = scene.stack.connect()
     connection.execute("BEGIN")
     connection.execute("SELECT 1 FROM wallets WHERE user_id = 'hot' FOR UPDATE")
@@ -237,7 +238,7 @@ def _send_alone(scene: Scene, top_up: TopUp, seed: int) -> None:
 
 
 def raise_a_storm_of_retries(scene: Scene) -> None:
-    """A wallet with a great many debts gets credit after credit that covers none of them."""
+    """A wallet with very many debts gets top-up after top-up, none of which covers a debt."""
     debts = int(scene.seconds(STORM_DEBTS, STORM_DEBTS_SHORT))
     for start in range(0, debts, BATCH_ENDS):
         keys = [f"storm-{scene.number}-{i}" for i in range(start, start + BATCH_ENDS)]
@@ -265,7 +266,7 @@ def raise_a_storm_of_retries(scene: Scene) -> None:
 
 
 def skew_beat(scene: Scene) -> None:
-    """Beat's clock is off. What no message reached is found all the same."""
+    """Beat's clock is off. The sweep still finds ends that no message announced."""
     beat = scene.stack.beat
     seconds = scene.rng.choice(SKEWS_SECONDS)
     beat.kill()
@@ -284,8 +285,8 @@ def skew_beat(scene: Scene) -> None:
 
 
 def poison_spool(scene: Scene) -> None:
-    """Entries that nobody can read stand in the spool, first alone and then beside good ones; and keys are reused
-    while nobody can know.
+    """Unreadable entries are put into the spool, first alone and then beside good ones; and keys are reused while
+    nobody can know.
     """
     first, second = (
         scene.book.add_end(End(f"spooled-{scene.number}-{i}", "spooled", tokens)) for i, tokens in enumerate((40, 80))
@@ -301,7 +302,7 @@ def poison_spool(scene: Scene) -> None:
     with suppress(RedisError), scene.stack.redis_client() as client:
         for end in (first, second):
             client.delete(f"tokentill:{{spooled}}:key:{end.key}")
-    # The other's very body under the first's key; then the second's own, which is only a repeat.
+    # The second end's body under the first end's key; then under its own key, which is only a repeat.
     until(lambda: scene.caller.contradict(first, second.output_tokens, knew_keys=False) == 200, 5, 0.1)
     scene.caller.send_end(second)
     time.sleep(scene.seconds(4, 1.5))
@@ -322,7 +323,7 @@ def _poison(scene: Scene, name: str) -> None:
 
 
 def _await_settled(scene: Scene, keys: list[str], seconds: float) -> bool:
-    """Whether all these ends stand in the ledger within so many seconds."""
+    """Whether all these ends are in the ledger within this many seconds."""
     with scene.stack.connect() as connection:
         return until(partial(_are_settled, connection, keys), seconds, 0.1)
 

@@ -1,7 +1,7 @@
-"""The whole server as real processes on real stores, each of which can be killed, paused and started again.
+"""The whole server as real processes on real stores, each of which can be killed, paused and restarted.
 
-Commands are those of the `Procfile`. Our processes reach Postgres through the proxy, the auditor directly.
-Everything listens on the loopback interface only, and dies with the process that started it.
+Commands are those of the `Procfile`. Our processes reach Postgres through the proxy, the auditor directly. Everything
+listens on the loopback interface only, and dies with the process that started it.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class RunningProcess(NamedTuple):
 
 
 def running_processes() -> Iterator[RunningProcess]:
-    """All of this machine that haven't ended."""
+    """All processes of this machine that haven't ended."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # After the name in brackets: state, parent, process group.
+                # Fields after the name in brackets: state, parent, process group.
                 state, parent, group, *_ = (entry / "stat").read_text().rsplit(")", 1)[1].split()
                 if state != "Z":
                     yield RunningProcess(int(entry.name), int(parent), int(group))
 
 
 def freeze(pid: int) -> list[int]:
-    """SIGSTOP a process and its children, which with Postgres have sessions of their own; all that are stopped."""
+    """SIGSTOP a process and its children (Postgres's children have sessions of their own). Returns all stopped pids."""
     frozen = [pid]
     os.kill(pid, signal.SIGSTOP)
     for each in running_processes():
@@ -67,7 +67,7 @@ def thaw(pids: Sequence[int]) -> None:
 
 
 class Program:
-    """One of our processes with its children. A program killed only in part is swept up when it starts again."""
+    """One of our processes with its children. What remains of a partly killed program is killed at its next start."""
 
     def __init__(self, name: str, command: str, environment: Mapping[str, str], folder: Path) -> None:
         self.name = name
@@ -95,7 +95,7 @@ class Program:
         return [each.pid for each in running_processes() if each.group == self.pid != each.pid]
 
     def start(self, command: str | None = None) -> None:
-        """Start it, then end what is left of the one before. Call it from the main thread (see `launch`)."""
+        """Start the program, then kill what is left of its last run. Call it from the main thread (see `launch`)."""
         before = self._process
         with self.log.open("ab") as output:
             self._process = launch(
@@ -109,7 +109,7 @@ class Program:
             _kill_group(before)
 
     def kill_parent(self) -> None:
-        """kill -9 of the process itself; its children find out in their own time."""
+        """kill -9 of the process itself; its children notice that after a while."""
         self._signal(self.pid, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
@@ -123,7 +123,7 @@ class Program:
         return True
 
     def kill(self) -> None:
-        """kill -9 of it and of its children."""
+        """kill -9 of the program and its children."""
         if self._process is not None:
             _kill_group(self._process)
 
@@ -135,7 +135,7 @@ class Program:
             os.killpg(self.pid, signal.SIGCONT)
 
     def finish(self, seconds: float) -> int | None:
-        """Ask it to finish, as an operator does; its exit code, None when it had to be killed."""
+        """Ask the program to finish, as an operator does. Returns its exit code, None when it had to be killed."""
         if self._process is None:
             return None
         self._signal(self.pid, signal.SIGTERM)
@@ -152,14 +152,14 @@ class Program:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    # The group outlives its leader for as long as a child of it runs.
+    # The group outlives its leader as long as one of its children runs.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 class StackUnderTest:
-    # By which Postgres tells the connections of the test from those of the server.
+    # The name by which Postgres tells the test's connections from the server's.
     application_name = "chaos"
 
     def __init__(self, folder: Path, *, seed: int, apis: int = 2, workers: int = 2) -> None:
@@ -197,7 +197,7 @@ class StackUnderTest:
             "WEB_WORKERS": "1",
             "WEB_THREADS": "16",
             "WORKER_CONCURRENCY": "2",
-            # Shorter than in production, so that a run sees many waits end.
+            # Shorter than in production, so that many waits end within a run.
             "DATABASE_TIMEOUT_SECONDS": "2",
             "RETRY_BASE_SECONDS": "3",
             "RETRY_CAP_SECONDS": "20",
@@ -232,19 +232,19 @@ class StackUnderTest:
             return sum(entry["cmd"] == "brpop" for entry in client.client_list())
 
     def start_skewed(self, program: Program, clock_seconds: int) -> None:
-        """Start a worker or beat, with its clock off by so many seconds."""
+        """Start a worker or beat with its clock off by this many seconds."""
         shim = f"exec {sys.executable} -m tests.faults.clock_shim {clock_seconds} "
         program.start(program.command.replace("exec celery ", shim, 1))
 
     def revive(self) -> list[str]:
-        """Start whatever ended by itself; the names of those that had."""
+        """Restart programs that ended by themselves. Returns their names."""
         ended = [program for program in self.programs if not program.is_running]
         for program in ended:
             program.start()
         return [program.name for program in ended]
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A connection past the proxy."""
+        """A connection that bypasses the proxy."""
         return psycopg.connect(
             self.postgres.url, autocommit=True, connect_timeout=5, application_name=self.application_name
         )
@@ -253,7 +253,7 @@ class StackUnderTest:
         return Redis.from_url(self.redis.url, decode_responses=True, socket_timeout=5)
 
     def stop(self) -> None:
-        """End everything, however far the start came."""
+        """Stop everything, however far the start got."""
         for program in self.programs:
             program.kill()
         if hasattr(self, "proxy"):

@@ -1,4 +1,4 @@
-"""The auditor finds each kind of wrong in a snapshot, and nothing in a right one."""
+"""The auditor finds each kind of fault in a snapshot, and none in a correct one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _snapshot() -> Snapshot:
 
 def _right() -> tuple[Book, Snapshot]:
     book, snapshot = _book(), _snapshot()
-    # The clients know nothing of adjustments: they are part of what the wallet opened with.
+    # The clients don't know of adjustments: these count as part of the opening balance.
     book.wallets["user"].opening_micros -= 104 * MICROS
     book.poisoned_entries.add("poison-entry")
     return book, snapshot
@@ -81,7 +81,7 @@ def _bill_and_keep(snapshot: Snapshot) -> None:
 
 
 def _bill_unknown(snapshot: Snapshot) -> None:
-    # An unknown end may have been recorded, but the clients were to ask until they know.
+    # An unknown end may have been recorded, but the clients had to repeat it until they knew.
     snapshot.ledger.append(Entry(5, "user", "usage", -COST, 5 * MICROS - COST, "unknown"))
 
 
@@ -259,7 +259,7 @@ def test_an_answer_that_never_came_stays_open(status: int) -> None:
     book = _book()
     book.answered(book.ends["unknown"], status, {}, "api")
     assert book.open_ends() == [book.ends["unknown"]]
-    # Whatever is away, nobody is told of an internal error.
+    # Whatever is away, a client must never get an internal error.
     assert [violation.kind for violation in book.violations] == (["crash"] if status == 500 else [])
 
 

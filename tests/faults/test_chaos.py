@@ -1,4 +1,4 @@
-"""What a run is made of and what it says, without running it; and the clock that a worker is given."""
+"""The plan and the report of a chaos run, without running it; and the clock shim."""
 
 from __future__ import annotations
 

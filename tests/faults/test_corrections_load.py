@@ -1,4 +1,4 @@
-"""The clients' corrections and chargebacks, on a server that nothing happens to: the auditor finds nothing wrong."""
+"""The clients' corrections and chargebacks on a server without faults: the auditor finds nothing wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACTIONS = 400
 
 
 class InProcess:
-    """What the clients take for an API."""
+    """Stands in for an API in the clients."""
 
     def __init__(self, app: Flask) -> None:
         self._client = app.test_client()
@@ -53,7 +53,7 @@ def test_it_adds_up(
     run = ChaosRun(tmp_path, 1, [], 1, 1, True, lambda _: None)
     run.book = book = Book()
     company(book)
-    # No other test of this database shall have it.
+    # Skipped, because other tests share this database.
     monkeypatch.setattr(trouble, "make_poison_possible", lambda _: None)
     run._furnish(SimpleNamespace(connect=connect))  # type: ignore[arg-type]
     with connect() as connection:
@@ -81,12 +81,12 @@ def test_it_adds_up(
     container.stale_copies.refresh(older_than_seconds=0)
     with connect() as connection:
         snapshot = auditor.take(connection, redis_client)
-    # Holds may be open still.
+    # Holds may still be open.
     found = [violation for violation in auditor.check(book, snapshot) if "held" not in violation.text]
     found = [violation for violation in found if "poison" not in violation.kind]
     assert found == []
 
-    # Were the server to forget a correction, or to make one twice, that would be found.
+    # The auditor would find a correction that the server forgot or made twice.
     [first, *_] = (entry for entry in snapshot.ledger if entry.kind in ("reversal", "amendment"))
     snapshot.ledger.remove(first)
     assert "amount" in {violation.kind for violation in corrections.check(book, snapshot)}

@@ -1,4 +1,4 @@
-"""Holds and debt on real processes: what many callers at once may reserve, and how soon a debt is paid."""
+"""Holds and debt on real processes: how much concurrent callers can reserve, and how soon a debt is paid."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_concurrent_holds_never_reserve_more_than_there_is(
         assert sorted(answer["token"] for answer in answers if answer["status"] == "access-able") == [
             10 * i for i in range(100)
         ]
-        # What is given back can be held again, once.
+        # A released amount can be held again, once.
         granted = [answer["process_id"] for answer in answers if answer["status"] == "access-able"]
         cancelled = client.post(
             f"{urls[0]}/api/token-process/cancel", json={"user_id": "user-1", "process_id": granted[0]}
@@ -106,7 +106,7 @@ def test_a_debt_stops_starts_until_a_top_up_pays_it_within_two_seconds(
         usage = {"input_token": 1, "output_token": 320}
         ended = _post(client, f"{url}/api/token-process/end", usage, **{"Idempotency-Key": "too-much"})
         assert ended.json()["data"] == {"user_id": "user-1", "token": -30, "cost": 80, "status": "not-return-able"}
-        # Tried at least once, in vain: the worker leaves it as it is.
+        # Tried at least once without success: the worker leaves it as it is.
         processes.wait_until(lambda: any(row.attempts for row in billing.inbox()), what="a first retry")
         assert client.get(f"{url}/api/admin/wallets/user-1").json()["data"]["debt_token"] == 80
         started = _post(client, f"{url}/api/token-process/start", {})

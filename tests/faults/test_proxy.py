@@ -46,7 +46,7 @@ def test_an_armed_commit_is_cut_and_others_are_not(proxy: PostgresProxy, url: st
 
 
 def test_an_armed_insert_is_cut(proxy: PostgresProxy, url: str) -> None:
-    # Prepared on the server, as psycopg does with what it runs often.
+    # Prepared on the server, as psycopg does with frequent statements.
     with psycopg.connect(url, autocommit=True, prepare_threshold=0) as connection:
         insert = "WITH nothing AS (SELECT 1 WHERE %s) INSERT INTO end_inbox SELECT * FROM end_inbox WHERE false"
         connection.execute(insert, [False])

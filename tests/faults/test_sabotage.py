@@ -1,4 +1,4 @@
-"""The test of the test: a server whose database is broken on purpose must not come through a chaos run."""
+"""Tests the chaos run itself: it must fail for a server whose database is broken on purpose."""
 
 from __future__ import annotations
 

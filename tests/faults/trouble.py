@@ -32,9 +32,9 @@ IDS_PER_MESSAGE = 50
 
 
 def repeat_messages(redis: Redis, rng: random.Random) -> int:
-    """Put each message that waits into its queue 1 to 10 times, in any order; how many there are then.
+    """Put each waiting message into its queue 1 to 10 times, in random order. Returns how many there are then.
 
-    Of a long queue only the newest: copies of copies of copies would be all that the workers ever see.
+    Of a long queue only the newest are repeated: otherwise the workers would get nothing but copies of copies.
     """
     total = 0
     for queue in (SETTLE_QUEUE, RETRY_QUEUE):
@@ -57,7 +57,7 @@ def messages_waiting(redis: Redis) -> int:
 
 
 def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
-    """Have ends recorded as by an API that dies before its message goes out, on connections past the proxy."""
+    """Record ends as an API that dies before its message is sent, on connections that bypass the proxy."""
     engine = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
     with engine.begin() as connection:
         rule = connection.execute(
@@ -78,14 +78,16 @@ def accept_silently(postgres_url: str, ends: Sequence[End]) -> None:
             for end in ends
         ]
         inbox.insert(connection, accepted)
-        # Redis has no mark of them.
+        # Redis has no marks of these ends.
         stale.demand_refresh(connection, {end.wallet_id for end in accepted})
 
 
 def announce_again(
     environment: dict[str, str], connection: psycopg.Connection[Any], rng: random.Random, ends: int
 ) -> int:
-    """Send messages for ends that were announced before, each 1 to 10 times, in any order; how many messages."""
+    """Send messages for ends that were announced before, each end 1 to 10 times, in random order. Returns the number of
+    messages.
+    """
     rows = connection.execute("SELECT end_id::text FROM end_keys ORDER BY created_at DESC LIMIT %s", [ends])
     ids = [str(row[0]) for row in rows for _ in range(rng.randint(1, COPIES_MAX))]
     rng.shuffle(ids)
@@ -103,7 +105,7 @@ def announce_again(
 
 
 def poison_messages(environment: dict[str, str], rng: random.Random, count: int) -> int:
-    """Well-formed messages that no task can work with: unknown tasks, arguments of the wrong kind or number."""
+    """Well-formed messages that no task can handle: unknown tasks, arguments of the wrong type or number."""
     celery = create_celery(Config.from_environment(environment))
     kinds: list[tuple[str, list[Any]]] = [
         ("tokentill.no_such_task", [1]),
@@ -127,7 +129,7 @@ def poison_messages(environment: dict[str, str], rng: random.Random, count: int)
 
 
 def garbage_messages(redis: Redis, rng: random.Random, count: int) -> int:
-    """JSON that is no message of Celery's, straight into the queue's list."""
+    """JSON that isn't a message of Celery's, put directly into the queue's list."""
     kinds = [
         json.dumps({"body": "bm90IGpzb24=", "content-encoding": "utf-8", "content-type": "application/json",
                     "headers": {"task": SETTLE_ENDS, "id": str(uuid4())},
@@ -149,7 +151,7 @@ def garbage_messages(redis: Redis, rng: random.Random, count: int) -> int:
 def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
     """From now on an end whose key begins with `poison-` is spoilt on its way into the inbox.
 
-    By the key, either the parts of its price aren't its cost any more, or they don't add up in 64 bits.
+    Depending on the key, the parts of its price no longer add up to its cost, or their sum exceeds 64 bits.
     """
     connection.execute(
         """
@@ -169,7 +171,7 @@ def make_poison_possible(connection: psycopg.Connection[Any]) -> None:
 
 
 def orphan_ends(connection: psycopg.Connection[Any], count: int) -> None:
-    """Inbox rows of a user who has no wallet."""
+    """Inbox rows of a user without a wallet."""
     for _ in range(count):
         connection.execute(
             """
