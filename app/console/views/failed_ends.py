@@ -124,7 +124,7 @@ def write_off() -> Response:
 
 
 def _draft(action: BulkKind) -> Response:
-    """Draft a bulk action about one end, the chosen ones, or all that match. It freezes them until it is confirmed."""
+    """Draft a bulk action about one end, the chosen ones, or all that match. The draft freezes which ends these are."""
     selection = request.form.get("selection", "") if request.method == "POST" else _selection_of_address()
 
     def perform(values: Mapping[str, Any]) -> Done:
