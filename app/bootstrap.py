@@ -117,10 +117,10 @@ EXTENSION = "tokentill"
 
 
 class Container:
-    """Everything a process may use, put together at once, so that what is missing is missing here.
+    """Everything that a process may use, created at once, so that a mistake in the wiring shows at the start.
 
-    Nothing connects and no thread begins before something is used. A container belongs to the process that uses it: one
-    that has been used isn't taken along through a fork.
+    Nothing connects and no thread starts before it is used. A container that has been used must not be used in a forked
+    process: its connections and threads belong to the parent.
     """
 
     def __init__(  # noqa: PLR0915 - a line for each thing, all in one place
@@ -131,17 +131,17 @@ class Container:
         celery: Celery | None = None,
         doorbell: Doorbell | None = None,
     ) -> None:
-        """`is_watched`: this process serves and has a watcher, which opens gates again. `celery` and `doorbell` are the
-        caller's own, if given, and aren't closed here.
+        """`is_watched`: this process serves, and has a watcher that opens closed gates again. If `celery` or `doorbell`
+        are given, `close` leaves them open for the caller to close.
         """
         self.config = config
         self.meters = Meters()
         self._made = ExitStack()
 
-        # What talks to the stores. The watcher looks on connections of its own, whatever becomes of the others.
+        # Connections to the stores. The watcher has its own, so that it works even if all others are in use or broken.
         self.engine = self._engine(create_engine(config))
         self.watch_engine = self._engine(create_engine(config, pool_size=WATCH_POOL_SIZE, max_overflow=0))
-        # Exports have theirs too, so that none is missing to starts and ends.
+        # So do exports, so that they don't take connections that starts and ends need.
         self.export_engine = self._engine(create_engine(config, pool_size=EXPORTS_MAX, max_overflow=0))
         self.redis_client = self._client(create_client(config))
         self.watch_client = self._client(create_client(config))
@@ -396,11 +396,11 @@ class Container:
         self.top_up_requests = TopUpRequests(books=BookKeeping(self.postgres, TopUpRequestBooks))
 
     def close(self) -> None:
-        """Stop what runs and close what was connected, the last made first. It isn't used again after that."""
+        """Stop threads and close connections, in reverse order of creation. The container can't be used after that."""
         self._made.close()
 
     def _add_gauges(self) -> None:
-        """What of this process fills up, and what it has found of the stores."""
+        """Gauges of this process: how full its pools and queues are, and the state of its gates."""
         gauge = self.meters.gauge
         pools = {"requests": self.engine.pool, "watch": self.watch_engine.pool, "exports": self.export_engine.pool}
         gauge(
@@ -423,7 +423,7 @@ class Container:
                 lambda: {(): bell.waiting},
             )
         if self.postgres_gate.is_watched:
-            # The others' gates are open whatever the stores do.
+            # Without a watcher gates never close, so their state says nothing.
             gauge(
                 "tokentill_gate_state",
                 lambda: {
@@ -451,5 +451,5 @@ class Container:
 
 
 def _request_seconds(config: Config) -> float:
-    """After this long a request stops waiting: both stores have had their time."""
+    """How long a request waits for its batch: longer than all timeouts of both stores in it."""
     return 2 * config.database_timeout_seconds + config.redis_timeout_seconds

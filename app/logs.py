@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, with the request that a line is of."""
+"""Logging as one JSON object per line, with the id of the request that a line belongs to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import structlog
 
-# The request that this thread works on.
+# The id of the request that this thread is processing.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -36,7 +36,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Celery tells of each message it receives and each task it ends; our own lines tell what was done.
+    # Celery logs each message received and each task finished. The tasks' own lines say what was done.
     for chatty in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(

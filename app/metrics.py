@@ -1,4 +1,4 @@
-"""What a process tells of itself and of all: its numbers, its pulse, and the port where they are told."""
+"""The metrics of a process: its shared numbers, its heartbeat, and the port that serves metrics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Metrics:
             self._listener = Listener(config.metrics_address, config.metrics_port, self.text, CONTENT_TYPE)
 
     def start(self, kind: ProcessKind, name: str, does_its_work: Callable[[], bool] = lambda: True) -> None:
-        """Tell from now on. `name` is under which operators know the process; several may share it and count as one."""
+        """Start to share numbers, to write heartbeats and to serve metrics. Operators see the process under `name`;
+        processes with the same name count as one.
+        """
         self._share.start(kind)
         self._pulse.start(kind, name, does_its_work)
         if self._listener is not None:
             self._listener.start()
 
     def text(self) -> bytes:
-        """All numbers in Prometheus's text format: the stores', and those of this machine's processes."""
+        """All metrics in Prometheus's text format: those from the stores, and those of this machine's processes."""
         return metrics_text(self._status.look(), self._share.collect(), self._meters)
 
     def close(self) -> None:

@@ -22,14 +22,14 @@ WAIT_SECONDS = 0.5
 
 
 def wait_for_stores(config: Config) -> None:
-    """Return once both stores answer, saying what is waited for; nothing stays connected. Raises ConfigError."""
+    """Wait until both stores answer, logging what is waited for. Leaves no connection open. Raises ConfigError."""
     wait_for_database(config)
     with create_client(config) as client:
         wait_for_redis(client)
 
 
 def wait_for_database(config: Config) -> None:
-    """Return once Postgres answers, saying what is waited for. Raises ConfigError for a database that can't be used."""
+    """Wait until Postgres answers, logging what is waited for. Raises ConfigError for a database that can't be used."""
     engine = create_engine(config)
 
     def ask() -> None:
@@ -43,12 +43,12 @@ def wait_for_database(config: Config) -> None:
 
 
 def wait_for_catalog(container: Container) -> None:
-    """Return once Postgres answers with our schema in it, saying what is waited for. Raises ConfigError."""
+    """Wait until Postgres answers and has the schema, logging what is waited for. Raises ConfigError."""
     _wait("DATABASE_URL (and `alembic upgrade head`)", container.catalog.refresh)
 
 
 def wait_for_redis(client: Redis) -> None:
-    """Return once Redis answers, saying what is waited for. Raises ConfigError for a database that it doesn't have."""
+    """Wait until Redis answers, logging what is waited for. Raises ConfigError for a database that it doesn't have."""
 
     def ask() -> None:
         try:
@@ -80,7 +80,7 @@ def _wait(name: str, ask: Callable[[], object]) -> None:
 
 
 def spare_what_stays() -> None:
-    """Keep what a process has loaded by now out of its garbage collections: looking through all of it stops the
-    process for more than a tenth of a second, and finds nothing.
+    """Exclude everything loaded so far from garbage collection. Scanning it would stop the process for more than a
+    tenth of a second, and would free nothing.
     """
     gc.freeze()

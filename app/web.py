@@ -1,8 +1,7 @@
 """The web application of a process: the API with the hot routes in front of it, and the console beside it.
 
-API and console are Flask applications of their own, with their own routes, errors and ways to sign in, so that neither
-has to know how the other says no. What is common to both is given to both here: the container, the request's id and
-the request log.
+API and console are separate Flask applications, with their own routes, error handling and authentication. Here both are
+given what they share: the container, the request's id and the request log.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def create_app(config: Config | None = None, *, container: Container | None = None) -> Flask:
-    """The application, not serving yet: nothing is connected. Raises ConfigError.
+    """Create the application. It isn't ready to serve yet: nothing is connected. Raises ConfigError.
 
-    It is the API's Flask application; the console answers below its prefix.
+    Returns the API's Flask application, whose WSGI application also answers the console's paths.
     """
     container = container or Container(config or Config.from_environment(), is_watched=True)
     logs.configure(container.config.log_level)
@@ -58,7 +57,7 @@ def serve(app: Flask) -> None:
 
 
 class _Beside:
-    """WSGI middleware: what stands below the console's prefix is the console's."""
+    """WSGI middleware that passes paths below the console's prefix to the console, and all others to the API."""
 
     def __init__(self, api: WSGIApplication, console: WSGIApplication) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""What a WSGI server loads: `granian --interface wsgi app.wsgi:app`."""
+"""The WSGI application for servers, as in `granian --interface wsgi app.wsgi:app`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What leaves the server, in the words of the contract: shared by the admin API and the commands."""
+"""Answers in the words of the wire contract, shared by the API, the commands and the console."""

@@ -1,4 +1,4 @@
-"""What administrators get to see of things: the same fields from the admin API and the command line."""
+"""Answers about wallets, the ledger, the catalog and so on, with the same fields in the admin API and the commands."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class TransactionAnswer(TypedDict):
 
 
 def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> TransactionAnswer:
-    """`card` is the rate card of a run that was billed by one."""
+    """The answer for a ledger entry. `card` is the rate card, if it is a run billed by one."""
     return {
         "id": entry.id,
         "user_id": entry.user_id,
@@ -206,9 +206,9 @@ def transaction_answer(entry: LedgerEntry, card: RateCard | None = None) -> Tran
 
 
 def run_parts(entry: Any, card: RateCard | None) -> PartsAnswer | None:
-    """What each kind of a run's usage has cost, which follows from the usage and the price; None of other entries.
+    """The cost of each kind of usage of a run, computed from its usage and its price. None for other entries.
 
-    `entry` is a run's in the ledger, or its row of the inbox.
+    `entry` is a ledger entry, or a run's row of the inbox.
     """
     if entry.kind != "usage" or entry.input_tokens is None or entry.output_tokens is None:
         return None
@@ -221,7 +221,7 @@ def run_parts(entry: Any, card: RateCard | None) -> PartsAnswer | None:
         1 if entry.requests is None else entry.requests,
     )
     parts = parts_micros(usage, card)
-    # A base cost that somebody changed by hand has no parts that would explain it.
+    # If somebody has changed the base cost by hand, the parts don't add up to it.
     return parts_answer(parts) if sum(parts.values()) == entry.base_cost_micros else None
 
 
@@ -297,7 +297,7 @@ class RepricingGroupAnswer(TypedDict):
     difference: Annotated[Tokens, "New less old."]
 
 
-# Two of its names no class could have.
+# Not a class, as its field `from` is a Python keyword.
 RepricingAnswer = TypedDict(
     "RepricingAnswer",
     {

@@ -1,4 +1,4 @@
-"""What administrators get to see of bulk actions."""
+"""Answers about bulk actions."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def bulk_end_answer(end: BulkEnd) -> BulkEndAnswer:
     }
 
 
-# What a filter's fields are called where they aren't called as they are.
+# Fields of `Filter` -> their names on the wire, where these differ.
 _WORDS = {
     "since": "from",
     "until": "to",
@@ -146,7 +146,7 @@ _WORDS = {
 
 
 def selection_answer(which: Filter | Sequence[UUID]) -> SelectionAnswer:
-    """Which failed ends are meant, in the words of the API; amounts as texts."""
+    """A selection of failed ends in the words of the API, with amounts as texts."""
     if not isinstance(which, Filter):
         return {"ids": [str(end_id) for end_id in which]}
     given = {field.name: getattr(which, field.name) for field in fields(which)}

@@ -1,4 +1,4 @@
-"""The columns of lists where they are answered as tables: the fields of an item's answer, and what each holds."""
+"""The columns of lists that are answered as tables: the fields of an item's answer, each with its kind."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from app.wire.webhooks import (
 
 
 def columns_of(answer: type) -> Mapping[str, Kind]:
-    """What is nested in an item becomes text: JSON in a cell."""
+    """The columns of an answer. A nested field becomes a column of JSON text."""
     return {name: _kind(hint) for name, hint in get_type_hints(answer, include_extras=True).items()}
 
 
 def _kind(hint: Any) -> Kind:
-    """What an annotation says, also of what may be null."""
+    """The kind that an annotation gives, ignoring that a field may be null."""
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, Kind):
             return part
@@ -60,7 +60,7 @@ REPRICINGS = columns_of(RepricingAnswer)
 WALLETS = columns_of(WalletAnswer)
 HOLDS = columns_of(HoldAnswer)
 FAILED_ENDS = columns_of(FailedEndAnswer)
-# Behind the columns of what is grouped by.
+# These columns come after those of the groups.
 FAILED_END_SUMS = columns_of(FailedEndSumsAnswer)
 DEBT_SUMS = columns_of(DebtSumsAnswer)
 BULK_ACTIONS = columns_of(BulkActionHeadAnswer)

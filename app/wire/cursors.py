@@ -1,6 +1,6 @@
-"""Lists as they leave the server: in which orders, so many at a time, each page from where the last one ended.
+"""Paging of lists: their orders, the size of a page, and cursors.
 
-A position in a list is the key of its last item; a cursor is that key, made opaque.
+A position in a list is the key of the last item of a page; a cursor is that key in an opaque encoding.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _MILLISECONDS = re.compile(r"[0-9]{1,16}")
 
 @dataclass(frozen=True, slots=True)
 class Order(Generic[Key]):
-    """`position` is the key that a text tells; it raises ValueError for what isn't a key of such a list."""
+    """The order of a list. `position` reads a key from its text, and raises ValueError if the text isn't one."""
 
     first: Key
     position: Callable[[str], Key]
 
 
 def page_size(text: str) -> int:
-    """How many items a page shall have. Raises ValueError."""
+    """Read the number of items of a page. Raises ValueError."""
     if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= PAGE_SIZE_MAX:
         raise ValueError(f"Must be a whole number from 1 to {PAGE_SIZE_MAX}.")
     return int(text)
 
 
 def from_cursor(order: Order[Key], cursor: str) -> Key:
-    """The key that `page_answer` made this cursor of. Raises ValueError."""
+    """Decode a cursor made by `page_answer`. Raises ValueError."""
     try:
         return order.position(_decoded(cursor))
     except ValueError:
@@ -51,7 +51,7 @@ def page_answer(page: Page[Item, Key], answer: Callable[[Item], Mapping[str, Any
 
 
 def hold_position(text: str) -> str:
-    """Where a list of holds goes on: the last one's end in milliseconds, a colon, its process id. Raises ValueError."""
+    """Check a position in a list of holds: a hold's end in milliseconds, a colon, its process id. Raises ValueError."""
     milliseconds, colon, process_id = text.partition(":")
     if not colon or not _MILLISECONDS.fullmatch(milliseconds):
         raise ValueError("Must be a position in a list of holds.")
@@ -68,7 +68,7 @@ def _decoded(cursor: str) -> str:
         key = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except binascii.Error as error:
         raise ValueError(cursor) from error
-    # The decoder passes over what isn't base64.
+    # The decoder ignores characters that aren't base64, so encode again and compare.
     if _encoded(key) != cursor:
         raise ValueError(cursor)
     return key
@@ -79,7 +79,7 @@ def _text(text: str) -> str:
 
 
 def _uuid(text: str) -> str:
-    # In the one form that we write.
+    # Only the canonical form is a key.
     if str(UUID(text)) != text:
         raise ValueError(text)
     return text
@@ -92,10 +92,10 @@ def _number(text: str) -> int:
 
 
 BY_ID = Order(FIRST_ID, _text)
-# By UUIDs that begin with their time.
+# By time-ordered UUIDs.
 OLDEST_FIRST = Order(str(UUID(int=0)), _uuid)
 NEWEST_UUID_FIRST = Order(str(UUID(int=2**128 - 1)), _uuid)
 NEWEST_FIRST = Order(NEWEST, _number)
-# By numbers that the server has given.
+# By numbers given by the server.
 OLDEST_NUMBER_FIRST = Order(0, _number)
 BY_EXPIRY = Order(FIRST_ID, hold_position)

@@ -1,4 +1,4 @@
-"""What administrators get to see of failed ends: sums, debts, and one end's whole story."""
+"""Answers about failed ends: sums, debts, and one end's whole history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What anybody gets to see of a process, without a key."""
+"""The answer about a process's health, which needs no key."""
 
 from __future__ import annotations
 

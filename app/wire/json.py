@@ -1,4 +1,4 @@
-"""How answers are written: amounts digit by digit, as the Decimals that they are."""
+"""Writes answers as JSON. Amounts are Decimals, and are written exactly."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def write(value: Any) -> bytes:
 
 
 def write_readable(value: Any) -> str:
-    """The same over several lines, for people."""
+    """Write JSON over several lines, for people."""
     return msgspec.json.format(write(value), indent=2).decode()

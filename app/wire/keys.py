@@ -1,4 +1,4 @@
-"""API keys and the audit log as operators see them, for API and commands alike."""
+"""Answers about API keys and the audit log."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def key_answer(key: KeyRow) -> KeyAnswer:
 
 
 def made_key_answer(made: MadeKey) -> MadeKeyAnswer:
-    """With all of the key, which no other answer has."""
+    """The answer to making a key: the only one that has the whole key."""
     return {**key_answer(made.row), "key": made.key}
 
 
@@ -94,12 +94,12 @@ def audit_answer(entry: AuditEntry) -> AuditEntryAnswer:
     }
 
 
-# Amounts whose names begin with the unit, and what the API calls them.
+# Stored name -> wire name of amounts whose names begin with the unit.
 _AMOUNTS = {"micros_per_month": "token_per_month", "micros_per_dollar": "tokens_per_dollar"}
 
 
 def _on_the_wire(value: Any, *, is_amount: bool = False) -> Any:
-    """Amounts in tokens, under the names that they have everywhere."""
+    """A stored change in the words of the wire: amounts in tokens, under their wire names."""
     if isinstance(value, Mapping):
         return {_name(name): _on_the_wire(inner, is_amount=_is_amount(name)) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Numbers in Prometheus's text format. What each of them means, and over what it is added up: docs/metrics.md.
+"""Metrics in Prometheus's text format. docs/metrics.md says what each means, and how it may be added up.
 
-Those of the whole installation come from the stores and are the same whoever is asked; nobody may add them up over
-targets. Those of a machine are what its processes have counted together, and gauges with the process that they are of.
+Metrics of the whole installation come from the stores and are the same from every target, so they must not be added up
+over targets. Those of a machine are the sums of its processes' counters, and gauges labelled by process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from app.stores.postgres.webhooks.deliveries import Counts
 from app.upkeep.pulse import SILENT_SECONDS_MAX
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-# A sample that is older tells nothing of now: its age is told alone.
+# An older sample says nothing about the present: only its age is written then.
 SAMPLE_SECONDS_MAX = 300.0
 
 
 def metrics_text(status: Status, machine: MachineNumbers, meters: Meters) -> bytes:
-    """All numbers; those of a store that is away are missing. `meters` says what the numbers of processes are."""
+    """All metrics, without those of a store that is away. `meters` describes the metrics of processes."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families([*_of_stores(status), *_of_processes(status, machine, meters)]))
     return generate_latest(registry)

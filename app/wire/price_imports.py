@@ -1,4 +1,4 @@
-"""What administrators get to see of an import of prices."""
+"""Answers about price imports."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class UserEffectAnswer(EffectAnswer):
     user_id: Text
 
 
-# Two of its names no class could have.
+# Not a class, as its field `from` is a Python keyword.
 ImportUsageAnswer = TypedDict(
     "ImportUsageAnswer",
     {
@@ -214,7 +214,7 @@ def _effect_answer(effect: Mapping[str, Any]) -> EffectAnswer:
 
 
 def _plain(percent: Decimal | None) -> int | Decimal | None:
-    """12.5, not 12.50; 25, not 25.00."""
+    """A percentage without trailing zeros: 12.5 rather than 12.50, 25 rather than 25.00."""
     if percent is None:
         return None
     whole = int(percent)

@@ -1,4 +1,4 @@
-"""What administrators get to see of prices, and everybody of an estimate."""
+"""Answers about prices and estimates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.domain.rates import Kind, RateCard, Rates, Tier
 from app.domain.wallets import Deduction
 from app.wire.types import Count, Moment, Text, Tokens, Words
 
-# The wire's name of each rate -> ours.
+# Name of each rate on the wire -> in `Rates`.
 RATE_FIELDS = {
     "input_per_million": "input_micros_per_million",
     "output_per_million": "output_micros_per_million",
@@ -92,7 +92,7 @@ class PartsAnswer(TypedDict):
 
 
 def parts_answer(parts: Mapping[Kind, int]) -> PartsAnswer:
-    """What each kind has cost, before profit: they add up to the base cost."""
+    """The cost of each kind of usage before profit. They add up to the base cost."""
     return {
         "input_token": token_number(parts.get(Kind.INPUT, 0)),
         "cached_input_token": token_number(parts.get(Kind.CACHED_INPUT, 0)),
@@ -117,7 +117,7 @@ class EstimateAnswer(EstimatedCostAnswer):
 
 
 def estimate_answer(estimate: Estimate) -> EstimateAnswer:
-    """What an end would answer, and what its cost follows from. Raises ValueError where no wallet was named."""
+    """The answer that an end would get, and how its cost is made up. Raises ValueError if no wallet was named."""
     if estimate.spendable_micros is None or estimate.deduction is None:
         raise ValueError(estimate)
     return {
@@ -135,7 +135,7 @@ class ExplainedEstimateAnswer(EstimatedCostAnswer):
 
 
 def explained_estimate_answer(estimate: Estimate) -> ExplainedEstimateAnswer:
-    """The same for administrators: with each kind's part, and whether the draft is what counts."""
+    """An estimate for administrators, with the cost of each kind of usage and whether the draft's price applies."""
     cost = _estimated_cost(estimate)
     answer: ExplainedEstimateAnswer = {
         "cost": cost["cost"],

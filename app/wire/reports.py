@@ -1,4 +1,4 @@
-"""What administrators get to see of all wallets together."""
+"""Answers of reports over all wallets."""
 
 from __future__ import annotations
 

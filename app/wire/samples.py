@@ -1,4 +1,4 @@
-"""How things stood in a minute, as operators get to see it."""
+"""Answers about samples, the state of the installation in a minute."""
 
 from __future__ import annotations
 

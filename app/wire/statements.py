@@ -1,5 +1,5 @@
-"""Statements as they leave the server: a page of entries between two balances, or a table whose first and last line
-these are.
+"""Answers of statements: a page of entries with the balances before and after, or a table in which these balances are
+the first and the last line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.wire.cursors import page_answer
 from app.wire.tables import csv_of_rows
 from app.wire.types import Day, Moment, Text, Tokens
 
-# What the lines of a table are called that are no entries.
+# The names of the two lines of a table that aren't entries.
 OPENING, CLOSING = "opening", "closing"
 
 StatementAnswer = TypedDict(
@@ -56,7 +56,7 @@ def statement_answer(statement: Statement) -> StatementAnswer:
 
 
 def statement_lines(statement: Statement, export: Export) -> Iterator[bytes]:
-    """Lines of CSV: the balance before, the entries, the balance behind. Close it to end the export early."""
+    """Lines of CSV: the opening balance, the entries, the closing balance. Close it to end the export early."""
     with closing(export.blocks):  # type: ignore[type-var]
         yield _balance_line(export.columns, OPENING, statement.since, statement.span.opening_micros)
         yield from export.blocks

@@ -1,4 +1,4 @@
-"""The one table in which an error of a use case becomes an HTTP status, for the API and the console."""
+"""The one table of HTTP statuses for the errors of use cases, for the API and the console."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as they leave the server: CSV and Parquet, row group by row group, for API and commands alike.
+"""Writes tables as CSV or as Parquet, row group by row group, for the API and the commands.
 
 Parquet needs pyarrow, which the server does without unless it is installed (`pip install tokentill-server[parquet]`).
 """
@@ -20,9 +20,9 @@ from app.wire import json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Of each row group, whose columns pyarrow holds at once.
+# The size of a row group. pyarrow keeps one in memory at a time.
 GROUP_BYTES = 16 * 1024 * 1024
-# What fits an exact amount of tokens in Parquet: 32 digits before the point, 6 behind it.
+# The decimal type of amounts of tokens in Parquet, exact: 32 digits before the point, 6 behind it.
 AMOUNT_PRECISION, AMOUNT_SCALE = 38, 6
 
 
@@ -35,7 +35,7 @@ MEDIA_TYPES = {Format.CSV: "text/csv", Format.PARQUET: "application/vnd.apache.p
 
 
 def check_available(format: Format) -> None:
-    """Raises NotAcceptable where this installation can't write it."""
+    """Raises NotAcceptable if this installation can't write the format."""
     if format is Format.PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise NotAcceptable("Parquet needs pyarrow, which this server is installed without")
 
@@ -45,7 +45,7 @@ def header(names: Iterable[str]) -> bytes:
 
 
 def csv_of_rows(kinds: Mapping[str, Kind], rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Answers as lines of CSV without a header, for spreadsheets too: lists as JSON, text guarded."""
+    """Answers as lines of CSV without a header. Lists become JSON; texts are guarded against spreadsheets' formulas."""
     for row in rows:
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerow(_cell(row[name], kind) for name, kind in kinds.items())
@@ -53,7 +53,7 @@ def csv_of_rows(kinds: Mapping[str, Kind], rows: Iterable[Mapping[str, Any]]) ->
 
 
 def parquet(kinds: Mapping[str, Kind], blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Parquet of blocks of whole CSV lines without a header, where nothing is null and "" is empty text."""
+    """Convert blocks of whole CSV lines, without a header, to Parquet. An empty field is null, "" is an empty text."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def parquet(kinds: Mapping[str, Kind], blocks: Iterable[bytes]) -> Iterator[byte
 
 
 def stream(kinds: Mapping[str, Kind], lines: Iterable[bytes], format: Format) -> Iterator[bytes]:
-    """A whole file of lines of CSV that come without a header; whoever stops reading it stops the lines."""
+    """A whole file, with its header, of lines of CSV given without one. Closing the file closes `lines`."""
     data = parquet(kinds, lines) if format is Format.PARQUET else chain([header(kinds)], lines)
     try:
         yield from data
@@ -87,7 +87,7 @@ def file_name(name: str, format: Format) -> str:
 
 
 class _Sink(io.RawIOBase):
-    """A file that remembers only what nobody has taken yet."""
+    """A file for pyarrow to write to, which keeps only the bytes that haven't been taken yet."""
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
@@ -129,7 +129,7 @@ def _table(schema: pa.Schema, lines: bytes) -> pa.Table:
     return reader.read_csv(
         pa.py_buffer(lines),
         read_options=reader.ReadOptions(column_names=schema.names),
-        # A name or a reason has no line break: inputs refuse control characters.
+        # No value has a line break, as inputs refuse control characters.
         parse_options=reader.ParseOptions(newlines_in_values=False),
         convert_options=reader.ConvertOptions(
             column_types=schema,

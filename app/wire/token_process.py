@@ -1,4 +1,4 @@
-"""What service servers get to see."""
+"""Answers for service servers."""
 
 from __future__ import annotations
 

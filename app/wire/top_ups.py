@@ -1,4 +1,4 @@
-"""Top-ups of many wallets and their schedules, as administrators get to see them."""
+"""Answers about top-ups of many wallets, and about their schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.stores.postgres.top_up_schedules import TopUpSchedule
 from app.stores.postgres.top_ups import BatchWallet
 from app.wire.types import Count, Day, Moment, Text, Tokens, Words
 
-# What became of a wallet: a word of ours, or the code of the error that kept it from being topped up.
+# The outcomes of a wallet: a TopUpOutcome, or the code of the error for which it wasn't topped up.
 OUTCOMES = (
     *TopUpOutcome,
     WalletNotFound.code,
@@ -143,7 +143,7 @@ def top_up_wallet_answer(member: BatchWallet) -> TopUpWalletAnswer:
 
 
 def schedule_head_answer(schedule: TopUpSchedule) -> ScheduleHeadAnswer:
-    """A schedule as in lists, without what it would do now."""
+    """A schedule as it is in lists, without what it would do now."""
     calendar = schedule.rhythm.calendar
     return {
         "id": schedule.id,

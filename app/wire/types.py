@@ -1,8 +1,8 @@
-"""What the fields of answers hold.
+"""Types of the fields of answers.
 
-An answer is a TypedDict beside the function that writes it: mypy holds the two together. The API's description is made
-of it (`app/http/openapi/answers.py`), and the columns of a list that is answered as a table (`columns.py`). A text in
-an annotation says what a field means where its name alone doesn't.
+An answer is a TypedDict beside the function that returns it, and mypy checks that they agree. The API's description
+(`app/http/openapi/answers.py`) and the columns of tables (`columns.py`) are generated from it. A text in an annotation
+explains a field whose name alone doesn't.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.domain.tables import Kind
 
 @dataclass(frozen=True, slots=True, init=False)
 class Words:
-    """One of a few words of ours."""
+    """The field is one of a few fixed words."""
 
     values: tuple[str, ...]
 
@@ -27,13 +27,13 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A text of ours in a form that JSON Schema has a name for."""
+    """The field is a text in one of JSON Schema's formats."""
 
     name: str
 
 
 Text = Annotated[str, Kind.TEXT]
-"""From outside: an id, a name, a reason."""
+"""A text from outside: an id, a name, a reason."""
 Uuid = Annotated[str, Kind.WORD, Format("uuid")]
 Count = Annotated[int, Kind.COUNT]
 Tokens = Annotated[int | Decimal, Kind.AMOUNT]
@@ -42,4 +42,4 @@ Percent = Annotated[int | Decimal, Kind.AMOUNT, Format("percent")]
 Moment = Annotated[str, Kind.MOMENT]
 Day = Annotated[str, Kind.DAY]
 Seconds = Annotated[int | Decimal, Kind.AMOUNT]
-"""To the millisecond."""
+"""Seconds, to the millisecond."""

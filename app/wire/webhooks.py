@@ -1,4 +1,4 @@
-"""Events as receivers get them, and what operators get to see of webhooks and balance rules."""
+"""Events as receivers get them, and answers about webhooks and balance rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.webhooks.events import DeliveryView, EventView
 from app.wire import json
 from app.wire.types import Count, Moment, Percent, Seconds, Text, Tokens, Uuid, Words
 
-# How what triggers write is called outside. What isn't named keeps its name.
+# Stored name, as triggers write it -> wire name. Other fields keep their names.
 _AMOUNTS = {
     "amount_micros": "token",
     "balance_micros": "balance_token",
@@ -38,12 +38,12 @@ _AMOUNTS = {
 
 
 def payload(told: Event | ClaimedDelivery) -> dict[str, Any]:
-    """An event as Standard Webhooks wants it."""
+    """An event in the form of Standard Webhooks."""
     return {"type": told.type, "timestamp": moment_text(told.occurred_at), "data": _data(told.data)}
 
 
 def body(told: Event | ClaimedDelivery) -> bytes:
-    """What is signed and sent. The same at each attempt."""
+    """The bytes that are signed and sent. They are the same at each attempt."""
     return json.write(payload(told))
 
 
@@ -209,7 +209,7 @@ def endpoint_answer(view: EndpointView) -> WebhookEndpointAnswer:
 
 
 def new_secret_answer(made: NewSecret) -> NewWebhookSecretAnswer:
-    """With the secret, this once."""
+    """The answer to making a secret: the only one that has the secret."""
     return {**endpoint_answer(made.view), "secret": made.secret}
 
 

@@ -1,4 +1,4 @@
-"""Answers: the TypedDicts of `app/wire` as JSON Schema. `app/wire/types.py` tells what an annotation may say."""
+"""Answers: the TypedDicts of `app/wire` as JSON Schema. `app/wire/types.py` has the annotations that they may use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHAPES: dict[Kind, Shape] = {
 
 
 def answer_schema(components: Components, hint: Any) -> Shape:
-    """What an answer's type looks like: a reference, for a TypedDict. Raises TypeError for what isn't one of ours."""
+    """The JSON Schema of an answer's type: for a TypedDict, a reference. Raises TypeError for an unsupported type."""
     if is_typeddict(hint):
         return _typed_dict(components, hint)
     origin = get_origin(hint)
@@ -37,7 +37,7 @@ def answer_schema(components: Components, hint: Any) -> Shape:
         return {"type": "array", "items": answer_schema(components, get_args(hint)[0])}
     if origin is dict:
         inner = get_args(hint)[1]
-        # Whatever was changed of whatever it is: its fields differ from one to the other.
+        # A mapping, such as the changed fields in the audit log: its keys differ from item to item.
         return {"type": "object"} | ({} if inner is Any else {"additionalProperties": answer_schema(components, inner)})
     if hint not in _PLAIN:
         raise TypeError(f"{hint!r} isn't a type of an answer: see app/wire/types.py")
@@ -55,7 +55,7 @@ def _typed_dict(components: Components, answer: Any) -> Shape:
     if not components.reserve(name, answer):
         return reference(name)
     shape: Shape = {"type": "object"}
-    # One that inherits has its own text or none.
+    # A TypedDict doesn't inherit the description of its base.
     if text := glossary.docstring(answer):
         shape["description"] = text
     hints = get_type_hints(answer, include_extras=True)

@@ -1,7 +1,7 @@
 """Request bodies: marshmallow schemas as JSON Schema.
 
-Each of our fields says by `shape` what it takes (`app/http/schemas/fields.py`). Unknown fields are ignored, so nothing
-is said of them.
+The fields in `app/http/schemas/fields.py` give their JSON Schema by `shape`. Unknown fields are ignored, so they aren't
+described.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.http.schemas.shapes import Shape
 
 
 def body_schema(components: Components, schema: Schema) -> Shape:
-    """A reference to what a schema takes. Raises TypeError for a field that doesn't say what it takes."""
+    """A reference to a schema's JSON Schema. Raises TypeError for a field without a `shape`."""
     name = (
         f"{type(schema).__name__.removeprefix('_').removesuffix('Schema')}{'Change' if schema.partial else ''}Request"
     )
@@ -58,7 +58,7 @@ def _shape(components: Components, field: fields.Field[Any]) -> Shape:
         return dict(field.metadata["shape"])
     if words := next((validator for validator in field.validators if isinstance(validator, OneOf)), None):
         return shapes.one_of(words.choices)
-    # One thing, or a list of them, read by a schema of its own.
+    # A nested object, or a list of them, with a schema of its own.
     if (schema := getattr(field, "body_schema", None)) is not None:
         return body_schema(components, schema)
     if (schema := getattr(field, "item_schema", None)) is not None:
@@ -74,5 +74,5 @@ def _own(field: fields.Field[Any]) -> Shape:
 
 
 def _plain(value: Any) -> Any:
-    """A default as JSON has it: an enum's word."""
+    """A default as a JSON value: of an enum, its value."""
     return str(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The named parts of the document, each made once, and read by reference."""
+"""The named parts of the document. Each is made once, and used by reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.http.schemas.shapes import Shape
 
 
 class Components:
-    """Schemas by their names. A name stands for one thing: another one under it is a mistake, and raises ValueError."""
+    """Schemas by name. Using the same name for two different sources raises ValueError."""
 
     def __init__(self) -> None:
         self.schemas: dict[str, Shape] = {}
@@ -14,13 +14,13 @@ class Components:
         self._sources: dict[str, object] = {}
 
     def reserve(self, name: str, source: object) -> bool:
-        """Take a name for what is made of `source`. False: it is taken, for the same."""
+        """Reserve a name for the schema made of `source`. False if it is reserved for the same source already."""
         if name in self._sources:
             if self._sources[name] != source:
                 raise ValueError(f"Two things are called {name}: {source!r} and {self._sources[name]!r}")
             return False
         self._sources[name] = source
-        # In the order in which they are met, however deep one is nested.
+        # Reserved before it is filled, so that schemas are in the order in which they are first used.
         self.schemas[name] = {}
         return True
 

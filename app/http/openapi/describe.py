@@ -1,4 +1,4 @@
-"""What a route says of itself: what it answers, what it takes, what it refuses. All else is found where it is defined.
+"""Describes a route by a decorator: its answer, its body and its own errors. Everything else follows from the code.
 
     @blueprint.post("/packages")
     @answers(PackageAnswer, status=201, body=_package, refuses=(AlreadyExists, NotFound))
@@ -7,7 +7,7 @@
 
 The path and its parameters come from Flask's rule, query parameters from `takes`, the fields of the body from its
 schema, those of the answer from its TypedDict, the operation's id from the function's name and its text from the
-docstring. What every call may be refused for (key, body, stores) isn't named.
+docstring. Errors that every call can have (key, body, stores) aren't named.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ATTRIBUTE = "description"
 
 @dataclass(frozen=True, slots=True)
 class PageOf:
-    """`{items, next_cursor}` of these, and `total` where there is one.
+    """An answer of `{items, next_cursor}`, and `total` if there is one.
 
-    `as_table`: also all of them as CSV or Parquet, as the caller accepts.
+    `as_table`: if the caller accepts it, all items as CSV or Parquet.
     """
 
     item: Any
@@ -40,7 +40,7 @@ class PageOf:
 
 @dataclass(frozen=True, slots=True)
 class ItemsOf:
-    """`{items}` of these, all of them. `as_table`: as of a page."""
+    """An answer of `{items}`, with all items. `as_table`: as for PageOf."""
 
     item: Any
     as_table: bool = False
@@ -48,7 +48,7 @@ class ItemsOf:
 
 @dataclass(frozen=True, slots=True)
 class OrTable:
-    """A TypedDict, or all of it as CSV or Parquet, as the caller accepts."""
+    """An answer of a TypedDict or, if the caller accepts it, the whole table as CSV or Parquet."""
 
     data: Any
     as_table: bool = True
@@ -56,7 +56,7 @@ class OrTable:
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """An answer without the envelope: a TypedDict, or None for what isn't JSON."""
+    """An answer without the envelope: a TypedDict, or None if it isn't JSON."""
 
     data: Any = None
     media_type: str = MEDIA_TYPE
@@ -98,11 +98,11 @@ def answers(
     """Decorates a view with its description.
 
     `data`: the TypedDict of the envelope's `data`, or PageOf, ItemsOf, OrTable or Bare.
-    `status`: of success; 201 and 200 where it is repeatable (see `routes.repeatable`).
-    `body`: the schema that loads it. `refuses`: the domain errors that are this route's own.
-    `takes_key`: reads Idempotency-Key. `takes_actor`: reads X-Actor, as what changes something for operators does
-    unless said otherwise. `has_location`: answers Location. `has_optional_key`: an operator's key may be asked for,
-    though the path is open. `bytes_max`: of the body, where it isn't the usual limit.
+    `status`: the status of success; 201 and 200 if the call is repeatable (see `routes.repeatable`).
+    `body`: the schema that loads the body. `refuses`: the domain errors that only this route has.
+    `takes_key`: reads Idempotency-Key. `takes_actor`: reads X-Actor; operators' routes that change something do so by
+    default. `has_location`: answers Location. `has_optional_key`: an operator's key may be required, though the path is
+    open to everybody. `bytes_max`: the limit of the body, if it isn't the usual one.
     """
     statuses = (status,) if isinstance(status, int) else status
     described = Description(
@@ -127,5 +127,5 @@ def answers(
 
 
 def description_of(view: Callable[..., Any]) -> Description | None:
-    """What a view was decorated with."""
+    """The description that a view was decorated with."""
     return getattr(view, _ATTRIBUTE, None)

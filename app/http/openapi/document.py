@@ -1,4 +1,4 @@
-"""The whole description: made once a process, when somebody asks for it."""
+"""The whole description of the API. Each process makes it once, when it is first asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.http.schemas.shapes import Shape
 from app.wire import json
 from app.wire.types import Tokens
 
-# Of the wire: the guide's that service servers code against.
+# The version of the wire contract, as in the guide for service servers.
 API_VERSION = "2.0.0"
 
 _ABOUT = """\
@@ -48,9 +48,9 @@ class Document:
 
 
 def build(app: Flask) -> Document:
-    """Describe every route of an application. Raises NotDescribed, ValueError or TypeError where one can't be."""
+    """Describe every route of an application. Raises NotDescribed, ValueError or TypeError if that is impossible."""
     components = Components()
-    # Also where no answer has one.
+    # Have the component `Tokens` even if no answer uses it.
     answer_schema(components, Tokens)
     failures.add_schema(components)
     paths: dict[str, Shape] = {}

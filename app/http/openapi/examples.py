@@ -1,4 +1,4 @@
-"""Examples: calls that were made, with what was answered. `tests/http/test_openapi_examples.py` makes them again."""
+"""Examples: recorded calls with their answers. `tests/http/test_openapi_examples.py` repeats the calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def of_operation(operation_id: str) -> Iterator[Mapping[str, Any]]:
 
 
 def add(operation: Shape, components: Components) -> None:
-    """Put an operation's examples where tools look for them: with its parameters, its body and its answers."""
+    """Add an operation's examples where OpenAPI tools look for them: at its parameters, its body and its answers."""
     for number, example in enumerate(of_operation(operation["operationId"]), start=1):
         name = f"example-{number}"
         for place in ("path", "query", "headers"):

@@ -1,4 +1,4 @@
-"""What may go wrong with a call: statuses, each with the codes that it comes with."""
+"""The failures of a call: error statuses, each with its codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Failures = dict[int, list[str]]
 def usual(
     *, has_key: bool, has_optional_key: bool, has_body: bool, has_path_parameters: bool, has_table: bool
 ) -> Failures:
-    """What any call of such a route may be refused for."""
+    """The failures that every call of such a route can have."""
     found: Failures = {}
     if has_key:
         found[400] = ["validation_failed"]
@@ -56,7 +56,7 @@ def usual(
 
 
 def with_own(failures: Failures, refuses: Iterable[type[DomainError]]) -> Failures:
-    """The same, and a route's own errors."""
+    """These failures, and those of a route's own errors."""
     found = {status: list(codes) for status, codes in failures.items()}
     for error in refuses:
         codes = found.setdefault(STATUS_OF_CODE[error.code], [])

@@ -1,8 +1,8 @@
-"""What a name means wherever it stands: in a path, a query, a body or an answer.
+"""The meaning of each name on the wire, whether in a path, a query, a body or an answer.
 
-The wire has one name for one thing, so a field that means what it always means needs no text of its own. One that means
-more says it where it is defined: by the metadata `description` of a body's field, by a text in the annotation of an
-answer's, by the `description` of a query parameter.
+The wire uses one name for one thing, so a field with the usual meaning needs no text of its own. A field that means
+more than that is described where it is defined: by the metadata `description` of a body's field, by a text in the
+annotation of an answer's field, or by the `description` of a query parameter.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ _MEANINGS = {
 
 
 def meaning(name: str) -> str | None:
-    """What a name means, None for one that isn't here."""
+    """The meaning of a name. None if the glossary doesn't have it."""
     return _MEANINGS.get(name)
 
 
 def docstring(of: object) -> str | None:
-    """The docstring of a class or function itself, without line breaks within its paragraphs."""
+    """The docstring of a class or function, not inherited, without line breaks within its paragraphs."""
     text = getattr(of, "__dict__", {}).get("__doc__") if isinstance(of, type) else getattr(of, "__doc__", None)
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""One route after the other as an operation: its parameters, its body, its answers and refusals."""
+"""Each route as an OpenAPI operation: its parameters, its body, its answers and failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from app.wire.tables import MEDIA_TYPES
 
 SERVER_KEY, ADMIN_KEY, BEARER_KEY = "serverKey", "adminKey", "bearerKey"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-# Pages for people, with an edge of their own.
+# Paths of pages for people, which don't belong to the API.
 OUTSIDE = ("/static/", "/console")
 
 _CONVERTED: dict[str, Callable[[], Shape]] = {
@@ -44,7 +44,7 @@ _CONVERTED: dict[str, Callable[[], Shape]] = {
 
 
 class NotDescribed(Exception):
-    """A route, a parameter or a field that nothing is said about."""
+    """A route, a parameter or a field has no description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Route:
 
     @property
     def scopes(self) -> list[str]:
-        """Which its key must have."""
+        """The scopes that the key must have."""
         scope = SCOPES.get(f"{self.method} {self.rule.rule}")
         return [] if scope is None else [str(scope)]
 
@@ -78,7 +78,7 @@ class Route:
 
     @property
     def tag(self) -> str:
-        """What it is about: the first part of its path that tells."""
+        """The subject of the route: the first significant part of its path."""
         if self.is_of_services:
             return "Token process"
         if self.is_of_operators:
@@ -87,7 +87,7 @@ class Route:
 
 
 def routes(app: Flask) -> Iterator[Route]:
-    """Every route that belongs to the API, in the order in which they were made."""
+    """Every route of the API, in the order in which they were registered."""
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule.rule)
         if path.startswith(OUTSIDE):
@@ -146,7 +146,7 @@ def _headers(route: Route, described: Description) -> Iterator[Shape]:
 
 
 def takes_actor(route: Route, described: Description) -> bool:
-    """Whether the header that names a person is read: by what changes something for operators, unless it says."""
+    """Whether a route reads the header that names a person. Operators' routes that change something do by default."""
     if described.takes_actor is not None:
         return described.takes_actor
     return route.is_of_operators and route.method != "GET"

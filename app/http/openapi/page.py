@@ -1,4 +1,4 @@
-"""The description as a page for people: what `document` says, laid out in HTML, with one style sheet and no script."""
+"""The description as a page for people: the document laid out in HTML, with one style sheet and no script."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from markupsafe import Markup, escape
 from app.http.openapi import examples
 from app.wire import json
 
-# How deep what is nested is told; nothing of ours goes further.
+# How deep nested fields are listed. No answer of the API is nested deeper.
 DEPTH_MAX = 4
-# So many fields of an object with a name are told at once where it is answered.
+# A named object of up to so many fields is also listed in place, where it is used.
 SHORT = 12
 
 Part = Mapping[str, Any]
@@ -22,7 +22,7 @@ Part = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A parameter or a field. What is nested stands with dots, unless it is an object with a name: `object`."""
+    """A parameter or a field. Nested fields have dotted names. `object` is the name of a field's named object."""
 
     name: str
     type: str
@@ -84,7 +84,7 @@ class Object:
 
 
 def objects(document: Part) -> list[Object]:
-    """What answers and bodies refer to by its name."""
+    """The named objects that answers and bodies refer to."""
     reader = _Reader(document)
     return [
         Object(name, shape.get("description", ""), list(reader.rows(shape)))
@@ -94,7 +94,7 @@ def objects(document: Part) -> list[Object]:
 
 
 def groups(document: Part) -> list[Group]:
-    """The operations by what they are about, in the document's order."""
+    """The operations by tag, in the document's order."""
     reader = _Reader(document)
     found: dict[str, list[Operation]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
@@ -104,19 +104,19 @@ def groups(document: Part) -> list[Group]:
 
 
 def prose(text: str) -> Markup:
-    """Paragraphs, `code` and **strong** as HTML; anything else is text."""
+    """Render paragraphs, `code` and **strong** as HTML; everything else is plain text."""
     paragraphs = [_inline(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
     return Markup("").join(Markup("<p>{}</p>").format(paragraph) for paragraph in paragraphs)
 
 
 def breakable(text: str) -> Markup:
-    """A path or a name that may be broken between its parts."""
+    """A path or a name as HTML that may be wrapped between its parts."""
     return Markup(re.sub(r"(/|_|\.)(?=.)", r"\1<wbr>", str(escape(text))))  # noqa: S704
 
 
 def _inline(text: str) -> Markup:
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    # Both are our own texts, escaped above.
+    # The text is the server's own, and is escaped above.
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))  # noqa: S704
 
 
@@ -181,7 +181,7 @@ class _Reader:
         return Response(status, response["description"], rows, list(content), headers)
 
     def rows(self, schema: Part, prefix: str = "", depth: int = 0) -> Iterator[Row]:
-        """The fields of an object, and of what is nested in it without a name of its own."""
+        """The fields of an object, and those of nested objects without a name of their own."""
         if depth > DEPTH_MAX:
             return
         schema = self._merged(schema)
@@ -196,7 +196,7 @@ class _Reader:
                 yield from self.rows(inner, f"{prefix}{name}{suffix}.", depth + 1)
 
     def _inner(self, shape: Part) -> tuple[Part | None, str]:
-        """What is nested in a field: an object, or those of a list."""
+        """The object nested in a field, directly or as the items of a list, and the suffix of the field's name."""
         merged = self._merged(shape)
         if merged.get("properties"):
             return merged, ""
@@ -206,14 +206,14 @@ class _Reader:
         return None, ""
 
     def _named(self, shape: Part) -> str:
-        """The name of the object that a field is, or that its list is of."""
+        """The name of the object that a field holds, directly or as the items of a list. Empty if it has none."""
         for each in (shape, *shape.get("anyOf", []), self._merged(shape).get("items", {})):
             if "$ref" in each and self._resolved(each).get("properties"):
                 return str(each["$ref"]).rsplit("/", 1)[1]
         return ""
 
     def _merged(self, shape: Part) -> dict[str, Any]:
-        """A schema with what it refers to, and without null."""
+        """A schema with its references and combinations resolved, and without null."""
         merged: dict[str, Any] = {}
         if "$ref" in shape:
             merged |= self._merged(self._resolved(shape))

@@ -1,4 +1,4 @@
-"""What request bodies must look like. Schemas are built once; unknown fields are ignored."""
+"""Schemas of request bodies. They are built once; unknown fields are ignored."""
 
 from __future__ import annotations
 

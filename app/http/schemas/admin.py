@@ -40,7 +40,7 @@ class Ids(fields.List[str]):
         return {"type": "array", "items": shapes.identifier(), "maxItems": PACKAGE_FEATURES_MAX}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
-        # marshmallow would take an object for the list of its names.
+        # marshmallow would accept an object, as the list of its names.
         if not isinstance(value, list):
             raise ValidationError("Must be a list.")
         if len(value) > PACKAGE_FEATURES_MAX:

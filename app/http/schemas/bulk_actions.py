@@ -1,4 +1,4 @@
-"""Bodies of bulk actions. What isn't known is refused: a filter with a slip would be about more ends than is meant."""
+"""Bodies of bulk actions. Unknown fields are refused: a misspelt filter would select more ends than were meant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StrictSchema(RequestSchema):
 
 
 class Duration(Text):
-    """Such as 90s, 15m, 24h or 7d; loads as seconds."""
+    """A duration such as 90s, 15m, 24h or 7d; loads as seconds."""
 
     def shape(self) -> Shape:
         return shapes.duration()

@@ -1,8 +1,9 @@
-"""`schema.load` at a fraction of its cost, for the bodies that come by the thousand.
+"""Compiles a schema into a function that does what `schema.load` does at a fraction of its cost, for frequent bodies.
 
-The schema stays the definition: what is read, and how, is taken from its fields when the process starts. A value that
-is plainly right (`is_plain` of its field) is taken as it is, any other one by its field; a body that isn't right is the
-schema's own to refuse, so that no message is written twice. What can't be taken over raises TypeError at once.
+The schema remains the definition: the function is made from its fields when the process starts. A value that is
+obviously valid (the field's `is_plain`) is taken as it is, any other value is loaded by its field. An invalid body is
+loaded by the schema itself, which raises the errors, so that no message is written twice. A schema that uses a feature
+that can't be compiled raises TypeError at once.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from marshmallow.decorators import POST_LOAD, PRE_LOAD, VALIDATES, VALIDATES_SCH
 
 class Load(Protocol):
     def __call__(self, body: Any, **more: Any) -> Any:
-        """What a body loads as; `more` stands beside its values when `post_load` is called. Raises ValidationError."""
+        """Load a body. `more` is passed to `post_load` beside the body's values. Raises ValidationError."""
 
 
 def compiled(schema: Schema) -> Load:
-    """A function that loads as the schema does, and raises the same ValidationErrors."""
+    """A function that loads like the schema, and raises the same ValidationErrors."""
     hooks = schema._hooks
     if any(hooks[tag] for tag in (PRE_LOAD, VALIDATES, VALIDATES_SCHEMA)) or schema.unknown != EXCLUDE:
         raise TypeError(f"{type(schema).__name__} does more than its fields and post_load say")
@@ -32,7 +33,7 @@ def compiled(schema: Schema) -> Load:
     required = frozenset(_key(name, field) for name, field in schema.load_fields.items() if field.required)
 
     def refuse(body: Any) -> NoReturn:
-        # All that is wrong is told together, in the schema's own words.
+        # Raises all errors together, in the schema's own words.
         schema.load(body)
         raise AssertionError(f"{type(schema).__name__} takes what its fields refuse")
 
@@ -58,7 +59,7 @@ _Reader = tuple[str, Callable[[Any], bool], Callable[..., Any]]
 
 
 def _reader(name: str, field: fields.Field[Any]) -> tuple[str, _Reader]:
-    """How a field is read, by its key in the body."""
+    """A field's key in the body, and how its value is read."""
     if "." in name or callable(field.load_default) or (field.load_default is missing and not field.required):
         raise TypeError(f"{name} is read in a way that isn't compiled")
     does_more = field.validators or field.pre_load or field.post_load

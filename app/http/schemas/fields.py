@@ -1,7 +1,6 @@
 """Fields that neither guess nor round: a wrong type is an error, and no number passes through a float.
 
-Each says by its `shape` what it takes, in JSON Schema, and by `wire_value` how a loaded value is written: the API's
-description is made of them.
+For the API's description, each field has its JSON Schema (`shape`), and writes loaded values back (`wire_value`).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def _checked(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def is_plain_text(value: Any, length_max: int) -> bool:
-    """Whether this is plainly a text that anything may be called by: nothing but ASCII that can be printed."""
+    """Whether this is obviously a valid text: nothing but printable ASCII."""
     return type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= length_max
 
 
@@ -50,7 +49,7 @@ def whole_number(value: Any, least: int, most: int) -> int:
     """An integer, also written as 40.0 or 4e1, within bounds. Raises ValidationError."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise ValidationError("Must be a number.")
-    # The exponent first: 1e999999999 must not become an integer.
+    # Check the exponent first: converting 1e999999999 to an integer would exhaust memory.
     if isinstance(value, Decimal) and (not value.is_finite() or value.adjusted() > 18):
         raise ValidationError(f"Must be from {least} to {most}.")
     if value != int(value):
@@ -61,7 +60,7 @@ def whole_number(value: Any, least: int, most: int) -> int:
 
 
 class Text(fields.Field[str]):
-    """An id, a key or a reference."""
+    """The text of an id, a key or a reference."""
 
     def __init__(self, *, length_max: int = ID_LENGTH_MAX, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -89,7 +88,7 @@ class FreeText(Text):
 
 
 class NewId(fields.Field[str]):
-    """The id of what is to be created: it will stand in paths."""
+    """The id of a thing to be created. It will be used in paths."""
 
     _check = staticmethod(inputs.path_id)
 
@@ -110,7 +109,7 @@ class NewUserId(NewId):
 
 
 class Flag(fields.Field[bool]):
-    """true or false, and nothing that only looks like it."""
+    """A boolean: true or false, and no other value that could stand for one."""
 
     def shape(self) -> Shape:
         return {"type": "boolean"}
@@ -157,7 +156,7 @@ class TokenAmount(fields.Field[int]):
 
 
 class Rate(fields.Field[int]):
-    """What a million tokens or a request cost, as a JSON number of tokens; loads as micro-tokens."""
+    """The price of a million tokens or of a request, as a JSON number of tokens; loads as micro-tokens."""
 
     def __init__(self, *, micros_max: int = RATE_MICROS_MAX, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -171,7 +170,7 @@ class Rate(fields.Field[int]):
 
 
 class ModelOrPattern(fields.Field[str]):
-    """A model's id, or how ids begin and a star."""
+    """A model's id, or a prefix of ids followed by a star."""
 
     def shape(self) -> Shape:
         return shapes.model_or_pattern()
@@ -201,7 +200,7 @@ class Moment(fields.Field[datetime]):
 
 
 class MomentOrDay(fields.Field[datetime]):
-    """The same, or a day for its beginning."""
+    """An ISO 8601 date and time with its offset, or a day, which means its beginning."""
 
     def shape(self) -> Shape:
         return shapes.moment_or_day()

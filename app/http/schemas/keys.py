@@ -37,7 +37,7 @@ class KeyName(fields.Field[str]):
 
 
 class ScopeNames(fields.Field[list[str]]):
-    """Names of scopes; whether a kind of key has them is said once both are known."""
+    """Names of scopes. Whether a kind of key may have them is checked by the schema, which knows both."""
 
     def shape(self) -> Shape:
         return {"type": "array", "items": shapes.one_of(KeyScope), "minItems": 1, "maxItems": SCOPES_MAX}
@@ -53,7 +53,7 @@ class ScopeNames(fields.Field[list[str]]):
 class KeySchema(RequestSchema):
     """A new key. One of a service server may do all that they do, unless scopes are named; an operator's are named."""
 
-    # What a kind of key may be given.
+    # The scopes that each kind of key may be given.
     rules: ClassVar[Shape] = {
         "anyOf": [
             {

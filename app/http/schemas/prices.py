@@ -85,7 +85,7 @@ class PriceSchema(_RatesSchema):
 
 
 class Draft(fields.Field[NewPrice]):
-    """A price that isn't made yet."""
+    """A price to try out, which isn't made yet."""
 
     body_schema = PriceSchema()
 

@@ -1,7 +1,7 @@
-"""What values from outside look like, in JSON Schema: the checks of `app/domain/inputs.py` for whoever reads.
+"""JSON Schemas of values from outside, which describe the checks of `app/domain/inputs.py`.
 
-A test holds these to the checks: what fits a shape is taken, what doesn't is refused. Halves of surrogate pairs, which
-the checks refuse too, no pattern can name.
+A test compares them with the checks: values that fit a schema are accepted, others are refused. The one exception is
+unpaired surrogates: the checks refuse them, but no pattern can describe them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def new_user_id() -> Shape:
 
 
 def key_name() -> Shape:
-    """Reserved names are refused in capitals, too."""
+    """The name of a key. Reserved names are refused in any case of letters."""
     reserved = "|".join("".join(f"[{c}{c.upper()}]" for c in name) for name in sorted(RESERVED_NAMES))
     return _text(NAME_LENGTH_MAX, f"^(?!(?:{reserved})$)[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -55,7 +55,7 @@ def whole_number(least: int, most: int) -> Shape:
 
 
 def amount(*, allow_negative: bool = False, allow_zero: bool = False, micros_max: int = AMOUNT_MICROS_MAX) -> Shape:
-    """A number of tokens: the most is a whole one or has six decimals at most, as all of them have."""
+    """A number of tokens with at most six decimals. Its upper bound is a whole number of tokens."""
     most = micros_max // MICROS_PER_TOKEN
     bounds: Shape
     if allow_negative:
@@ -96,17 +96,17 @@ def one_of(values: Iterable[str]) -> Shape:
 
 
 def some_of(values: Iterable[str]) -> Shape:
-    """A list with commas, each once at most."""
+    """A comma-separated list of these values, each at most once."""
     return {"type": "array", "items": one_of(values), "uniqueItems": True, "minItems": 1}
 
 
 def at_least_one(*names: str) -> Shape:
-    """A rule for an object: at least one of these stands there, and not as null."""
+    """A rule for an object: at least one of these fields is there, and isn't null."""
     return {"anyOf": [_given(name) for name in names]}
 
 
 def exactly_one(*names: str) -> Shape:
-    """Likewise: one of these and no other."""
+    """A rule for an object: exactly one of these fields is there."""
     return {"oneOf": [_given(name) for name in names]}
 
 
@@ -115,10 +115,10 @@ def _given(name: str) -> Shape:
 
 
 def nullable(shape: Shape) -> Shape:
-    """The same, or null."""
+    """This shape, or null."""
     if "enum" in shape:
         return {**shape, "type": [shape["type"], "null"], "enum": [*shape["enum"], None]}
-    # A format says nothing about null, and tools forget it beside several types.
+    # With a format, use anyOf: tools ignore a format beside several types.
     if isinstance(shape.get("type"), str) and "format" not in shape:
         return {**shape, "type": [shape["type"], "null"]}
     return {"anyOf": [shape, {"type": "null"}]}

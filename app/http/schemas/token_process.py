@@ -82,7 +82,7 @@ class EndOfBatchSchema(EndSchema):
 
 
 class Ends(fields.Field[list[Any]]):
-    """A list of ends, each to be read for itself: one that is wrong is refused alone."""
+    """A list of ends. Each is validated by itself later, so that an invalid one is refused alone."""
 
     item_schema = EndOfBatchSchema()
     _reason = f"Must be a list of 1 to {BATCH_ENDS_MAX} ends."
@@ -135,14 +135,14 @@ class TrialSchema(QuoteSchema):
 
 
 def _usage(data: dict[str, Any]) -> Usage:
-    """Raises ValidationError for parts that can't be those of their wholes."""
+    """Raises ValidationError if a part of the usage exceeds its whole, such as cached tokens the input tokens."""
     usage = Usage(
         data["input_token"],
         data["output_token"],
         data["cached_input_token"] or 0,
         data["cache_write_token"] or 0,
         data["reasoning_token"] or 0,
-        # Who doesn't count requests has made one, if anything was used.
+        # Without a count of requests, any usage counts as one request.
         data["requests"] or int(data["input_token"] + data["output_token"] > 0),
     )
     if errors := usage.errors():

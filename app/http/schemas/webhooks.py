@@ -34,7 +34,7 @@ SECRET_LENGTH_MAX = 100
 
 
 class EventTypes(fields.List[str]):
-    """Which events an endpoint is told of; none: all."""
+    """The types of events that an endpoint gets. Empty: all."""
 
     def __init__(self, **kwargs: Any) -> None:
         error = f"Must be one of {', '.join(SUBSCRIBABLE)}."
@@ -44,20 +44,20 @@ class EventTypes(fields.List[str]):
         return {"type": "array", "items": shapes.one_of(SUBSCRIBABLE)}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
-        # marshmallow would take an object for the list of its names.
+        # marshmallow would accept an object, as the list of its names.
         if not isinstance(value, list):
             raise ValidationError("Must be a list.")
         return super()._deserialize(value, attr, data, **kwargs)
 
 
 class WebhookSecret(Text):
-    """A secret of the caller's own, in Standard Webhooks' form."""
+    """A secret that the caller has chosen, in the form of Standard Webhooks."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(length_max=SECRET_LENGTH_MAX, **kwargs)
 
     def shape(self) -> Shape:
-        # 24 to 64 bytes.
+        # The base64 of 24 to 64 bytes.
         return {
             "type": "string",
             "pattern": "^whsec_(?:[A-Za-z0-9+/]{4}){8,20}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$",
