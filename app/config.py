@@ -65,7 +65,7 @@ class Config:
     metrics_are_public: bool
     metrics_dir: str
     data_dir: Path
-    # Who may open flower: each as user:password, or a pattern of addresses that may sign in through a provider.
+    # Who may open flower: each as user:password, or a pattern of e-mail addresses that may sign in through a provider.
     flower_basic_auth: tuple[str, ...]
     flower_auth: str
     # Where traces are sent. Empty: tracing is off.

@@ -9,7 +9,7 @@ def access_refusal(config: Config) -> str | None:
     """Why flower mustn't start as it is configured; None where it may."""
     if config.is_local or config.flower_auth:
         return None
-    if config.flower_basic_auth and all(all(one.partition(":")) for one in config.flower_basic_auth):
+    if config.flower_basic_auth and all(all(entry.partition(":")) for entry in config.flower_basic_auth):
         return None
     return (
         "FLOWER_BASIC_AUTH must be user:password (several separated by commas): flower shows who owes how much, and "

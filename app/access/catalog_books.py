@@ -47,7 +47,7 @@ class CatalogBooks:
         return catalog.list_features(self._connection, after_id, limit)
 
     def unknown_features(self, feature_ids: Sequence[str]) -> Sequence[str]:
-        """Those of these ids that no feature endpoint has, in the order given."""
+        """Those of these ids that no feature endpoint has, sorted."""
         return catalog.unknown_features(self._connection, feature_ids)
 
     def add_package(self, package_id: str, name: str) -> bool:

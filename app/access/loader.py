@@ -59,18 +59,18 @@ class WalletLoader:
         answers for it. Each wallet is read once, however many callers ask for it at the same time. Raises Unavailable
         when Postgres is away, RedisError when Redis is.
         """
-        mine: dict[WalletId, Future[bool]] = {}
-        others: dict[WalletId, Future[bool]] = {}
+        own: dict[WalletId, Future[bool]] = {}
+        joined: dict[WalletId, Future[bool]] = {}
         with self._lock:
             for wallet_id in wallet_ids:
                 flight = self._flights.get(wallet_id)
                 if flight is None:
-                    mine[wallet_id] = self._flights[wallet_id] = Future()
+                    own[wallet_id] = self._flights[wallet_id] = Future()
                 else:
-                    others[wallet_id] = flight
-        if mine:
-            self._fly(mine, epoch)
-        return {wallet_id for wallet_id, flight in {**mine, **others}.items() if not flight.result()}
+                    joined[wallet_id] = flight
+        if own:
+            self._fly(own, epoch)
+        return {wallet_id for wallet_id, flight in {**own, **joined}.items() if not flight.result()}
 
     def refresh(self, wallet_ids: Collection[WalletId], *, abandoned: Collection[UUID] = ()) -> None:
         """Correct cached wallets from Postgres, and cache those that weren't cached.

@@ -34,7 +34,7 @@ class WalletTurns:
 
     @contextmanager
     def take(self, wallet_id: WalletId) -> Iterator[None]:
-        """Have the turn of a wallet; the caller raises WalletBusy within it when the wallet's row is locked.
+        """Hold the wallet's turn within this context. The body raises WalletBusy when the wallet's row is locked.
 
         Raises WalletBusy when the turn doesn't come in time, or when the caller before couldn't lock the row.
         """

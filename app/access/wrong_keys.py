@@ -28,10 +28,11 @@ log = structlog.get_logger(__name__)
 
 ADDRESSES_MAX = 10_000
 REPORT_SECONDS = 10.0
-# Between two reports so many addresses that are made to wait get a log line at once; the report covers all of them.
+# At most this many log lines between two reports say at once that an address has to wait; the report covers all of
+# them.
 LINES_MAX = 10
 NAMED_MAX = 10
-# So many wrong keys between two reports are worth a report, from however many addresses.
+# This many wrong keys between two reports are worth a report, from however many addresses.
 MANY = 100
 
 
@@ -84,8 +85,8 @@ class WrongKeys:
         return verdict.wait_seconds
 
     def report(self) -> None:
-        """Every REPORT_SECONDS, log what was counted since the last report, if it was much or an address had to
-        wait.
+        """Every REPORT_SECONDS, log what was counted since the last report, if there were MANY wrong keys or an address
+        had to wait.
         """
         now = self._now()
         if now - self._reported_at < REPORT_SECONDS:

@@ -1,4 +1,4 @@
-"""What is sold, to whom and for how much: one immutable snapshot, with indexes for looking up prices."""
+"""The catalog of what is sold and for how much: one immutable snapshot, with indexes for looking up prices."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Figures:
         return self == NOTHING
 
     def __add__(self, other: Figures) -> Figures:
-        usage = Usage(*(mine + theirs for mine, theirs in zip(astuple(self.usage), astuple(other.usage), strict=True)))
+        usage = Usage(*(left + right for left, right in zip(astuple(self.usage), astuple(other.usage), strict=True)))
         return Figures(usage, self.base_micros + other.base_micros, self.profit_micros + other.profit_micros)
 
     def __neg__(self) -> Figures:

@@ -96,7 +96,7 @@ class Line:
         return max(0, self.ahead_micros + cost_micros - self.room_micros)
 
 
-# What somebody has to do first: without it, a further try fails again.
+# Failures that somebody has to repair first, because a further try would fail again, and how.
 _TO_DO: Mapping[str, str] = {
     FailureReason.WALLET_MISSING: "Its user has no wallet. Create one, then replay it.",
     FailureReason.WALLET_BUSY: "Somebody keeps the row of its wallet locked. End that session, then replay it.",

@@ -138,7 +138,7 @@ def caller_again(actor: str | None, request_id: str | None) -> Caller:
 
 
 def command_caller(person: str, address: str) -> Caller:
-    """Who runs a command on a host with access to the stores, and so may do everything."""
+    """The caller of a command. Whoever runs one has access to the stores anyway, so it may do everything."""
     return Caller(COMMAND_NAME, scopes=frozenset(KeyScope), address=address, person=person)
 
 

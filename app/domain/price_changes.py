@@ -111,7 +111,7 @@ def rate_changes(old: Rates, new: Rates) -> tuple[RateChange, ...]:
     once.
     """
     changes: list[RateChange] = []
-    said: dict[Kind, tuple[int, int]] = {}
+    previous: dict[Kind, tuple[int, int]] = {}
     lengths = sorted({0} | {tier.above_input_tokens for rates in (old, new) for tier in rates.tiers})
     for above in lengths:
         before, after = old.by_kind(above + 1), new.by_kind(above + 1)
@@ -119,7 +119,7 @@ def rate_changes(old: Rates, new: Rates) -> tuple[RateChange, ...]:
         changes += [
             RateChange(kind, above, *pair)
             for kind, pair in pairs.items()
-            if pair[0] != pair[1] and pair != said.get(kind) and not (kind in _WHOLES and pair == pairs[_WHOLES[kind]])
+            if pair[0] != pair[1] and pair != previous.get(kind) and not (kind in _WHOLES and pair == pairs[_WHOLES[kind]])
         ]
-        said = pairs
+        previous = pairs
     return tuple(changes)

@@ -19,9 +19,9 @@ _AMOUNTS = [field.name for field in fields(AutoTopUp)]
 def kept_by_others(connection: sa.Connection, wallet_ids: Collection[WalletId]) -> set[WalletId]:
     """Those of these wallets whose watch row another transaction has locked: settling them might have to wait."""
     ids = list(wallet_ids)
-    theirs = sa.select(wallet_watches.c.wallet_id).where(wallet_watches.c.wallet_id.in_(ids))
-    free = theirs.order_by(wallet_watches.c.wallet_id).with_for_update(skip_locked=True)
-    return set(connection.execute(theirs).scalars()) - set(connection.execute(free).scalars())
+    watches = sa.select(wallet_watches.c.wallet_id).where(wallet_watches.c.wallet_id.in_(ids))
+    free = watches.order_by(wallet_watches.c.wallet_id).with_for_update(skip_locked=True)
+    return set(connection.execute(watches).scalars()) - set(connection.execute(free).scalars())
 
 
 def set_low_balance(connection: sa.Connection, owner: Owner, low_balance: LowBalance) -> LowBalanceRule:

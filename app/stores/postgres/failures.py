@@ -1,4 +1,6 @@
-"""What an error of Postgres says about Postgres; nowhere else is this decided."""
+"""Classifies errors of Postgres: whether they concern Postgres as a whole, or one call. Only this module
+decides that.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ class NoAnswer(psycopg.OperationalError):
 # By SQLSTATE, or by its class (its first two characters).
 _AWAY = {
     "08",  # the connection broke
-    "28",  # it lets us in no more
+    "28",  # it refuses our credentials
     "3D",  # the database is gone
     "57P01",  # shut down by an administrator
     "57P02",  # shut down because another process crashed
@@ -33,7 +35,7 @@ _OUT_OF_CONNECTIONS = ("too many clients", "too many connections", "remaining co
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an error of SQLAlchemy or psycopg, or an OSError on the way to Postgres, says about Postgres."""
+    """The class of an error of SQLAlchemy or psycopg, or of an OSError on the way to Postgres."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None)
     if state is not None:

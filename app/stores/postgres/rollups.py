@@ -110,17 +110,17 @@ def next_day(connection: sa.Connection, since: date) -> date | None:
 def wrong(connection: sa.Connection, day: date, limit: int, seconds: float) -> list[WrongRollUp]:
     """At most `limit` roll-ups of a day that differ from the sums of its entries, in the order of their keys."""
     allow_seconds(connection, seconds)
-    said = _from_ledger(day).subquery("said")
+    ledger = _from_ledger(day).subquery("said")
     found = sa.select(usage_daily).where(usage_daily.c.day == day).subquery("found")
-    joined = sa.join(said, found, sa.and_(*(said.c[name] == found.c[name] for name in _KEY)), full=True)
-    key = [sa.func.coalesce(said.c[name], found.c[name]).label(name) for name in _KEY]
-    differs = sa.or_(*(said.c[name].is_distinct_from(found.c[name]) for name in _SUMS))
+    joined = sa.join(ledger, found, sa.and_(*(ledger.c[name] == found.c[name] for name in _KEY)), full=True)
+    key = [sa.func.coalesce(ledger.c[name], found.c[name]).label(name) for name in _KEY]
+    differs = sa.or_(*(ledger.c[name].is_distinct_from(found.c[name]) for name in _SUMS))
     statement = (
         sa.select(
             *key,
-            sa.func.coalesce(_net(said), 0),
+            sa.func.coalesce(_net(ledger), 0),
             sa.func.coalesce(_net(found), 0),
-            sa.func.coalesce(said.c.runs, 0),
+            sa.func.coalesce(ledger.c.runs, 0),
             sa.func.coalesce(found.c.runs, 0),
         )
         .select_from(joined)
@@ -133,8 +133,8 @@ def wrong(connection: sa.Connection, day: date, limit: int, seconds: float) -> l
 def rebuild(connection: sa.Connection, day: date, wallet_id: WalletId) -> None:
     """Rebuild a wallet's roll-ups of a day from the ledger. The caller has locked the wallet."""
     connection.execute(sa.delete(usage_daily).where(usage_daily.c.day == day, usage_daily.c.wallet_id == wallet_id))
-    said = _from_ledger(day).where(entries.c.wallet_id == wallet_id)
-    connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], said))
+    ledger = _from_ledger(day).where(entries.c.wallet_id == wallet_id)
+    connection.execute(sa.insert(usage_daily).from_select([*_KEY, *_SUMS], ledger))
     usage_summaries.forget(connection, day)
 
 

@@ -82,9 +82,9 @@ _PRUNE = sa.text("DELETE FROM samples WHERE minute < now() - make_interval(days 
 class Sample:
     """Numbers of ends accepted and settled in the minute that begins at `minute`, and the state right after it.
 
-    The lags are of ends settled without being a debt (see LAG_SECONDS_MAX); None where there were none. An age is None
-    where nothing waits. `debt_micros` is what wallets owe, in retries or dead letters. `held_micros` is None where
-    Redis was away.
+    The lags are the median and the 95th percentile of ends settled within LAG_SECONDS_MAX; None where there were none.
+    An age is None where nothing waits. `debt_micros` is what wallets owe, in retries or dead letters. `held_micros` is
+    None where Redis was away.
     """
 
     minute: datetime

@@ -354,10 +354,10 @@ def bury(connection: sa.Connection, ids: Sequence[UUID], reason: FailureReason, 
     `is_counted` says that the failed try is already counted in `attempts`. Returns False, and changes nothing, while
     another transaction holds one of their wallets.
     """
-    theirs = connection.execute(
+    wallet_ids = connection.execute(
         sa.text("SELECT DISTINCT wallet_id FROM end_inbox WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
     )
-    payers = lock_free_wallets(connection, set(theirs.scalars()))
+    payers = lock_free_wallets(connection, set(wallet_ids.scalars()))
     if not all(payers.values()):
         return False
     connection.execute(

@@ -28,7 +28,7 @@ class Counters:
 
     def follows(self, known: Counters) -> bool:
         """Whether this can be a later state of the same Postgres, without lost commits."""
-        return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(known), strict=True))
+        return all(own >= earlier for own, earlier in zip(astuple(self), astuple(known), strict=True))
 
     def later(self, other: Counters) -> Counters:
         """The higher value of each counter."""

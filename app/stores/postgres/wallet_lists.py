@@ -48,8 +48,8 @@ def list_wallets(
         conditions.append(wallets.c.wallet_id == sa.any_(sa.cast(list(among), sa.ARRAY(sa.Text))))
     keys = [wallets.c.user_id] if order.by is WalletSort.USER else [_COLUMNS[order.by], wallets.c.user_id]
     if after != FIRST_ID:
-        here, there = sa.tuple_(*keys), sa.tuple_(*_values(order, after))
-        conditions.append(here < there if order.is_descending else here > there)
+        row_key, start_key = sa.tuple_(*keys), sa.tuple_(*_values(order, after))
+        conditions.append(row_key < start_key if order.is_descending else row_key > start_key)
     sorted_by = [key.desc() if order.is_descending else key for key in keys]
     found = sa.select(wallets).where(*conditions).order_by(*sorted_by).limit(limit).subquery("wallets")
     unsettled = (

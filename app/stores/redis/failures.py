@@ -1,4 +1,4 @@
-"""What an error of Redis says about Redis; nowhere else is this decided."""
+"""Classifies errors of Redis: whether they concern Redis as a whole, or one call. Only this module decides that."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: 
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What a RedisError, or an OSError on the way to Redis, says about Redis."""
+    """The class of a RedisError, or of an OSError on the way to Redis."""
     if isinstance(error, (BusyLoadingError, AuthenticationError, NoPermissionError)):
         return Failure.CANNOT_WRITE
     if not isinstance(error, ResponseError):

@@ -1,4 +1,5 @@
--- What an end would be decided by. Changes nothing, except that expired holds are removed, as by every script.
+-- Read the values by which an end would be decided. Changes nothing, except that expired holds are removed as by every
+-- script.
 -- ARGV: epoch, process id ('': none).
 -- Returns {'miss'} or {'seen', available, held, amount of the run's own hold ('0': none), debt, overdraft}.
 if is_missing(ARGV[1]) then return {'miss'} end

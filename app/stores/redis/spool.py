@@ -35,8 +35,8 @@ class Spool:
         found: dict[bytes, bytes] = {}
         cursor = 0
         while True:
-            cursor, some = self._as_bytes("HSCAN", SPOOL_KEY, cursor, "COUNT", limit)
-            found.update(some)
+            cursor, page = self._as_bytes("HSCAN", SPOOL_KEY, cursor, "COUNT", limit)
+            found.update(page)
             if cursor == 0 or len(found) >= limit:
                 return [SpoolEntry(field, text) for field, text in sorted(found.items())]
 

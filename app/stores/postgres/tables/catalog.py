@@ -1,4 +1,4 @@
-"""What is sold and for how much."""
+"""The catalog: feature endpoints, packages, profit rules and prices."""
 
 from __future__ import annotations
 

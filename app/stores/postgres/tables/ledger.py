@@ -25,7 +25,7 @@ token_transactions = sa.Table(
     sa.Column("cost_micros", sa.BigInteger),
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
-    # Set for usage entries, as the two above; null in entries from before usage was recorded by kind.
+    # Set where the two columns above are; null in entries from before usage was recorded by kind.
     sa.Column("cached_input_tokens", sa.BigInteger),
     sa.Column("cache_write_tokens", sa.BigInteger),
     sa.Column("reasoning_tokens", sa.BigInteger),

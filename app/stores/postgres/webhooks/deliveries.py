@@ -1,7 +1,7 @@
 """Deliveries: each is one event on its way to one endpoint.
 
-Who tries a delivery leases it: nobody else tries it until the lease ends, which is soon if the holder dies. The number
-of an endpoint's leases bounds its deliveries in flight.
+A worker leases a delivery before it tries it: nobody else tries it until the lease ends, which is soon if the worker
+dies. The number of an endpoint's leases bounds its deliveries in flight.
 """
 
 from __future__ import annotations

@@ -73,12 +73,12 @@ class EventFilter:
         if self.until is not None:
             parts.append(events.occurred_at < self.until)
         if self.state is not None or self.endpoint_id is not None:
-            theirs = sa.select(deliveries.id).where(deliveries.event_id == events.id)
+            matching = sa.select(deliveries.id).where(deliveries.event_id == events.id)
             if self.state is not None:
-                theirs = theirs.where(deliveries.state == self.state)
+                matching = matching.where(deliveries.state == self.state)
             if self.endpoint_id is not None:
-                theirs = theirs.where(deliveries.endpoint_id == self.endpoint_id)
-            parts.append(theirs.exists())
+                matching = matching.where(deliveries.endpoint_id == self.endpoint_id)
+            parts.append(matching.exists())
         return sa.and_(sa.true(), *parts)
 
 
