@@ -119,7 +119,9 @@ def rate_changes(old: Rates, new: Rates) -> tuple[RateChange, ...]:
         changes += [
             RateChange(kind, above, *pair)
             for kind, pair in pairs.items()
-            if pair[0] != pair[1] and pair != previous.get(kind) and not (kind in _WHOLES and pair == pairs[_WHOLES[kind]])
+            if pair[0] != pair[1]
+            and pair != previous.get(kind)
+            and not (kind in _WHOLES and pair == pairs[_WHOLES[kind]])
         ]
         previous = pairs
     return tuple(changes)
