@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,12 +27,13 @@ from tokentill.errors import (
     TokenProcessError,
     UnavailableError,
     UsageError,
+    UsageMissingError,
 )
 from tokentill.holds import HoldLife, keeper
 from tokentill.leftovers import leftovers
 from tokentill.steps import Steps, Tell
 from tokentill.streams import AsyncStream, Stream
-from tokentill.usage import Extractor, Meter, Settled, Usage, Used
+from tokentill.usage import Extractor, Meter, Settled, Usage, Used, is_out_of_sight
 from tokentill.wire import Amount, End, Hold, Start, end_body, start_body
 
 logger = logging.getLogger("tokentill")
@@ -62,6 +63,8 @@ class _Run:
         self._core = core
         self._meter = Meter(usage)
         self._used = Used()
+        # The same, and what came too late.
+        self._counted = Used()
         self._require_usage = require_usage
         self._free = free
         self._hold_token = hold_token
@@ -70,6 +73,7 @@ class _Run:
         self._model = model
         self._on_end_error = on_end_error
         self._finished = False
+        self._failed = False
         self._start_key = new_key()
         self._refusal: HoldRefusedError | None = None
         # The way into them leads through this run, so strong ones would keep forgotten streams alive.
@@ -97,7 +101,10 @@ class _Run:
         cache_write_token: int | None = None,
         reasoning_token: int | None = None,
     ) -> None:
-        """Add tokens that this run used, beside what is read. Raises ValidationError for what is no count."""
+        """Add tokens that this run used, beside what is read. Raises ValidationError for what is no count.
+
+        Nothing is billed for a run that is over: `on_end_error` is told of what comes later.
+        """
         self._meter.use(
             Usage(
                 input_token,
@@ -108,6 +115,7 @@ class _Run:
                 model=model,
             )
         )
+        self._see_late_usage()
 
     def read(self, result: Any) -> None:
         """Add the usage that a result reports, or a list of them, or a chunk of a stream (see
@@ -117,10 +125,13 @@ class _Run:
         can't be read comes out when the run is over.
         """
         self._meter.read(result)
+        self._see_late_usage()
 
     def returned(self, result: Any) -> None:
         """Add the usage of what the feature returned. One that it has handed to `read` itself counts once."""
-        self._meter.read_result(result)
+        # Streams of this run, in whatever they were handed on, count themselves.
+        if not self._open_streams() or not is_out_of_sight(result):
+            self._meter.read_result(result)
 
     def next_answer(self) -> None:
         """What is read from now on belongs to another answer: for chunks that carry no id of theirs."""
@@ -130,9 +141,9 @@ class _Run:
         """This run costs nothing, whatever was or will be read: no end, and its hold is given back."""
         self._free = True
 
-    def read_chunk(self, chunk: Any, source: Any = None) -> None:
-        """Take in a chunk of a stream of this run, which reads it from `source`."""
-        self._meter.read_chunk(chunk, source)
+    def read_chunk(self, chunk: Any, streams: Sequence[Any]) -> None:
+        """Take in a chunk of a stream of this run, and the providers' streams that it was made from."""
+        self._meter.read_chunk(chunk, streams)
 
     def read_return(self, value: Any) -> None:
         """Take in what a generator returned at its end."""
@@ -140,7 +151,7 @@ class _Run:
 
     def read_past(self, source: Any) -> None:
         """Its chunks didn't come by here: see what the stream has put together by itself."""
-        self._meter.watch_helper(source)
+        self._meter.read_past(source)
 
     def hand_on(self) -> None:
         """The function is over, and what it returned settles this run."""
@@ -244,7 +255,8 @@ class _Run:
         self._finished = True
         process_id = self.started.process_id
         settled = self._settle(failed=failed)
-        self._used = settled.used
+        self._failed = failed
+        self._used = self._counted = settled.used
         if settled.error is not None:
             yield from self._not_counted(settled.error, failed=failed)
         if self._used.any:
@@ -277,6 +289,22 @@ class _Run:
             self._raise_usage_error = False
             self.usage_error.result = result
             raise self.usage_error
+
+    def _see_late_usage(self) -> None:
+        """What is said after the end is billed to nobody, so it must not get lost in silence."""
+        if not self._finished or self._free:
+            return
+        settled = self._settle(failed=self._failed)
+        late = settled.used.since(self._counted)
+        self._counted = settled.used
+        if not late:
+            return
+        error = UsageMissingError("This run was over already: what was used after it was not billed")
+        error.seen = [late]
+        self._tell_late(error)
+
+    def _tell_late(self, error: Exception) -> None:
+        raise NotImplementedError
 
     def _report(self, error: Exception) -> Steps[None]:
         self.end_error = error
@@ -340,6 +368,9 @@ class Run(_Run):
         """Settle now. `failed`: the feature came to no end. Raises UsageError if usage is required."""
         self._driver.run(self._finish_steps(failed=failed))
         self._strictly(result)
+
+    def _tell_late(self, error: Exception) -> None:
+        leftovers.put(lambda: self._driver.run(self._report(error)))
 
     def enter(self) -> None:
         """A function or block begins that this run is for: its streams alone don't end it."""
@@ -462,6 +493,19 @@ class AsyncRun(_Run):
         else:
             await self._driver.run_to_the_end(steps)
             self._strictly(result)
+
+    def _tell_late(self, error: Exception) -> None:
+        def in_thread() -> None:
+            driver = self._driver.thread_driver()
+            try:
+                driver.run(self._report(error))
+            finally:
+                driver.close()
+
+        def on_loop() -> None:
+            self._driver.detach(self._driver.run(self._report(error)))
+
+        leftovers.put_on(self._loop, on_loop, in_thread)
 
     async def enter(self) -> None:
         """See `Run.enter`."""

@@ -86,12 +86,12 @@ class _Passing(_LikeItsSource):
         run, counted = self._tokentill_run, self._tokentill_counted
         # Text that is made of counted chunks is counted with them.
         text = isinstance(chunk, (str, bytes)) and len(counted) > 0
+        models = self._tokentill_upstream.look()
         if not text and not any(chunk is each for each in counted):
-            run.read_chunk(chunk, self._tokentill_source)
+            run.read_chunk(chunk, models)
         around = stream_around()
         if around is not None and around.tokentill_run is run:
             around._tokentill_counted.append(chunk)
-        self._tokentill_upstream.look()
         run.raise_if_stopped()
 
     def _tokentill_closables(self, *, failed: bool) -> list[Any]:

@@ -31,14 +31,19 @@ class Upstream:
         self._source = None if _is_provider_stream(source) else source
         self._found: dict[int, weakref.ref[Any]] = {}
 
-    def look(self) -> None:
-        """Between two chunks, when the iterator stands still."""
+    def look(self) -> list[Any]:
+        """Between two chunks, when the iterator stands still. Answers the models' streams that it reads."""
+        models: list[Any] = []
         if self._source is None:
-            return
+            return models
         # Whatever an object does when it is looked at, the service's chunks flow on.
         with contextlib.suppress(Exception):
             for stream in _held_by(self._source, {id(self._source)}, _DEPTH_MAX):
-                self._found[id(stream)] = weakref.ref(stream)
+                if _is_provider_stream(stream):
+                    self._found[id(stream)] = weakref.ref(stream)
+                if is_model_stream(stream):
+                    models.append(stream)
+        return models
 
     def found(self) -> list[Any]:
         return [stream for reference in self._found.values() if (stream := reference()) is not None]
@@ -55,7 +60,10 @@ def _held_by(holder: Any, seen: set[int], depth: int) -> Iterator[Any]:
         seen.add(id(thing))
         if _is_provider_stream(thing):
             yield thing
-        elif isinstance(thing, (types.FrameType, types.CellType)):
+            continue
+        if is_model_stream(thing):
+            yield thing
+        if isinstance(thing, (types.FrameType, types.CellType)):
             yield from _held_by(thing, seen, depth)
         elif depth and _is_iterator(thing):
             yield from _held_by(thing, seen, depth - 1)
@@ -70,6 +78,30 @@ def _references(holder: Any) -> Iterator[Any]:
         else:
             yield thing
     yield from getattr(holder, "__dict__", {}).values()
+
+
+def is_model_stream(thing: Any) -> bool:
+    """Whether a model's answer comes by it: a stream of a provider's package, that no run of ours reads."""
+    if hasattr(type(thing), "tokentill_run") or not _is_iterator(thing):
+        return False
+    if _is_provider_stream(thing):
+        return True
+    frame = getattr(thing, "gi_frame", None) or getattr(thing, "ag_frame", None)
+    module = frame.f_globals.get("__name__", "") if is_native(thing) and frame else type(thing).__module__
+    return any(module == name or module.startswith(f"{name}.") for name in _MODEL_PACKAGES)
+
+
+_MODEL_PACKAGES = (
+    "anthropic",
+    "cohere",
+    "google.genai",
+    "groq",
+    "langchain_core.language_models",
+    "litellm",
+    "mistralai",
+    "ollama",
+    "openai",
+)
 
 
 def _is_iterator(thing: Any) -> bool:

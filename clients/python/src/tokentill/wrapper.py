@@ -133,8 +133,7 @@ def _wrap_plain(
         except BaseException:
             run.leave(failed=True)
             raise
-        # A file is an iterator too, but no stream of chunks that report their usage.
-        if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
+        if _is_stream(result):
             result = run.stream(result)
         elif is_manager(result, "__enter__"):
             run.hand_on()
@@ -180,13 +179,20 @@ def _wrap_async(
     return stream if _is(inspect.isasyncgenfunction, function) else call
 
 
+def _is_stream(result: Any) -> bool:
+    # A file is an iterator too, but no stream of chunks that report their usage.
+    iterator = isinstance(result, Iterator) and not isinstance(result, io.IOBase)
+    # Bedrock's can only be iterated.
+    return iterator or type(result).__name__ == "EventStream"
+
+
 def _refuse_asynchronous(result: Any) -> None:
     """A plain function can't be told from one that returns a coroutine before it has returned it."""
     if inspect.iscoroutine(result):
         result.close()
     # LiteLLM's stream is for both kinds of code.
     only_asynchronous = isinstance(result, AsyncIterator) and not isinstance(result, Iterator)
-    if inspect.isawaitable(result) or only_asynchronous:
+    if inspect.isawaitable(result) or only_asynchronous or is_manager(result, "__aenter__"):
         raise ConfigurationError("The function is asynchronous inside: define it with `async def`")
 
 

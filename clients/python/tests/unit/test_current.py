@@ -163,3 +163,40 @@ def test_a_thread_of_its_own_sees_none() -> None:
 
     wrap(Fake(), work)()
     assert seen == [None]
+
+
+def test_blocks_in_generators_that_end_in_any_order() -> None:
+    fake = Fake()
+
+    def stream(feature: str) -> Iterator[int]:
+        with fake.client().run(user_id="u", feature_endpoint_id=feature) as run:
+            run.use(output_token=1)
+            yield 1
+
+    first, second = stream("first"), stream("second")
+    next(first)
+    next(second)
+    list(first)
+    list(second)
+    assert current_run() is None
+    assert sorted(billed(fake)) == [("first", 1), ("second", 1)]
+
+
+def test_a_task_whose_run_is_over_belongs_to_the_run_around_it() -> None:
+    fake = Fake()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def later() -> None:
+        await asyncio.sleep(0.01)
+        helper(5)
+
+    async def inner() -> None:
+        tasks.append(asyncio.create_task(later()))
+        helper(1)
+
+    async def outer() -> None:
+        await wrap_async(fake, inner, "inner")()
+        await tasks[0]
+
+    asyncio.run(wrap_async(fake, outer, "outer")())
+    assert billed(fake) == [("inner", 1), ("outer", 5)]

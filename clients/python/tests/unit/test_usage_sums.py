@@ -370,3 +370,33 @@ def test_embeddings_that_report_their_total_only() -> None:
 def test_text_counts_by_its_pieces_where_that_is_asked_for() -> None:
     assert amounts(run(["a", "", b"b"], extractor=count_deltas)) == (0, 2)
     assert count_deltas("") is None
+
+
+def test_results_that_were_read_and_then_returned_in_a_list_count_once() -> None:
+    answers = [{"usage": openai(100, 40)}, {"input_token": 1, "output_token": 2}]
+    meter = Meter()
+    for answer in answers:
+        meter.read(answer)
+    meter.read_result([*answers, {"output_token": 3}])
+    assert amounts(meter.settle()) == (101, 45)
+    listed = Meter()
+    listed.read(answers)
+    listed.read_result(answers[0])
+    assert amounts(listed.settle()) == (101, 42)
+
+
+def test_the_usage_object_of_an_answer_that_was_read_counts_once() -> None:
+    answer = Object(id="c-1", object="chat.completion", usage=Object(**openai(100, 40)))
+    meter = Meter()
+    meter.read(answer)
+    meter.read_result({"text": "...", "usage": answer.usage})
+    assert amounts(meter.settle()) == (100, 40)
+
+
+def test_what_a_feature_says_counts_also_beside_an_answer_without_usage() -> None:
+    meter = Meter()
+    meter.read_chunk(chunk("x"))
+    meter.use(Usage(output_token=7))
+    settled = meter.settle()
+    assert settled.used.output_token == 7
+    assert isinstance(settled.error, UsageMissingError)

@@ -8,7 +8,7 @@ tuples.
 - `model`: `Usage`, what one reading says;
 - `arithmetic`: from a provider's report to counts, by the total that has to come out;
 - `shapes`: where each provider puts its report, its ids and its text;
-- `held`: the provider's stream behind a stream of bare text;
+- `held`: the providers' streams behind a stream of something else;
 - `meter`: the sum of a run, and the error where it can't be had.
 
 An extractor is any function of one result or chunk that answers a `Usage`, a mapping, or None for "says
@@ -17,5 +17,11 @@ nothing".
 
 from tokentill.usage.meter import Meter, Settled, Used, count_deltas, read_usage
 from tokentill.usage.model import Extractor, Usage
+from tokentill.usage.shapes.out_of_sight import out_of_sight
 
-__all__ = ["Extractor", "Meter", "Settled", "Usage", "Used", "count_deltas", "read_usage"]
+__all__ = ["Extractor", "Meter", "Settled", "Usage", "Used", "count_deltas", "is_out_of_sight", "read_usage"]
+
+
+def is_out_of_sight(result: object) -> bool:
+    """Whether a feature's result is a stream that others read when the run is over, or has one inside."""
+    return out_of_sight(result) is not None

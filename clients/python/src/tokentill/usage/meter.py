@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokentill.errors import UsageError, UsageMissingError, UsageUnreadableError
-from tokentill.usage.held import StreamHelpers
+from tokentill.usage.held import HeldStreams
 from tokentill.usage.model import COUNTS, WITHIN, Extractor, Usage, usage_from
 from tokentill.usage.shapes import Reading, look, look_through
 
 SEEN_MAX = 10
 # How many results are remembered as read: a returned one was read lately.
-RESULTS_MAX = 100
+RESULTS_MAX = 1_000
 SEEN_LENGTH_MAX = 500
 
 
@@ -40,6 +41,11 @@ class Used:
     @property
     def any(self) -> bool:
         return self.input_token > 0 or self.output_token > 0
+
+    def since(self, before: Used) -> dict[str, int]:
+        """The counts that have grown."""
+        grown = {name: getattr(self, name) - getattr(before, name) for name in COUNTS}
+        return {name: count for name, count in grown.items() if count > 0}
 
     def as_end(self) -> dict[str, Any]:
         """The fields of an end; those beyond the guide's only where they say something."""
@@ -150,10 +156,11 @@ class Meter:
         self._answers: list[_Answer] = []
         self._by_id: dict[str, _Answer] = {}
         self._current: _Answer | None = None
-        self._helpers = StreamHelpers()
+        self._held = HeldStreams()
         self._whole_run: _Counts = {}
         self._texts = 0
         self._results: deque[Any] = deque(maxlen=RESULTS_MAX)
+        self._reports: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._model: str | None = None
 
     def use(self, usage: Usage) -> None:
@@ -164,26 +171,40 @@ class Meter:
 
     def read(self, result: Any) -> None:
         """Take in a whole result. What it has without an id is an answer of its own."""
+        readings = self._readings(result)
+        self._results.extend(result if isinstance(result, (list, tuple)) else ())
         self._results.append(result)
-        self._read(result, whole=True)
+        self._reports.extend(reading.report for reading in readings if reading.report is not None)
+        self._take_all(readings, whole=True)
 
     def read_result(self, result: Any) -> None:
-        """Take in what the feature returned, unless it was handed to `read` before."""
-        if not self._was_read(result):
-            self._read(result, whole=True)
-
-    def read_chunk(self, chunk: Any, source: Any = None) -> None:
-        """Take in a chunk of the stream `source`, unless it was handed to `read` before it was passed on.
-
-        What it has without an id belongs to the answer that goes on.
+        """Take in what the feature returned, but for what was handed to `read` before: the result itself, one
+        in a list, or the usage object of one.
         """
+        if not self._was_read(result):
+            readings = self._readings(result, skip=self._was_read)
+            self._take_all(
+                [one for one in readings if not any(one.report is report for report in self._reports)],
+                whole=True,
+            )
+
+    def read_chunk(self, chunk: Any, streams: Sequence[Any] = ()) -> None:
+        """Take in a chunk of a stream, unless it was handed to `read` before it was passed on.
+
+        What it has without an id belongs to the answer that goes on. `streams`: those of providers that it
+        was made from, see `tokentill.usage.held`.
+        """
+        self._held.see(streams)
         if isinstance(chunk, (str, bytes)) and chunk:
             self._texts += 1
-            self._helpers.look(source)
             if self._count_pieces:
                 self._take(Reading(Usage(final=False), pieces=1, own=True), whole=False)
-        if not self._was_read(chunk):
-            self._read(chunk, whole=False)
+        if self._was_read(chunk):
+            return
+        readings = self._readings(chunk)
+        if not readings and chunk:
+            self._held.count_piece()
+        self._take_all(readings, whole=False)
 
     def read_return(self, value: Any) -> None:
         """Take in what a generator returned: counts of its own are about all of it, and replace the sum."""
@@ -200,9 +221,9 @@ class Meter:
             else:
                 self._take(replace(reading, usage=usage), whole=False)
 
-    def watch_helper(self, helper: Any) -> None:
-        """A stream that puts its answer together itself, and was read past us."""
-        self._helpers.add(helper)
+    def read_past(self, stream: Any) -> None:
+        """The chunks of this stream of a provider didn't come by here: it may keep its answer itself."""
+        self._held.see([stream])
 
     def next_answer(self) -> None:
         """What comes now without an id belongs to another answer."""
@@ -210,6 +231,7 @@ class Meter:
 
     def stream_over(self, *, left: bool) -> None:
         """A stream came to its end, or was left before it: so did the answers that came by it."""
+        self._read_helpers()
         for answer in self._answers:
             if answer.left is None:
                 answer.left = left
@@ -228,15 +250,19 @@ class Meter:
             if answer.unreadable is not None:
                 unreadable.append(answer)
             broke_off = answer.broken or (left_early if answer.left is None else answer.left)
-            if not broke_off and answer.incomplete(by_pieces=self._count_pieces):
-                missing.append(answer)
-                continue
-            counts = answer.counts(by_pieces=self._count_pieces, left_early=broke_off)
+            incomplete = not broke_off and answer.incomplete(by_pieces=self._count_pieces)
+            # What the feature said by itself counts also beside an answer that can't be counted.
+            counts = (
+                answer.used
+                if incomplete
+                else answer.counts(by_pieces=self._count_pieces, left_early=broke_off)
+            )
             if counts:
                 requests += 1
                 for name, count in counts.items():
                     sums[name] += count
-            elif answer.of_model and answer.unreadable is None and not broke_off:
+            unknown = answer.of_model and answer.unreadable is None and not broke_off
+            if incomplete or (unknown and not counts):
                 missing.append(answer)
         sums.update(self._whole_run)
         for whole, parts in WITHIN.items():
@@ -255,14 +281,17 @@ class Meter:
     def _was_read(self, value: Any) -> bool:
         return any(value is known for known in self._results)
 
-    def _read(self, result: Any, *, whole: bool) -> None:
-        readings = list(look_through(result))
+    def _readings(self, result: Any, skip: Callable[[Any], bool] = lambda _: False) -> list[Reading]:
+        readings = list(look_through(result, skip=skip))
         if self._extractor is not None:
             # What the extractor says replaces our own reading, which then only tells the answers apart.
             readings = [_without_counts(reading) for reading in readings if not reading.own]
             found = self._extracted(result)
             if found is not None:
                 readings = [_about(found, readings[0]) if readings else found]
+        return readings
+
+    def _take_all(self, readings: list[Reading], *, whole: bool) -> None:
         for reading in readings:
             self._take(reading, whole=whole)
 
@@ -305,10 +334,13 @@ class Meter:
         return answer
 
     def _read_helpers(self) -> None:
-        for helper in self._helpers.found():
-            reading = look(helper)
+        for helper, pieces in self._held.helpers():
+            # What an extractor says of the chunks would be counted once more.
+            reading = look(helper) if self._extractor is None else None
             if reading is not None:
-                self._take(replace(reading, pieces=self._texts), whole=False)
+                self._take(reading, whole=False)
+                if self._current is not None:
+                    self._current.pieces = max(self._current.pieces, pieces)
 
     def _error(self, unreadable: list[_Answer], missing: list[_Answer], *, said: bool) -> UsageError | None:
         error: UsageError
@@ -319,16 +351,16 @@ class Meter:
             error.__cause__ = why
         elif missing:
             error = UsageMissingError("A model answered, and its usage was not reported")
-        elif self._texts and not said:
+        elif (self._texts or self._held.kinds) and not said:
             error = UsageMissingError(
-                "A stream of text ended and nothing said what it used: read the usage with `run.read`, or say"
-                " that the feature is free"
+                "A stream ended and nothing said what it used: read the usage with `run.read`, or say that"
+                " the feature is free"
             )
         else:
             return None
         error.seen = [_seen(answer) for answer in (unreadable + missing)[:SEEN_MAX]]
-        if self._texts and not said:
-            error.seen.append({"texts": self._texts})
+        if (self._texts or self._held.kinds) and not said:
+            error.seen.append({"texts": self._texts, "streams": sorted(self._held.kinds)})
         return error
 
 

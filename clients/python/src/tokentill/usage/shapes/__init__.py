@@ -6,7 +6,8 @@ provider's package is imported. To add a provider, add its names to `arithmetic`
 elsewhere, a shape to one of these modules:
 
 - `openai`, `anthropic`, `gemini`, `others`: answers and events;
-- `envelopes`: what carries the answer of a provider inside.
+- `envelopes`: what carries the answer of a provider inside;
+- `out_of_sight`: what will be read by others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tokentill.errors import UsageUnreadableError
 from tokentill.usage.model import COUNTS, Usage, count, get, record
 from tokentill.usage.shapes import anthropic, gemini, openai, others
 from tokentill.usage.shapes.envelopes import ENVELOPES, contents
+from tokentill.usage.shapes.out_of_sight import out_of_sight
 from tokentill.usage.shapes.reading import Reading
 
 __all__ = ["Reading", "look", "look_through"]
@@ -66,7 +68,7 @@ _ANYBODY: tuple[Shape, ...] = (
     others.bare_usage,
     anthropic.stream_helper,
     openai.stream_helper,
-    openai.out_of_sight,
+    out_of_sight,
 )
 
 
@@ -121,7 +123,7 @@ def _answer(value: Any) -> Reading | None:
 
 def _inner(field: Any) -> Reading | None:
     """Inside something else only a provider's own answer counts: a `usage` alone may be about anything."""
-    reading = _careful(field, lambda: _answer(field))
+    reading = _careful(field, lambda: _answer(field) or out_of_sight(field))
     if reading is None and isinstance(get(field, "choices"), list):
         reading = look(field)
     return reading

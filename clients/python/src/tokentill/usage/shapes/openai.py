@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tokentill.usage.model import Usage, get, text
+from tokentill.usage.model import get, text
 from tokentill.usage.shapes.reading import NOTHING, Reading, reading_of
 
 _RESPONSE_OVER = {"response.completed", "response.incomplete", "response.failed", "response.done"}
@@ -107,12 +107,3 @@ def stream_helper(value: Any) -> Reading | None:
     report = get(completion, "usage")
     about: dict[str, Any] = {"model": get(completion, "model"), "answer_id": get(completion, "id")}
     return reading_of(report, final=True if report is not None else None, **about)
-
-
-def out_of_sight(value: Any) -> Reading | None:
-    """`with_streaming_response`: the caller will read it by itself."""
-    return Reading(Usage(), report=type(value).__name__) if _names_a_manager(value) else None
-
-
-def _names_a_manager(value: Any) -> bool:
-    return type(value).__name__.endswith(("ResponseContextManager", "StreamManager"))

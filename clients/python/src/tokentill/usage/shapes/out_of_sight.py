@@ -1,0 +1,28 @@
+"""Streams that the caller reads by itself when the run is over, so that nobody counts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokentill.upstream import is_model_stream, is_native
+from tokentill.usage.model import Usage, get
+from tokentill.usage.shapes.reading import Reading
+
+
+def out_of_sight(value: Any) -> Reading | None:
+    """A model may answer by it, and its usage is missing."""
+    found = _is_stream(value) or _is_stream(get(value, "stream")) or _is_streamed_response(value)
+    # An answer of its own, so that no other hides it.
+    return Reading(Usage(final=True), report=type(value).__name__) if found else None
+
+
+def _is_stream(value: Any) -> bool:
+    kind = type(value).__name__
+    # OpenAI's and Anthropic's `with_streaming_response` and `stream()`, and Bedrock's `converse_stream`.
+    manager = kind.endswith(("ResponseContextManager", "StreamManager")) or kind == "EventStream"
+    return manager or is_native(value) or is_model_stream(value)
+
+
+def _is_streamed_response(value: Any) -> bool:
+    """A web response: of Starlette and FastAPI, or of Flask."""
+    return get(value, "body_iterator") is not None or get(value, "is_streamed") is True
