@@ -93,6 +93,7 @@ def is_model_stream(thing: Any) -> bool:
 
 _MODEL_PACKAGES = (
     "anthropic",
+    "botocore.eventstream",
     "cohere",
     "google.genai",
     "groq",

@@ -150,6 +150,11 @@ def test_embeddings_of_gemini() -> None:
     assert isinstance(whole({"embeddings": [{"values": [0.5]}]}).error, UsageMissingError)
 
 
+def test_embeddings_of_cohere() -> None:
+    units = {"input_tokens": 8}
+    assert amounts(whole({"id": "e-1", "meta": {"billed_units": units}, "embeddings": [[0.5]]})) == (8, 0)
+
+
 def test_anthropic_counts_a_compaction_beside_the_answer() -> None:
     compaction = {"type": "compaction", "input_tokens": 180, "output_tokens": 3}
     answer = {"type": "message", "input_tokens": 23, "output_tokens": 10}
@@ -192,3 +197,10 @@ def test_a_transcription_left_early() -> None:
     assert isinstance(whole({"usage": {"type": "duration", "seconds": 9.5}}).error, UsageUnreadableError), (
         "OpenAI bills whisper-1 by the second"
     )
+
+
+def test_a_body_that_is_yet_to_be_read_is_told() -> None:
+    class StreamingBody:
+        """As botocore has it in what `invoke_model` answers."""
+
+    assert isinstance(whole({"contentType": "json", "body": StreamingBody()}).error, UsageMissingError)

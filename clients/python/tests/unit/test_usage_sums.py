@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace as Object
 from typing import Any
 
@@ -400,3 +402,22 @@ def test_what_a_feature_says_counts_also_beside_an_answer_without_usage() -> Non
     settled = meter.settle()
     assert settled.used.output_token == 7
     assert isinstance(settled.error, UsageMissingError)
+
+
+def test_threads_that_work_for_one_run_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_slowly(counts: dict[str, int], usage: Usage) -> None:
+        before = dict(counts)
+        time.sleep(0.001)
+        counts["output_token"] = before.get("output_token", 0) + (usage.output_token or 0)
+
+    monkeypatch.setattr("tokentill.usage.meter._add", add_slowly)
+    meter = Meter()
+    threads = [
+        threading.Thread(target=lambda: [meter.use(Usage(output_token=1)) for _ in range(5)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert amounts(meter.settle()) == (0, 20)

@@ -9,7 +9,8 @@ tuples.
 - `arithmetic`: from a provider's report to counts, by the total that has to come out;
 - `shapes`: where each provider puts its report, its ids and its text;
 - `held`: the providers' streams behind a stream of something else;
-- `meter`: the sum of a run, and the error where it can't be had.
+- `meter`: the sum of a run, and the error where it can't be had;
+- `seen`: what such an error shows of a report.
 
 An extractor is any function of one result or chunk that answers a `Usage`, a mapping, or None for "says
 nothing".

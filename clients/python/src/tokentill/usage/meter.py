@@ -9,21 +9,25 @@ answers with the error that says so.
 
 from __future__ import annotations
 
-import json
+import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tokentill.errors import UsageError, UsageMissingError, UsageUnreadableError
 from tokentill.usage.held import HeldStreams
 from tokentill.usage.model import COUNTS, WITHIN, Extractor, Usage, usage_from
+from tokentill.usage.seen import as_json
 from tokentill.usage.shapes import Reading, look, look_through
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SEEN_MAX = 10
 # How many results are remembered as read: a returned one was read lately.
 RESULTS_MAX = 1_000
-SEEN_LENGTH_MAX = 500
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,25 @@ class _Answer:
         return found
 
 
+def _one_at_a_time(method: Callable[Concatenate[Meter, P], R]) -> Callable[Concatenate[Meter, P], R]:
+    """A feature may work for one run in several threads."""
+
+    @functools.wraps(method)
+    def locked(self: Meter, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 class Meter:
-    """Reads everything a run hands it, and settles once."""
+    """Reads everything a run hands it, from whichever threads, and settles once."""
 
     def __init__(self, extractor: Extractor | None = None) -> None:
         self._count_pieces = extractor is count_deltas
         self._extractor = None if extractor in {None, read_usage, count_deltas} else extractor
+        # An extractor may ask for its run again.
+        self._lock = threading.RLock()
         self._answers: list[_Answer] = []
         self._by_id: dict[str, _Answer] = {}
         self._current: _Answer | None = None
@@ -163,12 +180,14 @@ class Meter:
         self._reports: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._model: str | None = None
 
+    @_one_at_a_time
     def use(self, usage: Usage) -> None:
         """Add what the feature says it used. Raises UsageUnreadableError for what is no count."""
         usage = usage.checked()
         self._model = usage.model or self._model
         _add((self._current or self._new()).used, usage)
 
+    @_one_at_a_time
     def read(self, result: Any) -> None:
         """Take in a whole result. What it has without an id is an answer of its own."""
         readings = self._readings(result)
@@ -177,6 +196,7 @@ class Meter:
         self._reports.extend(reading.report for reading in readings if reading.report is not None)
         self._take_all(readings, whole=True)
 
+    @_one_at_a_time
     def read_result(self, result: Any) -> None:
         """Take in what the feature returned, but for what was handed to `read` before: the result itself, one
         in a list, or the usage object of one.
@@ -188,6 +208,7 @@ class Meter:
                 whole=True,
             )
 
+    @_one_at_a_time
     def read_chunk(self, chunk: Any, streams: Sequence[Any] = ()) -> None:
         """Take in a chunk of a stream, unless it was handed to `read` before it was passed on.
 
@@ -206,6 +227,7 @@ class Meter:
             self._held.count_piece()
         self._take_all(readings, whole=False)
 
+    @_one_at_a_time
     def read_return(self, value: Any) -> None:
         """Take in what a generator returned: counts of its own are about all of it, and replace the sum."""
         if self._extractor is not None:
@@ -221,14 +243,17 @@ class Meter:
             else:
                 self._take(replace(reading, usage=usage), whole=False)
 
+    @_one_at_a_time
     def read_past(self, stream: Any) -> None:
         """The chunks of this stream of a provider didn't come by here: it may keep its answer itself."""
         self._held.see([stream])
 
+    @_one_at_a_time
     def next_answer(self) -> None:
         """What comes now without an id belongs to another answer."""
         self._current = None
 
+    @_one_at_a_time
     def stream_over(self, *, left: bool) -> None:
         """A stream came to its end, or was left before it: so did the answers that came by it."""
         self._read_helpers()
@@ -237,6 +262,7 @@ class Meter:
                 answer.left = left
         self.next_answer()
 
+    @_one_at_a_time
     def settle(self, *, left_early: bool = False, required: bool = False) -> Settled:
         """The sum, and what keeps it from being all.
 
@@ -434,34 +460,6 @@ def _seen(answer: _Answer) -> dict[str, Any]:
         "answer_id": answer.answer_id,
         "model": answer.model,
         "pieces": answer.pieces,
-        "usage": _plain(answer.report),
+        "usage": as_json(answer.report),
         "why": "no usage was reported" if why is None else str(why),
     }
-
-
-def _plain(report: Any) -> Any:
-    """The report as JSON would have it, or as text where it is no JSON or too long."""
-    if report is None:
-        return None
-    try:
-        dump = getattr(report, "model_dump", None)
-        fields = dump() if callable(dump) else getattr(report, "__dict__", report)
-        written = json.dumps(fields, default=repr)
-    except Exception:
-        return type(report).__name__
-    return json.loads(written) if _is_json(written) else written[:SEEN_LENGTH_MAX]
-
-
-def _is_json(written: str) -> bool:
-    """Short enough, and no NaN: the json module writes it, and hardly anybody else reads it."""
-    if len(written) > SEEN_LENGTH_MAX:
-        return False
-    try:
-        json.loads(written, parse_constant=_refuse)
-    except ValueError:
-        return False
-    return True
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)

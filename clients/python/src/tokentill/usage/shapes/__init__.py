@@ -60,6 +60,7 @@ _PROVIDERS: tuple[Shape, ...] = (
     gemini.embeddings,
     others.vercel,
     others.cohere_event,
+    others.cohere_meta,
     others.ollama,
     others.bedrock_event,
 )

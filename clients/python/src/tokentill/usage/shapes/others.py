@@ -68,6 +68,12 @@ def cohere_event(value: Any) -> Reading | None:
     return None
 
 
+def cohere_meta(value: Any) -> Reading | None:
+    """Cohere's embeddings, and whatever else of it counts under `meta`."""
+    units = get(get(value, "meta"), "billed_units")
+    return None if units is None else reading_of(units, answer_id=get(value, "id"), final=True)
+
+
 def vercel(value: Any) -> Reading | None:
     """What services on the AI SDK hand over as JSON: a result's `totalUsage`, or a full stream's steps."""
     kind, total = text(get(value, "type")), get(value, "totalUsage")

@@ -11,16 +11,20 @@ from tokentill.usage.shapes.reading import Reading
 
 def out_of_sight(value: Any) -> Reading | None:
     """A model may answer by it, and its usage is missing."""
-    found = _is_stream(value) or _is_stream(get(value, "stream")) or _is_streamed_response(value)
+    inside = any(_is_stream(get(value, name)) for name in ("stream", "body"))
+    found = inside or _is_stream(value) or _is_streamed_response(value)
     # An answer of its own, so that no other hides it.
     return Reading(Usage(final=True), report=type(value).__name__) if found else None
 
 
 def _is_stream(value: Any) -> bool:
     kind = type(value).__name__
-    # OpenAI's and Anthropic's `with_streaming_response` and `stream()`, and Bedrock's `converse_stream`.
-    manager = kind.endswith(("ResponseContextManager", "StreamManager")) or kind == "EventStream"
-    return manager or is_native(value) or is_model_stream(value)
+    # OpenAI's and Anthropic's `with_streaming_response` and `stream()`; Bedrock's streams and bodies.
+    named = kind.endswith(("ResponseContextManager", "StreamManager")) or kind in _OF_BEDROCK
+    return named or is_native(value) or is_model_stream(value)
+
+
+_OF_BEDROCK = {"EventStream", "StreamingBody"}
 
 
 def _is_streamed_response(value: Any) -> bool:
