@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
-# Tests mostly wait for servers: one process more than two cores have. Each has stores of its own.
+# One test process more than two cores, as tests mostly wait for servers. Each process has its own stores.
 TEST_PROCESSES ?= 3
 
 .PHONY: help install up test test-server test-clients chaos chaos-short screenshots bench check lint format lock clean
@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.lock requirements/servers.lock requirements/install.s
 	@sh requirements/install.sh $(VENV)
 	@echo "$(CURDIR)" > $@
 
-# A clone that was moved or copied together with its .venv installs again: the scripts in there hold the old path.
+# Install again if the clone was moved or copied together with its .venv, whose scripts contain the old path.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -42,7 +42,7 @@ test-server: $(STAMP) ## run the server's tests, on real Postgres, Redis and wor
 
 test-clients: test-client-python test-client-typescript ## run the client libraries' tests against the real stack
 
-# The parts of it.
+# The parts of test-clients.
 .PHONY: test-client-python test-client-typescript
 test-client-python: $(STAMP)
 	@CLIENT_PYTHON=$(CURDIR)/$(BIN)/python sh clients/python/scripts/check

@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 
 # Pauses between attempts at busy wallets: another worker keeps a wallet locked for as long as its batch takes.
 BUSY_PAUSES_SECONDS = (0.02, 0.05, 0.1)
-# A wallet that is still busy after these pauses is probably locked for long: this process doesn't wait for it again for
-# so long.
+# A wallet that is still busy after these pauses is probably locked for long. The process doesn't pause for it again for
+# this time.
 STUCK_SECONDS = 2.0
 STUCK_WALLETS_MAX = 10_000
 BEFORE_ALL = UUID(int=0)

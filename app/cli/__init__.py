@@ -1,7 +1,8 @@
-"""The command line: what the admin API does, from a terminal beside the stores.
+"""The command line: does what the admin API does, from a terminal with access to the stores.
 
-`flask` in the project's root finds these commands by itself; `tokentill-server` is the same from anywhere. They use
-the same services as the API. A refusal is one line and exit code 1, a wrong setting or option exit code 2.
+`flask` in the project's root finds these commands by itself; `tokentill-server` is the same from any folder. They use
+the same services as the API. An error of a service is printed as one line, with exit code 1; a wrong setting or option
+gives exit code 2.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ COMMANDS = (
 
 
 def register_commands(app: Flask) -> None:
-    """Add the commands to an application's own."""
+    """Add the commands to an application."""
     for command in COMMANDS:
         app.cli.add_command(command)
 
@@ -70,5 +71,5 @@ cli = click.Group("tokentill", commands=COMMANDS, help="Manage what Tokentill se
 
 
 def main() -> None:
-    """The `tokentill-server` script. The application is named, not imported: it stands above the command line."""
+    """The `tokentill-server` script. It names the application instead of importing it: imports run the other way."""
     cli.main(obj=ScriptInfo("app:create_app"))

@@ -74,7 +74,7 @@ def show(services: Container, user_id: str, as_json: bool) -> None:
 
 
 def _of(rule: Mapping[str, Any], names: Sequence[str]) -> str:
-    """A rule in one line."""
+    """A rule as one line of text."""
     said = ", ".join(f"{name} {rule[name]}" for name in names if rule[name] is not None)
     owner = "its own" if rule["user_id"] is not None else "its package's"
     return f"{said or 'off'} ({owner})"

@@ -1,4 +1,4 @@
-"""From the options of a command to a bulk action: drafted, confirmed by whoever runs it, watched to its end."""
+"""Runs a bulk action for a command: drafts it by the options, has the user confirm it, and follows it to its end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_selection(end_ids: Sequence[UUID], bulk: BulkOptions, matching: Filter
 
 
 def run(services: Container, asked: Asked, options: BulkOptions) -> None:
-    """Draft a bulk action, have it confirmed, and work it off."""
+    """Draft a bulk action, have it confirmed, and process it."""
     view, _ = services.bulk_actions.draft(asked)
     if view.action.state is not BulkState.DRAFT:
         click.echo("Confirmed before, under the same reference.", err=True)
@@ -94,7 +94,7 @@ def run(services: Container, asked: Asked, options: BulkOptions) -> None:
 
 
 def follow(services: Container, number: int, *, as_json: bool) -> None:
-    """Work off an action, in turn with the workers, and print what became of its ends."""
+    """Process an action, taking turns with the workers, and print the outcomes of its ends."""
     ends = services.bulk_actions.get(number).action.ends
     done = 0
     try:
@@ -114,7 +114,7 @@ def follow(services: Container, number: int, *, as_json: bool) -> None:
 
 
 def echo(view: BulkView, *, as_json: bool) -> None:
-    """Print an action: what it is about, whose, and what became of it."""
+    """Print an action: its ends, their users, and the outcomes."""
     answer: dict[str, Any] = dict(bulk_action_answer(view))
     if as_json:
         echo_object(answer, as_json=True)

@@ -123,7 +123,7 @@ def corrections(services: Container, *, end_id: UUID, as_json: bool) -> None:
 
 
 def echo_corrected(outcome: Corrected, *, as_json: bool) -> None:
-    """Print a correction or a chargeback; as text with the numbers of its ledger entries."""
+    """Print a correction or a chargeback. The text output has the ids of its ledger entries."""
     if outcome.replayed:
         click.echo("Done before, under the same reference; nothing was done now.", err=True)
     answer: dict[str, Any] = dict(correction_answer(outcome))

@@ -1,4 +1,4 @@
-"""What commands share that write tables of any size: the file, the days, and streaming it."""
+"""Shared by commands that write tables of any size: the options for the file and the days, and the streaming."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ output = click.option(
 
 
 def in_range(since: T | None, until: T | None, month: tuple[T, T] | None) -> tuple[T | None, T | None]:
-    """The days that are meant. Raises UsageError."""
+    """The range of days that the options give. Raises UsageError."""
     if month is not None:
         if since is not None or until is not None:
             raise click.UsageError("--month excludes --from and --to.")
@@ -38,7 +38,7 @@ def in_range(since: T | None, until: T | None, month: tuple[T, T] | None) -> tup
 
 
 def write(output: Any, format: Format, export_for: Callable[[Style], Export]) -> None:
-    """Write an export to a file, or to whoever reads. Raises NotAcceptable."""
+    """Write an export to a file or to standard output. Raises NotAcceptable."""
     check_available(format)
     export = export_for(Style.SHEET if format is Format.CSV else Style.EXACT)
     columns: Mapping[str, Any] = export.columns

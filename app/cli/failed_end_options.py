@@ -1,4 +1,4 @@
-"""What commands on failed ends and debts have in common: which ones are meant, and sums as they are printed."""
+"""Shared by commands on failed ends and debts: the options that select ends, and the printing of sums."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def echo_sums(
     *,
     as_json: bool,
 ) -> None:
-    """Print sums by group, of which `sums` as text, and then all together."""
+    """Print sums by group, then the total. The text output has only the columns in `sums`."""
     in_all = answer((), total)
     if as_json:
         items = [answer(groups, item) for item in page.items]

@@ -48,7 +48,7 @@ class TierParam(click.ParamType[Tier]):
 
 
 def rate_options(*, required: bool) -> Callable[[Command], Command]:
-    """An option for each rate, and for tiers."""
+    """Adds an option for each rate, and one for tiers."""
 
     def decorate(command: Command) -> Command:
         command = click.option(
@@ -199,7 +199,7 @@ def _rates(*, tiers: tuple[Tier, ...], **rates: Any) -> Rates:
 
 
 def _flat(answer: Mapping[str, Any], *, as_json: bool) -> Mapping[str, Any]:
-    """What is nested in an answer, for a line or a cell of a table."""
+    """An answer with its nested values as text, to print it as lines or as the cells of a table."""
     if as_json:
         return answer
     flat = dict(answer)

@@ -1,4 +1,4 @@
-"""What all commands share: the services, checked options, errors in one line, output."""
+"""Shared by all commands: access to the services, checked options, errors in one line, output."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ before_number = click.option(
 
 
 def operator() -> str:
-    """Who runs the command, as the system knows them."""
+    """The operating system's name of the user who runs the command."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -101,7 +101,7 @@ by = click.option(
 
 
 def with_services(command: Callable[Concatenate[Container, P], None]) -> Callable[P, None]:
-    """Hand a command the services of the application it runs in, and print what they refuse as one line."""
+    """Decorates a command that takes the container as its first argument. Prints errors of services as one line."""
 
     @with_appcontext
     @wraps(command)
@@ -128,14 +128,14 @@ def with_services(command: Callable[Concatenate[Container, P], None]) -> Callabl
 
 
 def _silent_store(container: Container) -> str:
-    """Which store left the command without an answer. Where none was found to be away, Postgres had no time for it."""
+    """Says which store doesn't answer. If both gates are open, Postgres was too slow or too busy."""
     if container.postgres_gate.is_open and not container.redis_gate.is_open:
         return "Redis doesn't answer (REDIS_URL)"
     return "Postgres doesn't answer (DATABASE_URL)"
 
 
 def echo_object(answer: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print one thing: a field a line, or JSON."""
+    """Print one object: a line for each field, or JSON."""
     if as_json:
         _echo_json(answer)
         return
@@ -152,7 +152,7 @@ def echo_page(
     as_json: bool,
     more: str,
 ) -> None:
-    """Print a list: a table of some columns, or JSON with all. `more` is the option to go on with."""
+    """Print a list: a table of these columns, or JSON with all fields. `more` is the option for the next page."""
     items = [answer(item) for item in page.items]
     if as_json:
         _echo_json({"items": items, "next": page.next_key})
@@ -163,7 +163,7 @@ def echo_page(
 
 
 def echo_table(columns: Sequence[str], items: Iterable[Mapping[str, Any]]) -> None:
-    """Print some columns of what is in a list."""
+    """Print a table of these columns."""
     rows = [list(columns), *([_cell(item.get(column)) for column in columns] for item in items)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -182,7 +182,7 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What would be logged on the way is said in the one line."""
+    """Turn logging off, as the command prints errors itself."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.CRITICAL)

@@ -27,7 +27,7 @@ def success(message: str, data: Mapping[str, Any], status: int = 200) -> Respons
 
 
 def repeatable(message: str, data: Mapping[str, Any], *, replayed: bool) -> Response:
-    """The answer to what is done once, however often it is asked for."""
+    """The answer to an idempotent call: 201 the first time, 200 with a header for a repeat."""
     response = success(message, data, 200 if replayed else 201)
     if replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -35,7 +35,7 @@ def repeatable(message: str, data: Mapping[str, Any], *, replayed: bool) -> Resp
 
 
 def asked_by_operator(schema: RequestSchema) -> dict[str, Any]:
-    """The body as the schema loads it, with the `caller`. What is wrong with either is said together."""
+    """The body loaded by the schema, with the `caller`. Raises ValidationError with the errors of both."""
     asked: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     try:

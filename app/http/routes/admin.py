@@ -62,7 +62,7 @@ from app.wire.cursors import Order
 
 blueprint = Blueprint("admin", __name__, url_prefix="/api/admin")
 
-# What may keep a wallet from being posted to.
+# The errors of posting to a wallet.
 POSTING_ERRORS = (WalletNotFound, IdempotencyConflict, BalanceOutOfRange, WalletBusy)
 
 _feature = FeatureSchema()
@@ -77,9 +77,9 @@ _adjustment = AdjustmentSchema()
 
 
 class IdConverter(BaseConverter):
-    """An id as a client may have given it, slashes included. What can't be an id is nowhere: 404.
+    """Matches ids, slashes included. A text that can't be an id is answered 404.
 
-    Said so right here: as a mere mismatch it would make another method's route of the same path answer 405.
+    It raises NotFound itself: with a mere mismatch, a route of another method with the same path would answer 405.
     """
 
     part_isolating = False
@@ -93,7 +93,9 @@ class IdConverter(BaseConverter):
 
 
 class WalletIdConverter(IdConverter):
-    """The end of a wallet's own path: what stands below it keeps its route, for wrong methods too."""
+    """Matches the user's id at the end of a wallet's path, but not paths below the wallet: these keep their own routes,
+    even for a wrong method.
+    """
 
     regex = f"(?!.*/(?:{'|'.join(WALLET_PARTS)})(?:/|$)).+?"
 

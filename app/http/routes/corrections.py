@@ -26,7 +26,7 @@ from app.wire.answers import CorrectionAnswer, correction_answer
 
 blueprint = Blueprint("corrections", __name__, url_prefix="/api/admin/ends")
 
-# What may keep a run from being corrected.
+# The errors of correcting a run.
 CORRECTION_ERRORS = (
     NotFound,
     WalletNotFound,
@@ -65,7 +65,7 @@ def list_corrections(end_id: UUID) -> Response:
 
 
 def corrected(outcome: Corrected, message: str) -> Response:
-    """A correction as it was first answered."""
+    """The answer to a correction, the same each time that it is repeated."""
     return repeatable(message, correction_answer(outcome), replayed=outcome.replayed)
 
 

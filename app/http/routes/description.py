@@ -1,4 +1,4 @@
-"""The API's description, for programs and for people. No key needed: it says what the documentation says."""
+"""The API's description, for programs and for people. It needs no key, as it contains nothing secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ blueprint.add_app_template_filter(page.breakable, "api_breakable")
 
 _EXTENSION, _PAGE = "tokentill.openapi", "tokentill.openapi.page"
 _making = Lock()
-# The page needs nothing but its own style sheet.
+# Allows nothing but the page's own style sheet and inline images (data:).
 _POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -58,7 +58,7 @@ def show_docs_style() -> Response:
 
 
 def document() -> Document:
-    """The description of the running application, made once a process."""
+    """The description of the running application. Each process makes it once."""
     with _making:
         if _EXTENSION not in current_app.extensions:
             current_app.extensions[_EXTENSION] = build(current_app)
@@ -67,7 +67,7 @@ def document() -> Document:
 
 
 def _page(found: Document) -> str:
-    """Likewise."""
+    """The HTML page of the description. Each process makes it once."""
     with _making:
         if _PAGE not in current_app.extensions:
             current_app.extensions[_PAGE] = render_template(
@@ -82,7 +82,7 @@ def _page(found: Document) -> str:
 
 
 def _cached(response: Response, etag: str) -> Response:
-    """To be asked for again each time, and answered 304 as long as it is the same."""
+    """Have clients revalidate the response each time; it is answered 304 as long as it hasn't changed."""
     response.set_etag(etag)
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)

@@ -64,6 +64,6 @@ def revoke_key(key_id: str) -> Response:
 
 def _made(made: MadeKey, message: str) -> Response:
     response = success(message, made_key_answer(made), 201)
-    # It is told this once, and to nobody on the way.
+    # The key is shown only this once, and no cache on the way may keep it.
     response.headers["Cache-Control"] = "no-store"
     return response

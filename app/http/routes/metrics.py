@@ -1,7 +1,7 @@
-"""Numbers for Prometheus, on the API's own port: for whoever is on this machine, or has an operator's key
-with the scope `metrics`.
+"""Metrics for Prometheus on the API's own port: for clients on this machine, and for those with an operator's key that
+has the scope `metrics`.
 
-A port of their own (METRICS_PORT) asks for no key, as it is reached by nobody else.
+The separate port for metrics (METRICS_PORT) needs no key, as only Prometheus should be able to reach it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.wire.metrics import CONTENT_TYPE
 
 blueprint = Blueprint("metrics", __name__)
 
-# Each is added by some proxy: whoever sent such a request isn't on this machine.
+# Headers that proxies add. A request with one of them comes from another machine.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 BEARER = "bearer "
 
@@ -41,7 +41,7 @@ def _is_from_here() -> bool:
 
 
 def _given_key() -> str:
-    """In the header of the admin API, or as the bearer token that Prometheus has a setting for."""
+    """The key in the admin API's header, or the bearer token, for which Prometheus has a setting."""
     given = request.headers.get(ADMIN_HEADER)
     if given is None:
         authorization = request.headers.get("Authorization", "")

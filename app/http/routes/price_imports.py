@@ -27,7 +27,7 @@ from app.wire.price_imports import (
 
 blueprint = Blueprint("price_imports", __name__, url_prefix="/api/admin/price-imports")
 
-# Several times LiteLLM's list, the largest there is.
+# Several times the size of LiteLLM's list, the largest one.
 LIST_BYTES_MAX = 16 * 1024 * 1024
 
 _price_import = PriceImportSchema()
@@ -89,7 +89,7 @@ def _known(number: int) -> int:
 
 
 def _parsed(data: bytes) -> Any:
-    """A NaN or a name that stands twice is told by its row, which a list's own reader does."""
+    """Parse the body by the price lists' own parser, which reports a NaN or a repeated name by its row."""
     try:
         return parse_list(data)
     except NotReadable as error:
