@@ -20,7 +20,7 @@ done
 "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
     fail "$("$python" --version) has no venv/ensurepip (on Debian and Ubuntu: apt install python3-venv)"
 
-# A virtual environment can't be moved (its scripts hold its path), so one made elsewhere is made again.
+# A virtual environment can't be moved, because its scripts contain its path: one made elsewhere is made again.
 if [ "$(cat "$venv/.path" 2>/dev/null)" != "$PWD/$venv" ] || ! "$venv/bin/python" -c 'import pip' >/dev/null 2>&1; then
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "could not create $venv"
@@ -28,7 +28,7 @@ if [ "$(cat "$venv/.path" 2>/dev/null)" != "$PWD/$venv" ] || ! "$venv/bin/python
 fi
 echo "tokentill: installing into $venv with $("$venv/bin/python" --version) (the first time takes a minute)"
 
-# Isolated from the caller's PYTHONPATH and user site: what runs is what the lock names.
+# Isolated from the caller's PYTHONPATH and user site: only the packages of the lock file are used.
 export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER 2>/dev/null || true
 "$venv/bin/python" -m pip install --quiet --require-hashes --only-binary :all: -r requirements/dev.lock

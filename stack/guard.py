@@ -19,7 +19,7 @@ import signal
 import struct
 import sys
 
-EXIT_STATUS = 78  # EX_CONFIG: what is wrong is the machine's set-up, and the message says what
+EXIT_STATUS = 78  # EX_CONFIG: the machine's set-up is wrong, and the message says how
 
 PR_SET_PDEATHSIG = 1
 PR_SET_SECUREBITS = 28
@@ -30,8 +30,8 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 
-# Tried in this order. None is enough almost everywhere; the first capability passes folders that are closed;
-# the last is for containers that withhold it, and for binaries that the installer's umask closed to others.
+# Tried in this order. Almost everywhere no capability (None) is enough. The first capability passes closed folders. The
+# last is for containers that withhold the first, and for binaries that the installer's umask closed to others.
 CAPABILITIES: tuple[int | None, ...] = (None, CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
 
 
@@ -44,7 +44,7 @@ def prctl(option: int, *values: int) -> None:
 
 
 def keep_only(capability: int) -> None:
-    """Gives up every capability but this one, and makes it survive the exec."""
+    """Give up every capability except this one, and have it survive the exec."""
     libc = ctypes.CDLL(None, use_errno=True)
     mask = 1 << capability
     header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)

@@ -1,6 +1,6 @@
 """Traces by OpenTelemetry: from a call through Redis, Postgres and the queue to its settlement.
 
-Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set: then OpenTelemetry isn't imported, and a call costs only a few
+Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set. While off, OpenTelemetry isn't imported, and a call costs only a few
 comparisons. Each process switches tracing on when it begins to serve, never before a fork, because the SDK has a
 thread.
 
