@@ -105,12 +105,12 @@ class SettleService:
         now = time.monotonic()
         self._stuck = {wallet_id: until for wallet_id, until in self._stuck.items() if until > now}
         for pause_seconds in BUSY_PAUSES_SECONDS:
-            again = [end_id for wallet in run.busy if wallet.wallet_id not in self._stuck for end_id in wallet.ids]
-            if not again:
+            end_ids = [end_id for wallet in run.busy if wallet.wallet_id not in self._stuck for end_id in wallet.ids]
+            if not end_ids:
                 return
             time.sleep(pause_seconds)
             run.busy = []
-            self._settle_all(again, run)
+            self._settle_all(end_ids, run)
         stuck = {wallet.wallet_id for wallet in run.busy}
         if stuck and len(self._stuck) < STUCK_WALLETS_MAX:
             self._stuck |= dict.fromkeys(stuck, time.monotonic() + STUCK_SECONDS)

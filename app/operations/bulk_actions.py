@@ -407,8 +407,8 @@ def _write_off(books: Books, action: BulkAction, wallet: Wallet | None, items: S
     ends = [end for end_id, end in failed.items() if end_id not in outcomes]
     batch = _Batch(ends=len(items))
     if ends:
-        by = action.confirmed_by or action.actor
-        given = WriteOff(action.reason, by, action.request_id, action.reference)
+        actor = action.confirmed_by or action.actor
+        given = WriteOff(action.reason, actor, action.request_id, action.reference)
         _, batch.wallet = write_off(books, wallet, ends, given)
         batch.written_off = [end.id for end in ends]
         # The wallet may now be able to pay the debts behind these ends.

@@ -166,10 +166,10 @@ class WalletAdmin:
 
     def _as_held(self, found: Sequence[WalletBalance]) -> Sequence[WalletBalance]:
         """The same balances with what holds reserve. Raises Unavailable while Redis is away."""
-        held = self._holds.held_micros([one.wallet.id for one in found])
+        held = self._holds.held_micros([wallet.wallet.id for wallet in found])
         return [
-            replace(one, balance=replace(one.balance, held_micros=held_micros))
-            for one, held_micros in zip(found, held, strict=True)
+            replace(wallet, balance=replace(wallet.balance, held_micros=held_micros))
+            for wallet, held_micros in zip(found, held, strict=True)
         ]
 
 

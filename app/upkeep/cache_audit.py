@@ -115,9 +115,10 @@ class CacheAudit:
             suspects = _persisting(suspects, self.look(suspects))
         if not suspects:
             return []
-        still = _persisting(suspects, self._repaired(suspects))
+        unrepaired = _persisting(suspects, self._repaired(suspects))
         return [
-            _drift(wallet_id, suspect, is_repaired=wallet_id not in still) for wallet_id, suspect in suspects.items()
+            _drift(wallet_id, suspect, is_repaired=wallet_id not in unrepaired)
+            for wallet_id, suspect in suspects.items()
         ]
 
     def _repaired(self, suspects: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
@@ -229,12 +230,12 @@ def _marks(cached: CachedWallet, stored: LoadedWallet, in_flight: Set[UUID]) -> 
 
 def _persisting(before: Mapping[WalletId, Suspect], now: Mapping[WalletId, Suspect]) -> dict[WalletId, Suspect]:
     """The findings that both looks have made."""
-    both = {
+    persisting = {
         wallet_id: replace(suspect, findings=suspect.findings & before[wallet_id].findings)
         for wallet_id, suspect in now.items()
         if wallet_id in before
     }
-    return {wallet_id: suspect for wallet_id, suspect in both.items() if suspect.findings}
+    return {wallet_id: suspect for wallet_id, suspect in persisting.items() if suspect.findings}
 
 
 def _remedy(suspect: Suspect) -> Remedy:

@@ -139,7 +139,7 @@ class DeliveryService:
             claimed = books.claim(endpoint_id, at_once, self._policy.lease_seconds)
             if claimed is None:
                 return None
-            return _Job(endpoint.url, [one.secret for one in books.secrets(endpoint_id)], claimed)
+            return _Job(endpoint.url, [secret.secret for secret in books.secrets(endpoint_id)], claimed)
 
         return self._books.transaction(work)
 

@@ -89,9 +89,10 @@ class WebhookEvents:
                 lambda event: str(event.id),
                 limit,
             )
-            theirs = books.deliveries_of([event.id for event in found.items])
+            deliveries = books.deliveries_of([event.id for event in found.items])
             views = [
-                EventView(event, [DeliveryView(delivery, ()) for delivery in theirs[event.id]]) for event in found.items
+                EventView(event, [DeliveryView(delivery, ()) for delivery in deliveries[event.id]])
+                for event in found.items
             ]
             return Page(views, found.next_key)
 
@@ -167,6 +168,6 @@ def _view(books: Books, event_id: UUID) -> EventView:
     event = books.find_event(event_id)
     if event is None:
         raise NotFound("Webhook event not found")
-    theirs = books.deliveries_of([event_id])[event_id]
-    attempts = books.attempts([delivery.id for delivery in theirs])
-    return EventView(event, [DeliveryView(delivery, attempts[delivery.id]) for delivery in theirs])
+    deliveries = books.deliveries_of([event_id])[event_id]
+    attempts = books.attempts([delivery.id for delivery in deliveries])
+    return EventView(event, [DeliveryView(delivery, attempts[delivery.id]) for delivery in deliveries])
