@@ -1,4 +1,4 @@
-"""What a process does before it serves: waits until its stores answer, and sets aside what it has loaded."""
+"""What a process does before it serves: it waits for its stores, and freezes loaded objects for garbage collection."""
 
 from __future__ import annotations
 

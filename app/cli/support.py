@@ -86,7 +86,7 @@ def operator() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # In a container the user may have no name.
+        # In a container the uid may have no user name.
         return f"uid-{os.getuid()}"
 
 

@@ -328,7 +328,7 @@ def _echo(answer: WebhookEndpointAnswer, *, as_json: bool) -> None:
     if as_json:
         echo_object({**answer}, as_json=True)
         return
-    # Secrets aren't shown, only how many of them sign.
+    # Secrets are never shown, only how many of them are signing.
     echo_object({**answer, "secrets": len(answer["secrets"])}, as_json=False)
 
 

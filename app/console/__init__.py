@@ -1,4 +1,4 @@
-"""The operators' pages at /console: an edge beside the API, in the same process and over the same use cases.
+"""The operators' pages at /console: beside the API, in the same process, and using the same use cases.
 
 Pages are rendered by the server and readable without scripts; htmx is the only library, and is only used to refresh
 pages. Nothing is inline: the browser is told to apply only the console's own script and style files (`security.py`).
@@ -6,8 +6,9 @@ pages. Nothing is inline: the browser is told to apply only the console's own sc
 How a page is made
 ------------------
 A view is in `views/`, one file and one blueprint per section. It calls the use cases that the API calls, by
-`services()`; it has no SQL and doesn't call the API. It says which scope it asks for, that of the API's route for the
-same. A section stands in `navigation.py`, its blueprint in `factory.py`. Its templates are in `templates/<section>/`.
+`services()`; it has no SQL and doesn't call the API. It names the scope that it requires, which is that of the API's
+route for the same. Sections are listed in `navigation.py`, their blueprints in `factory.py`, and the templates of a
+section are in `templates/<section>/`.
 
 A list, with filters in its address and pages:
 

@@ -52,7 +52,7 @@ def _text(value: str) -> str:
 
 
 def number(value: str) -> int:
-    """The number of a thing that the server has numbered."""
+    """Read the number that the server has given to something."""
     if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**63):
         raise ValueError("Must be a whole number above 0.")
     return int(value)
@@ -65,7 +65,7 @@ def _price_id(value: str) -> int:
 
 
 def text(name: str, description: str = "") -> Parameter:
-    """An id, as it stands."""
+    """A parameter that is an id, taken as it is."""
     return Parameter(name, _text, shapes.identifier(), description)
 
 
@@ -79,7 +79,7 @@ def flag(name: str, description: str) -> Parameter:
 
 
 def amount(name: str, description: str) -> Parameter:
-    """An amount of tokens, also below zero."""
+    """A parameter that is an amount of tokens, which may be negative."""
 
     def check(value: str) -> int:
         return inputs.amount_micros(inputs.json_number(value), allow_negative=True, allow_zero=True)
@@ -88,7 +88,7 @@ def amount(name: str, description: str) -> Parameter:
 
 
 def one_of(name: str, values: Sequence[str], description: str = "") -> Parameter:
-    """One of a few words."""
+    """A parameter that is one of a few words."""
 
     def check(value: str) -> str:
         if value not in values:

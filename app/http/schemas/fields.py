@@ -67,7 +67,7 @@ class Text(fields.Field[str]):
         self._length_max = length_max
 
     def is_plain(self, value: Any) -> bool:
-        """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
+        """Whether a value is obviously valid and loaded as it is. Used by `compiled.py`."""
         return is_plain_text(value, self._length_max)
 
     def shape(self) -> Shape:
@@ -127,7 +127,7 @@ class WholeNumber(fields.Field[int]):
         self._most = most
 
     def is_plain(self, value: Any) -> bool:
-        """Whether a value is plainly right and loaded as it is: see `compiled.py`."""
+        """Whether a value is obviously valid and loaded as it is. Used by `compiled.py`."""
         return type(value) is int and self._least <= value <= self._most
 
     def shape(self) -> Shape:
