@@ -451,5 +451,5 @@ class Container:
 
 
 def _request_seconds(config: Config) -> float:
-    """How long a request waits for its batch: longer than all timeouts of both stores in it."""
+    """How long a request waits for its turn in a batch: the timeouts of the store calls of the batch before it."""
     return 2 * config.database_timeout_seconds + config.redis_timeout_seconds

@@ -99,7 +99,7 @@ class CollectService:
                 return Collected(report, IndebtedWallet(wallet_id, done.wallets[0].wallet.debt_micros))
 
     def due_wallets(self, limit: int) -> Sequence[IndebtedWallet]:
-        """Wallets whose debts are due for a try. Raises Unavailable."""
+        """Wallets whose debts are due for another attempt. Raises Unavailable."""
         return self._transactions.due_wallets(limit)
 
     def _bury_oldest(self, wallet_id: WalletId, error: Exception) -> SettleReport:

@@ -47,7 +47,7 @@ class Batch:
     request_ids: Set[str]
     busy: Sequence[ClaimedWallet]
     lags_seconds: Sequence[float] = ()
-    """For each claimed end, the time from its acceptance to the beginning of the transaction."""
+    """For each end of the settled wallets, the time from its acceptance to the beginning of the transaction."""
     dead: int = 0
 
 

@@ -85,7 +85,7 @@ def needs_session(view: View) -> View:
 
 
 def takes_files(bytes_max: int) -> Callable[[View], View]:
-    """Decorates a view whose form may have up to `bytes_max`. Such a form is read only after its sender is known."""
+    """Decorates a view whose form may have up to `bytes_max` bytes. It is read only after its sender is known."""
 
     def decorate(view: View) -> View:
         setattr(view, _BYTES_MAX, bytes_max)

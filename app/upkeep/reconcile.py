@@ -64,7 +64,7 @@ class _Tally:
 
 
 class TakenForDead(Exception):
-    """This reconciliation hasn't reported for so long that it counts as dead, and another one may have begun."""
+    """This reconciliation was silent for too long and counts as dead; another one may have begun."""
 
 
 class ReconcileService:

@@ -1,1 +1,1 @@
-"""Webhooks, and the rules by which low balances and top-ups that wallets need are reported through them."""
+"""Webhooks, and the balance rules by which low balances are reported and top-ups requested through them."""

@@ -182,7 +182,7 @@ class BalanceRules:
 
 
 class TopUpRequests:
-    """Top-up requests. A top-up posted under a request's reference fulfils it; a trigger in Postgres sees to that."""
+    """Top-up requests. When a top-up is posted under a request's reference, a trigger marks the request as answered."""
 
     def __init__(self, *, books: WalletBookKeeping[Requests]) -> None:
         self._books = books
@@ -205,7 +205,7 @@ class TopUpRequests:
         )
 
     def decline(self, request_id: UUID, reason: str, caller: Caller = SYSTEM) -> TopUpRequest:
-        """Decline a request: no top-up will come. Changes nothing if it is fulfilled or declined already.
+        """Decline a request: no top-up will come. Changes nothing if it is answered or declined already.
 
         Raises NotFound, WalletBusy or Unavailable.
         """

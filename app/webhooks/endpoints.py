@@ -71,7 +71,7 @@ class Books(Protocol):
     def forget_secrets(self, endpoint_id: int) -> None: ...
 
     def add_event(self, endpoint_id: int, event_type: str, data: Mapping[str, Any]) -> Event:
-        """Add an event for this endpoint alone, together with its delivery."""
+        """Add an event for this endpoint alone. A trigger schedules its delivery."""
 
     def missed(
         self, endpoint_id: int, since: datetime, until: datetime | None, after_id: UUID, limit: int

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 NEWEST_EVENT = str(UUID(int=2**128 - 1))
 SUBJECT = "webhook_event"
 PRUNED_AT_ONCE = 1_000
-# Events that nobody has received are kept so many times as long as delivered ones.
+# Events with a failed delivery are kept so many times as long as others.
 FAILED_FACTOR = 3
 SECONDS_PER_DAY = 86_400
 
@@ -65,7 +65,7 @@ class Books(Protocol):
     def counts(self) -> Counts: ...
 
     def prune(self, seconds: float, failed_seconds: float, limit: int) -> int:
-        """Delete events older than `seconds` (`failed_seconds` if nobody has received them). Returns how many."""
+        """Delete events older than `seconds`, or `failed_seconds` if a delivery has failed. Returns how many."""
 
     def audit(self, caller: Caller, changes: Sequence[Change]) -> None: ...
 
