@@ -254,7 +254,7 @@ def postgres_cpu_seconds(own: Machine) -> float:
 
 def _analyze(own: Machine) -> None:
     with own.container.engine.begin() as connection:
-        # Without a limit: autovacuum may be running on the table just now, which takes long after so many rows.
+        # Without a timeout: autovacuum may be running on the table, and takes long after so many inserted rows.
         allow_seconds(connection, None)
         connection.execute(sa.text("ANALYZE"))
 

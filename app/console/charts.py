@@ -19,7 +19,7 @@ SIDE = 1_000
 # Leading digits of a round number at the end of an axis. Their halves are round, too.
 _STEPS = (2, 4, 10)
 LABELS_MAX = 5
-# A step so many times longer than the usual one is a gap, over which no line is drawn.
+# A step longer than the usual one by more than this factor is a gap, over which no line is drawn.
 GAP_FACTOR = 3
 
 

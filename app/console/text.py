@@ -14,7 +14,7 @@ from app.domain.pricing import percentage_number
 # How many of an amount's six decimals are shown.
 DECIMALS_SHOWN = 2
 
-# From so many days on a duration is written without hours.
+# A duration of at least this many days is written without hours.
 DAYS_ALONE = 100
 SHORT_ID_LENGTH = 16
 _BAND = re.compile(r"(\d+)([hd])\b")

@@ -89,7 +89,7 @@ class CacheAudit:
             if isinstance(wallet, CachedWallet)
             for end_id in wallet.marks
         ]
-        # Read before the inbox, into which ends move from these places: an end missing here is in the inbox by then.
+        # Read before the inbox. Ends move from these places into the inbox, so an end that is missing here is there.
         in_flight = self._in_flight.holding(marks)
         end_ids = [end_id for end_id, _ in marks]
         in_flight |= self._spool.holding(end_ids)

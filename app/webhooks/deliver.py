@@ -45,7 +45,7 @@ class Books(Protocol):
         """Whether the endpoint has asked to get nothing for now, by Retry-After."""
 
     def is_failing_for(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Whether all attempts at deliveries to the endpoint have failed for so long."""
+        """Whether all attempts to deliver to the endpoint have failed for at least `seconds`."""
 
     def claim(self, endpoint_id: int, at_once_max: int, lease_seconds: float) -> ClaimedDelivery | None:
         """Lease the delivery that has been due for longest, unless `at_once_max` are in flight. The endpoint has to be

@@ -66,7 +66,7 @@ class Books(Protocol):
     def add_secret(self, endpoint_id: int, secret: str) -> None: ...
 
     def expire_secrets(self, endpoint_id: int, seconds: int) -> None:
-        """Let an endpoint's present secrets sign for at most so many seconds, and delete those that have expired."""
+        """Let an endpoint's present secrets sign for at most `seconds` more, and delete those that have expired."""
 
     def forget_secrets(self, endpoint_id: int) -> None: ...
 

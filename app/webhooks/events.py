@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 NEWEST_EVENT = str(UUID(int=2**128 - 1))
 SUBJECT = "webhook_event"
 PRUNED_AT_ONCE = 1_000
-# Events with a failed delivery are kept so many times as long as others.
+# Events with a failed delivery are kept longer than others by this factor.
 FAILED_FACTOR = 3
 SECONDS_PER_DAY = 86_400
 

@@ -87,7 +87,7 @@ class BareDrain:
             )
 
     def fill(self, ends: int) -> None:
-        """Insert so many waiting ends."""
+        """Insert this number of waiting ends."""
         with self._engine.begin() as connection:
             connection.execute(_FILL, {"ends": ends, "users": self._user_ids, "feature": self._feature_endpoint_id})
 

@@ -36,7 +36,7 @@ HOURS_DEFAULT = 3
 POINTS_MAX = 60
 DEBTORS_SHOWN = 8
 CAUSES_SHOWN = 6
-# A process without a heartbeat for so long counts as gone. Heartbeats come every few seconds.
+# A process whose last heartbeat is older counts as gone. Heartbeats come every few seconds.
 SILENT_SECONDS_MAX = 30.0
 # An older sample isn't shown: beat or the workers have stopped.
 SAMPLE_SECONDS_MAX = 180.0

@@ -14,7 +14,7 @@ from app.wire import json
 
 # How deep nested fields are listed. No answer of the API is nested deeper.
 DEPTH_MAX = 4
-# A named object of up to so many fields is also listed in place, where it is used.
+# The fields of a named object are also listed where it is used, if it has at most this many.
 SHORT = 12
 
 Part = Mapping[str, Any]
