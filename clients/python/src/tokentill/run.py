@@ -291,7 +291,10 @@ class _Run:
             raise self.usage_error
 
     def _see_late_usage(self) -> None:
-        """What is said after the end is billed to nobody, so it must not get lost in silence."""
+        """What is said after the end is billed to nobody, so it must not get lost in silence.
+
+        The error's `repeat` bills it, where the service wants that.
+        """
         if not self._finished or self._free:
             return
         settled = self._settle(failed=self._failed)
@@ -301,9 +304,19 @@ class _Run:
             return
         error = UsageMissingError("This run was over already: what was used after it was not billed")
         error.seen = [late]
+        error.operation, error.idempotency_key = "end", new_key()
+        error.repeat = {
+            "user_id": self.user_id,
+            "feature_endpoint_id": self.feature_endpoint_id,
+            "input_token": 0,
+            "output_token": 0,
+            **late,
+            "model": self._counted.model,
+            "idempotency_key": error.idempotency_key,
+        }
         self._tell_late(error)
 
-    def _tell_late(self, error: Exception) -> None:
+    def _tell_late(self, error: UsageError) -> None:
         raise NotImplementedError
 
     def _report(self, error: Exception) -> Steps[None]:
@@ -369,7 +382,7 @@ class Run(_Run):
         self._driver.run(self._finish_steps(failed=failed))
         self._strictly(result)
 
-    def _tell_late(self, error: Exception) -> None:
+    def _tell_late(self, error: UsageError) -> None:
         leftovers.put(lambda: self._driver.run(self._report(error)))
 
     def enter(self) -> None:
@@ -494,7 +507,7 @@ class AsyncRun(_Run):
             await self._driver.run_to_the_end(steps)
             self._strictly(result)
 
-    def _tell_late(self, error: Exception) -> None:
+    def _tell_late(self, error: UsageError) -> None:
         def in_thread() -> None:
             driver = self._driver.thread_driver()
             try:

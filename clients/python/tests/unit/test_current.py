@@ -177,6 +177,9 @@ def test_blocks_in_generators_that_end_in_any_order() -> None:
     next(first)
     next(second)
     list(first)
+    left = current_run()
+    assert left is not None
+    assert left.feature_endpoint_id == "second", "Python shows a generator's context to its reader"
     list(second)
     assert current_run() is None
     assert sorted(billed(fake)) == [("first", 1), ("second", 1)]

@@ -35,6 +35,10 @@ def test_what_comes_after_the_end_is_told_and_not_billed() -> None:
         assert isinstance(error, UsageMissingError)
         assert end["output_token"] == 1, "the end that was billed"
         assert end["idempotency_key"] == run.idempotency_key
+        assert error.repeat is not None
+        getattr(fake.client(), error.operation or "")(**error.repeat)
+    assert sorted(call.body["output_token"] for call in fake.of("end")) == [1, 7, 40]
+    assert len({call.headers["Idempotency-Key"] for call in fake.of("end")}) == 3
 
 
 def test_an_answer_that_is_read_again_after_the_end_is_no_news() -> None:

@@ -185,3 +185,23 @@ def test_a_stream_that_was_left_in_a_function_that_went_on() -> None:
 
     first_words()
     assert billed(fake) == [3]
+
+
+def test_a_stream_inside_of_a_web_response_counts_itself() -> None:
+    class WebResponse:
+        def __init__(self, body: Any) -> None:
+            self.body_iterator = body
+
+    fake = Fake()
+    told: list[Any] = []
+
+    def feature() -> WebResponse:
+        run = current_run()
+        assert isinstance(run, Run)
+        return WebResponse(run.stream(four_of_five()))
+
+    response = wrap(fake, on_end_error=lambda *both: told.append(both))(feature)()
+    assert fake.of("end") == []
+    list(response.body_iterator)
+    assert wrapping.billed(fake) == [(0, 20)]
+    assert told == []

@@ -168,6 +168,15 @@ def test_a_plain_function_must_not_be_asynchronous_inside() -> None:
     with pytest.raises(ConfigurationError, match="async def"):
         wrap(Fake(), functools.partial(_called, inner))()
 
+    class AsyncMessageStreamManager:
+        """As the anthropic package answers from `messages.stream()` of its asynchronous client."""
+
+        async def __aenter__(self) -> None:
+            """Never entered."""
+
+    with pytest.raises(ConfigurationError, match="async def"):
+        wrap(Fake(), AsyncMessageStreamManager)()
+
 
 def test_the_client_must_fit_the_function() -> None:
     fake = Fake()

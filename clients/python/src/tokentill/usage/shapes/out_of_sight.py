@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokentill.upstream import is_model_stream, is_native
@@ -11,7 +12,8 @@ from tokentill.usage.shapes.reading import Reading
 
 def out_of_sight(value: Any) -> Reading | None:
     """A model may answer by it, and its usage is missing."""
-    inside = any(_is_stream(get(value, name)) for name in ("stream", "body"))
+    # Of mappings only: a property with such a name may read what it stands for.
+    inside = isinstance(value, Mapping) and any(_is_stream(value.get(name)) for name in ("stream", "body"))
     found = inside or _is_stream(value) or _is_streamed_response(value)
     # An answer of its own, so that no other hides it.
     return Reading(Usage(final=True), report=type(value).__name__) if found else None
