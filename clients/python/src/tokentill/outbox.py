@@ -32,6 +32,8 @@ _BUSY_TIMEOUT_SECONDS = 10.0
 # A service at work: it can also send its end at once, and do without the rest.
 _SERVICE_TIMEOUT_SECONDS = 2.0
 _LOCK_TIMEOUT_SECONDS = 5.0
+# A fork isn't kept waiting for longer by a disk that hangs.
+_FORK_TIMEOUT_SECONDS = 2.0
 
 # The format is shared with the other clients: a change here is a new _FORMAT.
 _SCHEMA = f"""
@@ -106,6 +108,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._held_for_fork = False
         forks.register(self)
 
     def put(self, idempotency_key: str, body: str, *, lease_seconds: float) -> None:
@@ -247,8 +250,25 @@ class Outbox:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def before_fork(self) -> None:
+        """Close the file, and keep it closed until the fork is over.
+
+        SQLite remembers which locks its process has on a file, and a child doesn't inherit them: it would
+        write without, and the next process to come would take it for gone and clear its writes away.
+        """
+        self._held_for_fork = self._lock.acquire(timeout=_FORK_TIMEOUT_SECONDS)
+        if self._held_for_fork:
+            self._disconnect()
+
+    def after_fork_in_parent(self) -> None:
+        if self._held_for_fork:
+            self._held_for_fork = False
+            self._lock.release()
+
     def after_fork(self) -> None:
-        """In a forked child: the parent's connection must not be used, and its lock may be held for ever."""
+        """In a forked child. Where a disk hung, the parent's connection is still open: it must not be used,
+        and its lock may be held for ever.
+        """
         self._lock = threading.Lock()
         if self._connection is not None:
             _inherited.append(self._connection)
@@ -348,5 +368,5 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-# A fork leaves the child with connections it must neither use nor close: they are kept here, untouched.
+# Connections that a fork has left to a child must be neither used nor closed: they are kept here, untouched.
 _inherited: list[sqlite3.Connection] = []

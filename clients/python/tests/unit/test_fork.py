@@ -168,3 +168,32 @@ def test_a_child_uses_an_asyncio_client_of_its_parent(server: SlowServer, tmp_pa
         """,
     )
     assert program.wait(30) == 0
+
+
+def test_what_a_child_puts_into_the_outbox_stays_there(server: SlowServer, tmp_path: Path) -> None:
+    """SQLite holds its files by locks, which a child that was forked with an open file doesn't have."""
+    path = tmp_path / "outbox.db"
+    parent = run(
+        server,
+        path,
+        """
+        outbox = Outbox(path)
+        outbox.put("parent", "{}", lease_seconds=60)
+        if os.fork():
+            os._exit(0)
+        for number in range(4):
+            outbox.put(f"child {number}", "{}", lease_seconds=60)
+            open(f"{path}.{number}", "w").close()
+            deadline = time.monotonic() + 30
+            while os.path.exists(f"{path}.{number}") and time.monotonic() < deadline:
+                time.sleep(0.005)
+        """,
+    )
+    assert parent.wait(30) == 0
+    for number in range(4):
+        written = tmp_path / f"outbox.db.{number}"
+        wait_until(written.exists, 20)
+        # Somebody else comes by, and is the last to leave as far as the locks say.
+        with Outbox(path) as outbox:
+            assert outbox.status().pending == number + 2
+        written.unlink()
