@@ -38,7 +38,7 @@ from tokentill.outbox import ENDS_MAX_DEFAULT
 from tokentill.run import AsyncRun, OnEndError, Run
 from tokentill.settings import Settings, WhenAway
 from tokentill.usage import Extractor
-from tokentill.wire import Amount, End, Estimate, Hold, Reversal, Start, end_body
+from tokentill.wire import Amount, End, Estimate, Hold, Reversal, Start
 
 
 class TokenProcess(ClientParts):
@@ -111,9 +111,14 @@ class TokenProcess(ClientParts):
         self, user_id: str, feature_endpoint_id: str, input_token: int, output_token: int, **details: Any
     ) -> Estimate:
         """What `end` would answer now, by the same arguments (but a key). Nothing changes."""
-        end = {"user_id": user_id, "feature_endpoint_id": feature_endpoint_id, **details}
         return self._driver.run(
-            self._core.estimate(end_body(input_token=input_token, output_token=output_token, **end))
+            self._estimate_steps(
+                user_id=user_id,
+                feature_endpoint_id=feature_endpoint_id,
+                input_token=input_token,
+                output_token=output_token,
+                **details,
+            )
         )
 
     def end(
@@ -321,9 +326,14 @@ class AsyncTokenProcess(ClientParts):
         self, user_id: str, feature_endpoint_id: str, input_token: int, output_token: int, **details: Any
     ) -> Estimate:
         """See `TokenProcess.estimate`."""
-        end = {"user_id": user_id, "feature_endpoint_id": feature_endpoint_id, **details}
         return await self._driver.run(
-            self._core.estimate(end_body(input_token=input_token, output_token=output_token, **end))
+            self._estimate_steps(
+                user_id=user_id,
+                feature_endpoint_id=feature_endpoint_id,
+                input_token=input_token,
+                output_token=output_token,
+                **details,
+            )
         )
 
     async def end(

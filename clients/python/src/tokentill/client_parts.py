@@ -17,7 +17,7 @@ from tokentill.outbox import Outbox
 from tokentill.sender import Sender
 from tokentill.settings import Settings, outbox_path_from_environment
 from tokentill.steps import Steps
-from tokentill.wire import End, end_body
+from tokentill.wire import End, Estimate, end_body
 
 logger = logging.getLogger("tokentill")
 
@@ -68,26 +68,15 @@ class ClientParts:
         return self._core.end(body, key)
 
     def _batch_steps(self, ends: Sequence[Mapping[str, Any]]) -> Steps[list[BatchItem]]:
-        return self._core.end_batch(
-            [
-                (
-                    end.get("idempotency_key") or new_key(),
-                    end_body(
-                        user_id=end.get("user_id", ""),
-                        feature_endpoint_id=end.get("feature_endpoint_id", ""),
-                        input_token=end.get("input_token"),
-                        output_token=end.get("output_token"),
-                        model=end.get("model"),
-                        process_id=end.get("process_id"),
-                        cached_input_token=end.get("cached_input_token"),
-                        cache_write_token=end.get("cache_write_token"),
-                        reasoning_token=end.get("reasoning_token"),
-                        requests=end.get("requests"),
-                    ),
-                )
-                for end in ends
-            ]
-        )
+        # Nothing is sent if one of them is wrong.
+        with repeatable("end_batch", None, {"ends": [dict(end) for end in ends]}):
+            pairs = [(end.get("idempotency_key") or new_key(), _body_of(end)) for end in ends]
+        return self._core.end_batch(pairs)
+
+    def _estimate_steps(self, **end: Any) -> Steps[Estimate]:
+        with repeatable("estimate", None, end):
+            body = end_body(**end)
+        return self._core.estimate(body)
 
     def close_outbox(self) -> None:
         """Stop sending in the background, and close the file; the connections stay."""
@@ -95,3 +84,18 @@ class ClientParts:
             self._sender.stop()
         if self.outbox is not None and self._owns_outbox:
             self.outbox.close()
+
+
+def _body_of(end: Mapping[str, Any]) -> str:
+    return end_body(
+        user_id=end.get("user_id", ""),
+        feature_endpoint_id=end.get("feature_endpoint_id", ""),
+        input_token=end.get("input_token"),
+        output_token=end.get("output_token"),
+        model=end.get("model"),
+        process_id=end.get("process_id"),
+        cached_input_token=end.get("cached_input_token"),
+        cache_write_token=end.get("cache_write_token"),
+        reasoning_token=end.get("reasoning_token"),
+        requests=end.get("requests"),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
@@ -263,17 +262,16 @@ class AsyncDriver:
             raise OutboxError("The outbox can't be used: its disk doesn't answer") from None
 
     async def _tell(self, tell: Tell) -> None:
-        with _logged(tell.name):
-            answer = tell.call()
-            if inspect.isawaitable(answer):
-                # A task of its own, so that a cancellation in there is not mistaken for ours.
-                task = self.detach(_awaited(answer))
-                await asyncio.wait([task], timeout=CALLBACK_SECONDS)
-                if not task.done():
-                    logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
-                    task.add_done_callback(functools.partial(_look_at, tell.name))
-                else:
-                    _look_at(tell.name, task)
+        answer = _called(tell)
+        if inspect.isawaitable(answer):
+            # A task of its own, so that a cancellation in there is not mistaken for ours.
+            task = self.detach(_awaited(answer))
+            await asyncio.wait([task], timeout=CALLBACK_SECONDS)
+            if not task.done():
+                logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
+                task.add_done_callback(functools.partial(_look_at, tell.name))
+            else:
+                _look_at(tell.name, task)
 
 
 def _bare(error: httpx.RequestError) -> httpx.RequestError:
@@ -283,17 +281,16 @@ def _bare(error: httpx.RequestError) -> httpx.RequestError:
 
 
 def _tell(tell: Tell) -> None:
-    with _logged(tell.name):
-        answer = tell.call()
-        if inspect.isawaitable(answer):
-            # In a thread of its own, as this one may have a running loop.
-            thread = threading.Thread(
-                target=_await_in_thread, args=(tell.name, answer), name="tokentill-callback", daemon=True
-            )
-            thread.start()
-            thread.join(CALLBACK_SECONDS)
-            if thread.is_alive():
-                logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
+    answer = _called(tell)
+    if inspect.isawaitable(answer):
+        # In a thread of its own, as this one may have a running loop.
+        thread = threading.Thread(
+            target=_await_in_thread, args=(tell.name, answer), name="tokentill-callback", daemon=True
+        )
+        thread.start()
+        thread.join(CALLBACK_SECONDS)
+        if thread.is_alive():
+            logger.warning("%s takes longer than %g seconds", tell.name, CALLBACK_SECONDS)
 
 
 def _await_in_thread(name: str, answer: Awaitable[Any]) -> None:
@@ -314,9 +311,9 @@ def _look_at(name: str, task: asyncio.Task[Any]) -> None:
         logger.error("%s failed", name, exc_info=error)
 
 
-@contextlib.contextmanager
-def _logged(name: str) -> Iterator[None]:
+def _called(tell: Tell) -> Any:
     try:
-        yield
-    except Exception:
-        logger.exception("%s failed", name)
+        return tell.call()
+    except (Exception, asyncio.CancelledError):
+        logger.exception("%s failed", tell.name)
+        return None

@@ -76,13 +76,19 @@ async def cancels_itself(*_: Any) -> None:
     raise asyncio.CancelledError
 
 
+def is_cancelled(*_: Any) -> None:
+    raise asyncio.CancelledError
+
+
 def answers_a_future_of_another_loop(*_: Any) -> Any:
     loop = asyncio.new_event_loop()
     loop.close()
     return loop.create_future()
 
 
-@pytest.mark.parametrize("callback", [rejects, raises, cancels_itself, answers_a_future_of_another_loop])
+@pytest.mark.parametrize(
+    "callback", [rejects, raises, cancels_itself, is_cancelled, answers_a_future_of_another_loop]
+)
 def test_a_failing_callback_costs_the_caller_nothing(
     callback: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,24 @@ def same(one: TokenProcessError, other: Any) -> None:
     assert getattr(other, "retry_after_seconds", None) == getattr(one, "retry_after_seconds", None)
 
 
+WRONG = {
+    "end": lambda client: client.end("u", "f", -1, 40),
+    "estimate": lambda client: client.estimate("u", "f", -1, 40),
+    "end_batch": lambda client: client.end_batch([{"user_id": "u", "input_token": -1}]),
+}
+
+
+@pytest.mark.parametrize("operation", WRONG)
+def test_what_is_wrong_says_which_call_it_was(operation: str) -> None:
+    fake = Fake()
+    with fake.client() as client:
+        error = fails(lambda: WRONG[operation](client))
+    assert error.operation == operation
+    assert isinstance(error, ValidationError)
+    assert '"input_token": -1' in json.dumps(error.repeat)
+    assert fake.calls == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_survive_pickling_and_copying(kind: type[TokenProcessError]) -> None:
     error = full(kind)

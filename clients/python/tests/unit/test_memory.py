@@ -221,6 +221,13 @@ def test_bad_bodies_and_keys_are_refused() -> None:
     assert "cached_input_token" in caught.value.errors
     with pytest.raises(ValidationError):
         server.client().start("ann", "chat", hold_token=Decimal("0.0000001"))
+    with pytest.raises(ValidationError) as caught:
+        server.client().end("ann", "chat", 1, 2, idempotency_key="k" * 256)
+    assert "Idempotency-Key" in caught.value.errors
+    [item] = server.client().end_batch(
+        [{"user_id": "ann", "feature_endpoint_id": "chat", "output_token": 2, "idempotency_key": "k" * 256}]
+    )
+    assert isinstance(item.error, ValidationError)
     with pytest.raises(AuthenticationError):
         TokenProcess(URL, "another key", transport=server).start("ann", "chat")
 

@@ -115,6 +115,15 @@ def read(request: httpx.Request) -> Any:
         raise Refused(400, "invalid_json", "Bad JSON") from None
 
 
+def checked_key(key: Any, name: str) -> str | None:
+    """What a call is repeated by. Raises Refused."""
+    if key is None:
+        return None
+    if not isinstance(key, str) or not 0 < len(key) <= ID_LENGTH_MAX or not key.isprintable():
+        raise invalid(**{name: f"Must be a printable string of 1 to {ID_LENGTH_MAX} characters."})
+    return key
+
+
 def written(value: Any) -> str:
     """JSON with decimals as they are: the json module would make floats of them."""
     if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from tokentill.testing.bodies import HOLD_SECONDS_MAX, Body, Refused, invalid
+from tokentill.testing.bodies import HOLD_SECONDS_MAX, Body, Refused, checked_key, invalid
 from tokentill.testing.prices import Cost, RunUsage, cost_of, tokens
 from tokentill.testing.state import Account, Answered, Hold, MemoryEnd, State, Wallet
 from tokentill.wire import ACCESS_ABLE, RETURN_ABLE
@@ -105,7 +105,7 @@ def _batch_result(state: State, fields: Any) -> dict[str, Any]:
         if not isinstance(fields, dict):
             raise invalid(end="Must be a JSON object.")
         own = {name: value for name, value in fields.items() if name != "idempotency_key"}
-        answer = end(state, own, fields.get("idempotency_key"))
+        answer = end(state, own, checked_key(fields.get("idempotency_key"), "idempotency_key"))
     except Refused as refused:
         return refused.body()
     result = {"success": True, "status": 200, "message": "Token process ended", "data": answer.data}

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tokentill.client import AsyncTokenProcess, TokenProcess
-from tokentill.testing.bodies import Refused, read, written
+from tokentill.testing.bodies import Refused, checked_key, read, written
 from tokentill.testing.calls import CALLS
 from tokentill.testing.prices import ProfitRule, micros, price_from, tokens
 from tokentill.testing.state import Feature, MemoryEnd, State, Wallet
@@ -207,7 +207,9 @@ class MemoryTokentill(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if path not in CALLS:
             raise Refused(404, "not_found", "Not Found")
         message, call = CALLS[path]
-        answer = call(self._state, body, request.headers.get("idempotency-key"))
+        answer = call(
+            self._state, body, checked_key(request.headers.get("idempotency-key"), "Idempotency-Key")
+        )
         return {"success": True, "message": message, "data": answer.data, "replayed": answer.replayed}
 
 
