@@ -44,12 +44,29 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(_gemini("STOP", 10))
         elif path.endswith(":streamGenerateContent"):
             self._sse((None, chunk) for chunk in _gemini_stream())
+        elif path.endswith(":batchEmbedContents"):
+            self._json({"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 100}})
+        elif path.endswith("/interactions"):
+            self._answer(body, _interaction(), _interaction_stream())
         elif path == "/api/chat":
             self._ollama(body)
         elif path == "/api/embed":
             self._json({"model": body["model"], "embeddings": [[0.5]], "prompt_eval_count": 100})
         else:
             self.send_error(404)
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/results"):
+            self._begin("application/x-jsonl")
+            for number in range(2):
+                result = {"type": "succeeded", "message": _message("claude-mock")}
+                self._chunk(json.dumps({"custom_id": str(number), "result": result}) + "\n")
+            self._chunk("")
+        else:
+            self._json({"id": "batch_1", "type": "message_batch", "results_url": f"{self._url()}/results"})
+
+    def _url(self) -> str:
+        return f"http://{self.headers['Host']}{self.path}"
 
     def _answer(self, body: dict[str, Any], whole: Any, stream: Iterator[tuple[str | None, Any]]) -> None:
         if body.get("stream"):
@@ -294,3 +311,37 @@ def _gemini_stream() -> Iterator[dict[str, Any]]:
     for number in range(1, PIECES):
         yield _gemini(None, number, answer_id)
     yield _gemini("STOP", PIECES, answer_id)
+
+
+def _interaction() -> dict[str, Any]:
+    return {
+        "id": f"interaction-{next(_ids)}",
+        "object": "interaction",
+        "model": "gemini-2.5-flash",
+        "status": "completed",
+        "steps": [{"type": "model_output", "content": [{"type": "text", "text": "Hello."}]}],
+        "usage": {
+            "total_input_tokens": 95,
+            "total_tool_use_tokens": 5,
+            "total_cached_tokens": 60,
+            "total_output_tokens": 10,
+            "total_thought_tokens": 30,
+            "total_tokens": 140,
+        },
+    }
+
+
+def _interaction_stream() -> Iterator[tuple[str | None, Any]]:
+    done = _interaction()
+    begun = {name: done[name] for name in ("id", "object", "model")} | {"status": "in_progress"}
+    delta = {"type": "text", "text": "x"}
+    events: list[dict[str, Any]] = [
+        {"event_type": "interaction.created", "interaction": begun},
+        {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+        *[{"event_type": "step.delta", "index": 0, "delta": delta}] * PIECES,
+        {"event_type": "step.stop", "index": 0},
+        {"event_type": "interaction.completed", "interaction": done},
+    ]
+    for event in events:
+        yield event["event_type"], event
+    yield None, "[DONE]"

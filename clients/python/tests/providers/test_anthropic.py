@@ -73,6 +73,11 @@ def test_the_stream_helper(client: Any, billing: Billing) -> None:
     assert billing.billed() == WHOLE
 
 
+def test_the_results_of_a_batch(client: Any, billing: Billing) -> None:
+    list(billing.wrap(lambda: client.messages.batches.results("batch_1"))())
+    assert billing.billed() == {name: count * 2 for name, count in WHOLE.items()} | {"requests": 2}
+
+
 def texts(client: Any) -> Iterator[str]:
     with client.messages.stream(**ASK) as stream:
         for text in stream.text_stream:

@@ -61,6 +61,30 @@ def test_two_streams_of_gemini(gemini: Any, billing: Billing) -> None:
     assert billing.billed() == {name: count * 2 for name, count in GEMINI.items()} | {"requests": 2}
 
 
+def test_embeddings_of_gemini(gemini: Any, billing: Billing) -> None:
+    billing.wrap(lambda: gemini.models.embed_content(model="embed", contents="Hi"))()
+    assert billing.billed() == {"input_token": 100, "output_token": 0}
+
+
+INTERACTION: dict[str, Any] = {"model": "gemini-2.5-flash", "input": "Hi"}
+
+
+def test_interactions_of_gemini(gemini: Any, billing: Billing) -> None:
+    billing.wrap(lambda: gemini.interactions.create(**INTERACTION))()
+    assert billing.billed() == GEMINI
+    streamed = Billing()
+    list(streamed.wrap(lambda: gemini.interactions.create(**INTERACTION, stream=True))())
+    assert streamed.billed() == GEMINI
+
+
+def test_an_interaction_of_gemini_left_early(gemini: Any, billing: Billing) -> None:
+    events = billing.wrap(lambda: gemini.interactions.create(**INTERACTION, stream=True))()
+    for _ in range(5):
+        next(events)
+    events.close()
+    assert billing.billed() == {"input_token": 0, "output_token": 3}
+
+
 @pytest.fixture
 def ollama(provider: str) -> Iterator[Any]:
     client = OllamaClient(host=provider)

@@ -8,6 +8,7 @@ from types import SimpleNamespace as Object
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from tests.unit.answers import ANTHROPIC, ANTHROPIC_COUNTS, chunk, openai
 from tests.unit.test_usage_sums import amounts, run, whole
@@ -204,3 +205,27 @@ def test_a_body_that_is_yet_to_be_read_is_told() -> None:
         """As botocore has it in what `invoke_model` answers."""
 
     assert isinstance(whole({"contentType": "json", "body": StreamingBody()}).error, UsageMissingError)
+
+
+def test_fields_extras_and_properties_of_pydantic_models() -> None:
+    report = {"prompt_tokens": 9, "completion_tokens": 7}
+
+    class Extra(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+    class Computed(BaseModel):
+        @property
+        def usage(self) -> dict[str, int]:
+            return report
+
+    class Parsed(BaseModel):
+        """As instructor answers it."""
+
+        name: str
+        _raw_response: Any = None
+
+    parsed = Parsed(name="x")
+    parsed._raw_response = ANSWER
+    for value in (Extra(usage=report), Extra.model_construct(usage=report), Computed()):  # type: ignore[call-arg]
+        assert amounts(whole(value)) == (9, 7)
+    assert amounts(whole(parsed)) == (100, 40)

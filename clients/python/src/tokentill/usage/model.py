@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
@@ -83,12 +84,30 @@ def get(source: Any, *names: str) -> Any:
     """The first of these keys or attributes that is there: no None, no method, nothing that fails to load."""
     for name in names:
         try:
-            value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+            value = _field(source, name)
         except Exception:  # noqa: S112 - a property of a stranger's object; it only wasn't what we look for
             continue
         if value is not None and not callable(value):
             return value
     return None
+
+
+def _field(source: Any, name: str) -> Any:
+    kind: Any = type(source)
+    if kind is dict:
+        return source.get(name)
+    if hasattr(kind, "__pydantic_fields__"):
+        # Most names are missing, and pydantic takes long to find that out.
+        for fields in (source.__dict__, source.__pydantic_extra__):
+            if fields and name in fields:
+                return fields[name]
+        return getattr(source, name, None) if _has(kind, name) else None
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _has(kind: Any, name: str) -> bool:
+    return hasattr(kind, name)
 
 
 def text(value: Any) -> str | None:
