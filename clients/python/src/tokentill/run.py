@@ -33,7 +33,7 @@ from tokentill.holds import HoldLife, keeper
 from tokentill.leftovers import leftovers
 from tokentill.steps import Steps, Tell
 from tokentill.streams import AsyncStream, Stream
-from tokentill.usage import Extractor, Meter, Settled, Usage, Used, is_out_of_sight
+from tokentill.usage import Extractor, Meter, Settled, Usage, Used, answer_of_error, is_out_of_sight
 from tokentill.wire import Amount, End, Hold, Start, end_body, start_body
 
 logger = logging.getLogger("tokentill")
@@ -132,6 +132,12 @@ class _Run:
         # Streams of this run, in whatever they were handed on, count themselves.
         if not self._open_streams() or not is_out_of_sight(result):
             self._meter.read_result(result)
+
+    def read_error(self, error: BaseException | None) -> None:
+        """Add the answer that the feature failed with: the error of a provider's package may carry one."""
+        answer = answer_of_error(error)
+        if answer is not None:
+            self._meter.read_result(answer)
 
     def next_answer(self) -> None:
         """What is read from now on belongs to another answer: for chunks that carry no id of theirs."""
@@ -441,6 +447,7 @@ class Run(_Run):
     ) -> None:
         if self._inside is not None:
             self._inside.__exit__(None, None, None)
+        self.read_error(error)
         self.leave(failed=error is not None, block=True)
 
     def stream(self, source: Iterable[T]) -> Stream[T]:
@@ -589,6 +596,7 @@ class AsyncRun(_Run):
         if self._inside is not None:
             self._inside.__exit__(None, None, None)
         cancelled = isinstance(error, asyncio.CancelledError)
+        self.read_error(error)
         await self.leave(failed=error is not None, cancelled=cancelled, block=True)
 
     def stream(self, source: AsyncIterable[T]) -> AsyncStream[T]:

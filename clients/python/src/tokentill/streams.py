@@ -183,7 +183,8 @@ class Stream(_Passing, Generator[T, Any, Any]):
                 run.read_return(stop.value)
             self._tokentill_settle(failed=False)
             raise
-        except BaseException:
+        except BaseException as error:
+            run.read_error(error)
             self._tokentill_settle(failed=True)
             raise
         finally:
@@ -298,6 +299,7 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
             await self._tokentill_settle(failed=False, cancelled=False)
             raise
         except BaseException as error:
+            run.read_error(error)
             await self._tokentill_settle(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
             raise
         finally:

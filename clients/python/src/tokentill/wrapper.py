@@ -130,7 +130,8 @@ def _wrap_plain(
             with inside(run):
                 result = function(*args, **kwargs)
             _refuse_asynchronous(result)
-        except BaseException:
+        except BaseException as error:
+            run.read_error(error)
             run.leave(failed=True)
             raise
         if _is_stream(result):
@@ -164,6 +165,7 @@ def _wrap_async(
             with inside(run):
                 result = await function(*args, **kwargs)
         except BaseException as error:
+            run.read_error(error)
             await run.leave(failed=True, cancelled=isinstance(error, asyncio.CancelledError))
             raise
         if isinstance(result, AsyncIterator):

@@ -163,7 +163,11 @@ def _chat(body: dict[str, Any]) -> dict[str, Any]:
         "created": 1,
         "model": body["model"],
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello."},
+                "finish_reason": "length" if body.get("max_tokens") == 40 else "stop",
+            }
         ],
         "usage": _chat_usage(body),
     }

@@ -179,7 +179,9 @@ def test_streams_that_the_caller_reads_by_itself_are_told(gpt: Any, billing: Bil
     ):
         told = Billing()
         told.wrap(result)()
-        assert [type(error) for error, _ in told.errors] == [UsageMissingError], result
+        [(error, end)] = told.errors
+        assert isinstance(error, UsageMissingError)
+        assert end["seen"][0]["usage"], "what it was"
         assert told.ends() == {}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.providers.billing import Billing
 from tests.providers.mock import PIECES
@@ -51,6 +52,28 @@ def test_a_raw_response(client: Any, billing: Billing) -> None:
 def test_several_completions_in_a_tuple_and_a_list(client: Any, billing: Billing) -> None:
     billing.wrap(lambda: ("text", chat(client), [chat(client)]))()
     assert billing.billed() == TWICE
+
+
+class Greeting(BaseModel):
+    text: str
+
+
+def test_a_structured_answer_that_was_cut_off_is_paid_for(client: Any, billing: Billing) -> None:
+    def feature() -> Any:
+        try:
+            return client.chat.completions.parse(
+                model="gpt-4.1", messages=MESSAGES, max_tokens=40, response_format=Greeting
+            )
+        except openai.LengthFinishReasonError as error:
+            raise RuntimeError("too long") from error
+
+    with pytest.raises(RuntimeError):
+        billing.wrap(feature)()
+    assert billing.billed() == WHOLE
+    block = Billing()
+    with pytest.raises(RuntimeError), block.fake.client().run(user_id="u", feature_endpoint_id="f"):
+        feature()
+    assert block.billed() == WHOLE
 
 
 def test_embeddings(client: Any, billing: Billing) -> None:

@@ -387,6 +387,15 @@ def test_results_that_were_read_and_then_returned_in_a_list_count_once() -> None
     assert amounts(listed.settle()) == (101, 42)
 
 
+def test_many_results_without_an_id_that_were_read_and_then_returned_count_once() -> None:
+    answers = [{"input_token": 1, "output_token": 2} for _ in range(500)]
+    meter = Meter()
+    for answer in answers:
+        meter.read(answer)
+    meter.read_result(answers)
+    assert amounts(meter.settle()) == (500, 1000)
+
+
 def test_the_usage_object_of_an_answer_that_was_read_counts_once() -> None:
     answer = Object(id="c-1", object="chat.completion", usage=Object(**openai(100, 40)))
     meter = Meter()

@@ -18,11 +18,17 @@ nothing".
 
 from tokentill.usage.meter import Meter, Settled, Used, count_deltas, read_usage
 from tokentill.usage.model import Extractor, Usage
-from tokentill.usage.shapes.out_of_sight import out_of_sight
+from tokentill.usage.shapes.envelopes import answer_of_error
+from tokentill.usage.shapes.out_of_sight import is_out_of_sight
 
-__all__ = ["Extractor", "Meter", "Settled", "Usage", "Used", "count_deltas", "is_out_of_sight", "read_usage"]
-
-
-def is_out_of_sight(result: object) -> bool:
-    """Whether a feature's result is a stream that others read when the run is over, or has one inside."""
-    return out_of_sight(result) is not None
+__all__ = [
+    "Extractor",
+    "Meter",
+    "Settled",
+    "Usage",
+    "Used",
+    "answer_of_error",
+    "count_deltas",
+    "is_out_of_sight",
+    "read_usage",
+]

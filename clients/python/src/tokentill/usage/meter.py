@@ -26,8 +26,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SEEN_MAX = 10
-# How many results are remembered as read: a returned one was read lately.
-RESULTS_MAX = 1_000
+# How many results are remembered as read: one that is passed on or returned was read lately. Of those that
+# no id tells apart more, as a feature may return all of them in a list.
+RESULTS_MAX = 100
+NAMELESS_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class _Answer:
             self._replace(usage, input_at_least=reading.input_at_least)
         elif usage.said:
             _add(self.added, usage)
+        elif self.report is None:
+            self.report = reading.report
 
     def _replace(self, usage: Usage, *, input_at_least: bool) -> None:
         # A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
@@ -177,6 +181,7 @@ class Meter:
         self._whole_run: _Counts = {}
         self._texts = 0
         self._results: deque[Any] = deque(maxlen=RESULTS_MAX)
+        self._nameless: deque[Any] = deque(maxlen=NAMELESS_MAX)
         self._reports: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._model: str | None = None
 
@@ -191,8 +196,9 @@ class Meter:
     def read(self, result: Any) -> None:
         """Take in a whole result. What it has without an id is an answer of its own."""
         readings = self._readings(result)
-        self._results.extend(result if isinstance(result, (list, tuple)) else ())
         self._results.append(result)
+        if any(reading.usage.said and reading.usage.answer_id is None for reading in readings):
+            self._nameless.extend(result if isinstance(result, (list, tuple)) else [result])
         self._reports.extend(reading.report for reading in readings if reading.report is not None)
         self._take_all(readings, whole=True)
 
@@ -305,7 +311,7 @@ class Meter:
         return Settled(used, error)
 
     def _was_read(self, value: Any) -> bool:
-        return any(value is known for known in self._results)
+        return any(value is known for read in (self._results, self._nameless) for known in read)
 
     def _readings(self, result: Any, skip: Callable[[Any], bool] = lambda _: False) -> list[Reading]:
         readings = list(look_through(result, skip=skip))

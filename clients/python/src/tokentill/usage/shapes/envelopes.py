@@ -21,6 +21,7 @@ Look: TypeAlias = Callable[[Any], "Reading | None"]
 
 FIELDS_MAX = 50
 ITEMS_MAX = 1_000
+CAUSES_MAX = 5
 
 
 def raw_response(value: Any, look: Look) -> Reading | None:
@@ -122,4 +123,17 @@ def _listed(fields: list[Any], answer_of: Look) -> Reading | None:
                 reading = answer_of(get(one, "message") or one) if record(one) else None
                 if reading is not None and reading.usage.said:
                     return reading
+    return None
+
+
+def answer_of_error(error: BaseException | None) -> Any:
+    """The answer that an error is about, or one that it was raised from: OpenAI's and instructor's carry it.
+
+    It was cut off or could not be parsed, and is paid for all the same.
+    """
+    for _ in range(CAUSES_MAX):
+        answer = get(error, "completion", "last_completion")
+        if error is None or answer is not None:
+            return answer
+        error = error.__cause__ or error.__context__
     return None

@@ -19,6 +19,10 @@ def out_of_sight(value: Any) -> Reading | None:
     return Reading(Usage(final=True), report=type(value).__name__) if found else None
 
 
+def is_out_of_sight(result: object) -> bool:
+    return out_of_sight(result) is not None
+
+
 def _is_stream(value: Any) -> bool:
     kind = type(value).__name__
     # OpenAI's and Anthropic's `with_streaming_response` and `stream()`; Bedrock's streams and bodies.
