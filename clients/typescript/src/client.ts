@@ -10,6 +10,7 @@ import type { AwayReport } from './away';
 import {
   AuthenticationError,
   ConfigurationError,
+  messageOf,
   OutboxError,
   TokenProcessError,
   UnavailableError,
@@ -99,18 +100,10 @@ export class TokenProcess {
   }
 
   async start(payload: TTokenProcessStartPayload, options: CallOptions = {}): Promise<TTokenProcessStartResponse> {
-    const { user_id, feature_endpoint_id, hold_token, hold_seconds, model } = payload;
-    const body = { user_id, feature_endpoint_id, hold_token, hold_seconds, model };
-    const idempotencyKey = keyOf(payload.idempotency_key);
-    return this.repeatable({ call: 'start', payload: { ...payload, idempotency_key: idempotencyKey } }, async () => {
+    const keyed = { ...payload, idempotency_key: keyOf(payload.idempotency_key) };
+    return this.repeatable({ call: 'start', payload: keyed }, async () => {
       try {
-        return await this.transport.send<TTokenProcessStartResponse>({
-          operation: 'start',
-          body: JSON.stringify(body),
-          idempotencyKey,
-          limitSeconds: this.settings.startTimeoutSeconds,
-          signal: options.signal,
-        });
+        return await this.sendStart(keyed, options.signal);
       } catch (error) {
         if (error instanceof UnavailableError) return this.startWithoutServer(payload, error);
         throw error;
@@ -273,6 +266,29 @@ export class TokenProcess {
   sendBehind(work: Promise<void>): void {
     this.behind.add(work);
     void work.finally(() => this.behind.delete(work));
+  }
+
+  /** A start that was aborted, or not answered, may have made a hold: its key finds it again. Never rejects. */
+  async undoStart(asked: TTokenProcessStartPayload): Promise<void> {
+    try {
+      const { process_id } = (await this.sendStart(asked)).data;
+      if (process_id !== undefined) await this.cancel({ user_id: asked.user_id, process_id });
+    } catch (error) {
+      // Still no answer: whoever wanted the start has heard of that.
+      if (error instanceof UnavailableError) return;
+      console.warn('[Token Process] A hold that may have been made will expire:', messageOf(error));
+    }
+  }
+
+  private sendStart(payload: TTokenProcessStartPayload, signal?: AbortSignal): Promise<TTokenProcessStartResponse> {
+    const { user_id, feature_endpoint_id, hold_token, hold_seconds, model, idempotency_key } = payload;
+    return this.transport.send({
+      operation: 'start',
+      body: JSON.stringify({ user_id, feature_endpoint_id, hold_token, hold_seconds, model }),
+      idempotencyKey: idempotency_key,
+      limitSeconds: this.settings.startTimeoutSeconds,
+      signal,
+    });
   }
 
   private sendEnd(key: string, body: string, waitSeconds?: number): Promise<TTokenProcessEndResponse> {

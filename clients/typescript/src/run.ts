@@ -8,7 +8,7 @@
 
 import type { TokenProcess } from './client';
 import { inRun } from './context';
-import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf, TokenProcessError, UsageError, UsageMissingError } from './errors';
+import { HoldNotFoundError, HoldRefusedError, InsufficientTokensError, messageOf, TokenProcessError, UnavailableError, UsageError, UsageMissingError } from './errors';
 import type { SeenAnswer } from './errors';
 import { KEPT_HOLD_SECONDS, keepHold } from './hold';
 import { atMost, quietly } from './hooks';
@@ -108,9 +108,15 @@ export class TokenProcessRun implements StreamedRun {
     try {
       ({ data } = await client.start(asked, { signal }));
     } catch (error) {
-      if (signal?.aborted && hold_token !== undefined) client.sendBehind(giveBackLost(client, asked));
+      const unanswered = error instanceof UnavailableError && error.attempts > 0;
+      // Whoever gave a key may come again with it, and find the hold.
+      if (hold_token !== undefined && payload.idempotency_key === undefined && (signal?.aborted || unanswered)) {
+        client.sendBehind(client.undoStart(asked));
+        if (unanswered) error.repeat = { call: 'start', payload };
+      }
       throw error;
     }
+    if (data.away && hold_token !== undefined) client.sendBehind(client.undoStart(asked));
     if (data.status === 'access-able') return new TokenProcessRun(client, asked, data, options);
     const { user_id, feature_endpoint_id } = payload;
     const error = new InsufficientTokensError({ token: data.token, user_id, feature_endpoint_id });
@@ -410,17 +416,6 @@ export class TokenProcessRun implements StreamedRun {
       error.repeat ??= { call: 'end', payload: end };
     }
     return error;
-  }
-}
-
-/** A start that was aborted on its way may have made a hold: its key finds it again. Never rejects. */
-async function giveBackLost(client: TokenProcess, asked: TTokenProcessStartPayload): Promise<void> {
-  try {
-    const { user_id } = asked;
-    const { process_id } = (await client.start(asked)).data;
-    if (process_id !== undefined) await client.cancel({ user_id, process_id });
-  } catch (error) {
-    console.warn('[Token Process] A hold that may have been made will expire:', messageOf(error));
   }
 }
 

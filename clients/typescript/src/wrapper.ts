@@ -23,7 +23,7 @@ export interface WithTokenProcessConfig<TArgs extends unknown[]> extends Omit<Ru
   hold_token?: number | ((args: TArgs) => number | undefined | Promise<number | undefined>) | undefined;
   hold_seconds?: number | undefined;
   /** Aborted: the caller has gone. Given, or found in the function's arguments. */
-  signal?: AbortSignal | ((args: TArgs) => AbortSignal | undefined) | undefined;
+  signal?: AbortSignal | ((args: TArgs) => AbortSignal | undefined | Promise<AbortSignal | undefined>) | undefined;
   /** The client to use: the one made from the environment unless given. */
   client?: TokenProcess | undefined;
 }
@@ -59,7 +59,7 @@ export function wrap<TArgs extends unknown[], R>(
   const begin = async (args: TArgs): Promise<TokenProcessRun> => {
     const { feature_endpoint_id, user_id, hold_token, hold_seconds, client, ...options } = config;
     const hold = typeof hold_token === 'function' ? await hold_token(args) : hold_token;
-    const signal = typeof options.signal === 'function' ? options.signal(args) : options.signal;
+    const signal = typeof options.signal === 'function' ? await options.signal(args) : options.signal;
     return (client ?? clientOf()).begin(
       {
         user_id: typeof user_id === 'function' ? await user_id(args) : user_id,

@@ -40,12 +40,13 @@ test('an onEndError that hangs costs the caller five seconds, not the result', (
     { totalTimeoutSeconds: 0.2 },
   ));
 
-test('everything that is called may be async: the user, the hold, the reader', () =>
+test('everything that is called may be async: the user, the hold, the signal, the reader', () =>
   inWorld(async (world) => {
     const config = {
       ...world.config,
       user_id: (args: [{ user_id: string }]) => later(args[0].user_id),
       hold_token: () => later(5),
+      signal: () => later(new AbortController().signal),
       usage: async (value: unknown) => later(typeof value === 'string' ? { output_token: value.length } : undefined),
     };
     assert.equal(await withTokenProcess(config, async (_data: { user_id: string }) => 'four')(USER), 'four');
@@ -61,10 +62,10 @@ test('everything that is called may be async: the user, the hold, the reader', (
     assert.equal(world.server.seen[0]?.body.hold_token, 5);
   }));
 
-test('a user or a hold that can’t be found is the caller’s to hear, and nothing runs', () =>
+test('a user, a hold or a signal that can’t be found is the caller’s to hear, and nothing runs', () =>
   inWorld(async ({ config, server }) => {
     const fails = () => Promise.reject(new RangeError('mine'));
-    for (const broken of [{ ...config, user_id: fails }, { ...config, hold_token: fails }]) {
+    for (const broken of [{ ...config, user_id: fails }, { ...config, hold_token: fails }, { ...config, signal: fails }]) {
       await assert.rejects(withTokenProcess(broken, async (_data: { user_id: string }) => assert.fail('ran'))(USER), RangeError);
     }
     assert.deepEqual(server.seen, []);

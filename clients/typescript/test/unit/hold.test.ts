@@ -5,7 +5,7 @@ import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 
 import { currentRun, HoldNotFoundError, HoldRefusedError, InsufficientTokensError, tokenProcessHoldExtend, withTokenProcess } from 'tokentill';
-import type { TokenProcessRun } from 'tokentill';
+import type { TokenProcessRun, UnavailableError } from 'tokentill';
 
 import { billed, CANCEL, END, EXTEND, inWorld, paths, START, until, USER } from '../support/world.js';
 
@@ -253,3 +253,27 @@ test('a start that is aborted on its way gives back the hold that it may have ma
     // The server would have answered the same run again.
     world.wallet.holds.clear();
   }));
+
+test('a start without an answer gives back the hold that it may have made, unless its key is the caller’s', () =>
+  inWorld(
+    async ({ client, server, wallet }) => {
+      server.faults = [{ kind: 'accept-then-silence' }];
+      await assert.rejects(client.begin({ ...RUN, hold_token: 10 }), (error: UnavailableError) => {
+        // Under its key there is no hold any more: what is to be repeated is a start of its own.
+        assert.deepEqual(error.repeat, { call: 'start', payload: { ...RUN, hold_token: 10 } });
+        return error.name === 'UnavailableError';
+      });
+      await until('given back', () => server.seenAt(CANCEL).length > 0);
+      const keys = server.seenAt(START).map(({ headers }) => headers['idempotency-key']);
+      assert.deepEqual([keys.length, keys[0]], [2, keys[1]]);
+      server.faults = [{ kind: 'accept-then-silence' }];
+      await assert.rejects(client.begin({ ...RUN, hold_token: 10, idempotency_key: 'mine' }), { idempotencyKey: 'mine' });
+      server.faults = [{ kind: 'accept-then-silence' }];
+      await assert.rejects(client.begin(RUN), { name: 'UnavailableError' });
+      await client.close();
+      assert.equal(server.seenAt(CANCEL).length, 1);
+      wallet.holds.clear();
+    },
+    1000,
+    { startTimeoutSeconds: 1 },
+  ));
