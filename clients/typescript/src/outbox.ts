@@ -282,7 +282,8 @@ function loadSqlite(): DatabaseConstructor {
 function nodeModule<T>(name: string): T {
   const found = builtin<T>(name);
   if (found) return found;
-  const here = typeof process === 'undefined' ? 'this platform' : `Node ${process.versions?.node}`;
+  const version = typeof process === 'undefined' ? undefined : process.versions?.node;
+  const here = version === undefined ? 'this platform' : `Node ${version}`;
   throw new OutboxUnsupportedError(
     `The outbox needs ${name}, which ${here} doesn't have. Use Node 22.13 or newer, or leave the outbox out`,
   );

@@ -24,7 +24,25 @@ export type Fetch = (
 ) => Promise<Response>;
 
 /** Looked up at each call: frameworks put their own `fetch` in its place while they start. */
-export const platformFetch: Fetch = (url, init) => fetch(url, init);
+export const platformFetch: Fetch = (url, init) => {
+  if (hasCacheMode()) return fetch(url, init);
+  const { cache: _, ...rest } = init;
+  return fetch(url, rest);
+};
+
+let cacheMode: boolean | undefined;
+
+/** Cloudflare's runtime, with a compatibility date before 2024-11-11, refuses every request that names one. */
+function hasCacheMode(): boolean {
+  if (cacheMode !== undefined) return cacheMode;
+  try {
+    if (typeof Request === 'function') new Request('http://localhost/', { cache: 'no-store' });
+    cacheMode = true;
+  } catch {
+    cacheMode = false;
+  }
+  return cacheMode;
+}
 
 /** Random enough to be a key. */
 export function randomUuid(): string {

@@ -49,6 +49,11 @@ export interface RunOptions {
   keepHold?: boolean | undefined;
   /** Aborted: the caller has gone. A stream is closed at its source, and what flowed until then is billed. */
   signal?: AbortSignal | undefined;
+  /**
+   * Called, when the run has begun, with a promise that is resolved when it is settled. For edge runtimes, which stop what is
+   * under way when the response is sent or its reader has gone: `(settled) => ctx.waitUntil(settled)`.
+   */
+  waitUntil?: ((settled: Promise<void>) => void) | undefined;
 }
 
 export class TokenProcessRun implements StreamedRun {
@@ -75,6 +80,7 @@ export class TokenProcessRun implements StreamedRun {
   /** Held weakly: a stream that nobody iterates any more may be collected, and settles the run then. */
   private watched: { deref(): Stoppable | undefined } | undefined;
   private readonly letGo: () => void;
+  private isOverFor: () => void = () => undefined;
 
   constructor(
     private readonly client: TokenProcess,
@@ -93,6 +99,11 @@ export class TokenProcessRun implements StreamedRun {
       caller?.removeEventListener('abort', stop);
       dropHold?.();
     };
+    const { waitUntil } = options;
+    if (waitUntil) {
+      const settled = new Promise<void>((resolve) => (this.isOverFor = resolve));
+      void quietly('waitUntil', () => waitUntil(settled));
+    }
     if (caller?.aborted) stop();
   }
 
@@ -201,16 +212,19 @@ export class TokenProcessRun implements StreamedRun {
     const given = usage && { input_token: 0, output_token: 0, ...checked(usage), model: usage.model };
     this.isSettledByHand = true;
     this.letGo();
-    if (this.isFree) return this.endWithout();
-    if (given) return this.bill(given);
-    return this.bill(await this.counted(false));
+    try {
+      if (this.isFree) return await this.endWithout();
+      return await this.bill(given ?? (await this.counted(false)));
+    } finally {
+      this.isOverFor();
+    }
   }
 
   /** The run failed: gives its hold back. */
   async cancel(): Promise<void> {
     this.isSettledByHand = true;
     this.letGo();
-    await this.cancelHold();
+    await this.cancelHold().finally(this.isOverFor);
   }
 
   /** The end of this run as it would be sent. */
@@ -295,7 +309,7 @@ export class TokenProcessRun implements StreamedRun {
     if (!leftEarly && this.parts.size > 0) return;
     // What was asked of a provider under this signal is for nobody any more.
     if (leftEarly) this.stop(new DOMException('The run is over', 'AbortError'));
-    this.settling ??= this.settleOnce(leftEarly, unheard);
+    this.settling ??= this.settleOnce(leftEarly, unheard).finally(this.isOverFor);
     if (!gone && !this.caller?.aborted) return this.settling;
     const behind = this.settling.catch(() => undefined);
     this.client.sendBehind(behind);

@@ -7,7 +7,9 @@ import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { createContext, runInContext } from 'node:vm';
 
-import { inWorld, END, START } from '../support/world.js';
+import { withTokenProcess } from 'tokentill';
+
+import { CANCEL, inWorld, END, START, until } from '../support/world.js';
 
 const dist = dirname(require.resolve('tokentill'));
 
@@ -103,4 +105,62 @@ test('calls are never answered from a cache of the framework’s', () =>
       globalThis.fetch = fetch;
     }
     assert.deepEqual(seen, ['no-store']);
+  }));
+
+test('a runtime that refuses requests with a cache mode is asked without one', () =>
+  inWorld(async ({ server }) => {
+    const seen: string[][] = [];
+    class Request {
+      constructor(_url: string, init: object) {
+        if ('cache' in init) throw new Error("The 'cache' field on 'RequestInitializerDict' is not implemented.");
+      }
+    }
+    const fetchThere = (url: string, init: RequestInit) => {
+      seen.push(Object.keys(init));
+      new Request(url, init);
+      return fetch(url, init);
+    };
+    const context = createContext({ ...edgeGlobals(), Request, fetch: fetchThere });
+    const tokentill = load(context, join(dist, 'index.js')) as typeof import('tokentill');
+    const client = new tokentill.TokenProcess({ url: server.url, apiKey: 'key' });
+    assert.equal((await client.start({ user_id: 'user-1', feature_endpoint_id: 'feature-1' })).data.status, 'access-able');
+    assert.equal(seen.length, 1);
+  }));
+
+test('waitUntil is handed what an edge runtime has to wait for: until the run is settled, however that comes', () =>
+  inWorld(async ({ server, client, wallet, problems, config }) => {
+    let settled = 0;
+    const run = {
+      user_id: 'user-1',
+      feature_endpoint_id: 'feature-1',
+      hold_token: 5,
+      waitUntil: (over: Promise<void>) => void over.then(() => (settled = server.seenAt(END).length + server.seenAt(CANCEL).length)),
+    };
+    const { waitUntil } = run;
+    const wrapped = { feature_endpoint_id: 'feature-1', user_id: 'user-1', client, onEndError: config.onEndError, hold_token: 5, waitUntil };
+    const stream = () => new ReadableStream({ pull: (controller) => controller.enqueue({ output_token: 4 }) }, { highWaterMark: 0 });
+    const ways: (() => Promise<unknown>)[] = [
+      withTokenProcess(wrapped, async () => ({ output_token: 4 })),
+      async () => {
+        const reader = (await withTokenProcess(wrapped, async () => stream())()).getReader();
+        await reader.read();
+        server.faults = [{ kind: 'delay', ms: 700 }];
+        await reader.cancel();
+      },
+      async () => (await withTokenProcess(wrapped, async () => stream())()).cancel(),
+      () => assert.rejects(withTokenProcess(wrapped, () => Promise.reject(new RangeError('mine')))(), RangeError),
+      async () => (await client.begin(run, { waitUntil })).end({ output_token: 4 }),
+      async () => (await client.begin(run, { waitUntil })).cancel(),
+    ];
+    for (const [count, way] of ways.entries()) {
+      await way();
+      await until('settled', () => settled === count + 1);
+    }
+    // What it throws costs no run.
+    const { error } = console;
+    console.error = () => undefined;
+    await withTokenProcess({ ...wrapped, waitUntil: () => assert.fail('no context') }, async () => ({ output_token: 4 }))();
+    console.error = error;
+    assert.equal(wallet.token, 1000 - 4);
+    assert.deepEqual(problems, []);
   }));
