@@ -176,6 +176,41 @@ async def test_the_router_is_billed_and_does_not_retry_a_refusal(
     await eventually_async(lambda: len(server.ends) == 2)
 
 
+def falling_back(user: str) -> dict[str, Any]:
+    # LiteLLM takes these apart.
+    fallbacks = [{"model": "gpt-4o-mini", "mock_response": "Hello"}]
+    return {**CALL, "user": user, "mock_response": Exception("boom"), "fallbacks": fallbacks}
+
+
+# LiteLLM leaves tasks behind in the loops that it makes for plain calls.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", ["asynchronous", "guarded", "plain"])
+def test_a_call_with_fallbacks_is_billed_once_and_holds_once(
+    way: str, logger: TokentillLogger, server: MemoryTokentill
+) -> None:
+    server.add_wallet("small", 150)
+    call = falling_back("small")
+    if way == "asynchronous":
+        asyncio.run(litellm.acompletion(**call))
+    else:
+        answer = (logger.guard(litellm.completion) if way == "guarded" else litellm.completion)(**call)
+        assert answer.choices, "kept meanwhile"
+    eventually(lambda: server.ends)
+    time.sleep(0.2)
+    assert [end.model for end in server.ends] == ["gpt-4o-mini"]
+    assert not server.holds("small")
+    gc.collect()
+
+
+def test_a_call_with_fallbacks_that_may_not_be_made(logger: TokentillLogger, server: MemoryTokentill) -> None:
+    server.add_wallet("poor", 50)
+    with pytest.raises(InsufficientTokensError):
+        logger.guard(litellm.completion)(**falling_back("poor"))
+    with pytest.raises(InsufficientTokensError):
+        asyncio.run(litellm.acompletion(**falling_back("poor")))
+    assert paths(server) == ["start", "start"]
+
+
 async def test_embeddings(logger: TokentillLogger, server: MemoryTokentill) -> None:
     await litellm.aembedding(
         model="text-embedding-3-small",
@@ -201,6 +236,20 @@ async def test_a_call_without_a_user_is_not_free(logger: TokentillLogger, server
     with pytest.raises(ConfigurationError, match="user"):
         await litellm.acompletion(**{**CALL, "user": None})
     assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"metadata": {"user_id": "of-anthropic"}, "litellm_metadata": {"tokentill_user_id": "bob"}},
+        {"metadata": {"user_id": "bob"}},
+        {"litellm_params": {"metadata": {"user_api_key_user_id": "bob"}}},
+    ],
+)
+def test_metadata_is_looked_for_wherever_a_kind_of_call_has_it(
+    named: dict[str, Any], logger: TokentillLogger
+) -> None:
+    assert logger._who.find(named).user_id == "bob"
 
 
 async def test_who_and_what_may_be_asked_for(server: MemoryTokentill) -> None:
@@ -262,6 +311,15 @@ def test_a_guarded_plain_call_is_refused_before_it_is_made(
     completion(**CALL)
     eventually(lambda: server.ends)
     assert paths(server) == ["start", "start", "end"]
+
+
+def test_a_guarded_plain_call_with_positional_arguments(
+    logger: TokentillLogger, server: MemoryTokentill
+) -> None:
+    given = {name: value for name, value in CALL.items() if name not in ("model", "messages")}
+    logger.guard(litellm.completion)("gpt-4o", CALL["messages"], **given)
+    eventually(lambda: server.ends)
+    assert [(end.model, end.output_token) for end in server.ends] == [("gpt-4o", OUT)]
 
 
 def test_a_guarded_plain_call_that_fails(logger: TokentillLogger, server: MemoryTokentill) -> None:

@@ -93,13 +93,14 @@ class TokentillLogger(CustomLogger):
             # Its hook before the call does it.
             return function
 
+        names = list(inspect.signature(function).parameters)
+
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             call_id = kwargs.setdefault("litellm_call_id", str(uuid.uuid4()))
-            if args and "model" not in kwargs:
-                kwargs["model"], args = args[0], args[1:]
-            if self._is_billed(kwargs):
-                self._start(call_id, kwargs)
+            call = {**dict(zip(names, args, strict=False)), **kwargs}
+            if self._is_billed(call):
+                self._begin(call_id, call)
             try:
                 result = function(*args, **kwargs)
             except BaseException:
@@ -121,7 +122,7 @@ class TokentillLogger(CustomLogger):
         call_id = kwargs.get("litellm_call_id")
         if call_id is None or not self._is_billed(kwargs):
             return
-        await asyncio.to_thread(self._start, call_id, kwargs)
+        await asyncio.to_thread(self._begin, call_id, kwargs)
         self._settle_when_freed(kwargs.get("litellm_logging_obj"), call_id)
 
     async def async_post_call_success_deployment_hook(
@@ -161,7 +162,7 @@ class TokentillLogger(CustomLogger):
     def on_chunk(self, call_id: str, chunk: Any) -> None:
         run = self._open.get(call_id)
         if run is not None:
-            run.read_chunk(chunk)
+            run.read_chunk(chunk, ())
 
     def on_end(self, call_id: str, answer: Any, *, cached: bool) -> None:
         if call_id in self._open:
@@ -186,8 +187,16 @@ class TokentillLogger(CustomLogger):
             on_end_error=self._on_end_error,
         )
 
+    def _begin(self, call_id: str, call: CallArguments) -> None:
+        self._start(call_id, call)
+        if call.get("fallbacks"):
+            # It may be made; but LiteLLM makes other calls of it, and each is a run of its own.
+            self._finish(call_id, failed=True)
+
     def _start(self, call_id: str, call: CallArguments) -> None:
         run = self._run(call)
+        # Of a retry, before LiteLLM has told the failure; or of a call that it makes of one of another kind.
+        self._finish(call_id, failed=True)
         try:
             started = run.start()
         except InsufficientTokensError as error:
@@ -209,14 +218,10 @@ class TokentillLogger(CustomLogger):
 
     def _hold(self, call_id: str, run: Run) -> None:
         with self._lock:
-            before = self._open.pop(call_id, None)
             self._open[call_id] = run
             self._known[call_id] = None
             while len(self._known) > KNOWN_MAX:
                 self._known.popitem(last=False)
-        if before is not None:
-            # A retry of the same call, whose failure LiteLLM hasn't told yet.
-            before.finish(failed=True)
 
     def _settle_when_freed(self, owner: Any, call_id: str) -> None:
         try:
@@ -234,6 +239,9 @@ class TokentillLogger(CustomLogger):
         if run is None:
             return
         streamed = get(kwargs, "async_complete_streaming_response", "complete_streaming_response")
+        if streamed is not None and get(streamed, "usage") is None:
+            # LiteLLM has put it together without what its chunks say: the stream's own end knows better.
+            return
         if kwargs.get("cache_hit") and not self._bill_cache_hits:
             run.free()
         run.read(response if streamed is None else streamed)
@@ -247,5 +255,7 @@ class TokentillLogger(CustomLogger):
 
 
 def _is_async(kwargs: Mapping[str, Any]) -> bool:
-    # "acompletion", "aembedding", "anthropic_messages" ...: all that begin so are.
-    return str(kwargs.get("call_type")).startswith("a")
+    # "acompletion", "aembedding", "anthropic_messages" ...: all that begin so are. A plain call with
+    # fallbacks makes asynchronous ones, which LiteLLM tells of as if they were it.
+    inner = kwargs.get("litellm_params")
+    return str(kwargs.get("call_type")).startswith("a") or bool(get(inner, "acompletion"))

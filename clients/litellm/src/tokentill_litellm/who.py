@@ -14,8 +14,8 @@ UserOf: TypeAlias = Callable[[CallArguments], "str | None"]
 FeatureOf: TypeAlias = "str | Callable[[CallArguments], str | None]"
 HoldOf: TypeAlias = "Amount | Callable[[CallArguments], Amount | None]"
 
-# Of the call's metadata, the first that is there. The last two are set by LiteLLM's proxy.
-USER_NAMES = ("tokentill_user_id", "user_api_key_end_user_id", "user_api_key_user_id")
+# Of the call's metadata, the first that is there. Two are of LiteLLM's proxy, the last is Anthropic's `user=`
+USER_NAMES = ("tokentill_user_id", "user_api_key_end_user_id", "user_api_key_user_id", "user_id")
 FEATURE_NAME = "tokentill_feature_endpoint_id"
 HOLD_NAME = "tokentill_hold_token"
 
@@ -39,7 +39,7 @@ class WhoFinder:
 
     def find(self, call: CallArguments) -> Who:
         """Raises ConfigurationError where the call names no user or no feature: none is free by chance."""
-        metadata = metadata_of(call)
+        metadata = {name: value for found in reversed(all_metadata_of(call)) for name, value in found.items()}
         feature = metadata.get(FEATURE_NAME) or _asked(self._feature_endpoint_id, call)
         user = self._user_id(call) if self._user_id is not None else _user(call, metadata)
         if not user:
@@ -56,13 +56,15 @@ class WhoFinder:
 
 def metadata_of(call: CallArguments) -> Mapping[str, Any]:
     """The call's own metadata, wherever this kind of call keeps it."""
+    return next(iter(all_metadata_of(call)), {})
+
+
+def all_metadata_of(call: CallArguments) -> list[Mapping[str, Any]]:
+    """Some kinds of calls have two: what the provider is told, and LiteLLM's own."""
     inner = call.get("litellm_params")
-    for holder in (call, inner if isinstance(inner, Mapping) else {}):
-        for name in ("metadata", "litellm_metadata"):
-            found = holder.get(name)
-            if isinstance(found, Mapping) and found:
-                return found
-    return {}
+    holders = (call, inner if isinstance(inner, Mapping) else {})
+    found = [holder.get(name) for holder in holders for name in ("metadata", "litellm_metadata")]
+    return [metadata for metadata in found if isinstance(metadata, Mapping) and metadata]
 
 
 def _user(call: CallArguments, metadata: Mapping[str, Any]) -> str | None:
