@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 from tokentill.core import Core, new_key
-from tokentill.current import inside
+from tokentill.current import inside, stream_around
 from tokentill.drivers import AsyncDriver, Driver
 from tokentill.errors import (
     HoldNotFoundError,
@@ -113,7 +113,8 @@ class _Run:
                 cache_write_token=cache_write_token,
                 reasoning_token=reasoning_token,
                 model=model,
-            )
+            ),
+            self._lane(),
         )
         self._see_late_usage()
 
@@ -124,7 +125,7 @@ class _Run:
         Results are told apart by their ids; one without an id is an answer of its own. Raises nothing: what
         can't be read comes out when the run is over.
         """
-        self._meter.read(result)
+        self._meter.read(result, self._lane())
         self._see_late_usage()
 
     def returned(self, result: Any) -> None:
@@ -141,23 +142,28 @@ class _Run:
 
     def next_answer(self) -> None:
         """What is read from now on belongs to another answer: for chunks that carry no id of theirs."""
-        self._meter.next_answer()
+        self._meter.next_answer(self._lane())
 
     def free(self) -> None:
         """This run costs nothing, whatever was or will be read: no end, and its hold is given back."""
         self._free = True
 
-    def read_chunk(self, chunk: Any, streams: Sequence[Any]) -> None:
+    def _lane(self) -> int:
+        """The stream of this run that the calling code feeds: what it reads by hand is that stream's."""
+        around = stream_around()
+        return around.tokentill_lane if around is not None and around.tokentill_run is self else 0
+
+    def read_chunk(self, chunk: Any, models: Sequence[Any], lane: int) -> None:
         """Take in a chunk of a stream of this run, and the providers' streams that it was made from."""
-        self._meter.read_chunk(chunk, streams)
+        self._meter.read_chunk(chunk, models, lane)
 
-    def read_return(self, value: Any) -> None:
+    def read_return(self, value: Any, lane: int) -> None:
         """Take in what a generator returned at its end."""
-        self._meter.read_return(value)
+        self._meter.read_return(value, lane)
 
-    def read_past(self, source: Any) -> None:
+    def read_past(self, source: Any, lane: int) -> None:
         """Its chunks didn't come by here: see what the stream has put together by itself."""
-        self._meter.read_past(source)
+        self._meter.read_past(source, lane)
 
     def hand_on(self) -> None:
         """The function is over, and what it returned settles this run."""
@@ -171,12 +177,12 @@ class _Run:
         """It is closed by whoever settles what is left behind; what it has reported is all there will be."""
         self._streams.pop(id(stream), None)
         if stream.tokentill_begun:
-            self._meter.stream_over(left=True)
+            self._meter.stream_over(left=True, lane=stream.tokentill_lane)
 
     def _stream_over(self, stream: Any, *, failed: bool) -> bool:
         """Whether the run is over with it."""
         self._streams.pop(id(stream), None)
-        self._meter.stream_over(left=failed)
+        self._meter.stream_over(left=failed, lane=stream.tokentill_lane)
         return not self._scoped and not self._open_streams()
 
     def _open_streams(self) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
@@ -35,6 +36,8 @@ T = TypeVar("T")
 CLOSE_SECONDS = 5.0
 # A generator that passes on what another stream of its run has counted does so soon.
 COUNTED_MAX = 100
+
+_lanes = itertools.count(1)
 
 
 class _LikeItsSource:
@@ -72,6 +75,8 @@ class _Passing(_LikeItsSource):
         self._tokentill_upstream = Upstream(source)
         self._tokentill_over = False
         self._tokentill_working = False
+        # By which the run's meter tells its streams apart.
+        self.tokentill_lane = next(_lanes)
         # What another stream of this run, which this one reads, has counted already.
         self._tokentill_counted: deque[Any] = deque(maxlen=COUNTED_MAX)
         run.stream_begins(self)
@@ -88,7 +93,7 @@ class _Passing(_LikeItsSource):
         text = isinstance(chunk, (str, bytes)) and len(counted) > 0
         models = self._tokentill_upstream.look()
         if not text and not any(chunk is each for each in counted):
-            run.read_chunk(chunk, models)
+            run.read_chunk(chunk, models, self.tokentill_lane)
         around = stream_around()
         if around is not None and around.tokentill_run is run:
             around._tokentill_counted.append(chunk)
@@ -180,7 +185,7 @@ class Stream(_Passing, Generator[T, Any, Any]):
         except StopIteration as stop:
             # What a generator returns at its end is about all of it; most return nothing.
             if stop.value is not None:
-                run.read_return(stop.value)
+                run.read_return(stop.value, self.tokentill_lane)
             self._tokentill_settle(failed=False)
             raise
         except BaseException as error:
@@ -199,7 +204,7 @@ class Stream(_Passing, Generator[T, Any, Any]):
                 for closable in self._tokentill_closables(failed=failed):
                     _close(closable)
             if self._tokentill_chunks is None:
-                run.read_past(source)
+                run.read_past(source, self.tokentill_lane)
         finally:
             run.stream_over(self, failed=failed)
 
@@ -314,7 +319,7 @@ class AsyncStream(_Passing, AsyncGenerator[T, Any]):
                 for closable in self._tokentill_closables(failed=failed):
                     await _aclose(closable, run.patience_seconds if cancelled else None)
             if self._tokentill_chunks is None:
-                run.read_past(source)
+                run.read_past(source, self.tokentill_lane)
         except asyncio.CancelledError:
             cancelled = True
             raise

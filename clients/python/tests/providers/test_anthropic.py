@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -61,6 +62,26 @@ def test_two_streams_of_events_in_a_loop(client: Any, billing: Billing) -> None:
         yield from client.messages.create(**ASK, stream=True)
 
     list(billing.wrap(loop)())
+    assert billing.billed() == {name: count * 2 for name, count in WHOLE.items()} | {"requests": 2}
+
+
+def test_two_streams_of_events_at_the_same_time(client: Any, billing: Billing) -> None:
+    with billing.fake.client().run(user_id="u", feature_endpoint_id="f") as run:
+        one, two = (run.stream(client.messages.create(**ASK, stream=True)) for _ in range(2))
+        for _ in itertools.zip_longest(one, two):
+            pass
+    assert billing.billed() == {name: count * 2 for name, count in WHOLE.items()} | {"requests": 2}
+
+
+def test_events_that_generators_read_by_hand_at_the_same_time(client: Any, billing: Billing) -> None:
+    def words(run: Any) -> Iterator[str]:
+        for event in client.messages.create(**ASK, stream=True):
+            run.read(event)
+            yield event.type
+
+    with billing.fake.client().run(user_id="u", feature_endpoint_id="f") as run:
+        for _ in itertools.zip_longest(run.stream(words(run)), run.stream(words(run))):
+            pass
     assert billing.billed() == {name: count * 2 for name, count in WHOLE.items()} | {"requests": 2}
 
 

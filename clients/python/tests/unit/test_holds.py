@@ -200,7 +200,7 @@ def test_a_forgotten_stream_is_not_kept_alive_by_its_hold() -> None:
         yield {"output_token": 4}
         yield {"output_token": 4}
 
-    next(wrap(fake, stream, hold_seconds=2, keep_hold=True)())
+    next(wrap(fake, stream, hold_seconds=60, keep_hold=True)())
     gc.collect()
     wait_until(lambda: fake.paths() == ["start", "end"])
 

@@ -127,7 +127,7 @@ def test_a_total_without_its_parts_replaces_them_too() -> None:
     assert settled.used.cached_input_token == 0
 
 
-ANTHROPIC_STREAM = [
+ANTHROPIC_STREAM: list[dict[str, Any]] = [
     {
         "type": "message_start",
         "message": {"id": "m", "model": "claude", "usage": {"input_tokens": 25, "output_tokens": 1}},
@@ -148,6 +148,12 @@ def test_anthropics_stream_counts_its_last_total_or_else_what_flowed() -> None:
     assert isinstance(broken_off.error, UsageMissingError)
     assert not broken_off.used.any
     assert amounts(run(ANTHROPIC_STREAM[:6], extractor=count_deltas)) == (25, 4)
+
+
+def test_anthropics_events_that_are_read_by_hand_are_one_answer() -> None:
+    assert amounts(whole(*ANTHROPIC_STREAM)) == (25, 15)
+    again = {**ANTHROPIC_STREAM[0], "message": {**ANTHROPIC_STREAM[0]["message"], "id": "n"}}
+    assert amounts(whole(*ANTHROPIC_STREAM, again, *ANTHROPIC_STREAM[1:])) == (50, 30)
 
 
 def test_the_parts_anthropic_reports_at_the_start_stay() -> None:
@@ -419,7 +425,7 @@ def test_threads_that_work_for_one_run_lose_nothing(monkeypatch: pytest.MonkeyPa
         time.sleep(0.001)
         counts["output_token"] = before.get("output_token", 0) + (usage.output_token or 0)
 
-    monkeypatch.setattr("tokentill.usage.meter._add", add_slowly)
+    monkeypatch.setattr("tokentill.usage.meter.add", add_slowly)
     meter = Meter()
     threads = [
         threading.Thread(target=lambda: [meter.use(Usage(output_token=1)) for _ in range(5)])

@@ -9,6 +9,7 @@ tuples.
 - `arithmetic`: from a provider's report to counts, by the total that has to come out;
 - `shapes`: where each provider puts its report, its ids and its text;
 - `held`: the providers' streams behind a stream of something else;
+- `answer`: what was read of one answer;
 - `meter`: the sum of a run, and the error where it can't be had;
 - `seen`: what such an error shows of a report.
 

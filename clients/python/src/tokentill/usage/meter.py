@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tokentill.errors import UsageError, UsageMissingError, UsageUnreadableError
+from tokentill.usage.answer import Answer, Counts, add
 from tokentill.usage.held import HeldStreams
 from tokentill.usage.model import COUNTS, WITHIN, Extractor, Usage, usage_from
 from tokentill.usage.seen import as_json
@@ -72,87 +73,15 @@ class Settled:
     error: UsageError | None = None
 
 
-_Counts = dict[str, int]
-
-
 @dataclass
-class _Answer:
-    answer_id: str | None = None
-    model: str | None = None
-    # Said by the feature itself, beside whatever a provider reports.
-    used: _Counts = field(default_factory=dict)
-    added: _Counts = field(default_factory=dict)
-    total: _Counts = field(default_factory=dict)
-    pieces: int = 0
-    # The totals will grow: the provider said that it goes on.
-    growing: bool = False
-    # The model has stopped, so that no total grows any more.
-    stopped: bool = False
-    # The provider gave up in the middle of it.
-    broken: bool = False
-    over: bool = False
-    # Whether the stream it came by was left before its end; None while that goes on.
-    left: bool | None = None
-    of_model: bool = False
-    # Counted by the feature or its extractor, whose word is above any count of pieces.
-    own: bool = False
-    report: Any = None
-    unreadable: UsageError | None = None
+class _Lane:
+    """What comes by one stream of the run: several may be read at the same time."""
 
-    @property
-    def only_pieces(self) -> bool:
-        return self.answer_id is None and not (self.over or self.used or self.added or self.total)
-
-    def incomplete(self, *, by_pieces: bool) -> bool:
-        """Text flowed and nobody said how many tokens it was: what was said of the input isn't all."""
-        known = self.total.get("output_token", self.added.get("output_token"))
-        unknown = known is None or (self.growing and known < self.pieces)
-        return unknown and self.pieces > 0 and not by_pieces
-
-    def take(self, reading: Reading) -> None:
-        usage = reading.usage
-        self.model = usage.model or self.model
-        self.pieces += reading.pieces
-        self.stopped = self.stopped or reading.stopped
-        self.broken = self.broken or reading.broken
-        self.of_model = self.of_model or not reading.own
-        self.own = self.own or (reading.own and usage.said)
-        if reading.unreadable is not None:
-            self.report, self.unreadable = reading.report, reading.unreadable
-        elif usage.said and usage.kind == "total":
-            self.report = reading.report
-            self._replace(usage, input_at_least=reading.input_at_least)
-        elif usage.said:
-            _add(self.added, usage)
-        elif self.report is None:
-            self.report = reading.report
-
-    def _replace(self, usage: Usage, *, input_at_least: bool) -> None:
-        # A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
-        self.unreadable = None
-        self.growing = usage.final is False and not self.stopped
-        for whole, parts in WITHIN.items():
-            said = getattr(usage, whole)
-            known = self.total.get(whole, 0) if input_at_least and whole == "input_token" else 0
-            # Together: parts of an older whole mean nothing beside a newer one.
-            if said is not None and said >= known:
-                for name in (whole, *parts):
-                    self.total[name] = getattr(usage, name) or 0
-
-    def counts(self, *, by_pieces: bool, left_early: bool) -> _Counts:
-        found = dict(self.added)
-        # What a provider adds up itself is complete only when it has come to its end.
-        incomplete = left_early and not self.own
-        if incomplete or (by_pieces and (self.growing or "output_token" not in found)):
-            counted = max(self.pieces, found.get("output_token", 0))
-            if counted:
-                found["output_token"] = counted
-        for whole, parts in WITHIN.items():
-            if whole in self.total and not (self.growing and found.get(whole, 0) > self.total[whole]):
-                found.update({name: self.total[name] for name in (whole, *parts)})
-        for name, count in self.used.items():
-            found[name] = found.get(name, 0) + count
-        return found
+    number: int
+    # The answer that goes on, for what has no id.
+    current: Answer | None = None
+    texts: int = 0
+    held: HeldStreams = field(default_factory=HeldStreams)
 
 
 def _one_at_a_time(method: Callable[Concatenate[Meter, P], R]) -> Callable[Concatenate[Meter, P], R]:
@@ -167,40 +96,42 @@ def _one_at_a_time(method: Callable[Concatenate[Meter, P], R]) -> Callable[Conca
 
 
 class Meter:
-    """Reads everything a run hands it, from whichever threads, and settles once."""
+    """Reads everything a run hands it, from whichever threads, and settles once.
+
+    `lane`: the number of the stream of the run that something came by, 0 for what came by none.
+    """
 
     def __init__(self, extractor: Extractor | None = None) -> None:
         self._count_pieces = extractor is count_deltas
         self._extractor = None if extractor in {None, read_usage, count_deltas} else extractor
         # An extractor may ask for its run again.
         self._lock = threading.RLock()
-        self._answers: list[_Answer] = []
-        self._by_id: dict[str, _Answer] = {}
-        self._current: _Answer | None = None
-        self._held = HeldStreams()
-        self._whole_run: _Counts = {}
-        self._texts = 0
+        self._answers: list[Answer] = []
+        self._by_id: dict[str, Answer] = {}
+        self._lanes: dict[int, _Lane] = {}
+        self._whole_run: Counts = {}
         self._results: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._nameless: deque[Any] = deque(maxlen=NAMELESS_MAX)
         self._reports: deque[Any] = deque(maxlen=RESULTS_MAX)
         self._model: str | None = None
 
     @_one_at_a_time
-    def use(self, usage: Usage) -> None:
+    def use(self, usage: Usage, lane: int = 0) -> None:
         """Add what the feature says it used. Raises UsageUnreadableError for what is no count."""
         usage = usage.checked()
         self._model = usage.model or self._model
-        _add((self._current or self._new()).used, usage)
+        at = self._at(lane)
+        add((at.current or self._new(at)).used, usage)
 
     @_one_at_a_time
-    def read(self, result: Any) -> None:
+    def read(self, result: Any, lane: int = 0) -> None:
         """Take in a whole result. What it has without an id is an answer of its own."""
         readings = self._readings(result)
         self._results.append(result)
         if any(reading.usage.said and reading.usage.answer_id is None for reading in readings):
             self._nameless.extend(result if isinstance(result, (list, tuple)) else [result])
         self._reports.extend(reading.report for reading in readings if reading.report is not None)
-        self._take_all(readings, whole=True)
+        self._take_all(readings, self._at(lane), whole=True)
 
     @_one_at_a_time
     def read_result(self, result: Any) -> None:
@@ -211,30 +142,32 @@ class Meter:
             readings = self._readings(result, skip=self._was_read)
             self._take_all(
                 [one for one in readings if not any(one.report is report for report in self._reports)],
+                self._at(0),
                 whole=True,
             )
 
     @_one_at_a_time
-    def read_chunk(self, chunk: Any, streams: Sequence[Any] = ()) -> None:
+    def read_chunk(self, chunk: Any, streams: Sequence[Any] = (), lane: int = 0) -> None:
         """Take in a chunk of a stream, unless it was handed to `read` before it was passed on.
 
         What it has without an id belongs to the answer that goes on. `streams`: those of providers that it
         was made from, see `tokentill.usage.held`.
         """
-        self._held.see(streams)
+        at = self._at(lane)
+        at.held.see(streams)
         if isinstance(chunk, (str, bytes)) and chunk:
-            self._texts += 1
+            at.texts += 1
             if self._count_pieces:
-                self._take(Reading(Usage(final=False), pieces=1, own=True), whole=False)
+                self._take(Reading(Usage(final=False), pieces=1, own=True), at, whole=False)
         if self._was_read(chunk):
             return
         readings = self._readings(chunk)
         if not readings and chunk:
-            self._held.count_piece()
-        self._take_all(readings, whole=False)
+            at.held.count_piece()
+        self._take_all(readings, at, whole=False)
 
     @_one_at_a_time
-    def read_return(self, value: Any) -> None:
+    def read_return(self, value: Any, lane: int = 0) -> None:
         """Take in what a generator returned: counts of its own are about all of it, and replace the sum."""
         if self._extractor is not None:
             found = self._extracted(value)
@@ -245,28 +178,28 @@ class Meter:
             usage = replace(reading.usage, kind="total")
             if reading.own and reading.unreadable is None and usage.answer_id is None:
                 self._model = usage.model or self._model
-                _add(self._whole_run, usage)
+                add(self._whole_run, usage)
             else:
-                self._take(replace(reading, usage=usage), whole=False)
+                self._take(replace(reading, usage=usage), self._at(lane), whole=False)
 
     @_one_at_a_time
-    def read_past(self, stream: Any) -> None:
+    def read_past(self, stream: Any, lane: int = 0) -> None:
         """The chunks of this stream of a provider didn't come by here: it may keep its answer itself."""
-        self._held.see([stream])
+        self._at(lane).held.see([stream])
 
     @_one_at_a_time
-    def next_answer(self) -> None:
+    def next_answer(self, lane: int = 0) -> None:
         """What comes now without an id belongs to another answer."""
-        self._current = None
+        self._at(lane).current = None
 
     @_one_at_a_time
-    def stream_over(self, *, left: bool) -> None:
+    def stream_over(self, *, left: bool, lane: int = 0) -> None:
         """A stream came to its end, or was left before it: so did the answers that came by it."""
         self._read_helpers()
         for answer in self._answers:
-            if answer.left is None:
+            if answer.lane == lane and answer.left is None:
                 answer.left = left
-        self.next_answer()
+        self.next_answer(lane)
 
     @_one_at_a_time
     def settle(self, *, left_early: bool = False, required: bool = False) -> Settled:
@@ -276,8 +209,9 @@ class Meter:
         error, too.
         """
         self._read_helpers()
-        sums: _Counts = dict.fromkeys(COUNTS, 0)
+        sums: Counts = dict.fromkeys(COUNTS, 0)
         requests, unreadable, missing = 0, [], []
+        said_by: set[int] = set()
         for answer in self._answers:
             if answer.unreadable is not None:
                 unreadable.append(answer)
@@ -291,6 +225,7 @@ class Meter:
             )
             if counts:
                 requests += 1
+                said_by.add(answer.lane)
                 for name, count in counts.items():
                     sums[name] += count
             unknown = answer.of_model and answer.unreadable is None and not broke_off
@@ -305,7 +240,10 @@ class Meter:
                 left -= sums[part]
         said = requests > 0 or bool(self._whole_run)
         used = Used(**sums, requests=max(requests, 1), model=self._model)
-        error = self._error(unreadable, missing, said=said)
+        # What the feature says by itself may be about any of its streams.
+        by_hand = 0 in said_by or bool(self._whole_run)
+        silent = [lane for lane in self._lanes.values() if not by_hand and lane.number not in said_by]
+        error = self._error(unreadable, missing, [lane for lane in silent if lane.texts or lane.held.kinds])
         if error is None and required and not said and not left_early:
             error = UsageMissingError("The feature ran, and nothing said what it used")
         return Settled(used, error)
@@ -323,9 +261,12 @@ class Meter:
                 readings = [_about(found, readings[0]) if readings else found]
         return readings
 
-    def _take_all(self, readings: list[Reading], *, whole: bool) -> None:
+    def _at(self, lane: int) -> _Lane:
+        return self._lanes.setdefault(lane, _Lane(lane))
+
+    def _take_all(self, readings: list[Reading], at: _Lane, *, whole: bool) -> None:
         for reading in readings:
-            self._take(reading, whole=whole)
+            self._take(reading, at, whole=whole)
 
     def _extracted(self, result: Any) -> Reading | None:
         try:
@@ -336,45 +277,50 @@ class Meter:
             return Reading(Usage(), report=type(result).__name__, unreadable=unreadable, own=True)
         return None if usage is None else Reading(usage, own=True)
 
-    def _take(self, reading: Reading, *, whole: bool) -> None:
+    def _take(self, reading: Reading, at: _Lane, *, whole: bool) -> Answer:
         usage = reading.usage
         self._model = usage.model or self._model
-        own_answer = whole and usage.kind == "total" and usage.final is None and usage.said
-        answer = self._answer(usage, own_answer=own_answer)
+        # An event that completes what came before it is no answer of its own, also where it is read by hand.
+        alone = usage.said and usage.final is None and not reading.input_at_least
+        own_answer = whole and usage.kind == "total" and alone
+        answer = self._answer(usage, at, own_answer=own_answer)
         answer.take(reading)
         if usage.final or own_answer:
             answer.over = True
+        return answer
 
-    def _answer(self, usage: Usage, *, own_answer: bool) -> _Answer:
-        current = self._current
+    def _answer(self, usage: Usage, at: _Lane, *, own_answer: bool) -> Answer:
+        current = at.current
         if usage.answer_id is not None:
             answer = self._by_id.get(usage.answer_id)
             if answer is None:
                 # Some name an answer only after its text: the pieces so far are its.
-                answer = current if current and current.only_pieces else self._new()
+                answer = current if current and current.only_pieces else self._new(at)
                 answer.answer_id = usage.answer_id
                 self._by_id[usage.answer_id] = answer
-            self._current = answer
+            at.current = answer
             return answer
         if current is None or (current.over and (usage.said or usage.final is not None)):
-            return self._new()
-        return self._new() if own_answer and current.total else current
+            return self._new(at)
+        return self._new(at) if own_answer and current.total else current
 
-    def _new(self) -> _Answer:
-        answer = self._current = _Answer()
+    def _new(self, at: _Lane) -> Answer:
+        answer = at.current = Answer(lane=at.number)
         self._answers.append(answer)
         return answer
 
     def _read_helpers(self) -> None:
-        for helper, pieces in self._held.helpers():
-            # What an extractor says of the chunks would be counted once more.
-            reading = look(helper) if self._extractor is None else None
-            if reading is not None:
-                self._take(reading, whole=False)
-                if self._current is not None:
-                    self._current.pieces = max(self._current.pieces, pieces)
+        # What an extractor says of the chunks would be counted once more.
+        for lane in self._lanes.values() if self._extractor is None else ():
+            for helper, pieces in lane.held.helpers():
+                reading = look(helper)
+                if reading is not None:
+                    answer = self._take(reading, lane, whole=False)
+                    answer.pieces = max(answer.pieces, pieces)
 
-    def _error(self, unreadable: list[_Answer], missing: list[_Answer], *, said: bool) -> UsageError | None:
+    def _error(
+        self, unreadable: list[Answer], missing: list[Answer], silent: list[_Lane]
+    ) -> UsageError | None:
         error: UsageError
         if unreadable:
             why = unreadable[0].unreadable
@@ -383,16 +329,16 @@ class Meter:
             error.__cause__ = why
         elif missing:
             error = UsageMissingError("A model answered, and its usage was not reported")
-        elif (self._texts or self._held.kinds) and not said:
+        elif silent:
             error = UsageMissingError(
                 "A stream ended and nothing said what it used: read the usage with `run.read`, or say that"
                 " the feature is free"
             )
         else:
             return None
-        error.seen = [_seen(answer) for answer in (unreadable + missing)[:SEEN_MAX]]
-        if (self._texts or self._held.kinds) and not said:
-            error.seen.append({"texts": self._texts, "streams": sorted(self._held.kinds)})
+        error.seen = [_seen(answer) for answer in unreadable + missing]
+        error.seen += [{"texts": lane.texts, "streams": sorted(lane.held.kinds)} for lane in silent]
+        del error.seen[SEEN_MAX:]
         return error
 
 
@@ -412,7 +358,7 @@ def read_usage(result: Any) -> Usage | None:
         return found[0] if found else None
     sums: dict[str, Any] = {}
     for usage in found:
-        _add(sums, usage)
+        add(sums, usage)
     models = [usage.model for usage in found if usage.model]
     return Usage(**sums, model=models[-1] if models else None, kind="total")
 
@@ -435,12 +381,6 @@ def count_deltas(chunk: Any) -> Usage | None:
     return Usage(output_token=pieces, model=about.model, answer_id=about.answer_id)
 
 
-def _add(counts: _Counts, usage: Usage) -> None:
-    for name in COUNTS:
-        if (value := getattr(usage, name)) is not None:
-            counts[name] = counts.get(name, 0) + value
-
-
 def _without_counts(reading: Reading) -> Reading:
     about = reading.usage
     usage = Usage(model=about.model, answer_id=about.answer_id, kind=about.kind, final=about.final)
@@ -459,7 +399,7 @@ def _about(found: Reading, reading: Reading) -> Reading:
     return replace(found, usage=named, pieces=reading.pieces)
 
 
-def _seen(answer: _Answer) -> dict[str, Any]:
+def _seen(answer: Answer) -> dict[str, Any]:
     """What there was, for a person to bill it by: the counts and the ids, never the text."""
     why = answer.unreadable
     return {
