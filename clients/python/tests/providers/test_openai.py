@@ -76,6 +76,22 @@ def test_a_structured_answer_that_was_cut_off_is_paid_for(client: Any, billing: 
     assert block.billed() == WHOLE
 
 
+def test_a_structured_answer_that_was_cut_off_on_asyncio(provider: str, billing: Billing) -> None:
+    async def work() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{provider}/v1", api_key="k") as client:
+
+            async def feature() -> Any:
+                return await client.chat.completions.parse(
+                    model="gpt-4.1", messages=MESSAGES, max_tokens=40, response_format=Greeting
+                )
+
+            with pytest.raises(openai.LengthFinishReasonError):
+                await billing.wrap_async(feature)()
+
+    asyncio.run(work())
+    assert billing.billed() == WHOLE
+
+
 def test_embeddings(client: Any, billing: Billing) -> None:
     billing.wrap(lambda: client.embeddings.create(model="embed", input="Hi"))()
     assert billing.billed() == {"input_token": 100, "output_token": 0}

@@ -205,3 +205,33 @@ def test_a_stream_inside_of_a_web_response_counts_itself() -> None:
     list(response.body_iterator)
     assert wrapping.billed(fake) == [(0, 20)]
     assert told == []
+
+
+def test_a_stream_left_early_says_nothing_of_one_that_goes_on() -> None:
+    fake = Fake()
+    told: list[Any] = []
+
+    def pieces(answer_id: str) -> list[dict[str, Any]]:
+        return [{"id": answer_id, "choices": [{"delta": {"content": "x"}}]}] * 5
+
+    options: dict[str, Any] = {"on_end_error": lambda *both: told.append(both)}
+    with fake.client().run(user_id="u", feature_endpoint_id="f", **options) as run:
+        whole, left = run.stream(iter(pieces("c-1"))), run.stream(iter(pieces("c-2")))
+        next(whole)
+        next(left)
+        left.close()
+        list(whole)
+    assert wrapping.billed(fake) == [(0, 1)], "what flowed of the one that was left"
+    [(_, end)] = told
+    assert [seen["answer_id"] for seen in end["seen"]] == ["c-1"]
+
+
+def test_what_the_feature_says_by_hand_may_be_about_its_stream_of_text() -> None:
+    fake = Fake()
+    told: list[Any] = []
+    options: dict[str, Any] = {"on_end_error": lambda *both: told.append(both)}
+    with fake.client().run(user_id="u", feature_endpoint_id="f", **options) as run:
+        list(run.stream(iter("ab")))
+        run.use(output_token=7)
+    assert wrapping.billed(fake) == [(0, 7)]
+    assert told == []
