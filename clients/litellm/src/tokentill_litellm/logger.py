@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from litellm.integrations.custom_logger import CustomLogger
 from tokentill import ConfigurationError, InsufficientTokensError, Run, Start, TokenProcess, TokenProcessError
 from tokentill.leftovers import leftovers
-from tokentill.run import OnEndError
+from tokentill.run_parts import OnEndError
 from tokentill.usage.model import get
 
 from tokentill_litellm.streams import watch_streams
@@ -162,7 +162,7 @@ class TokentillLogger(CustomLogger):
     def on_chunk(self, call_id: str, chunk: Any) -> None:
         run = self._open.get(call_id)
         if run is not None:
-            run.read_chunk(chunk, ())
+            run.read_chunk(chunk)
 
     def on_end(self, call_id: str, answer: Any, *, cached: bool) -> None:
         if call_id in self._open:

@@ -35,7 +35,8 @@ from tokentill.drivers import AsyncDriver, Driver
 from tokentill.hooks import Hooks
 from tokentill.leftovers import leftovers
 from tokentill.outbox import ENDS_MAX_DEFAULT
-from tokentill.run import AsyncRun, OnEndError, Run
+from tokentill.run import AsyncRun, Run
+from tokentill.run_parts import OnEndError
 from tokentill.settings import Settings, WhenAway
 from tokentill.usage import Extractor
 from tokentill.wire import Amount, End, Estimate, Hold, Reversal, Start

@@ -23,7 +23,7 @@ from tokentill.client import AsyncTokenProcess, TokenProcess
 from tokentill.current import inside
 from tokentill.errors import ConfigurationError
 from tokentill.functions import default_async_client, default_client
-from tokentill.run import OnEndError
+from tokentill.run_parts import OnEndError
 from tokentill.streams import AsyncStreamManager, StreamManager, is_manager
 from tokentill.usage import Extractor
 
