@@ -75,6 +75,7 @@ const FLUSH_TIMEOUT_SECONDS = 60;
 
 export class TokenProcess {
   readonly settings: Settings;
+  private readonly isOff: boolean;
   private readonly address: () => Address;
   private readonly transport: Transport;
   private readonly sender: OutboxSender | undefined;
@@ -87,7 +88,8 @@ export class TokenProcess {
     const isOff = isDisabled(disabled);
     const outbox = isOff ? undefined : options.outbox;
     this.settings = settingsOf(options);
-    this.address = () => addressOf(url, apiKey);
+    this.isOff = isOff;
+    this.address = isOff ? () => NOWHERE : () => addressOf(url, apiKey);
     this.transport = new Transport(this.address, this.settings, hooks, isOff ? disabledFetch : transport?.fetch);
     this.awayRuns = new AwayRuns(this.settings);
     this.transport.onAnswered = () => this.awayRuns.answered();
@@ -249,6 +251,7 @@ export class TokenProcess {
 
   /** Sends all that waits in the outbox, back-offs or not. Gives up after `timeoutSeconds`: 60 unless given. */
   async flush(options: { timeoutSeconds?: number } = {}): Promise<FlushReport> {
+    if (this.isOff) return { sent: 0, refused: 0, postponed: 0 };
     if (!this.sender) throw new ConfigurationError('There is no outbox: give its path, or set TOKENTILL_OUTBOX');
     return this.sender.flush(options.timeoutSeconds ?? FLUSH_TIMEOUT_SECONDS);
   }
@@ -339,6 +342,9 @@ export class TokenProcess {
     }
   }
 }
+
+/** Where a disabled client sends its calls, whatever its settings say. */
+const NOWHERE: Address = { url: 'http://disabled.tokentill.invalid', apiKey: '' };
 
 const VISIBLE_ASCII = /^[\x20-\x7e]*$/;
 

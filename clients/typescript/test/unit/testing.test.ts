@@ -227,7 +227,7 @@ test('disabled: every start is access-able and nothing is sent', async () => {
   const nowhere = { fetch: () => assert.fail('it was sent') };
   for (const options of [{ disabled: true }, {}]) {
     if (!('disabled' in options)) process.env['TOKENTILL_DISABLED'] = '1';
-    const client = new TokenProcess({ transport: nowhere, outbox: '/nowhere/outbox.db', ...options });
+    const client = new TokenProcess({ transport: nowhere, url: 'nowhere', outbox: '/nowhere/outbox.db', ...options });
     const wrapped = withTokenProcess({ ...RUN, client, hold_token: 5 }, async () => ({ text: 'x', output_token: 40 }));
     assert.equal((await wrapped()).text, 'x');
     const run = await client.begin({ ...RUN, hold_token: 5 });
@@ -236,6 +236,7 @@ test('disabled: every start is access-able and nothing is sent', async () => {
     await run.cancel();
     const { data } = await client.endBatch([{ ...RUN, input_token: 1, output_token: 1 }]);
     assert.equal(data.results[0]?.success, true);
+    assert.deepEqual(await client.flush(), { sent: 0, refused: 0, postponed: 0 });
     await client.close();
   }
   process.env['TOKENTILL_DISABLED'] = '0';
