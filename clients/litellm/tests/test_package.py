@@ -22,14 +22,18 @@ server = MemoryTokentill(features=["chat"], wallets={"ann": 100})
 with server.client() as client:
     litellm.callbacks = [tokentill_litellm.TokentillLogger(client=client, feature_endpoint_id="chat")]
     messages = [{"role": "user", "content": "Hi"}]
-    asyncio.run(litellm.acompletion(model="gpt-4o", messages=messages, mock_response="Hello", user="ann"))
-assert server.token("ann") == 95, server.token("ann")
+    call = {"model": "gpt-4o", "messages": messages, "mock_response": "Hello", "user": "ann"}
+    asyncio.run(litellm.acompletion(**call))
+    for _ in litellm.completion(**call, stream=True): pass
+assert len(server.ends) == 2 and server.token("ann") < 95, server.ends
 """
 
 
 def run(*command: str, **env: str) -> str:
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    # What LiteLLM tells at the interpreter's exit is heard.
+    assert "Error" not in done.stderr, done.stderr
     return done.stdout
 
 

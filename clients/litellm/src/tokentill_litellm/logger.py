@@ -15,6 +15,7 @@ whichever loop or thread LiteLLM calls from; ends go through the client's outbox
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
@@ -122,14 +123,14 @@ class TokentillLogger(CustomLogger):
         call_id = kwargs.get("litellm_call_id")
         if call_id is None or not self._is_billed(kwargs):
             return
-        await asyncio.to_thread(self._begin, call_id, kwargs)
+        await _in_thread(self._begin, call_id, kwargs)
         self._settle_when_freed(kwargs.get("litellm_logging_obj"), call_id)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: Mapping[str, Any], response: Any, call_type: Any
     ) -> None:
         # Before the caller has the answer: the event of success comes in a task that a closing loop drops.
-        await asyncio.to_thread(self._succeeded, request_data, response)
+        await _in_thread(self._succeeded, request_data, response)
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         call_id = kwargs.get("litellm_call_id")
@@ -154,10 +155,10 @@ class TokentillLogger(CustomLogger):
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, *_times: Any, **_more: Any
     ) -> None:
-        await asyncio.to_thread(self._succeeded, kwargs, response_obj)
+        await _in_thread(self._succeeded, kwargs, response_obj)
 
     async def async_log_failure_event(self, kwargs: dict[str, Any], *_more: Any, **_named: Any) -> None:
-        await asyncio.to_thread(self._finish, kwargs.get("litellm_call_id"), failed=True)
+        await _in_thread(self._finish, kwargs.get("litellm_call_id"), failed=True)
 
     def on_chunk(self, call_id: str, chunk: Any) -> None:
         run = self._open.get(call_id)
@@ -252,6 +253,20 @@ class TokentillLogger(CustomLogger):
             run = self._open.pop(str(call_id), None)
         if run is not None:
             run.finish(failed=failed)
+
+
+async def _in_thread(act: Callable[..., None], *args: Any, **named: Any) -> None:
+    """Do what waits for the network without keeping the loop.
+
+    What LiteLLM has not told yet it tells at the interpreter's exit: there are no threads any more then.
+    """
+    work = functools.partial(contextvars.copy_context().run, act, *args, **named)
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        work()
+    else:
+        await done
 
 
 def _is_async(kwargs: Mapping[str, Any]) -> bool:
