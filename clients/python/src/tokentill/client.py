@@ -30,7 +30,7 @@ import httpx
 
 from tokentill.client_parts import ClientParts, OutboxOrPath
 from tokentill.core import BatchItem, Flushed
-from tokentill.disabled import DISABLED_API_KEY, DisabledTransport, is_disabled
+from tokentill.disabled import DISABLED_API_KEY, DISABLED_URL, DisabledTransport, is_disabled
 from tokentill.drivers import AsyncDriver, Driver
 from tokentill.hooks import Hooks
 from tokentill.leftovers import leftovers
@@ -67,8 +67,11 @@ class TokenProcess(ClientParts):
         transport: httpx.BaseTransport | None = None,
         disabled: bool | None = None,
     ) -> None:
-        if is_disabled(disabled):
-            api_key, transport, outbox, when_away = DISABLED_API_KEY, DisabledTransport(), False, "closed"
+        disabled = is_disabled(disabled)
+        if disabled:
+            # Nothing is sent, so no address or key matters.
+            base_url, api_key, transport = DISABLED_URL, DISABLED_API_KEY, DisabledTransport()
+            outbox, when_away = False, "closed"
         settings = Settings.resolve(
             base_url,
             api_key,
@@ -82,6 +85,7 @@ class TokenProcess(ClientParts):
             open_tokens_max=open_tokens_max,
             breaker_failures=breaker_failures,
             breaker_seconds=breaker_seconds,
+            disabled=disabled,
         )
         super().__init__(settings, outbox, outbox_ends_max, hooks)
         self._driver = Driver(self._core, transport)
@@ -282,8 +286,11 @@ class AsyncTokenProcess(ClientParts):
         transport: httpx.AsyncBaseTransport | None = None,
         disabled: bool | None = None,
     ) -> None:
-        if is_disabled(disabled):
-            api_key, transport, outbox, when_away = DISABLED_API_KEY, DisabledTransport(), False, "closed"
+        disabled = is_disabled(disabled)
+        if disabled:
+            # Nothing is sent, so no address or key matters.
+            base_url, api_key, transport = DISABLED_URL, DISABLED_API_KEY, DisabledTransport()
+            outbox, when_away = False, "closed"
         settings = Settings.resolve(
             base_url,
             api_key,
@@ -297,6 +304,7 @@ class AsyncTokenProcess(ClientParts):
             open_tokens_max=open_tokens_max,
             breaker_failures=breaker_failures,
             breaker_seconds=breaker_seconds,
+            disabled=disabled,
         )
         super().__init__(settings, outbox, outbox_ends_max, hooks)
         self._driver = AsyncDriver(self._core, transport)

@@ -316,6 +316,8 @@ class Core(Caller):
     def flush(self, limit_seconds: float) -> Steps[Flushed]:
         """Send all that waits, back-offs or not, for `limit_seconds` at most. `postponed` still waits."""
         outbox = self.outbox
+        if self.settings.disabled:
+            return Flushed()
         if outbox is None:
             raise ConfigurationError("There is no outbox: give its path, or set TOKENTILL_OUTBOX")
         deadline = time.monotonic() + limit_seconds

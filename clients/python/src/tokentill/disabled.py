@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+DISABLED_URL = "http://disabled.invalid"
 DISABLED_API_KEY = "disabled"
 
 

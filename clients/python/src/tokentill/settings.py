@@ -38,6 +38,8 @@ class Settings:
     # After so many failed calls in a row none is tried for so long.
     breaker_failures: int = 5
     breaker_seconds: float = 5.0
+    # Nothing is sent (`tokentill.disabled`).
+    disabled: bool = False
 
     @classmethod
     def resolve(cls, base_url: str | None, api_key: str | None, **limits: Any) -> Settings:

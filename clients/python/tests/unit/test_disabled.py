@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tokentill import AsyncTokenProcess, TokenProcess, with_token_process
+from tokentill import AsyncTokenProcess, Flushed, TokenProcess, with_token_process
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,21 @@ def test_every_call_is_answered_and_nothing_is_sent(tmp_path: Path, monkeypatch:
     assert (
         client.end_batch([{"user_id": "u", "feature_endpoint_id": "f", "output_token": 1}])[0].end is not None
     )
+    assert client.flush_outbox() == Flushed()
+    client.close()
     assert not (tmp_path / "outbox.db").exists()
+
+
+def test_no_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_SERVER_URL", "nonsense")
+    assert TokenProcess(disabled=True).start("u", "f").access_able
+
+    async def work() -> None:
+        async with AsyncTokenProcess(disabled=True) as client:
+            assert (await client.start("u", "f")).access_able
+            assert await client.flush_outbox() == Flushed()
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
