@@ -139,14 +139,14 @@ function asOfModel(part: unknown): unknown {
  * this one reads to the end, as `result.consumeStream()` does, so the usage is known although the other may have gone.
  * An `abortSignal` stops the provider and both: what flowed until then is billed.
  */
-export function followStreamResult(run: TokenProcessRun, result: Record<string, unknown>): void {
+export function followStreamResult(run: StreamedRun, result: Record<string, unknown>): void {
   const hasOneReader = typeof result['consumeStream'] !== 'function' || get(result['retention'], 'replay') === false;
   void (hasOneReader ? followUsage(run, result) : followParts(run, result)).catch((error: unknown) => {
     console.error('[Token Process] The usage of a streamText could not be followed:', error);
   });
 }
 
-async function followParts(run: TokenProcessRun, result: Record<string, unknown>): Promise<void> {
+async function followParts(run: StreamedRun, result: Record<string, unknown>): Promise<void> {
   let leftEarly = false;
   try {
     for await (const part of result['fullStream'] as AsyncIterable<unknown>) await run.observe(part, 'chunk');
@@ -157,12 +157,11 @@ async function followParts(run: TokenProcessRun, result: Record<string, unknown>
 }
 
 /** `streamObject`, and `streamText` in its variant for one reader: a branch would be taken from that reader. */
-async function followUsage(run: TokenProcessRun, result: Record<string, unknown>): Promise<void> {
+async function followUsage(run: StreamedRun, result: Record<string, unknown>): Promise<void> {
   let leftEarly = false;
   try {
     const [usage, response] = await Promise.all([result['totalUsage'] ?? result['usage'], result['response']]);
-    const model = get(response, 'modelId');
-    if (typeof model === 'string') run.use({ model });
+    await run.observe({ type: 'response-metadata', modelId: get(response, 'modelId') }, 'chunk');
     await run.observe({ type: 'finish', usage }, 'chunk');
   } catch {
     leftEarly = true;

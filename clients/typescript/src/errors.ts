@@ -186,8 +186,6 @@ export interface SeenAnswer {
   pieces?: number;
   /** Chunks of bare text or bytes that flowed. */
   texts?: number;
-  /** Answers inside of a result, which may be older than the run. */
-  answers?: number;
   /** The provider's report, as it came. */
   usage?: unknown;
   why: string;

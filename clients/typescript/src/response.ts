@@ -8,11 +8,11 @@ import type { Settling, StreamedRun, Stoppable } from './stream';
 /** One answer of a model is smaller by far; of a larger body nobody needs a copy in memory. */
 const BODY_CHARACTERS_MAX = 32 * 1024 * 1024;
 
-type Format = 'json' | 'lines' | 'events';
+type Format = 'json' | 'lines' | 'events' | 'text';
 
 /** A reader of the body of `response` for `run`. Undefined: no model answers in what it is. */
 export function bodyReader(run: StreamedRun, response: Response): StreamedRun | undefined {
-  const format = formatOf(response.headers.get('content-type') ?? '');
+  const format = formatOf(response.headers);
   return format && response.body && !response.bodyUsed ? new BodyReader(run, format) : undefined;
 }
 
@@ -24,10 +24,13 @@ export function withBody(original: Response, body: ReadableStream): Response {
   return response;
 }
 
-function formatOf(contentType: string): Format | undefined {
+function formatOf(headers: Headers): Format | undefined {
+  const contentType = headers.get('content-type') ?? '';
   if (/^text\/event-stream\b/i.test(contentType)) return 'events';
   if (/^application\/(x-ndjson|jsonl|x-jsonlines)\b/i.test(contentType)) return 'lines';
-  return /^application\/([\w.-]+\+)?json\b/i.test(contentType) ? 'json' : undefined;
+  if (/^application\/([\w.-]+\+)?json\b/i.test(contentType)) return 'json';
+  // Text whose length is not known beforehand may come from a model, in lines of JSON too; a file's is known.
+  return /^(text\/plain\b|$)/i.test(contentType) && !headers.has('content-length') ? 'text' : undefined;
 }
 
 /** Turns the bytes of a body into what the run reads. */
@@ -35,6 +38,8 @@ class BodyReader implements StreamedRun {
   private readonly decoder = new TextDecoder();
   private text = '';
   private isTooLong = false;
+  private chunks = 0;
+  private hasText = false;
 
   constructor(
     private readonly streamed: StreamedRun,
@@ -65,6 +70,7 @@ class BodyReader implements StreamedRun {
     // At its end a stream says nothing more.
     if (!(bytes instanceof Uint8Array)) return;
     if (this.isTooLong) return;
+    this.chunks += 1;
     this.text += this.decoder.decode(bytes, { stream: true });
     if (this.format !== 'json') await this.readLines();
     if (this.text.length > BODY_CHARACTERS_MAX) {
@@ -76,6 +82,8 @@ class BodyReader implements StreamedRun {
   async settle(how: Settling): Promise<void> {
     if (this.format === 'json') await this.read(this.text, 'end');
     else await this.readLines(true);
+    // A text in one piece is a result like any other.
+    if (this.format === 'text' && this.hasText && this.chunks > 1) await this.streamed.observe('text', 'chunk');
     await this.streamed.settle(how);
   }
 
@@ -84,7 +92,8 @@ class BodyReader implements StreamedRun {
     const lines = this.text.split(/\r?\n/);
     this.text = isLast ? '' : (lines.pop() ?? '');
     for (const line of lines) {
-      const data = this.format === 'lines' ? line : /^data: ?(.*)$/.exec(line)?.[1];
+      const event = /^data: ?(.*)$/.exec(line)?.[1];
+      const data = this.format === 'events' ? event : (event ?? line);
       if (data !== undefined) await this.read(data, 'chunk');
     }
   }
@@ -94,6 +103,7 @@ class BodyReader implements StreamedRun {
     try {
       value = JSON.parse(text);
     } catch {
+      this.hasText ||= text.trim() !== '';
       return; // the end mark of OpenAI's streams, or half of a body
     }
     if (typeof value === 'object') await this.streamed.observe(value, place);

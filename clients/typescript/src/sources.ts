@@ -4,11 +4,16 @@
  * generator is an async generator.
  */
 
+import { followStreamResult } from './ai-sdk';
 import { isRecord } from './errors';
+import { RunPart } from './part';
 import { weakly } from './platform';
 import { bodyReader, withBody } from './response';
 import { generatorOf, MeteredStream, whenDropped } from './stream';
+import type { TokenProcessRun } from './run';
 import type { StreamedRun } from './stream';
+import { isPlain } from './usage/model';
+import { isStreamResult } from './usage/providers';
 
 type Methods = Record<PropertyKey, ((...args: unknown[]) => unknown) | undefined>;
 
@@ -31,6 +36,7 @@ function countedStream(run: StreamedRun, value: object): object | undefined {
     return generatorOf(new MeteredStream({ run, iterator: value as AsyncGenerator, hangUp: () => undefined }));
   }
   if (Symbol.asyncIterator in value) return meterInPlace(run, value as AsyncIterable<unknown>);
+  if (isEventStream(value)) return meterEvents(run, value);
   return typeof Response === 'function' && value instanceof Response ? meterResponse(run, value) : meterInside(run, value);
 }
 
@@ -48,6 +54,30 @@ function meterInside(run: StreamedRun, value: object): object | undefined {
     if (stream) return { ...value, [name]: stream };
   }
   return undefined;
+}
+
+/** The streams in an object around them, `{ stream, id }`, each a part of the run. Undefined: there are none. */
+export function streamsInside(run: TokenProcessRun, value: unknown): object | undefined {
+  if (!isPlain(value)) return undefined;
+  const streams = Object.entries(value).flatMap(([name, inside]) => {
+    const stream = isStreamToRead(inside) ? partOf(run, inside) : undefined;
+    return stream ? [[name, stream] as const] : [];
+  });
+  return streams.length > 0 ? { ...value, ...Object.fromEntries(streams) } : undefined;
+}
+
+/** Not a socket, or whatever else its owner writes to. */
+function isStreamToRead(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null || typeof (value as Methods)['write'] === 'function') return false;
+  return Symbol.asyncIterator in value || isReadableStream(value) || isGenerator(value) || isEventStream(value) || isStreamResult(value);
+}
+
+function partOf(run: TokenProcessRun, value: object): object | undefined {
+  const part = new RunPart(run);
+  if (!isStreamResult(value)) return streamed(part, value);
+  run.begins(part);
+  followStreamResult(part, value);
+  return value;
 }
 
 function isGenerator(value: object): value is Generator<unknown> {
@@ -173,16 +203,61 @@ function meterNodeStream(run: StreamedRun, source: NodeStream): NodeStream {
       await settle();
     }
   });
-  const weak = weakly(source);
-  const watcher = { stop: (reason: unknown) => void weak.deref()?.destroy(reason instanceof Error ? reason : new Error(String(reason))) };
-  // Kept by the stream, as the run holds it weakly.
-  define(source, WATCHER, watcher);
-  run.watch(watcher);
+  watchWeakly(run, source, (known, reason) => known.destroy(reason instanceof Error ? reason : new Error(String(reason))));
   settleWhenDropped(source, run);
   return source;
 }
 
 const WATCHER = Symbol('tokentill');
+
+/** Has the run end `source` by `stop`, and keeps neither from being collected. */
+function watchWeakly<S extends object>(run: StreamedRun, source: S, stop: (source: S, reason: unknown) => unknown): void {
+  const weak = weakly(source);
+  const watcher = { stop: (reason: unknown) => void (weak.deref() && stop(weak.deref() as S, reason)) };
+  // Kept by the stream, as the run holds it weakly.
+  define(source, WATCHER, watcher);
+  run.watch(watcher);
+}
+
+// ── objects that read their stream themselves ──────────────────────────────────────────────────────────────────────
+
+/** `messages.stream()`, `chat.completions.stream()`, `runTools()` and the like of Anthropic's and OpenAI's packages. */
+interface EventStream {
+  on: (event: string, listener: (value: unknown) => void) => unknown;
+  abort: () => void;
+  readonly ended?: boolean;
+  readonly errored?: boolean;
+  readonly receivedMessages?: readonly unknown[];
+  readonly allChatCompletions?: () => readonly unknown[];
+}
+
+function isEventStream(value: object): value is EventStream {
+  return ['on', 'off', 'done', 'abort'].every((name) => typeof (value as Methods)[name] === 'function') && 'controller' in value;
+}
+
+function meterEvents(run: StreamedRun, source: EventStream): EventStream {
+  followEvents(run, source, () => false);
+  watchWeakly(run, source, (known) => known.abort());
+  settleWhenDropped(source, run);
+  return source;
+}
+
+/** Counts what it tells of by events, for as long as nobody iterates it. */
+function followEvents(run: StreamedRun, source: EventStream, isIterated: () => boolean): void {
+  const observing: unknown[] = [];
+  const observe = (value: unknown): void => {
+    if (!isIterated()) observing.push(run.observe(value, 'chunk'));
+  };
+  for (const event of ['streamEvent', 'chunk', 'event', 'chatCompletion']) source.on(event, observe);
+  const settle = (): void => {
+    if (isIterated()) return;
+    // What it told before the function had returned it is in its answers.
+    for (const answer of source.receivedMessages ?? source.allChatCompletions?.() ?? []) observe(answer);
+    void Promise.all(observing).then(() => run.settle({ leftEarly: source.errored === true, unheard: true }));
+  };
+  if (source.ended) settle();
+  else source.on('end', settle);
+}
 
 // ── other async iterables ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,6 +296,7 @@ function meterInPlace(run: StreamedRun, source: AsyncIterable<unknown>): AsyncIt
     define(source, Symbol.asyncIterator, () => source);
   } else {
     define(source, Symbol.asyncIterator, read);
+    if (isEventStream(source)) followEvents(run, source, () => isRead);
     // What `tee` of OpenAI's and Anthropic's streams reads from, and their own iterator too.
     if (readFrom) define(source, 'iterator', () => (isRead ? readFrom() : read()));
   }

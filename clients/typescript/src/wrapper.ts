@@ -10,7 +10,7 @@ import type { TokenProcess } from './client';
 import { UsageError } from './errors';
 import { atMost } from './hooks';
 import type { RunOptions, TokenProcessRun } from './run';
-import { streamed } from './sources';
+import { streamed, streamsInside } from './sources';
 import { generatorOf, MeteredStream } from './stream';
 import type { AnyIterator, StreamSource } from './stream';
 import { isStreamResult } from './usage/providers';
@@ -111,6 +111,7 @@ async function runAndSettle(run: TokenProcessRun, act: () => unknown): Promise<u
   }
   const stream = streamed(run, result);
   if (stream && run.isLedByStream) return stream;
+  const around = stream ? undefined : streamsInside(run, result);
   if (!stream) await run.observe(result, 'end');
   try {
     await run.settle({ leftEarly: false });
@@ -118,7 +119,7 @@ async function runAndSettle(run: TokenProcessRun, act: () => unknown): Promise<u
     if (error instanceof UsageError) error.result = result;
     throw error;
   }
-  return stream ?? result;
+  return stream ?? around ?? result;
 }
 
 /** Whoever aborts is not kept waiting by a function that doesn't listen: what it used is billed when it is done. */

@@ -27,6 +27,7 @@ export class Answer {
   private report: unknown;
   private readonly total: Counts = {};
   private readonly added: Counts = {};
+  private asides: Counts = {};
   /** The provider has said that it goes on counting. */
   private isGrowing = false;
   private pieces = 0;
@@ -44,7 +45,6 @@ export class Answer {
     this.report = reading.report;
     // A total that can be read makes up for an earlier one that couldn't: it is about the same tokens.
     this.problem = reading.problem;
-    if (reading.problem !== undefined) return;
     if (reading.kind === 'total') this.replace(reading, counts);
     else this.increase(counts);
   }
@@ -78,6 +78,7 @@ export class Answer {
       if (total === undefined) continue;
       counts[name] = this.isGrowing && name === 'output_token' ? Math.max(total, counts[name] ?? 0) : total;
     }
+    add(counts, this.asides);
     // Pieces flowed and nobody said how many tokens they are: what was said of the input isn't all.
     const isOpen = pieces === 0 && this.earlyPieces > 0 && (counts.output_token === undefined || this.isGrowing);
     return Object.keys(counts).length === 0 || isOpen ? undefined : counts;
@@ -89,7 +90,6 @@ export class Answer {
   }
 
   private countedPieces(leftEarly: boolean): number {
-    if (this.total.output_token !== undefined && !this.isGrowing) return 0;
     return this.pieces + (this.wasLeft(leftEarly) ? this.earlyPieces : 0);
   }
 
@@ -111,6 +111,7 @@ export class Answer {
   private replace(reading: Reading, counts: Counts): void {
     this.requests = Math.max(this.requests, reading.requests ?? 1);
     this.isGrowing = reading.final === false;
+    if (reading.asides) this.asides = reading.asides;
     for (const [whole, ...parts] of WHOLES) {
       if (counts[whole] === undefined) continue;
       // The parts belong to their whole: those of an older total don't outlive it.

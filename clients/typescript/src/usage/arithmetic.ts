@@ -25,8 +25,11 @@ const INPUT = paths(
   'inputTokenCount',
   'prompt_eval_count',
   'total_input_tokens',
-  'tokens.input_tokens',
+  // Cohere: what it charges, and else what its model has read.
   'billed_units.input_tokens',
+  'billedUnits.inputTokens',
+  'tokens.input_tokens',
+  'tokens.inputTokens',
 );
 const OUTPUT = paths(
   'completion_tokens',
@@ -41,8 +44,10 @@ const OUTPUT = paths(
   'outputTokenCount',
   'eval_count',
   'total_output_tokens',
-  'tokens.output_tokens',
   'billed_units.output_tokens',
+  'billedUnits.outputTokens',
+  'tokens.output_tokens',
+  'tokens.outputTokens',
 );
 const TOTAL = paths('total_tokens', 'totalTokens', 'total_token_count', 'totalTokenCount');
 
@@ -133,8 +138,7 @@ export function countsOf(report: Record<string, unknown>): Counts {
   const found = partsOf(report, inputPath);
   const wholes: Record<Whole, number | undefined> = { input_token: input, output_token: output };
   // Of an answer that has only thought so far, Gemini counts the thoughts and says nothing of the whole.
-  for (const part of found) wholes[part.whole] ??= 0;
-  if (wholes.input_token === undefined && wholes.output_token === undefined) {
+  if (input === undefined && output === undefined && found.length === 0) {
     throw new UsageUnreadableError('The usage has no count that is known');
   }
   const [, total] = first(report, TOTAL);
@@ -147,12 +151,11 @@ export function countsOf(report: Record<string, unknown>): Counts {
   });
   if (wholes.input_token !== undefined) counts.input_token = wholes.input_token;
   if (wholes.output_token !== undefined) counts.output_token = wholes.output_token;
-  add(counts, asidesOf(report));
   return counts;
 }
 
 /** Of Anthropic's iterations, those that its counts above them leave out: it shortened the conversation, or asked another model. */
-function asidesOf(report: Record<string, unknown>): Counts {
+export function asidesOf(report: Record<string, unknown>): Counts {
   const counts: Counts = {};
   for (const iteration of list(report['iterations'])) {
     const kind = get(iteration, 'type');

@@ -70,8 +70,8 @@ export class UsageMeter {
   private runTotal: Counts | undefined;
   private model: string | undefined;
   private texts = 0;
-  /** Answers that stand deep inside of a result: nobody can say whether this run made them. */
-  private hidden = 0;
+  /** What answers report that stand deep inside of a result: nobody can say whether this run made them. */
+  private readonly hidden: unknown[] = [];
   /** Readings that are no usage: they spoil only themselves. */
   private readonly refused: { seen: SeenAnswer; cause: unknown }[] = [];
 
@@ -162,8 +162,9 @@ export class UsageMeter {
     const isSilent = (): boolean => !known && missing.length === 0 && unreadable.length === 0;
     if (this.echo && isSilent()) sum(this.echo);
     if (this.texts > 0 && isSilent()) missing.push({ texts: this.texts, why: 'text flowed and nothing said what it used' });
-    if (this.hidden > 0 && isSilent()) {
-      missing.push({ answers: this.hidden, why: 'answers stand inside of the result, and may be older than the run: hand them to `run.read`' });
+    if (isSilent()) {
+      const why = 'an answer stands deep inside of the result, and may be older than the run: hand it to `run.read`';
+      missing.push(...this.hidden.map((usage) => ({ usage, why })));
     }
     add(usage, this.used);
     Object.assign(usage, this.runTotal);
@@ -179,7 +180,7 @@ export class UsageMeter {
     if (steps) return this.readAll(steps, place, lane);
     if (reading) return this.add(reading, value, place, lane);
     const inside = answersIn(value);
-    this.hidden += inside.hidden;
+    if (this.hidden.length < SEEN_MAX) this.hidden.push(...inside.hidden);
     // Each is what it would be alone.
     if (inside.answers.length > 0) return this.readAll(inside.answers, place, lane);
     if (place === 'answer') this.begin(lane);
@@ -199,8 +200,15 @@ export class UsageMeter {
     } catch (error) {
       return this.refuse(error, reading);
     }
-    if (reading.left && reading.answerId === undefined) return this.wasLeft(lane);
+    if (reading.left && reading.answerId === undefined) {
+      if (this.echo) this.echo.left = true;
+      return this.wasLeft(lane);
+    }
     if (reading.echo) return (this.echo ??= new Answer()).take(reading, counts);
+    if (reading.asked) {
+      this.model ??= reading.model;
+      return;
+    }
     if (reading.model) this.model = reading.model;
     const isOwn = reading.whole === undefined;
     if (isOwn && reading.problem === undefined && Object.keys(counts).length === 0) return;

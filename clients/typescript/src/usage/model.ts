@@ -32,6 +32,8 @@ export interface Reading extends Usage {
   requests?: number;
   /** It is of the Vercel AI SDK, which tells again, under an id of its own, what its model has reported. */
   retold?: boolean;
+  /** Only the model that was asked, by the name it was asked by: for want of the answer's. */
+  asked?: boolean;
   /** The sum of the answers that came before it in its stream: it counts only where there were none. */
   sum?: boolean;
   /** It tells a reader again what a model said, and never what that took: it counts only where nothing else is known. */
@@ -41,6 +43,8 @@ export interface Reading extends Usage {
    * for a stream that was left before its provider could report.
    */
   pieces?: 'always' | 'early';
+  /** Counted beside the totals: what else the provider did for this answer. */
+  asides?: Counts;
   /** Why the report can't be believed; there are no counts then. */
   problem?: string;
   /** The provider's report, as it came. */
@@ -101,6 +105,13 @@ export function text(value: unknown): string | undefined {
 
 export function list(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
+}
+
+/** An object that is nobody's: made of its fields. */
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (!isRecord(value)) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
 }
 
 export { isRecord };

@@ -11,7 +11,7 @@ type Fields = Record<string, unknown>;
 
 /** 0: a chunk of a model's stream, without output. Undefined: no chunk of a model's stream, as far as can be told. */
 export function piecesOf(value: Fields): number | undefined {
-  for (const pieces of [openAIChat, openAIResponses, anthropic, gemini, cohere, ollama, bedrock, aiSdk, langChain]) {
+  for (const pieces of [openAIChat, openAIResponses, anthropic, gemini, interactions, cohere, ollama, bedrock, aiSdk, langChain]) {
     const found = pieces(value);
     if (found !== undefined) return found;
   }
@@ -48,6 +48,13 @@ function gemini(value: Fields): number | undefined {
   const { candidates } = value;
   if (!Array.isArray(candidates)) return undefined;
   return candidates.flatMap((candidate: unknown) => list(get(get(candidate, 'content'), 'parts'))).length;
+}
+
+/** Of Gemini's interactions. */
+function interactions(value: Fields): number | undefined {
+  const { event_type } = value;
+  if (typeof event_type !== 'string' || !/^(interaction|step)\./.test(event_type)) return undefined;
+  return event_type.endsWith('.delta') && isFull(value['delta']) ? 1 : 0;
 }
 
 function cohere(value: Fields): number | undefined {

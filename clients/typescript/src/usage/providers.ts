@@ -6,7 +6,7 @@
  */
 
 import { messageOf, UsageError } from '../errors';
-import { countsOf } from './arithmetic';
+import { asidesOf, countsOf } from './arithmetic';
 import { get, isRecord, list, text } from './model';
 import type { Reading } from './model';
 import { isEcho, piecesOf } from './pieces';
@@ -18,7 +18,7 @@ export function readProvider(value: unknown): Reading | undefined {
   // A result of streamText is none of it: to look at its usage would make it read its stream to the end.
   if (!isRecord(value) || isStreamResult(value as unknown)) return undefined;
   const { event } = value;
-  if (typeof event === 'string' && event.startsWith('on_')) return langChainEvent(event, get(value, 'data'));
+  if (typeof event === 'string' && event.startsWith('on_')) return langChainEvent(event, get(value, 'data'), get(value, 'run_id'));
   const opened = unwrapped(value);
   return readReport(opened) ?? readWithoutReport(opened);
 }
@@ -35,12 +35,14 @@ function readWithoutReport(value: Fields): Reading | undefined {
   if (type === 'response.failed') return { ...named(value), left: true, whole: false };
   // The run that it is a step of has the sum.
   if (value['object'] === 'thread.run.step') return undefined;
+  // What LangGraph says of the message beside it.
+  if (typeof value['ls_model_name'] === 'string') return { model: value['ls_model_name'], asked: true, whole: false };
   const pieces = piecesOf(value);
   if (pieces === undefined) return isWholeAnswer(value) ? { ...named(value), whole: true } : undefined;
   // The id of an event is that of the event, or of a part of the answer.
   const isEvent = typeof type === 'string' && type !== 'AIMessageChunk' && type !== 'ai';
-  const response = value['response'];
-  const names = isEvent ? chosen(get(response, 'id'), get(response, 'model')) : named(value);
+  const response = value['response'] ?? (typeof value['event_type'] === 'string' ? value['interaction'] : undefined);
+  const names = isEvent || typeof value['event_type'] === 'string' ? chosen(get(response, 'id'), get(response, 'model')) : named(value);
   const echo = isEcho(value) ? { echo: true } : {};
   return { ...names, ...echo, whole: false, ...(pieces > 0 ? { output_token: pieces, kind: 'increment', pieces: 'early' } : {}) };
 }
@@ -59,12 +61,14 @@ function unwrapped(value: Fields): Fields {
 }
 
 /** An event of LangChain's `streamEvents`. Those of the chains around a model repeat the model's. */
-function langChainEvent(event: string, data: unknown): Reading | undefined {
-  if (/^on_(chat_model|llm)_stream$/.test(event)) return readProvider(get(data, 'chunk'));
-  if (!/^on_(chat_model|llm)_end$/.test(event)) return undefined;
-  const reading = readProvider(get(data, 'output'));
-  // It is put together of the chunks, and a chunk itself.
-  return reading && { ...reading, kind: 'total', whole: true };
+function langChainEvent(event: string, data: unknown, runId: unknown): Reading | undefined {
+  // The call of the model: its last chunk has another id than those before it.
+  const names = typeof runId === 'string' ? { answerId: runId } : {};
+  const isChunk = /^on_(chat_model|llm)_stream$/.test(event);
+  if (!isChunk && !/^on_(chat_model|llm)_end$/.test(event)) return undefined;
+  const reading = readProvider(get(data, isChunk ? 'chunk' : 'output'));
+  // The end's is put together of the chunks, and a chunk itself.
+  return reading && { ...reading, ...names, ...(isChunk ? {} : { kind: 'total', whole: true }) };
 }
 
 function readReport(value: Fields): Reading | undefined {
@@ -173,7 +177,7 @@ function isOpenAIEmbedding(value: Fields): boolean {
 /** Cohere's older answers, and its embeddings. */
 function cohere(value: Fields): Reading | undefined {
   const { meta } = value;
-  const isUsage = isRecord(meta) && (isRecord(meta['tokens']) || isRecord(meta['billed_units']));
+  const isUsage = isRecord(meta) && ['tokens', 'billed_units', 'billedUnits'].some((name) => isRecord(meta[name]));
   return isUsage ? { ...total(meta, named(value)), ...(typeof value['event_type'] === 'string' ? { whole: false } : { whole: true }) } : undefined;
 }
 
@@ -191,7 +195,8 @@ function bare(value: Fields): Reading | undefined {
 function total(report: Fields, names: Pick<Reading, 'model' | 'answerId'>): Reading {
   const reading: Reading = { ...names, kind: 'total', report };
   try {
-    return { ...reading, ...countsOf(report) };
+    const asides = asidesOf(report);
+    return { ...reading, ...countsOf(report), ...(Object.keys(asides).length > 0 ? { asides } : {}) };
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     return { ...reading, problem: messageOf(error) };
@@ -203,7 +208,7 @@ function named(value: Fields): Pick<Reading, 'model' | 'answerId'> {
   return chosen(
     get(value, 'id', 'responseId', 'response_id') ?? get(response, 'id') ?? get(value['$metadata'], 'requestId'),
     // The AI SDK has an object there, beside the response.
-    text(get(value, 'model', 'modelVersion', 'model_version')) ?? get(response, 'modelId', 'model'),
+    text(get(value, 'model', 'modelVersion', 'model_version')) ?? get(response, 'modelId', 'model') ?? get(value['response_metadata'], 'model_name', 'model'),
   );
 }
 
@@ -216,7 +221,7 @@ function chosen(id: unknown, name: unknown): Pick<Reading, 'model' | 'answerId'>
 /** Complete answers of a model, whether or not they say what they used. */
 function isWholeAnswer(value: Fields): boolean {
   const { object, type } = value;
-  if (object === 'chat.completion' || object === 'text_completion' || object === 'response') return true;
+  if (object === 'chat.completion' || object === 'text_completion' || object === 'response' || object === 'interaction') return true;
   if (type === 'message' && value['role'] === 'assistant') return true;
   if (type === 'ai' && 'response_metadata' in value) return true;
   if (isOpenAIEmbedding(value) || list(value['embeddings']).some((item) => Array.isArray(get(item, 'values')))) return true;

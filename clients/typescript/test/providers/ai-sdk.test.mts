@@ -111,9 +111,12 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       assert.match(await answer.text(), /^(word ){40}$/);
       assert.equal((await result.totalUsage).outputTokens, 40);
       assert.deepEqual(await endsOf(s, 1), [[10, 40, 4, 'gpt-2026', 1]]);
+      const around = withTokenProcess(s.config, async (_: Data) => ({ id: 'chat', result: ai.streamText({ model: s.model, prompt: '40' }) }));
+      assert.match(await (await around(USER)).result.text, /^word /);
+      assert.deepEqual((await endsOf(s, 2))[1], [10, 40, 4, 'gpt-2026', 1]);
       // Its reader goes and leaves the model to it: the provider bills that too.
       await take((await ask(USER)).textStream, 3);
-      assert.deepEqual((await endsOf(s, 2))[1], [10, 40, 4, 'gpt-2026', 1]);
+      assert.deepEqual((await endsOf(s, 3))[2], [10, 40, 4, 'gpt-2026', 1]);
     }));
 
   test(`${version}: a result of streamText whose usage is required and missing is reported: it is with its reader`, () =>
@@ -283,6 +286,20 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       const embedder = ai.wrapEmbeddingModel({ model: s.embedder, middleware: tokenProcessMiddleware({ run: currentRun }) as never });
       await withTokenProcess(s.config, (_: Data) => ai.embedMany({ model: embedder, values: ['a', 'b'] }))(USER);
       assert.deepEqual((ends(s)[4] as number[]).slice(0, 2), [10, 0]);
+      // Left early by its reader and at its model: the model's pieces, of which the reader has seen a part, and not both.
+      const left = withTokenProcess(s.config, async function* (_: Data) {
+        const abort = new AbortController();
+        try {
+          yield* ai.streamText({ model: inRun(s), prompt: '100', abortSignal: abort.signal, onError: () => undefined }).fullStream;
+        } finally {
+          abort.abort();
+          await sleep(20);
+        }
+      });
+      let pieces = 0;
+      for await (const piece of left(USER)) if (piece.type === 'text-delta' && (pieces += 1) === 50) break;
+      const [input, output] = ends(s)[5] as [number, number];
+      assert.ok(input === 0 && output >= 50 && output < 100, `${output}`);
       assert.deepEqual(s.problems, []);
     }));
 
@@ -302,6 +319,18 @@ for (const [version, { ai, create }] of Object.entries(VERSIONS)) {
       assert.deepEqual(whole, [20, 140, 8, 'gpt-2026', 2]);
       assert.ok(left[0] === 10 && left[1] >= 43 && left[1] < 140, `${left[1]}`);
       assert.deepEqual(s.problems, []);
+    }));
+
+  test(`${version}: a response of text is counted at its model, and reported where that is out of sight`, () =>
+    scene(async (s) => {
+      const web = (model: Scene['model']) =>
+        withTokenProcess(s.config, async (_: Data) => ai.streamText({ model, prompt: '40' }).toTextStreamResponse())(USER);
+      assert.match(await (await web(inRun(s) as Scene['model'])).text(), /^(word ){40}$/);
+      assert.deepEqual(ends(s), [[10, 40, 4, 'gpt-2026', 1]]);
+      assert.deepEqual(s.problems, []);
+      await (await web(s.model)).text();
+      const [problem] = s.problems as unknown[];
+      assert.ok(problem instanceof UsageMissingError);
     }));
 
   test(`${version}: a stream for user interfaces, left early, is billed once by its pieces`, () =>

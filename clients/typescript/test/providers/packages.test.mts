@@ -44,7 +44,13 @@ function ends({ server }: World): unknown[] {
   });
 }
 
-async function take<T>(stream: AsyncIterable<T>, count = Infinity): Promise<T[]> {
+/** What nobody waits for ends a moment after it. */
+async function endsOf(world: World, count: number): Promise<unknown[]> {
+  for (let i = 0; i < 200 && ends(world).length < count; i += 1) await sleep(10);
+  return ends(world);
+}
+
+async function take<T>(stream: AsyncIterable<T> | Iterable<T>, count = Infinity): Promise<T[]> {
   const taken: T[] = [];
   for await (const chunk of stream) if (taken.push(chunk) === count) break;
   return taken;
@@ -53,6 +59,10 @@ async function take<T>(stream: AsyncIterable<T>, count = Infinity): Promise<T[]>
 const say = (count: number) => ({ messages: [{ role: 'user' as const, content: `${count}` }] });
 const GPT = { model: 'gpt' };
 const STREAM = { stream: true, stream_options: { include_usage: true } } as const;
+const weather = {
+  type: 'function' as const,
+  function: { name: 'weather', description: 'the weather', function: () => 'sunny', parameters: { type: 'object', properties: {} } },
+};
 const CLAUDE = { model: 'anthropic-model', max_tokens: 100 };
 
 // ── openai ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,6 +183,87 @@ test('openai: asResponse stays a response, whole, as a stream, and left early', 
     assert.equal(s.models.hungUp, 1);
   }));
 
+test('openai: helpers that nobody iterates are counted by their events, whole and left early', () =>
+  scene(async (s) => {
+    const chat = withTokenProcess(s.config, async (data: Data & { count: number }) =>
+      s.openai.chat.completions.stream({ ...GPT, ...say(data.count), stream_options: { include_usage: true } }),
+    );
+    await (await chat({ ...USER, count: 40 })).finalChatCompletion();
+    await endsOf(s, 1);
+    const left = await chat({ ...USER, count: 100 });
+    let pieces = 0;
+    left.on('content', () => {
+      if ((pieces += 1) === 3) left.abort();
+    });
+    await assert.rejects(left.done());
+    await endsOf(s, 2);
+    const responses = withTokenProcess(s.config, async (_: Data) => s.openai.responses.stream({ ...GPT, input: '40' }));
+    await (await responses(USER)).finalResponse();
+    await endsOf(s, 3);
+    const runner = withTokenProcess(s.config, async (_: Data) => s.openai.chat.completions.runTools({ ...GPT, ...say(20), tools: [weather] }));
+    await (await runner(USER)).finalContent();
+    assert.deepEqual(await endsOf(s, 4), [
+      [10, 40, 4, 'gpt-2026', 1],
+      [0, 3, 0, 'gpt-2026', 1],
+      [10, 40, 4, 'gpt-2026', 1],
+      [20, 40, 8, 'gpt-2026', 2],
+    ]);
+    assert.deepEqual(s.problems, []);
+  }));
+
+test('openai: streams in an object, one and two', () =>
+  scene(async (s) => {
+    const one = withTokenProcess(s.config, async (_: Data) => {
+      return { id: 'conversation', stream: await s.openai.chat.completions.create({ ...GPT, ...say(40), ...STREAM }) };
+    });
+    const { id, stream } = await one(USER);
+    assert.equal(id, 'conversation');
+    assert.equal((await take(stream)).length, 43);
+    const two = withTokenProcess(s.config, async (_: Data) => ({
+      first: await s.openai.chat.completions.create({ ...GPT, ...say(20), ...STREAM }),
+      second: await s.openai.chat.completions.create({ ...GPT, ...say(40), ...STREAM }),
+    }));
+    const { first, second } = await two(USER);
+    await Promise.all([take(first), take(second)]);
+    assert.deepEqual(ends(s), [
+      [10, 40, 4, 'gpt-2026', 1],
+      [20, 60, 8, 'gpt-2026', 2],
+    ]);
+  }));
+
+test('openai: a structured answer, several choices, and a call that the package repeats, are an answer each', () =>
+  scene(async (s) => {
+    const format = { type: 'json_schema' as const, json_schema: { name: 'words', schema: { type: 'object' } } };
+    await withTokenProcess(s.config, (_: Data) => s.openai.chat.completions.parse({ ...GPT, ...say(40), response_format: format }))(USER);
+    s.models.failures = 2;
+    await withTokenProcess(s.config, (_: Data) => s.openai.chat.completions.create({ ...GPT, ...say(40), n: 2 }))(USER);
+    assert.equal(s.models.failures, 0);
+    assert.deepEqual(ends(s), Array(2).fill([10, 40, 4, 'gpt-2026', 1]));
+  }));
+
+test('a response of text that comes in pieces is reported, in one piece it is free, and lines of JSON in it are counted', () =>
+  scene(async (s) => {
+    const encoder = new TextEncoder();
+    const pieces = new ReadableStream<Uint8Array>({
+      start(controller) {
+        for (const piece of ['one ', 'two']) controller.enqueue(encoder.encode(piece));
+        controller.close();
+      },
+    });
+    assert.equal(await (await withTokenProcess(s.config, async (_: Data) => new Response(pieces))(USER)).text(), 'one two');
+    assert.ok(s.problems.length === 1 && s.problems[0] instanceof UsageMissingError);
+    assert.equal(await (await withTokenProcess(s.config, async (_: Data) => new Response('hello'))(USER)).text(), 'hello');
+    const file = new Response('hello', { headers: { 'content-length': '5' } });
+    assert.equal(await withTokenProcess(s.config, async (_: Data) => file)(USER), file);
+    const lines = withTokenProcess(
+      s.config,
+      async (_: Data) => new Response(s.anthropic.messages.stream({ ...CLAUDE, ...say(40) }).toReadableStream()),
+    );
+    assert.match(await (await lines(USER)).text(), /message_stop/);
+    assert.deepEqual(ends(s), [[10, 40, 4, 'anthropic-model', 1]]);
+    assert.equal(s.problems.length, 1);
+  }));
+
 test('a response that is no model’s passes through untouched', () =>
   scene(async (s) => {
     const image = new Response(new Uint8Array([1, 2, 3]), { headers: { 'content-type': 'image/png' } });
@@ -227,12 +318,51 @@ test('anthropic: messages.create, its stream, and messages.stream()', () =>
     assert.deepEqual(ends(s), Array(3).fill([10, 40, 4, 'anthropic-model', 1]));
   }));
 
+test('anthropic: a helper that nobody iterates is counted by its events, whole and left early', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async (data: Data & { count: number }) => s.anthropic.messages.stream({ ...CLAUDE, ...say(data.count) }));
+    await (await ask({ ...USER, count: 40 })).finalMessage();
+    await endsOf(s, 1);
+    const left = await ask({ ...USER, count: 100 });
+    let pieces = 0;
+    left.on('text', () => {
+      if ((pieces += 1) === 3) left.abort();
+    });
+    await assert.rejects(left.done());
+    await endsOf(s, 2);
+    await take(await ask({ ...USER, count: 100 }), 5);
+    const done = withTokenProcess(s.config, async (_: Data) => {
+      const stream = s.anthropic.messages.stream({ ...CLAUDE, ...say(40) });
+      await stream.done();
+      return stream;
+    });
+    await done(USER);
+    assert.deepEqual(await endsOf(s, 4), [
+      [10, 40, 4, 'anthropic-model', 1],
+      [10, 3, 4, 'anthropic-model', 1],
+      [10, 3, 4, 'anthropic-model', 1],
+      [10, 40, 4, 'anthropic-model', 1],
+    ]);
+    assert.deepEqual(s.problems, []);
+  }));
+
 test('anthropic: two streams of one run', () =>
   scene(async (s) => {
     const ask = withTokenProcess(s.config, async function* (_: Data) {
       for (const count of [20, 40]) yield* await s.anthropic.messages.create({ ...CLAUDE, ...say(count), stream: true });
     });
     await take(ask(USER));
+    assert.deepEqual(ends(s), [[20, 60, 8, 'anthropic-model', 2]]);
+  }));
+
+test('anthropic: two streams of one run, at the same time', () =>
+  scene(async (s) => {
+    const ask = withTokenProcess(s.config, async (_: Data) => {
+      const streams = [20, 40].map((count) => s.anthropic.messages.create({ ...CLAUDE, ...say(count), stream: true }));
+      await Promise.all(streams.map(async (stream) => take(currentRun()?.stream(await stream) ?? [])));
+      return 'text';
+    });
+    await ask(USER);
     assert.deepEqual(ends(s), [[20, 60, 8, 'anthropic-model', 2]]);
   }));
 

@@ -21,6 +21,8 @@ export class ModelServer {
   url = '';
   /** Streams whose reader hung up before their end. */
   hungUp = 0;
+  /** So many calls are answered with 500 first. */
+  failures = 0;
   readonly bodies: Body[] = [];
   private answers = 0;
   private readonly server = createServer((request, response) => void this.serve(request, response));
@@ -41,6 +43,11 @@ export class ModelServer {
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body: Body = JSON.parse(Buffer.concat(chunks).toString());
     this.bodies.push(body);
+    if (this.failures > 0) {
+      this.failures -= 1;
+      response.writeHead(500, { 'retry-after-ms': '1' }).end();
+      return;
+    }
     this.answers += 1;
     const id = `${this.answers}`;
     switch (request.url) {

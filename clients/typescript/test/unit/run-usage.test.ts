@@ -1,6 +1,7 @@
 /** Usage that a run reads by itself, and usage that is missing or can’t be read. */
 
 import assert from 'node:assert/strict';
+import { PassThrough } from 'node:stream';
 import { test } from 'node:test';
 
 import { UsageError, UsageMissingError, UsageUnreadableError, withTokenProcess } from 'tokentill';
@@ -143,8 +144,31 @@ test('a call that fails says nothing of another: its pieces are billed, and the 
     assert.deepEqual(await streamed(world, [...failing, chunk('b', 'y')]), [[0, 1, { model: 'gpt' }]]);
     assert.ok(world.problems[0] instanceof UsageMissingError);
     assert.deepEqual(world.unbilled[0]?.seen?.map(({ answer_id }) => answer_id), ['b']);
-    assert.deepEqual((await streamed(world, failing.slice(1))).length, 1, 'nothing flowed: nothing is told');
+    for (const nothing of [
+      [part('start-step'), ...failing.slice(1)],
+      [responseEvent('response.created'), responseEvent('response.failed')],
+    ]) {
+      assert.deepEqual((await streamed(world, nothing)).length, 1, 'nothing flowed: nothing is told');
+    }
     assert.equal(world.problems.length, 1);
+  }));
+
+test('what a feature says of the whole run stands for what can’t be read', () =>
+  inWorld(async (world) => {
+    const wrapped = withTokenProcess(world.config, async function* (_data: { user_id: string }) {
+      yield chat('a', 100, NaN);
+      return { output_token: 4 };
+    });
+    for await (const answer of wrapped(USER)) assert.ok(answer);
+    assert.deepEqual(ends(world), [[0, 4, { model: 'gpt' }]]);
+    assert.deepEqual(world.problems, []);
+  }));
+
+test('a socket in a result is nothing to wait for', () =>
+  inWorld(async (world) => {
+    const result = { output_token: 4, socket: new PassThrough() };
+    assert.equal(await withTokenProcess(world.config, async (_data: { user_id: string }) => result)(USER), result);
+    assert.deepEqual(ends(world), [[0, 4]]);
   }));
 
 // ── nothing is free in silence ───────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +248,7 @@ test('answers deep inside of a result reach onEndError: an older run may have ma
     assert.deepEqual(await returned(world, { messages: [answer], output_token: 4 }), [[0, 4]]);
     assert.equal(world.problems.length, 2);
     assert.ok(world.problems.every((problem) => problem instanceof UsageMissingError));
-    assert.equal(world.unbilled[0]?.seen?.[0]?.answers, 1);
+    assert.deepEqual(world.unbilled[0]?.seen?.map(({ usage }) => usage), [answer.usage_metadata]);
   }));
 
 test('embeddings without usage reach onEndError', () =>
