@@ -9,7 +9,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { Outbox, OutboxError, UnavailableError, withTokenProcess } from 'tokentill';
 import type { OutboxEvent, TokenProcessOptions } from 'tokentill';
 
-import { END, inWorld, secondsOf, USER } from '../support/world.js';
+import { CANCEL, END, inWorld, secondsOf, START, until, USER } from '../support/world.js';
 import type { World } from '../support/world.js';
 
 const RUN = { ...USER, feature_endpoint_id: 'feature-1' };
@@ -219,3 +219,18 @@ test('an outbox that works again is used again', () => {
     { outbox, sendInBackground: false, outboxWaitSeconds: 0.2 },
   );
 });
+
+test('"open": the hold of a start whose answer was lost is given back, as no end will name it', () =>
+  whenOpen(
+    async (world) => {
+      world.server.faults = [{ kind: 'accept-then-silence' }];
+      await paid(world);
+      await until('given back', () => world.server.seenAt(CANCEL).length === 1);
+      const keys = world.server.seenAt(START).map(({ headers }) => headers['idempotency-key']);
+      assert.deepEqual([keys.length, keys[0]], [2, keys[1]]);
+      assert.equal(world.wallet.token, 990);
+      // The server would have answered the same run again.
+      world.wallet.holds.clear();
+    },
+    { startTimeoutSeconds: 1 },
+  ));
