@@ -24,7 +24,7 @@ MONTH = support.Checked("month", lambda text: reports.month(text)[0])
 
 
 @click.command("archive")
-@click.option("--before", type=MONTH, required=True, help="The first month that stays, such as 2030-01.")
+@click.option("--before", type=MONTH, required=True, help="The first month to keep, such as 2030-01.")
 @click.option(
     "--to",
     "folder",
@@ -38,7 +38,7 @@ MONTH = support.Checked("month", lambda text: reports.month(text)[0])
 @support.by
 @with_services
 def archive(services: Container, before: date, folder: Path, format: str, caller: Caller) -> None:
-    """Move the ledger's entries of all months before one into files. Interrupted, the same command goes on.
+    """Move the ledger's entries of all months before one into files. After an interruption, run it again to continue.
 
     Each month becomes a file, which is sealed with its hash; then its entries leave the ledger. What stays are every
     wallet's balance behind them, all postings, keys and roll-ups. Keep the files: they are the only copy.

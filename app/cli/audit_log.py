@@ -25,13 +25,13 @@ def _filters(command: F) -> F:
     for option in reversed(
         (
             click.option("--from", "since", type=support.MOMENT_OR_DAY, help="A day (UTC), or a moment."),
-            click.option("--to", "until", type=support.MOMENT_OR_DAY, help="The first that isn't meant any more."),
-            click.option("--action", type=support.ID, help="Such as wallet.suspended."),
-            click.option("--subject-kind", type=support.ID, help="Such as wallet."),
-            click.option("--subject", "subject_id", type=support.ID, help="The id of what was changed."),
-            click.option("--actor", type=support.ID, help="A key's name, or that and a person: admin/anna."),
+            click.option("--to", "until", type=support.MOMENT_OR_DAY, help="The first day or moment after the range."),
+            click.option("--action", type=support.ID, help="What was done, such as wallet.suspended."),
+            click.option("--subject-kind", type=support.ID, help="The kind of changed object, such as wallet."),
+            click.option("--subject", "subject_id", type=support.ID, help="The id of the changed object."),
+            click.option("--actor", type=support.ID, help="A key's name, or a key's name and a person: admin/anna."),
             click.option("--key", "key_id", type=support.ID, help="The id of a key."),
-            click.option("--address", type=support.ID, help="Where it came from."),
+            click.option("--address", type=support.ID, help="The client's IP address, or user@host of a command."),
             click.option("--request", "request_id", type=support.ID),
         )
     ):
@@ -67,7 +67,7 @@ def list_entries(services: Container, /, *, limit: int, before: int | None, as_j
 @click.option("--output", type=click.File("wb", lazy=True), default="-", help="File to write to.  [standard output]")
 @with_services
 def export(services: Container, /, *, output: Any, **filters: Any) -> None:
-    """Write changes as CSV, newest first, however many they are.
+    """Write all changes as CSV, newest first.
 
     \b
     flask audit-log export --from 2030-01-01 --to 2030-02-01 --output january.csv

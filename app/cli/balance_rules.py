@@ -44,7 +44,7 @@ request_id = click.argument("request_id", type=click.UUID)
 
 @click.group("balance-rules")
 def balance_rules() -> None:
-    """When wallets are low, and when a top-up is asked for. Receivers of webhooks are told."""
+    """Rules for low balances and auto top-up, which send webhooks."""
 
 
 @balance_rules.command("show")
@@ -52,7 +52,7 @@ def balance_rules() -> None:
 @as_json
 @with_services
 def show(services: Container, user_id: str, as_json: bool) -> None:
-    """Print what holds for a wallet.
+    """Print the rules that apply to a wallet.
 
     \b
     flask balance-rules show alice
@@ -84,8 +84,13 @@ def _of(rule: Mapping[str, Any], names: Sequence[str]) -> str:
 @for_user
 @for_package
 @click.option("--below-token", "below_micros", type=support.CREDIT)
-@click.option("--below-percent", "below_basis_points", type=support.PERCENTAGE, help="Of its last top-up's balance.")
-@click.option("--off", is_flag=True, help="Never, whatever its package says.")
+@click.option(
+    "--below-percent",
+    "below_basis_points",
+    type=support.PERCENTAGE,
+    help="Percentage of the balance right after the last top-up.",
+)
+@click.option("--off", is_flag=True, help="No rule for this wallet, even if its package has one.")
 @support.by
 @as_json
 @with_services
@@ -101,7 +106,7 @@ def low_balance(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Say when a wallet is low.
+    """Set when a wallet counts as low.
 
     \b
     flask balance-rules low-balance --package basic --below-percent 20
@@ -120,23 +125,25 @@ def low_balance(
 @for_user
 @for_package
 @click.option("--below-token", "below_micros", type=support.CREDIT)
-@click.option("--token", "amount_micros", type=support.CREDIT, help="How much is asked for.")
+@click.option("--token", "amount_micros", type=support.CREDIT, help="How many tokens to request.")
 @click.option(
     "--requests-per-month",
     type=click.IntRange(1, REQUESTS_PER_MONTH_MAX),
     default=REQUESTS_PER_MONTH_DEFAULT,
     show_default=True,
 )
-@click.option("--token-per-month", "micros_per_month", type=support.CREDIT, help="[as many requests bring]")
+@click.option(
+    "--token-per-month", "micros_per_month", type=support.CREDIT, help="[requests per month times the amount]"
+)
 @click.option("--failures-max", type=click.IntRange(1, FAILURES_MAX), default=FAILURES_DEFAULT, show_default=True)
 @click.option(
     "--answer-seconds",
     type=click.IntRange(ANSWER_SECONDS_MIN, ANSWER_SECONDS_MAX),
     default=ANSWER_SECONDS_DEFAULT,
     show_default=True,
-    help="For so long a request waits for its top-up.",
+    help="How long a request waits for its top-up.",
 )
-@click.option("--off", is_flag=True, help="Never, whatever its package says.")
+@click.option("--off", is_flag=True, help="No rule for this wallet, even if its package has one.")
 @support.by
 @as_json
 @with_services
@@ -156,7 +163,7 @@ def auto_top_up(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Say when how much is asked for.
+    """Set when to request a top-up, and of how many tokens.
 
     \b
     flask balance-rules auto-top-up --user alice --below-token 100 --token 1000 --requests-per-month 5
@@ -180,7 +187,7 @@ def auto_top_up(
 @as_json
 @with_services
 def list_rules(services: Container, kind: str, limit: int, before: int | None, as_json: bool) -> None:
-    """List rules, the last made first.
+    """List rules, newest first.
 
     \b
     flask balance-rules list --kind auto-top-up
@@ -202,7 +209,7 @@ def list_rules(services: Container, kind: str, limit: int, before: int | None, a
 @support.by
 @with_services
 def remove(services: Container, kind: str, user_id: str | None, package_id: str | None, caller: Caller) -> None:
-    """Forget a rule: what the package says holds for its wallet again.
+    """Delete a rule. A wallet without a rule follows its package's rule.
 
     \b
     flask balance-rules remove low-balance --user alice
@@ -216,16 +223,16 @@ def remove(services: Container, kind: str, user_id: str | None, package_id: str 
 
 
 @balance_rules.command("requests")
-@click.option("--user", "user_id", type=support.ID, help="Only this user's.")
+@click.option("--user", "user_id", type=support.ID, help="Only of this user.")
 @click.option("--state", type=click.Choice([state.value for state in RequestState]))
 @page_size
-@click.option("--before", type=click.UUID, help="Start behind (older than) this one.")
+@click.option("--before", type=click.UUID, help="Start after this one (continue with older ones).")
 @as_json
 @with_services
 def requests(
     services: Container, /, *, user_id: str | None, state: str | None, limit: int, before: UUID | None, as_json: bool
 ) -> None:
-    """List top-ups that were asked for, newest first.
+    """List requested top-ups, newest first.
 
     \b
     flask balance-rules requests --state open
@@ -245,7 +252,7 @@ def requests(
 @as_json
 @with_services
 def decline(services: Container, request_id: UUID, reason: str, caller: Caller, as_json: bool) -> None:
-    """Say that a top-up that was asked for won't come.
+    """Decline a requested top-up.
 
     \b
     flask balance-rules decline 01a20591-939c-7411-9602-9fa0c3c61c49 --reason "Card refused"
@@ -261,7 +268,7 @@ def decline(services: Container, request_id: UUID, reason: str, caller: Caller, 
 @as_json
 @with_services
 def resume(services: Container, user_id: str, caller: Caller, as_json: bool) -> None:
-    """Ask for top-ups again after failures have stopped it.
+    """Resume requesting top-ups after failures have stopped it.
 
     \b
     flask balance-rules resume alice

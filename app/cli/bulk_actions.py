@@ -45,7 +45,7 @@ def list_bulk_actions(services: Container, limit: int, before: int | None, as_js
 @as_json
 @with_services
 def show(services: Container, number: int, as_json: bool) -> None:
-    """Print a bulk action: what it is about, and what became of it so far.
+    """Print a bulk action: its ends, and the outcomes so far.
 
     \b
     flask bulk-actions show 3
@@ -57,13 +57,13 @@ def show(services: Container, number: int, as_json: bool) -> None:
 @number
 @click.option("--outcome", type=click.Choice([outcome.value for outcome in BulkOutcome]))
 @page_size
-@click.option("--after", type=click.UUID, help="Start behind this one.")
+@click.option("--after", type=click.UUID, help="Start after this one.")
 @as_json
 @with_services
 def list_ends(
     services: Container, /, *, number: int, outcome: str | None, limit: int, after: UUID | None, as_json: bool
 ) -> None:
-    """List the ends of a bulk action and what became of each.
+    """List the ends of a bulk action with their outcomes.
 
     \b
     flask bulk-actions ends 3 --outcome failed_again
@@ -76,13 +76,19 @@ def list_ends(
 
 @bulk_actions.command("confirm")
 @number
-@click.option("--ends", type=click.IntRange(0), required=True, help="How many it is about.")
-@click.option("--cost", "cost_micros", type=support.LIMIT, required=True, help="What they cost, in tokens.")
+@click.option("--ends", type=click.IntRange(0), required=True, help="The number of ends in the draft.")
+@click.option(
+    "--cost",
+    "cost_micros",
+    type=support.LIMIT,
+    required=True,
+    help="The total cost of the ends in the draft, in tokens.",
+)
 @support.by
 @as_json
 @with_services
 def confirm(services: Container, /, *, number: int, ends: int, cost_micros: int, caller: Caller, as_json: bool) -> None:
-    """Do what was drafted. Interrupted, workers go on; done, it does nothing more.
+    """Confirm and process a draft. After an interruption, workers continue.
 
     \b
     flask bulk-actions confirm 3 --ends 193 --cost 184214.25
@@ -97,7 +103,7 @@ def confirm(services: Container, /, *, number: int, ends: int, cost_micros: int,
 @as_json
 @with_services
 def cancel(services: Container, number: int, caller: Caller, as_json: bool) -> None:
-    """Do nothing about the ends that are left of a bulk action.
+    """Cancel a bulk action: its remaining ends stay as they are.
 
     \b
     flask bulk-actions cancel 3

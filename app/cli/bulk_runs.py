@@ -27,10 +27,12 @@ USERS_PRINTED_MAX = 20
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--all", "is_all", is_flag=True, help="All that match the filters, or all there are."),
-    click.option("--reference", type=support.REFERENCE, help="Of your own, once for each bulk action."),
+    click.option(
+        "--all", "is_all", is_flag=True, help="All failed ends that match the filters (all if there are none)."
+    ),
+    click.option("--reference", type=support.REFERENCE, help="Your own reference, unique per bulk action."),
     click.option("--dry-run", "is_dry", is_flag=True, help="Freeze the selection, print it, and do nothing."),
-    click.option("--yes", "is_sure", is_flag=True, help="Confirm what is selected without being asked."),
+    click.option("--yes", "is_sure", is_flag=True, help="Confirm without asking."),
     support.by,
     as_json,
 )

@@ -21,7 +21,7 @@ from app.wire.answers import feature_answer, package_answer, rule_answer
 unpriced_choice = click.option(
     "--unpriced",
     type=click.Choice([choice.value for choice in Unpriced]),
-    help="Of a model that no price covers: the default rule, or no start.  [default]",
+    help="For a model without a price: bill by the default rule, or refuse the start.  [default]",
 )
 
 
@@ -33,14 +33,14 @@ def features() -> None:
 reversal_seconds = click.option(
     "--reversal-seconds",
     type=click.IntRange(0, REVERSAL_SECONDS_MAX),
-    help="For how long its service servers may reverse a run of theirs.  [0: not at all]",
+    help="How long service servers may reverse a run.  [0: not at all]",
 )
 
 
 @features.command("create")
 @click.argument("feature_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
-@click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.  [1]")
+@click.option("--min-token", "min_micros", type=support.LIMIT, help="Minimum spendable tokens to start a run.  [1]")
 @unpriced_choice
 @reversal_seconds
 @support.by
@@ -86,7 +86,7 @@ def list_features(services: Container, limit: int, after: str | None, as_json: b
 @features.command("update")
 @click.argument("feature_id", type=support.ID)
 @click.option("--name", type=support.NAME)
-@click.option("--min-token", "min_micros", type=support.LIMIT, help="Least spendable tokens to start it.")
+@click.option("--min-token", "min_micros", type=support.LIMIT, help="Minimum spendable tokens to start a run.")
 @unpriced_choice
 @reversal_seconds
 @support.by
@@ -126,7 +126,9 @@ def packages() -> None:
 @packages.command("create")
 @click.argument("package_id", type=support.NEW_ID)
 @click.option("--name", type=support.NAME, required=True)
-@click.option("--feature", "feature_ids", type=support.ID, multiple=True, help="Included; may be repeated.")
+@click.option(
+    "--feature", "feature_ids", type=support.ID, multiple=True, help="A feature endpoint to include; may be repeated."
+)
 @support.by
 @as_json
 @with_services
@@ -165,9 +167,9 @@ def list_packages(services: Container, limit: int, after: str | None, as_json: b
     "feature_ids",
     type=support.ID,
     multiple=True,
-    help="Included from now on, in place of all others.",
+    help="Replaces the included feature endpoints; may be repeated.",
 )
-@click.option("--no-features", is_flag=True, help="Include none.")
+@click.option("--no-features", is_flag=True, help="Include no feature endpoints.")
 @support.by
 @as_json
 @with_services

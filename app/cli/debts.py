@@ -28,7 +28,7 @@ def debts(
     after: str,
     as_json: bool,
 ) -> None:
-    """What wallets owe, the largest sums first; by user also the top-up that would pay it.
+    """What wallets owe, the largest sums first; by user also the top-up that would pay the debt.
 
     \b
     flask debts --by user_id

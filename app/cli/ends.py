@@ -20,7 +20,7 @@ from app.wire.failed_ends import EndStoryAnswer, end_story_answer
 
 end_id = click.argument("end_id", type=click.UUID)
 reference = click.option(
-    "--reference", type=support.REFERENCE, required=True, help="Of your own; given again it corrects nothing more."
+    "--reference", type=support.REFERENCE, required=True, help="Your own reference; repeating it corrects nothing more."
 )
 reason = click.option("--reason", type=support.REASON, required=True)
 
@@ -30,7 +30,7 @@ TOKENS = click.IntRange(0, USAGE_TOKENS_MAX)
 
 @click.group()
 def ends() -> None:
-    """Ends: what became of a run; reverse or amend what it was billed."""
+    """Ends: the history of a run; reverse or amend what it was billed."""
 
 
 @ends.command("show")
@@ -38,7 +38,7 @@ def ends() -> None:
 @as_json
 @with_services
 def show(services: Container, *, end_id: UUID, as_json: bool) -> None:
-    """Tell an end's whole story: how it was accepted, what was tried, why it waits, what came of it.
+    """Print an end's whole history: acceptance, attempts, why it waits, and its outcome.
 
     \b
     flask ends show 01890a5d-ac96-774b-bcce-b302099a8057
@@ -58,7 +58,7 @@ def show(services: Container, *, end_id: UUID, as_json: bool) -> None:
 @as_json
 @with_services
 def reverse(services: Container, *, end_id: UUID, reference: str, reason: str, caller: Caller, as_json: bool) -> None:
-    """Give back all that a run has cost. Its id stands in the wallet's transactions and among failed ends.
+    """Give back all that a run has cost. Find its id in the wallet's transactions or among failed ends.
 
     \b
     flask ends reverse 01890a5d-ac96-774b-bcce-b302099a8057 --reference ticket-7 --reason "Empty answer"
@@ -94,7 +94,7 @@ def amend(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Say what a run has really used: the difference is given back or charged, at the price it was accepted at.
+    """Correct what a run used. The difference is given back or charged, at the price of its acceptance.
 
     \b
     flask ends amend 01890a5d-ac96-774b-bcce-b302099a8057 --input-token 1 --output-token 4 --reference t-8 --reason Slip

@@ -26,16 +26,18 @@ _REASONS = [reason.value for reason in FailureReason]
 # Each option's parameter has the name of the filter's field that it fills.
 _OPTIONS = (
     click.option("--state", type=click.Choice([EndState.RETRYING.value, EndState.DEAD.value])),
-    click.option("--user", "user_id", type=support.ID, help="Only this user's."),
+    click.option("--user", "user_id", type=support.ID, help="Only of this user."),
     click.option("--feature", "feature_endpoint_id", type=support.ID),
     click.option("--model", type=support.ID),
-    click.option("--package", "package_id", type=support.ID, help="Of wallets that have it now."),
-    click.option("--kind", type=click.Choice([kind.value for kind in CHARGE_KINDS]), help="What it was charged for."),
+    click.option("--package", "package_id", type=support.ID, help="Only wallets that have this package now."),
+    click.option("--kind", type=click.Choice([kind.value for kind in CHARGE_KINDS]), help="The kind of charge."),
     click.option("--error", "last_error", type=click.Choice(_REASONS), help="Why it failed."),
-    click.option("--from", "since", type=support.MOMENT_OR_DAY, help="Accepted from then on."),
-    click.option("--to", "until", type=support.MOMENT_OR_DAY, help="Accepted before."),
+    click.option("--from", "since", type=support.MOMENT_OR_DAY, help="Accepted at or after this time."),
+    click.option("--to", "until", type=support.MOMENT_OR_DAY, help="Accepted before this time."),
     click.option("--age", type=click.Choice([band.value for band in AgeBand])),
-    click.option("--older-than", "older_than_seconds", type=support.DURATION, help="Such as 15m, 24h or 7d."),
+    click.option(
+        "--older-than", "older_than_seconds", type=support.DURATION, help="A duration such as 15m, 24h or 7d."
+    ),
     click.option("--younger-than", "younger_than_seconds", type=support.DURATION),
     click.option("--min-cost", "cost_min_micros", type=support.LIMIT, help="In tokens."),
     click.option("--max-cost", "cost_max_micros", type=support.LIMIT),
@@ -67,7 +69,7 @@ by_groups = click.option(
     default="",
     help=f"Some of {', '.join(Group)}, with commas.",
 )
-after_position = click.option("--after", default="", help="Start behind this position.")
+after_position = click.option("--after", default="", help="Start after this position.")
 
 
 def checked_position(groups: Sequence[Group], text: str) -> str:

@@ -30,7 +30,7 @@ def failed_ends() -> None:
 @failed_ends.command("list")
 @filters
 @page_size
-@click.option("--after", type=click.UUID, help="Start behind this one.")
+@click.option("--after", type=click.UUID, help="Start after this one.")
 @as_json
 @with_services
 def list_failed_ends(
@@ -82,12 +82,12 @@ def show(services: Container, end_id: UUID, as_json: bool) -> None:
 @failed_ends.command("replay")
 @end_ids
 @bulk_options
-@click.option("--reason", type=support.REASON, help="Needed with --all or --reference.")
+@click.option("--reason", type=support.REASON, help="Required with --all or --reference.")
 @with_services
 def replay(
     services: Container, *, end_ids: tuple[UUID, ...], bulk: BulkOptions, matching: Filter, reason: str | None
 ) -> None:
-    """Have failed ends tried again now: single ones, or many as a bulk action, which says what became of each.
+    """Retry failed ends now: single ones, or many as a bulk action, which records the outcome of each.
 
     \b
     flask failed-ends replay 01890a5d-ac96-774b-bcce-b302099a8057
@@ -110,7 +110,7 @@ def replay(
 def write_off(
     services: Container, *, end_ids: tuple[UUID, ...], bulk: BulkOptions, matching: Filter, reason: str
 ) -> None:
-    """Give up the cost of failed ends: balances stay as they are, and none of them is ever deducted.
+    """Give up the cost of failed ends: balances don't change, and these ends are never deducted.
 
     \b
     flask failed-ends write-off 01890a5d-ac96-774b-bcce-b302099a8057 --reason "Customer left" --by alice

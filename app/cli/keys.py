@@ -45,7 +45,7 @@ def keys() -> None:
     "scopes",
     type=click.Choice([scope.value for scope in KeyScope]),
     multiple=True,
-    help="What it may do; may be repeated.  [service: all that service servers do]",
+    help="What the key may do; may be repeated.  [for service keys: all scopes of service servers]",
 )
 @expires_at
 @support.by
@@ -61,7 +61,7 @@ def create(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Make a key, and print it this once.
+    """Make a key, and print it, only this once.
 
     \b
     flask keys create chat-backend --kind service
@@ -95,7 +95,7 @@ def list_keys(
     before: int | None,
     as_json: bool,
 ) -> None:
-    """List keys, newest first, without what they are written as.
+    """List keys, newest first, without the secret keys themselves.
 
     \b
     flask keys list --state active
@@ -125,9 +125,11 @@ def show(services: Container, key_id: str, as_json: bool) -> None:
     type=click.IntRange(0, OVERLAP_SECONDS_MAX),
     default=OVERLAP_SECONDS_DEFAULT,
     show_default=True,
-    help="For how long the old one goes on working.",
+    help="How long the old key goes on working.",
 )
-@click.option("--expires-at", type=support.MOMENT_OR_DAY, help="Of the new one.  [as long as the old one was made for]")
+@click.option(
+    "--expires-at", type=support.MOMENT_OR_DAY, help="Expiry of the new key.  [the old key's lifetime, from now]"
+)
 @support.by
 @as_json
 @with_services
@@ -140,7 +142,7 @@ def rotate(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Make a key's successor, of the same name and scopes, and print it this once.
+    """Make a key's successor with the same name and scopes, and print it, only this once.
 
     \b
     flask keys rotate k7m2p9x4qa --overlap-seconds 3600
@@ -155,7 +157,7 @@ def rotate(
 @as_json
 @with_services
 def revoke(services: Container, key_id: str, caller: Caller, as_json: bool) -> None:
-    """Have a key open nothing any more, anywhere, from within a second on.
+    """Revoke a key. Every process refuses it within a second.
 
     \b
     flask keys revoke k7m2p9x4qa --by alice

@@ -35,10 +35,20 @@ _RATES = (
 
 def _selection(command: F) -> F:
     for option in (
-        click.option("--no-dated-ids", is_flag=True, help="Dated ids of a model don't get its price."),
-        click.option("--strip-provider", is_flag=True, help="Call gemini/gemini-2.5-pro gemini-2.5-pro."),
-        click.option("--exclude", "excluded_models", type=support.ID, multiple=True, help="Not this model; or gpt-*."),
-        click.option("--model", "models", type=support.ID, multiple=True, help="Only this model; or gpt-*."),
+        click.option("--no-dated-ids", is_flag=True, help="Don't apply a model's price to its dated ids."),
+        click.option(
+            "--strip-provider", is_flag=True, help="Remove the provider: gemini/gemini-2.5-pro becomes gemini-2.5-pro."
+        ),
+        click.option(
+            "--exclude",
+            "excluded_models",
+            type=support.ID,
+            multiple=True,
+            help="Exclude this model, or a pattern such as gpt-*.",
+        ),
+        click.option(
+            "--model", "models", type=support.ID, multiple=True, help="Only this model, or a pattern such as gpt-*."
+        ),
         click.option("--provider", "providers", type=support.ID, multiple=True, help="Only of this provider."),
     ):
         command = option(command)
@@ -49,11 +59,15 @@ def _selection(command: F) -> F:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "list_format", type=click.Choice([each.value for each in Format]), required=True)
 @click.option(
-    "--tokens-per-dollar", "micros_per_dollar", type=support.CREDIT, required=True, help="What a dollar buys."
+    "--tokens-per-dollar",
+    "micros_per_dollar",
+    type=support.CREDIT,
+    required=True,
+    help="How many tokens a dollar is worth.",
 )
 @_selection
-@click.option("--feature", "feature_endpoint_id", type=support.ID, help="Prices of this feature endpoint alone.")
-@click.option("--effective-from", type=support.MOMENT, help="ISO 8601 with offset.  [the approval]")
+@click.option("--feature", "feature_endpoint_id", type=support.ID, help="Make prices for this feature endpoint only.")
+@click.option("--effective-from", type=support.MOMENT, help="ISO 8601 with offset.  [time of the approval]")
 @support.by
 @as_json
 @with_services
@@ -73,7 +87,7 @@ def import_prices(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Show what a price list would change, and keep that as a draft. Nothing is fetched, and no price changes.
+    """Show what a price list would change, and store that as a draft. No price changes yet.
 
     \b
     flask prices import prices.json --format litellm --tokens-per-dollar 1000 --provider openai
@@ -126,7 +140,7 @@ def list_imports(services: Container, limit: int, before: int | None, as_json: b
 @as_json
 @with_services
 def show_import(services: Container, import_id: int, as_json: bool) -> None:
-    """Show again what an import would change, or has changed.
+    """Show what an import would change, or has changed.
 
     \b
     flask prices show-import 1
@@ -136,12 +150,12 @@ def show_import(services: Container, import_id: int, as_json: bool) -> None:
 
 @click.command("approve")
 @_import_id
-@click.option("--allow-jumps", is_flag=True, help="Also where a price changes by more than half.")
+@click.option("--allow-jumps", is_flag=True, help="Approve price changes of more than 50 % too.")
 @support.by
 @as_json
 @with_services
 def approve_import(services: Container, import_id: int, allow_jumps: bool, caller: Caller, as_json: bool) -> None:
-    """Make the prices of a draft, all or none. Once more changes nothing.
+    """Make the prices of a draft, all or none. Approving again changes nothing.
 
     \b
     flask prices approve 1 --allow-jumps

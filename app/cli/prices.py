@@ -88,7 +88,9 @@ def prices() -> None:
 
 
 @prices.command("add")
-@click.option("--model", type=support.MODEL_OR_PATTERN, help="Only for this model; a * at the end: all that begin so.")
+@click.option(
+    "--model", type=support.MODEL_OR_PATTERN, help="Only for this model; with a * at the end, all models that begin so."
+)
 @click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only for this feature endpoint.")
 @click.option("--effective-from", type=support.MOMENT, help="ISO 8601 with offset.  [now]")
 @rate_options(required=True)
@@ -106,7 +108,7 @@ def add_price(
     as_json: bool,
     **rates: Any,
 ) -> None:
-    """Add a price. It is never changed, only followed by a newer one for the same.
+    """Add a price. A price never changes: to replace it, add a newer one for the same model and feature.
 
     \b
     flask prices add --model "gpt-4.1*" --input-per-million 2 --output-per-million 8 --cached-input-per-million 0.5
@@ -148,9 +150,9 @@ def list_prices(
 @click.option("--user", "user_id", type=support.ID, help="Also say whether this user's wallet covers it.")
 @click.option("--input-token", "input_tokens", type=TOKENS, required=True)
 @click.option("--output-token", "output_tokens", type=TOKENS, required=True)
-@click.option("--cached-input-token", "cached_input_tokens", type=TOKENS, default=0, help="Within the input.")
-@click.option("--cache-write-token", "cache_write_tokens", type=TOKENS, default=0, help="Within the input.")
-@click.option("--reasoning-token", "reasoning_tokens", type=TOKENS, default=0, help="Within the output.")
+@click.option("--cached-input-token", "cached_input_tokens", type=TOKENS, default=0, help="Part of the input.")
+@click.option("--cache-write-token", "cache_write_tokens", type=TOKENS, default=0, help="Part of the input.")
+@click.option("--reasoning-token", "reasoning_tokens", type=TOKENS, default=0, help="Part of the output.")
 @click.option("--requests", type=click.IntRange(1, REQUESTS_MAX), default=1, show_default=True)
 @rate_options(required=False)
 @as_json
@@ -171,7 +173,7 @@ def estimate(
     as_json: bool,
     **rates: Any,
 ) -> None:
-    """Say what a run would cost now, or with rates as a price for this model would have them. Nothing changes.
+    """Print what a run would cost now, or by a price with the given rates. Nothing changes.
 
     \b
     flask prices estimate --feature chat --model gpt-4.1 --input-token 1000 --output-token 500

@@ -17,7 +17,7 @@ DOES_NOT_ADD_UP = 1
 
 @click.command("reconcile")
 @click.option("--full", "is_full", is_flag=True, help="Read every ledger from its start, and all days' roll-ups.")
-@click.option("--repair", is_flag=True, help="Make roll-ups that are wrong anew, from the ledger.")
+@click.option("--repair", is_flag=True, help="Rebuild wrong roll-ups from the ledger.")
 @support.by
 @as_json
 @with_services

@@ -38,13 +38,15 @@ def _filters(kinds: Sequence[EntryKind]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for option in reversed(
             (
-                click.option("--package", "package_id", type=support.ID, help="Of wallets that have it now."),
+                click.option(
+                    "--package", "package_id", type=support.ID, help="Only wallets that have this package now."
+                ),
                 click.option("--feature", "feature_endpoint_id", type=support.ID),
                 click.option("--model", type=support.ID),
                 click.option("--user", "user_id", type=support.ID),
                 click.option("--price", "price_id", type=click.IntRange(0, 2**63 - 1), help="0: the default rule."),
                 click.option("--kind", type=click.Choice([kind.value for kind in kinds])),
-                click.option("--month", type=MONTH, help="In place of --from and --to: 2030-01."),
+                click.option("--month", type=MONTH, help="A month, such as 2030-01, instead of --from and --to."),
             )
         ):
             command = option(command)
@@ -60,13 +62,13 @@ def reports_group() -> None:
 
 @reports_group.command("usage")
 @click.option("--from", "since", type=DAY, help="First day, such as 2030-01-31 (UTC).")
-@click.option("--to", "until", type=DAY, help="The day behind the last one.")
+@click.option("--to", "until", type=DAY, help="The day after the last one.")
 @click.option("--by", "groups", type=GROUPS, help=f"Some of {', '.join(Group)}, with commas.")
 @_filters(RUN_KINDS)
 @click.option("--format", "format", type=click.Choice([TABLE, *FORMATS]), default=TABLE, show_default=True)
 @output
 @page_size
-@click.option("--after", "after", type=support.Checked("key", str), help="Start behind this key (tables only).")
+@click.option("--after", "after", type=support.Checked("key", str), help="Start after this key (tables only).")
 @as_json
 @with_services
 def usage(
@@ -85,7 +87,7 @@ def usage(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """Usage and revenue of some days, added up.
+    """Usage and revenue of a range of days, summed up.
 
     \b
     flask reports usage --month 2030-01 --by model
@@ -127,7 +129,7 @@ def transactions() -> None:
 
 @transactions.command("export")
 @click.option("--from", "since", type=MOMENT, help="A day (UTC), or a moment with its offset.")
-@click.option("--to", "until", type=MOMENT, help="The first that isn't meant any more.")
+@click.option("--to", "until", type=MOMENT, help="The first day or moment after the range.")
 @_filters(tuple(EntryKind))
 @click.option("--format", "format", type=click.Choice(FORMATS), default=Format.CSV.value, show_default=True)
 @output
@@ -144,7 +146,7 @@ def export(
     output: Any,
     **filters: Any,
 ) -> None:
-    """Write ledger entries to a file, oldest first, however many they are.
+    """Write all ledger entries to a file, oldest first.
 
     \b
     flask transactions export --month 2030-01 --format csv --output january.csv

@@ -30,9 +30,9 @@ def repricings() -> None:
 @click.option("--reason", type=support.REASON, required=True)
 @click.option("--feature", "feature_endpoint_id", type=support.ID, help="Only runs of this feature endpoint.")
 @click.option("--model", type=support.ID, help="Only runs of this model, as it was sent.")
-@click.option("--user", "user_id", type=support.ID, help="Only this user's.")
-@click.option("--from", "accepted_from", type=support.MOMENT_OR_DAY, help="Only those accepted from then on.")
-@click.option("--to", "accepted_to", type=support.MOMENT_OR_DAY, help="Only those accepted before.  [now]")
+@click.option("--user", "user_id", type=support.ID, help="Only of this user.")
+@click.option("--from", "accepted_from", type=support.MOMENT_OR_DAY, help="Only runs accepted at or after this time.")
+@click.option("--to", "accepted_to", type=support.MOMENT_OR_DAY, help="Only runs accepted before this time.  [now]")
 @support.by
 @as_json
 @with_services
@@ -49,7 +49,7 @@ def create(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Select runs and print what a price would do to them. Nothing is changed until it is applied.
+    """Select runs and print what they would cost by another price. Nothing changes until it is applied.
 
     \b
     flask repricings create --price 7 --model large --from 2030-01-01T00:00:00Z --reason "Wrong price"
@@ -65,7 +65,7 @@ def create(
 @as_json
 @with_services
 def show(services: Container, number: int, as_json: bool) -> None:
-    """Print a repricing, and what it does to whom.
+    """Print a repricing, and what it changes by user and model.
 
     \b
     flask repricings show 3
@@ -95,7 +95,7 @@ def list_repricings(services: Container, limit: int, before: int | None, as_json
 @as_json
 @with_services
 def apply(services: Container, number: int, caller: Caller, as_json: bool) -> None:
-    """Amend the runs of a repricing. Interrupted, the same command goes on; done, it does nothing more.
+    """Amend the runs of a repricing. After an interruption, run it again to continue.
 
     \b
     flask repricings apply 3

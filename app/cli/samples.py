@@ -19,7 +19,7 @@ COLUMNS = (
 
 @click.command("samples")
 @click.option("--from", "since", type=MOMENT_OR_DAY, help="A day (UTC), or a moment with its offset.")
-@click.option("--to", "until", type=MOMENT_OR_DAY, help="The first that isn't meant any more.")
+@click.option("--to", "until", type=MOMENT_OR_DAY, help="The first day or moment after the range.")
 @page_size
 @before_number
 @as_json
@@ -34,7 +34,7 @@ def samples(
     before: int | None,
     as_json: bool,
 ) -> None:
-    """How things stood in each of the last minutes, newest first.
+    """The state of the system in each of the last minutes, newest first.
 
     \b
     flask samples --limit 5

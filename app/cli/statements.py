@@ -30,12 +30,12 @@ user_id = click.argument("user_id", type=support.ID)
 @click.command("statement")
 @user_id
 @click.option("--from", "since", type=support.MOMENT_OR_DAY, help="A day (UTC), or a moment with its offset.")
-@click.option("--to", "until", type=support.MOMENT_OR_DAY, help="The first that isn't meant any more.")
-@click.option("--month", type=MONTH, help="In place of --from and --to: 2030-01.")
+@click.option("--to", "until", type=support.MOMENT_OR_DAY, help="The first day or moment after the range.")
+@click.option("--month", type=MONTH, help="A month, such as 2030-01, instead of --from and --to.")
 @click.option("--format", "format", type=click.Choice([TABLE, *FORMATS]), default=TABLE, show_default=True)
 @output
 @page_size
-@click.option("--after", type=click.IntRange(0, NEWEST), default=0, help="Start behind this entry (tables only).")
+@click.option("--after", type=click.IntRange(0, NEWEST), default=0, help="Start after this entry (tables only).")
 @as_json
 @with_services
 def statement(
@@ -51,7 +51,7 @@ def statement(
     after: int,
     as_json: bool,
 ) -> None:
-    """All entries of a wallet between two days, oldest first, with the balance before and behind them.
+    """All entries of a wallet between two days, oldest first, with opening and closing balance.
 
     \b
     flask wallets statement alice --month 2030-01
@@ -77,11 +77,11 @@ def statement(
 @click.command("balances")
 @user_id
 @click.option("--from", "since", type=DAY, help="First day, such as 2030-01-31 (UTC).")
-@click.option("--to", "until", type=DAY, help="The day behind the last one.")
+@click.option("--to", "until", type=DAY, help="The day after the last one.")
 @as_json
 @with_services
 def balances(services: Container, user_id: str, since: date | None, until: date | None, as_json: bool) -> None:
-    """The posted balance of a wallet at the end of each day; without days of the last 30.
+    """The posted balance of a wallet at the end of each day, by default for the last 30 days.
 
     \b
     flask wallets balances alice --from 2030-01-01 --to 2030-02-01

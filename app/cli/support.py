@@ -75,9 +75,9 @@ page_size = click.option(
     show_default=True,
     help="How many to print.",
 )
-after_id = click.option("--after", "after", type=ID, help="Start behind this one.")
+after_id = click.option("--after", "after", type=ID, help="Start after this one.")
 before_number = click.option(
-    "--before", "before", type=click.IntRange(1, 2**63 - 1), help="Start behind (older than) this one."
+    "--before", "before", type=click.IntRange(1, 2**63 - 1), help="Start after this one (continue with older ones)."
 )
 
 
@@ -95,9 +95,7 @@ def _caller(context: click.Context, parameter: click.Parameter, by: str | None) 
 
 
 # Every command that changes something takes this option: the person is written to the ledger and the audit log.
-by = click.option(
-    "--by", "caller", type=ACTOR, callback=_caller, help="Who decided it.  [you, as the system knows you]"
-)
+by = click.option("--by", "caller", type=ACTOR, callback=_caller, help="Who decided it.  [your operating system user]")
 
 
 def with_services(command: Callable[Concatenate[Container, P], None]) -> Callable[P, None]:

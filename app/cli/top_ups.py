@@ -51,9 +51,12 @@ ANY = "any"
 def _amount_options(command: F) -> F:
     for option in reversed(
         (
-            click.option("--token", "add_micros", type=support.CREDIT, help="What each wallet gets."),
+            click.option("--token", "add_micros", type=support.CREDIT, help="The tokens that each wallet gets."),
             click.option(
-                "--fill-up-to-token", "fill_micros", type=support.CREDIT, help="Or: up to which balance it is filled."
+                "--fill-up-to-token",
+                "fill_micros",
+                type=support.CREDIT,
+                help="Instead of --token: fill each wallet up to this balance.",
             ),
             click.option(
                 "--status",
@@ -66,7 +69,7 @@ def _amount_options(command: F) -> F:
                 "--reference",
                 type=support.REFERENCE,
                 required=True,
-                help="Of your own; given again it does nothing more.",
+                help="Your own reference; repeating it does nothing more.",
             ),
             reason,
         )
@@ -95,7 +98,7 @@ def top_ups() -> None:
 @top_ups.command("create")
 @click.option("--package", "package_id", type=support.ID, required=True)
 @_amount_options
-@click.option("--apply", "is_applied", is_flag=True, help="Not only as a dry run.")
+@click.option("--apply", "is_applied", is_flag=True, help="Apply the top-up immediately.")
 @support.by
 @as_json
 @with_services
@@ -112,7 +115,7 @@ def create(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Freeze which wallets are meant, and print how many they are and how many tokens that takes.
+    """Select and freeze the wallets, and print their number and the tokens needed.
 
     \b
     flask top-ups create --package basic --token 100 --reference spring-2030 --reason "Spring gift"
@@ -137,7 +140,7 @@ def create(
 @as_json
 @with_services
 def apply(services: Container, number: int, caller: Caller, as_json: bool) -> None:
-    """Top up the wallets of a dry run. Interrupted, workers go on; done, it does nothing more.
+    """Top up the wallets of a dry run. After an interruption, workers continue.
 
     \b
     flask top-ups apply 3
@@ -151,7 +154,7 @@ def apply(services: Container, number: int, caller: Caller, as_json: bool) -> No
 @support.by
 @with_services
 def discard(services: Container, number: int, caller: Caller) -> None:
-    """Forget a dry run: its reference may be used again.
+    """Discard a dry run: its reference may be used again.
 
     \b
     flask top-ups discard 3
@@ -165,7 +168,7 @@ def discard(services: Container, number: int, caller: Caller) -> None:
 @as_json
 @with_services
 def show(services: Container, number: int, as_json: bool) -> None:
-    """Print a top-up, and how far it is.
+    """Print a top-up and its progress.
 
     \b
     flask top-ups show 3
@@ -174,7 +177,7 @@ def show(services: Container, number: int, as_json: bool) -> None:
 
 
 @top_ups.command("list")
-@click.option("--schedule", "schedule_id", type=click.IntRange(1, NEWEST), help="Only what this schedule has done.")
+@click.option("--schedule", "schedule_id", type=click.IntRange(1, NEWEST), help="Only top-ups made by this schedule.")
 @page_size
 @support.before_number
 @as_json
@@ -201,7 +204,7 @@ def list_top_ups(services: Container, schedule_id: int | None, limit: int, befor
 def list_wallets(
     services: Container, *, number: int, outcome: str | None, limit: int, after: str | None, as_json: bool
 ) -> None:
-    """List the wallets of a top-up by id, and what became of each.
+    """List the wallets of a top-up by id, with their outcomes.
 
     \b
     flask top-ups wallets 3 --outcome balance_out_of_range
@@ -217,21 +220,21 @@ def top_up_schedules() -> None:
 
 
 @top_up_schedules.command("create")
-@click.option("--package", "package_id", type=support.ID, help="For all its wallets.")
-@click.option("--user", "user_id", type=support.ID, help="Or: for this user's wallet.")
+@click.option("--package", "package_id", type=support.ID, help="For all wallets of this package.")
+@click.option("--user", "user_id", type=support.ID, help="Instead of --package: for this user's wallet.")
 @_amount_options
 @click.option("--period", type=click.Choice([period.value for period in Period]), required=True)
-@click.option("--day", type=click.IntRange(1, 31), help="1 (Monday) to 7 of a week, 1 to 31 of a month.")
-@click.option("--starts-on", type=DAY, help="The first day that counts, in UTC.  [today]")
-@click.option("--ends-on", type=DAY, help="The last day that counts.")
+@click.option("--day", type=click.IntRange(1, 31), help="Weekly: 1 (Monday) to 7; monthly: 1 to 31.")
+@click.option("--starts-on", type=DAY, help="The first day on which it may fall due, in UTC.  [today]")
+@click.option("--ends-on", type=DAY, help="The last day on which it may fall due.")
 @click.option(
     "--catch-up",
     type=click.Choice([choice.value for choice in CatchUp]),
     default=CatchUp.EACH.value,
     show_default=True,
-    help="Which of the periods that were missed while no worker ran.",
+    help="Which periods to make up for if no worker ran.",
 )
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only print when it would fall due, and for how many.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only print the due dates and the number of wallets.")
 @support.by
 @as_json
 @with_services
@@ -254,7 +257,7 @@ def create_schedule(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Have wallets topped up each day, week or month.
+    """Create a schedule that tops up wallets each day, week or month.
 
     \b
     flask top-up-schedules create --package basic --token 100 --period monthly --day 31 --reference basic --reason Gift
@@ -301,7 +304,7 @@ def list_schedules(services: Container, limit: int, before: int | None, as_json:
 @as_json
 @with_services
 def show_schedule(services: Container, number: int, as_json: bool) -> None:
-    """Print a schedule, when it falls due next, and for how many wallets. `top-ups list --schedule` has its history.
+    """Print a schedule, its next due day and number of wallets. `top-ups list --schedule` has its history.
 
     \b
     flask top-up-schedules show 7

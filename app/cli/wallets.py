@@ -27,14 +27,14 @@ overdraft_limit = click.option(
     "--overdraft-limit-token",
     "overdraft_limit_micros",
     type=support.LIMIT,
-    help="How far below zero it may go.",
+    help="How far the balance may go below zero.",
 )
 token_amount = click.option("--token", "amount_micros", type=support.CREDIT, required=True, help="At most 6 decimals.")
 reference = click.option(
     "--reference",
     type=support.REFERENCE,
     required=True,
-    help="Yours, once per wallet: the same command again posts nothing more.",
+    help="Your own reference, unique per wallet: repeating the command posts nothing more.",
 )
 
 POSITION = support.Checked("position", hold_position)
@@ -51,7 +51,7 @@ wallets.add_command(balances)
 
 @wallets.command("create")
 @click.argument("user_id", type=support.NEW_USER_ID)
-@click.option("--package", "package_id", type=support.ID, help="Without one the user can start nothing.")
+@click.option("--package", "package_id", type=support.ID, help="Without a package the user can't start anything.")
 @overdraft_limit
 @support.by
 @as_json
@@ -92,8 +92,8 @@ def show(services: Container, user_id: str, as_json: bool) -> None:
 @wallets.command("list")
 @click.option("--package", "package_id", type=support.ID, help="Only those with this package.")
 @status
-@click.option("--search", type=support.ID, help="Only those with this in their user id, in capitals or not.")
-@click.option("--prefix", type=support.ID, help="Only those whose user id begins so.")
+@click.option("--search", type=support.ID, help="Only wallets whose user id contains this, ignoring case.")
+@click.option("--prefix", type=support.ID, help="Only wallets whose user id begins with this.")
 @click.option("--in-debt/--no-debt", "in_debt", default=None, help="Only those that owe something, or nothing.")
 @click.option("--with-holds/--no-holds", "with_holds", default=None, help="Only those with open holds, or without.")
 @click.option("--balance-below", "balance_below_micros", type=support.ANY_AMOUNT, help="With a lower posted balance.")
@@ -104,10 +104,10 @@ def show(services: Container, user_id: str, as_json: bool) -> None:
     type=support.Checked("order", WalletOrder.named),
     default=WalletOrder().name,
     show_default=True,
-    help="user_id, balance, debt or activity; the highest first behind a minus.",
+    help="user_id, balance, debt or activity; with a minus in front, descending.",
 )
 @page_size
-@click.option("--after", help="Start behind this one.")
+@click.option("--after", help="Start after this one.")
 @as_json
 @with_services
 def list_wallets(
@@ -120,7 +120,7 @@ def list_wallets(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """List wallets, by user id unless otherwise said.
+    """List wallets, by default in the order of user ids.
 
     \b
     flask wallets list --limit 20 --after alice
@@ -141,7 +141,7 @@ def list_wallets(
 @click.option("--package", "package_id", type=support.ID)
 @click.option("--no-package", is_flag=True, help="Take the package away.")
 @overdraft_limit
-@click.option("--reason", type=support.REASON, help="It stands in the audit log.")
+@click.option("--reason", type=support.REASON, help="Recorded in the audit log.")
 @support.by
 @as_json
 @with_services
@@ -202,7 +202,7 @@ def transactions(
 @wallets.command("holds")
 @user_id
 @page_size
-@click.option("--after", "after", type=POSITION, help="Start behind this one.")
+@click.option("--after", "after", type=POSITION, help="Start after this one.")
 @as_json
 @with_services
 def holds(services: Container, user_id: str, limit: int, after: str | None, as_json: bool) -> None:
@@ -218,14 +218,14 @@ def holds(services: Container, user_id: str, limit: int, after: str | None, as_j
 @wallets.command("release-hold")
 @user_id
 @click.argument("process_id", type=support.ID)
-@click.option("--reason", type=support.REASON, help="It stands in the audit log.")
+@click.option("--reason", type=support.REASON, help="Recorded in the audit log.")
 @support.by
 @as_json
 @with_services
 def release_hold(
     services: Container, *, user_id: str, process_id: str, reason: str | None, caller: Caller, as_json: bool
 ) -> None:
-    """Give an open hold back. The run may go on and still bills.
+    """Give an open hold back. The run may go on and is still billed.
 
     \b
     flask wallets release-hold alice 01a20596-5336-7733-91c3-ec7baf964834-8db1423494eb
@@ -243,7 +243,7 @@ def release_hold(
 @as_json
 @with_services
 def charge_back(services: Container, /, *, as_json: bool, **asked: Any) -> None:
-    """Take back tokens whose payment was taken back. What the wallet doesn't have it owes.
+    """Take back tokens whose payment was charged back. If the wallet can't pay, it becomes debt.
 
     \b
     flask wallets charge-back alice --token 100 --reference dispute-9 --reason "Card disputed"

@@ -30,9 +30,9 @@ event_types = click.option(
     "event_types",
     type=click.Choice([kind.value for kind in SUBSCRIBABLE]),
     multiple=True,
-    help="What it is told of; may be repeated.  [all]",
+    help="An event type to send; may be repeated.  [all]",
 )
-own_secret = click.option("--secret", type=SECRET, help="One of your own, in the form whsec_...  [a new one]")
+own_secret = click.option("--secret", type=SECRET, help="Your own secret, in the form whsec_...  [a new secret]")
 of_state = click.option("--state", type=click.Choice([state.value for state in DeliveryState]))
 of_endpoint = click.option("--endpoint", "endpoint_id", type=click.IntRange(1, NEWEST))
 of_type = click.option("--type", "type", type=click.Choice([kind.value for kind in EventType]))
@@ -41,7 +41,7 @@ of_user = click.option("--user", "user_id", type=support.ID, help="Only about th
 
 @click.group()
 def webhooks() -> None:
-    """Webhooks: who is told when a balance is low, a run can't be deducted, a top-up comes in."""
+    """Webhooks: notify servers when a balance is low, a run can't be deducted, a top-up comes in."""
 
 
 @webhooks.group()
@@ -58,7 +58,7 @@ def endpoints() -> None:
 @as_json
 @with_services
 def create(services: Container, /, *, as_json: bool, **asked: Any) -> None:
-    """Send events to a URL from now on; prints the secret that signs them, this once.
+    """Send events to a URL from now on; prints the secret that signs them, only this once.
 
     \b
     flask webhooks endpoints create https://shop.example/tokentill --event wallet.low_balance --event topup.requested
@@ -68,11 +68,11 @@ def create(services: Container, /, *, as_json: bool, **asked: Any) -> None:
 
 @endpoints.command("list")
 @page_size
-@click.option("--after", type=click.IntRange(0, NEWEST), default=0, help="Start behind this one.")
+@click.option("--after", type=click.IntRange(0, NEWEST), default=0, help="Start after this one.")
 @as_json
 @with_services
 def list_endpoints(services: Container, limit: int, after: int, as_json: bool) -> None:
-    """List endpoints and how they do.
+    """List endpoints and their condition.
 
     \b
     flask webhooks endpoints list
@@ -99,7 +99,7 @@ def show(services: Container, endpoint_id: int, as_json: bool) -> None:
 @endpoint_id
 @click.option("--url")
 @event_types
-@click.option("--all-events", is_flag=True, help="Tell it of everything.")
+@click.option("--all-events", is_flag=True, help="Send all event types.")
 @click.option("--description", type=support.NAME)
 @support.by
 @as_json
@@ -116,7 +116,7 @@ def update(
     caller: Caller,
     as_json: bool,
 ) -> None:
-    """Change an endpoint's URL, description or what it is told of.
+    """Change an endpoint's URL, description or event types.
 
     \b
     flask webhooks endpoints update 1 --event wallet.depleted
@@ -135,7 +135,7 @@ def update(
 @as_json
 @with_services
 def enable(services: Container, endpoint_id: int, caller: Caller, as_json: bool) -> None:
-    """Send to a disabled endpoint again, also what waits since before.
+    """Enable a disabled endpoint, and send its pending deliveries.
 
     \b
     flask webhooks endpoints enable 1
@@ -149,7 +149,7 @@ def enable(services: Container, endpoint_id: int, caller: Caller, as_json: bool)
 @as_json
 @with_services
 def disable(services: Container, endpoint_id: int, caller: Caller, as_json: bool) -> None:
-    """Send nothing more to an endpoint.
+    """Disable an endpoint: nothing more is sent to it.
 
     \b
     flask webhooks endpoints disable 1
@@ -162,7 +162,7 @@ def disable(services: Container, endpoint_id: int, caller: Caller, as_json: bool
 @support.by
 @with_services
 def delete(services: Container, endpoint_id: int, caller: Caller) -> None:
-    """Forget an endpoint and its secrets; what waits for it is given up.
+    """Delete an endpoint and its secrets; its pending deliveries are given up.
 
     \b
     flask webhooks endpoints delete 1
@@ -179,13 +179,13 @@ def delete(services: Container, endpoint_id: int, caller: Caller) -> None:
     type=click.IntRange(0, OVERLAP_SECONDS_MAX),
     default=OVERLAP_SECONDS_DEFAULT,
     show_default=True,
-    help="For how long those before it sign as well.",
+    help="How long the earlier secrets still sign as well.",
 )
 @support.by
 @as_json
 @with_services
 def rotate_secret(services: Container, /, *, endpoint_id: int, as_json: bool, **asked: Any) -> None:
-    """Make another secret and print it, this once.
+    """Make a new secret and print it, only this once.
 
     \b
     flask webhooks endpoints rotate-secret 1 --overlap-seconds 3600
@@ -199,7 +199,7 @@ def rotate_secret(services: Container, /, *, endpoint_id: int, as_json: bool, **
 @as_json
 @with_services
 def test(services: Container, endpoint_id: int, caller: Caller, as_json: bool) -> None:
-    """Send an endpoint an event that means nothing.
+    """Send a test event to an endpoint.
 
     \b
     flask webhooks endpoints test 1
@@ -210,14 +210,14 @@ def test(services: Container, endpoint_id: int, caller: Caller, as_json: bool) -
 
 @endpoints.command("replay")
 @endpoint_id
-@click.option("--from", "since", type=support.MOMENT_OR_DAY, required=True, help="What happened from then on.")
-@click.option("--to", "until", type=support.MOMENT_OR_DAY, help="And before.  [now]")
+@click.option("--from", "since", type=support.MOMENT_OR_DAY, required=True, help="Events at or after this time.")
+@click.option("--to", "until", type=support.MOMENT_OR_DAY, help="Events before this time.  [now]")
 @support.by
 @with_services
 def replay_since(
     services: Container, endpoint_id: int, since: datetime, until: datetime | None, caller: Caller
 ) -> None:
-    """Tell an endpoint of all that it wants and hasn't got of some time.
+    """Send an endpoint all events of a range of time that it wants and didn't get.
 
     \b
     flask webhooks endpoints replay 1 --from 2030-01-01
@@ -228,7 +228,7 @@ def replay_since(
 
 @webhooks.group()
 def events() -> None:
-    """What happened, and to whom it was told."""
+    """Events, and their deliveries to endpoints."""
 
 
 @events.command("list")
@@ -237,7 +237,7 @@ def events() -> None:
 @of_endpoint
 @of_state
 @page_size
-@click.option("--before", type=click.UUID, help="Start behind (older than) this one.")
+@click.option("--before", type=click.UUID, help="Start after this one (continue with older ones).")
 @as_json
 @with_services
 def list_events(
@@ -273,7 +273,7 @@ def show_event(services: Container, event_id: UUID, as_json: bool) -> None:
 @as_json
 @with_services
 def replay(services: Container, event_id: UUID, endpoint_id: int | None, caller: Caller, as_json: bool) -> None:
-    """Deliver an event again, under the same id: to all that it was for, or to one endpoint.
+    """Deliver an event again, with the same id: to all endpoints that it was for, or to one.
 
     \b
     flask webhooks events replay 01a20591-939c-7411-9602-9fa0c3c61c49
