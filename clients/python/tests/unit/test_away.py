@@ -21,6 +21,8 @@ from tokentill import (
     UnavailableError,
     with_token_process,
 )
+from tokentill.away import Away
+from tokentill.settings import Settings
 
 DOWN = httpx.ConnectError("refused")
 MANY = 10_000
@@ -82,6 +84,15 @@ def test_only_one_looks_whether_it_is_back(clock: Clock) -> None:
         asked = len(fake.calls)
         fails(lambda: client.start("u", "f"))
         assert len(fake.calls) == asked
+
+
+def test_the_others_do_not_wait_while_one_looks(clock: Clock) -> None:
+    away = Away(Settings.resolve("http://t.test", "key", breaker_failures=1, breaker_seconds=60))
+    away.failed()
+    clock.now += 60
+    assert [away.worth_asking() for _ in range(3)] == [True, False, False]
+    away.answered()
+    assert away.worth_asking()
 
 
 @pytest.mark.parametrize("answer", [failure(500, "internal"), failure(404, "wallet_not_found"), failure(401)])
