@@ -8,6 +8,9 @@ import type { Settling, StreamedRun, Stoppable } from './stream';
 /** One answer of a model is smaller by far; of a larger body nobody needs a copy in memory. */
 const BODY_CHARACTERS_MAX = 32 * 1024 * 1024;
 
+/** Of text, longer lines are no JSON of a model's. */
+const LINE_CHARACTERS_MAX = 1024 * 1024;
+
 type Format = 'json' | 'lines' | 'events' | 'text';
 
 /** A reader of the body of `response` for `run`. Undefined: no model answers in what it is. */
@@ -37,7 +40,7 @@ function formatOf(headers: Headers): Format | undefined {
 class BodyReader implements StreamedRun {
   private readonly decoder = new TextDecoder();
   private text = '';
-  private isTooLong = false;
+  private isIgnored = false;
   private chunks = 0;
   private hasText = false;
 
@@ -69,14 +72,24 @@ class BodyReader implements StreamedRun {
   async observe(bytes: unknown): Promise<void> {
     // At its end a stream says nothing more.
     if (!(bytes instanceof Uint8Array)) return;
-    if (this.isTooLong) return;
+    if (this.isIgnored) return;
     this.chunks += 1;
-    this.text += this.decoder.decode(bytes, { stream: true });
+    const piece = this.decoder.decode(bytes, { stream: true });
+    if (this.format === 'text' && /[\0\uFFFD]/.test(piece)) return this.ignore();
+    this.text += piece;
     if (this.format !== 'json') await this.readLines();
-    if (this.text.length > BODY_CHARACTERS_MAX) {
-      this.isTooLong = true;
+    if (this.text.length > BODY_CHARACTERS_MAX) this.ignore();
+    if (this.format === 'text' && this.text.length > LINE_CHARACTERS_MAX) {
       this.text = '';
+      this.hasText = true;
     }
+  }
+
+  /** It is no answer of a model: a file of bytes, or too long. */
+  private ignore(): void {
+    this.isIgnored = true;
+    this.hasText = false;
+    this.text = '';
   }
 
   async settle(how: Settling): Promise<void> {

@@ -244,13 +244,18 @@ test('openai: a structured answer, several choices, and a call that the package 
 test('a response of text that comes in pieces is reported, in one piece it is free, and lines of JSON in it are counted', () =>
   scene(async (s) => {
     const encoder = new TextEncoder();
-    const pieces = new ReadableStream<Uint8Array>({
-      start(controller) {
-        for (const piece of ['one ', 'two']) controller.enqueue(encoder.encode(piece));
-        controller.close();
-      },
-    });
-    assert.equal(await (await withTokenProcess(s.config, async (_: Data) => new Response(pieces))(USER)).text(), 'one two');
+    const inPieces = (...pieces: Uint8Array[]) =>
+      new ReadableStream<Uint8Array>({
+        start(controller) {
+          for (const piece of pieces) controller.enqueue(piece);
+          controller.close();
+        },
+      });
+    const texts = inPieces(encoder.encode('one '), encoder.encode('two'));
+    assert.equal(await (await withTokenProcess(s.config, async (_: Data) => new Response(texts))(USER)).text(), 'one two');
+    const bytes = inPieces(new Uint8Array([80, 75, 3, 4]), new Uint8Array([0, 255, 10, 7]));
+    const zip = await withTokenProcess(s.config, async (_: Data) => new Response(bytes))(USER);
+    assert.deepEqual([...new Uint8Array(await zip.arrayBuffer())], [80, 75, 3, 4, 0, 255, 10, 7]);
     assert.ok(s.problems.length === 1 && s.problems[0] instanceof UsageMissingError);
     assert.equal(await (await withTokenProcess(s.config, async (_: Data) => new Response('hello'))(USER)).text(), 'hello');
     const file = new Response('hello', { headers: { 'content-length': '5' } });
