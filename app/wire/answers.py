@@ -66,8 +66,8 @@ def package_answer(package: Package) -> PackageAnswer:
 class ProfitRuleAnswer(TypedDict):
     id: Count
     percentage: Percent
-    feature_endpoint_id: Annotated[Text | None, "For runs of this feature only; null: of any."]
-    model: Annotated[Text | None, "For runs with this model only; null: with any."]
+    feature_endpoint_id: Annotated[Text | None, "Only for runs of this feature; null: of any feature."]
+    model: Annotated[Text | None, "Only for runs with this model; null: with any model."]
     effective_from: Moment
 
 
@@ -144,7 +144,7 @@ class TransactionAnswer(TypedDict):
     id: Count
     user_id: Text
     kind: Annotated[str, Words(EntryKind)]
-    token: Annotated[Tokens, "By how much the balance changed: below zero where tokens were taken."]
+    token: Annotated[Tokens, "The change of the balance; negative if tokens were taken."]
     base_cost: Tokens | None
     profit: Tokens | None
     cost: Tokens | None
@@ -157,7 +157,7 @@ class TransactionAnswer(TypedDict):
     model: Text | None
     feature_endpoint_id: Text | None
     price_id: Count | None
-    parts: Annotated[PartsAnswer | None, "What each kind of usage cost; null of what isn't a run."]
+    parts: Annotated[PartsAnswer | None, "What each kind of usage cost; null if it isn't a run."]
     profit_rule_id: Count | None
     balance_after: Tokens
     reference: Text | None
@@ -232,10 +232,10 @@ class CorrectionAnswer(TypedDict):
     kind: Annotated[str, Words(CorrectionKind)]
     user_id: Text
     corrects: Uuid | None
-    token: Annotated[Tokens, "Given back where above zero, charged where below."]
-    posted_token: Annotated[Tokens, "By how much the posted balance changed at once."]
-    debt_token: Annotated[Tokens, "By how much the debt changed."]
-    charge_id: Annotated[Uuid | None, "What is charged and not deducted yet, as it stands among the failed ends."]
+    token: Annotated[Tokens, "Positive if tokens were given back, negative if they were charged."]
+    posted_token: Annotated[Tokens, "The immediate change of the posted balance."]
+    debt_token: Annotated[Tokens, "The change of the debt."]
+    charge_id: Annotated[Uuid | None, "The charge's id: among failed ends while it is owed, then the entry's `end_id`."]
     reference: Text
     reason: Text | None
     actor: Text | None
@@ -319,7 +319,7 @@ RepricingAnswer = TypedDict(
         "amended": Count,
         "unchanged": Count,
         "refused": Count,
-        "by_user_and_model": Annotated[list[RepricingGroupAnswer], "Those that change most, at most 1,000."],
+        "by_user_and_model": Annotated[list[RepricingGroupAnswer], "The largest changes, at most 1,000."],
     },
 )
 

@@ -22,7 +22,7 @@ from app.wire.types import Count, Moment, Text, Tokens, Uuid, Words
 class SelectionAnswer(TypedDict):
     """What was asked for: a filter, in the words of the list of failed ends, or ids."""
 
-    filter: NotRequired[Annotated[dict[str, Text], "As it was given; none: all failed ends."]]
+    filter: NotRequired[Annotated[dict[str, Text], "The filter as it was given; none: all failed ends."]]
     ids: NotRequired[list[Uuid]]
 
 
@@ -31,8 +31,8 @@ class BulkActionHeadAnswer(TypedDict):
     action: Annotated[str, Words(BulkKind)]
     state: Annotated[str, Words(BulkState)]
     selection: SelectionAnswer
-    ends: Annotated[Count, "How many failed ends were selected, to be stated to confirm it."]
-    cost: Annotated[Tokens, "What they cost together, to be stated to confirm it."]
+    ends: Annotated[Count, "The number of selected ends; repeat it to confirm the action."]
+    cost: Annotated[Tokens, "The total cost of the selected ends; repeat it to confirm the action."]
     reference: Text
     reason: Text
     actor: Text
@@ -89,9 +89,9 @@ class BulkActionAnswer(BulkActionHeadAnswer):
     by_state: list[StateSumAnswer]
     by_error: list[ErrorSumAnswer]
     by_user: Annotated[list[UserSumAnswer], "The largest sums, at most 100."]
-    outcomes: Annotated[list[OutcomeSumAnswer], "What became of them; null: not known yet."]
-    open: Annotated[Count, "Of how many it isn't known yet what becomes of them."]
-    awaited: Annotated[Count, "How many of these were sent to be tried again."]
+    outcomes: Annotated[list[OutcomeSumAnswer], "Their outcome; null: not known yet."]
+    open: Annotated[Count, "The number of ends without an outcome."]
+    awaited: Annotated[Count, "How many of these were sent to be retried."]
 
 
 def bulk_action_answer(view: BulkView) -> BulkActionAnswer:

@@ -72,8 +72,10 @@ class DebtSumsAnswer(TypedDict):
     ends: Count
     users: Count
     debt_token: Tokens
-    room_token: Annotated[Tokens | None, "By user alone: what the wallet can pay debts with now."]
-    missing_token: Annotated[Tokens | None, "By user alone: the top-up that would pay all of it."]
+    room_token: Annotated[Tokens | None, "Only when grouped by user alone: what the wallet can pay debts with now."]
+    missing_token: Annotated[
+        Tokens | None, "Only when grouped by user alone: the top-up that would pay all of its debt."
+    ]
     oldest_accepted_at: Moment | None
     newest_accepted_at: Moment | None
 
@@ -98,19 +100,19 @@ def debt_answer(groups: Sequence[Group], debt: Debt) -> DebtAnswer:
 
 class FirstAnswerAnswer(TypedDict):
     status: Annotated[str, Words(Deduction)]
-    token: Annotated[Tokens, "What could be spent then."]
+    token: Annotated[Tokens, "What the user could spend at that time."]
 
 
 class WaitAnswer(TypedDict):
     why: Annotated[Text, "Why it waits, and what would help, in plain words."]
     last_error: Annotated[str | None, Words(FailureReason)]
-    attempts: Annotated[Count, "Failed tries since it was accepted or last replayed."]
-    attempts_total: Annotated[Count, "Failed tries over all replays."]
+    attempts: Annotated[Count, "Failed attempts since it was accepted or last replayed."]
+    attempts_total: Annotated[Count, "Failed attempts over all replays."]
     next_attempt_at: Moment | None
     ahead_ends: Annotated[Count, "Debts of its wallet that are paid before it."]
     ahead_token: Tokens
     room_token: Annotated[Tokens, "What its wallet can pay debts with now."]
-    missing_token: Annotated[Tokens, "The top-up that would pay it and all before it."]
+    missing_token: Annotated[Tokens, "The top-up that would pay this end and all debts before it."]
 
 
 def wait_answer(wait: Wait) -> WaitAnswer:
@@ -186,7 +188,7 @@ class EndStoryAnswer(TypedDict):
     requests: Count | None
     price_id: Count | None
     profit_rule_id: Count | None
-    parts: Annotated[PartsAnswer | None, "What each kind of usage costs; null of what isn't a run."]
+    parts: Annotated[PartsAnswer | None, "What each kind of usage costs; null if it isn't a run."]
     process_id: Text | None
     idempotency_key: Text | None
     reference: Text | None
@@ -194,12 +196,12 @@ class EndStoryAnswer(TypedDict):
     request_id: Text | None
     actor: Text | None
     accepted_at: Moment | None
-    answered: Annotated[FirstAnswerAnswer | None, "What its caller was told; null of one that came without a key."]
+    answered: Annotated[FirstAnswerAnswer | None, "The first answer to its caller; null for an end without a key."]
     wait: Annotated[WaitAnswer | None, "What it waits for; null once it is settled."]
-    attempts: Annotated[list[AttemptAnswer], "Tries that have failed, oldest first: the last 24."]
+    attempts: Annotated[list[AttemptAnswer], "The last 24 failed attempts, oldest first."]
     corrections: list[CorrectionAnswer]
-    open_charges: Annotated[list[OpenChargeAnswer], "What corrections have charged and is still owed."]
-    bulk_actions: Annotated[list[EndBulkAnswer], "Bulk actions that were confirmed about it, and what came of them."]
+    open_charges: Annotated[list[OpenChargeAnswer], "Charges of corrections that are still owed."]
+    bulk_actions: Annotated[list[EndBulkAnswer], "Confirmed bulk actions that include it, and their outcomes."]
     transactions: Annotated[list[TransactionAnswer], "Its ledger entries and those of its corrections."]
 
 

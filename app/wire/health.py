@@ -13,5 +13,5 @@ class HealthAnswer(TypedDict):
 
 
 class ReadinessAnswer(TypedDict):
-    status: Annotated[str, Words(("ready", "unavailable")), "Whether an end could be taken."]
-    dependencies: Annotated[dict[str, Annotated[str, Words(StoreState)]], "Each store, and how it does."]
+    status: Annotated[str, Words(("ready", "unavailable")), "Whether an end could be accepted."]
+    dependencies: Annotated[dict[str, Annotated[str, Words(StoreState)]], "Each store and its state."]

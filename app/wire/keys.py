@@ -18,7 +18,7 @@ SOURCES = ("environment", "database")
 
 class KeyAnswer(TypedDict):
     id: Annotated[Text, "Public; in the key itself, in logs and in the audit log."]
-    name: Annotated[Text, "The actor of what is done by it."]
+    name: Annotated[Text, "The actor of everything done with this key."]
     kind: Annotated[str, Words(KeyKind)]
     scopes: list[Annotated[str, Words(KeyScope)]]
     state: Annotated[str, Words(KeyState)]

@@ -81,13 +81,13 @@ class RateChangeAnswer(TypedDict):
     old: Tokens
     new: Tokens
     percent: Annotated[Percent | None, "null: from nothing."]
-    jump: Annotated[bool, "Up or down by more than half, or from nothing."]
+    jump: Annotated[bool, "A change by more than half, up or down, or from 0."]
 
 
 class ProposedPriceHeadAnswer(TypedDict):
     model: Text
     price_id: Annotated[Count | None, "Once it is approved."]
-    today_price_id: Annotated[Count | None, "What prices the model without it."]
+    today_price_id: Annotated[Count | None, "The price that covers the model without this one."]
     jump: bool
 
 
@@ -131,8 +131,8 @@ ImportUsageAnswer = TypedDict(
         "new_cost": Tokens,
         "models": Annotated[Count, "Of how many models."],
         "users": Annotated[Count, "Of how many users."],
-        "by_model": Annotated[list[ModelEffectAnswer], "Those that change most, at most 200."],
-        "by_user": Annotated[list[UserEffectAnswer], "Those that change most, at most 200."],
+        "by_model": Annotated[list[ModelEffectAnswer], "The largest changes, at most 200."],
+        "by_user": Annotated[list[UserEffectAnswer], "The largest changes, at most 200."],
     },
 )
 
@@ -140,12 +140,12 @@ ImportUsageAnswer = TypedDict(
 class PriceImportAnswer(PriceImportHeadAnswer):
     changed: Annotated[list[ProposedPriceAnswer], "Models that have another price today."]
     new: Annotated[list[ProposedPriceAnswer], "Models without a price of their own today."]
-    kept: Annotated[list[KeptPriceAnswer], "Prices of models that the list doesn't have: they stay."]
-    skipped: Annotated[dict[str, Text], "Models that aren't sold by the text token, and why."]
+    kept: Annotated[list[KeptPriceAnswer], "Prices of models that the list doesn't contain; they stay."]
+    skipped: Annotated[dict[str, Text], "Models that aren't priced by text tokens, and why."]
     rounded: Annotated[list[RoundedPriceAnswer], "Prices with more than six decimals: rounded."]
     free: Annotated[list[Text], "Models that cost nothing."]
-    passed_over: Annotated[dict[str, Count], "What the list prices and no price here has: in how many models."]
-    usage: Annotated[ImportUsageAnswer, "What it would have made of the last 30 days' runs."]
+    passed_over: Annotated[dict[str, Count], "Fields of the list that were ignored, and in how many models."]
+    usage: Annotated[ImportUsageAnswer, "The effect on the last 30 days' runs."]
 
 
 def price_import_answer(found: PriceImport) -> PriceImportAnswer:

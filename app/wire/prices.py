@@ -49,8 +49,8 @@ class RatesAnswer(TypedDict):
 
 class PriceHeadAnswer(TypedDict):
     id: Count
-    feature_endpoint_id: Annotated[Text | None, "For runs of this feature only; null: of any."]
-    model: Annotated[Text | None, "For runs with this model, or with those that begin so (`*`); null: with any."]
+    feature_endpoint_id: Annotated[Text | None, "Only for runs of this feature; null: of any feature."]
+    model: Annotated[Text | None, "Only for this model, or models that begin so (`*`); null: for any model."]
     effective_from: Moment
 
 
@@ -112,7 +112,7 @@ class EstimatedCostAnswer(TypedDict):
 
 
 class EstimateAnswer(EstimatedCostAnswer):
-    token: Annotated[Tokens, "What the wallet could spend then."]
+    token: Annotated[Tokens, "What the wallet could spend after the end."]
     status: Annotated[str, Words(Deduction), "What an end would answer."]
 
 
@@ -128,10 +128,10 @@ def estimate_answer(estimate: Estimate) -> EstimateAnswer:
 
 
 class ExplainedEstimateAnswer(EstimatedCostAnswer):
-    is_draft: Annotated[bool, "Whether the price of the body is what counts."]
+    is_draft: Annotated[bool, "Whether the draft price in the body was used."]
     parts: Annotated[PartsAnswer, "What each kind of usage costs."]
-    token: NotRequired[Annotated[Tokens, "What the wallet could spend then. Where one was named."]]
-    status: NotRequired[Annotated[str, Words(Deduction), "What an end would answer. Where a wallet was named."]]
+    token: NotRequired[Annotated[Tokens, "What the wallet could spend after the end. Only if a user was named."]]
+    status: NotRequired[Annotated[str, Words(Deduction), "What an end would answer. Only if a user was named."]]
 
 
 def explained_estimate_answer(estimate: Estimate) -> ExplainedEstimateAnswer:

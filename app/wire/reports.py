@@ -36,7 +36,7 @@ class UsageFiguresAnswer(TypedDict):
     base_cost: Tokens
     profit: Tokens
     cost: Tokens
-    corrected: Annotated[Tokens, "What corrections have changed: below zero where tokens were given back."]
+    corrected: Annotated[Tokens, "What corrections gave back; negative if they charged more than that."]
     written_off: Tokens
     net: Annotated[Tokens, "Cost, with corrections and without what was written off."]
 
@@ -73,7 +73,7 @@ class FailedEndCountsAnswer(TypedDict):
 class TotalsAnswer(TypedDict):
     wallets: Count
     liability_token: Annotated[Tokens, "What is owed to users: the sum of all balances above zero."]
-    overdrawn_token: Annotated[Tokens, "The sum of all balances below zero."]
+    overdrawn_token: Annotated[Tokens, "The sum of all balances below zero, as a positive number."]
     pending_token: Tokens
     debt_token: Tokens
     held_token: Annotated[Tokens | None, "null: Redis doesn't answer, which keeps the holds."]

@@ -15,19 +15,19 @@ class SampleAnswer(TypedDict):
     minute: Annotated[Moment, "When the minute begins."]
     accepted: Annotated[Count, "Runs accepted in this minute."]
     settled: Annotated[Count, "Runs entered in the ledger in this minute."]
-    lag_median_seconds: Annotated[Seconds | None, "Half of these were in the ledger so long after they were accepted."]
+    lag_median_seconds: Annotated[Seconds | None, "Median of the time from acceptance to the ledger entry."]
     lag_p95_seconds: Annotated[Seconds | None, "95 of 100 of these were. Collected debts don't count."]
-    backlog: Annotated[Count, "Accepted ends that wait for settlement right after the minute."]
-    backlog_age_seconds: Annotated[Seconds | None, "Age of the oldest of them."]
+    backlog: Annotated[Count, "Accepted ends waiting for settlement right after the minute."]
+    backlog_age_seconds: Annotated[Seconds | None, "Age of the oldest of these ends."]
     pending_token: Annotated[Tokens, "What they cost."]
-    retrying: Annotated[Count, "Failed ends that are tried by the clock."]
+    retrying: Annotated[Count, "Failed ends that are retried automatically."]
     retrying_token: Tokens
-    dead: Annotated[Count, "Failed ends that aren't any more."]
+    dead: Annotated[Count, "Failed ends that aren't retried automatically any more."]
     dead_token: Tokens
     debt_token: Annotated[Tokens, "What all wallets owe."]
     oldest_debt_seconds: Annotated[Seconds | None, "Age of the oldest failed end."]
     liability_token: Annotated[Tokens, "What is owed to users: the sum of all balances above zero."]
-    overdrawn_token: Annotated[Tokens, "The sum of all balances below zero."]
+    overdrawn_token: Annotated[Tokens, "The sum of all balances below zero, as a positive number."]
     wallets: Count
     held_token: Annotated[Tokens | None, "null: Redis, which keeps the holds, was away."]
 

@@ -19,9 +19,11 @@ class StartedAnswer(TypedDict):
     user_id: Text
     token: Tokens
     status: Annotated[str, Words(Access), _ACCESS]
-    process_id: NotRequired[Annotated[Text, "Names this run in end, cancel and hold/extend. Of a granted start."]]
-    hold_token: NotRequired[Annotated[Tokens, "What is reserved. Where a hold was asked for and granted."]]
-    expires_at: NotRequired[Annotated[Moment, "When the hold ends by itself. Likewise."]]
+    process_id: NotRequired[
+        Annotated[Text, "Identifies this run in end, cancel and hold/extend. Only in the answer to a granted start."]
+    ]
+    hold_token: NotRequired[Annotated[Tokens, "The reserved tokens. Only if a hold was requested and granted."]]
+    expires_at: NotRequired[Annotated[Moment, "When the hold expires. Only if a hold was requested and granted."]]
 
 
 def started_answer(answer: StartAnswer) -> StartedAnswer:
@@ -61,14 +63,16 @@ def ended_answer(answer: EndAnswer) -> EndedAnswer:
 class BatchResultAnswer(TypedDict):
     """What the single call would have answered."""
 
-    success: Annotated[bool, "Whether this end was taken."]
-    status: Annotated[Count, "The HTTP status that the single call would have."]
+    success: Annotated[bool, "Whether this end was accepted."]
+    status: Annotated[Count, "The HTTP status that a single end would get."]
     message: Annotated[Text, "For people to read."]
-    data: NotRequired[Annotated[EndedAnswer, "Of one that was taken."]]
-    idempotent_replayed: NotRequired[Annotated[bool, "Stands where the end was taken before."]]
-    code: NotRequired[Annotated[Text, "Of one that was refused: stable, for programs to read."]]
-    errors: NotRequired[Annotated[dict[str, list[Text]], "Of one that was refused: field -> what is wrong with it."]]
-    request_id: NotRequired[Annotated[Text, "Of one that was refused: stands in the server's log too."]]
+    data: NotRequired[Annotated[EndedAnswer, "Only if the end was accepted."]]
+    idempotent_replayed: NotRequired[Annotated[bool, "Only if the end was accepted before."]]
+    code: NotRequired[Annotated[Text, "Only if the end was refused: a stable code for programs."]]
+    errors: NotRequired[
+        Annotated[dict[str, list[Text]], "Only if the end was refused: field -> what is wrong with it."]
+    ]
+    request_id: NotRequired[Annotated[Text, "Only if the end was refused: the id is in the server's log too."]]
 
 
 class BatchAnswer(TypedDict):

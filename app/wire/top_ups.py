@@ -40,10 +40,10 @@ class TopUpAnswer(TypedDict):
     id: Count
     reference: Text
     state: Annotated[str, Words(TopUpState)]
-    schedule_id: Annotated[Count | None, "The schedule that asked for it; null: an operator did."]
+    schedule_id: Annotated[Count | None, "The schedule that made it; null: an operator did."]
     due_on: Annotated[Day | None, "The day of the schedule's period."]
     package_id: Text | None
-    user_id: Annotated[Text | None, "The one user whose wallet is meant."]
+    user_id: Annotated[Text | None, "The user, if it is for one wallet only."]
     wallet_status: Annotated[str | None, Words(WalletStatus), "Only wallets of this status; null: of any."]
     token: Annotated[Tokens | None, "What each wallet gets; null: it is filled up."]
     fill_up_to_token: Annotated[Tokens | None, "Up to which posted balance each wallet is filled."]
@@ -54,9 +54,9 @@ class TopUpAnswer(TypedDict):
     applied_at: Moment | None
     finished_at: Moment | None
     wallets: Annotated[Count, "How many were frozen."]
-    planned_token: Annotated[Tokens, "What they were to get in all, as of then."]
+    planned_token: Annotated[Tokens, "The total that the wallets needed when they were selected."]
     topped_up: Count
-    skipped: Annotated[Count, "Wallets that were full, had it already, or have left since."]
+    skipped: Annotated[Count, "Wallets that were full, had it already, or have left since the dry run."]
     refused: Count
     waiting: Count
     posted_token: Tokens
@@ -65,7 +65,7 @@ class TopUpAnswer(TypedDict):
 class TopUpWalletAnswer(TypedDict):
     user_id: Text
     planned_token: Tokens
-    outcome: Annotated[str | None, Words(OUTCOMES), "Null: nothing was done about it yet."]
+    outcome: Annotated[str | None, Words(OUTCOMES), "Null: not processed yet."]
     posted_token: Tokens
     transaction_id: Count | None
 
@@ -74,8 +74,8 @@ class OutlookAnswer(TypedDict):
     """What a schedule would do."""
 
     dates: Annotated[list[Day], "When it falls due next."]
-    wallets: Annotated[Count, "How many it is about now."]
-    planned_token: Annotated[Tokens, "What they would get in all, if it fell due now."]
+    wallets: Annotated[Count, "How many wallets match now."]
+    planned_token: Annotated[Tokens, "The total that they would get if it fell due now."]
 
 
 class ScheduleHeadAnswer(TypedDict):

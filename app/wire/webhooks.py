@@ -64,7 +64,7 @@ def _data(written: Mapping[str, Any]) -> dict[str, Any]:
 class WebhookSecretAnswer(TypedDict):
     id: Count
     created_at: Moment
-    expires_at: Annotated[Moment | None, "When it stops to sign, as another has followed it."]
+    expires_at: Annotated[Moment | None, "When it stops signing, because a newer secret has replaced it."]
 
 
 class WebhookEndpointAnswer(TypedDict):
@@ -78,10 +78,10 @@ class WebhookEndpointAnswer(TypedDict):
         "operator: somebody did. failing: nothing could be delivered for days. gone: it answered 410.",
     ]
     disabled_at: Moment | None
-    failing_since: Annotated[Moment | None, "Since when nothing could be delivered to it."]
-    paused_until: Annotated[Moment | None, "It asked to be let alone until then, by Retry-After."]
-    pending: Annotated[Count, "Deliveries that wait; from 10,000 on they aren't counted."]
-    failed: Annotated[Count, "Deliveries that were given up; likewise."]
+    failing_since: Annotated[Moment | None, "The time since which every delivery has failed."]
+    paused_until: Annotated[Moment | None, "No deliveries until then, as the endpoint asked by Retry-After."]
+    pending: Annotated[Count, "Pending deliveries; counted up to 10,000."]
+    failed: Annotated[Count, "Deliveries that were given up; counted up to 10,000."]
     last_delivered_at: Moment | None
     secrets: Annotated[list[WebhookSecretAnswer], "Those that sign now, the newest first."]
     created_at: Moment
@@ -140,7 +140,7 @@ class LowBalanceRuleAnswer(TypedDict):
     user_id: Text | None
     package_id: Annotated[Text | None, "For all wallets with this package that have no rule of their own."]
     below_token: Annotated[Tokens | None, "Below this balance a wallet is low."]
-    below_percent: Annotated[Percent | None, "The same, in percent of what it had after its last top-up."]
+    below_percent: Annotated[Percent | None, "The threshold in percent of the balance right after the last top-up."]
     updated_at: Moment
 
 
@@ -148,12 +148,12 @@ class AutoTopUpRuleAnswer(TypedDict):
     id: Count
     user_id: Text | None
     package_id: Annotated[Text | None, "For all wallets with this package that have no rule of their own."]
-    below_token: Annotated[Tokens | None, "Below this balance a top-up is asked for; null: never."]
-    token: Annotated[Tokens | None, "How much is asked for."]
+    below_token: Annotated[Tokens | None, "Below this balance a top-up is requested; null: never."]
+    token: Annotated[Tokens | None, "How many tokens are requested."]
     requests_per_month: Count | None
-    token_per_month: Annotated[Tokens | None, "No more than this is asked for in a calendar month (UTC)."]
-    failures_max: Annotated[Count | None, "After so many requests in a row that brought nothing it stops."]
-    answer_seconds: Annotated[Count | None, "For so long a request waits for its top-up."]
+    token_per_month: Annotated[Tokens | None, "The most tokens that are requested in a calendar month (UTC)."]
+    failures_max: Annotated[Count | None, "After this many failed requests in a row, no more are made."]
+    answer_seconds: Annotated[Count | None, "How long a request waits for its top-up, in seconds."]
     updated_at: Moment
 
 
@@ -163,22 +163,22 @@ class BalanceRuleOwnerAnswer(TypedDict):
 
 
 class AutoTopUpStandingAnswer(TypedDict):
-    failed_requests: Annotated[Count, "How many in a row brought nothing."]
-    next_request_at: Annotated[Moment | None, "Before that no other is made."]
+    failed_requests: Annotated[Count, "How many requests in a row failed."]
+    next_request_at: Annotated[Moment | None, "The earliest time of the next request."]
     stopped_at: Moment | None
     stopped_reason: Annotated[str, Words((RequestState.DECLINED, RequestState.UNANSWERED))] | None
 
 
 class WalletRulesAnswer(AutoTopUpStandingAnswer):
     user_id: Text
-    low_balance: Annotated[LowBalanceRuleAnswer | None, "What holds for it: its own, or its package's."]
+    low_balance: Annotated[LowBalanceRuleAnswer | None, "The rule that applies: the wallet's own, or its package's."]
     auto_top_up: Annotated[AutoTopUpRuleAnswer | None, "Likewise."]
 
 
 class RequestedTopUpAnswer(TypedDict):
     id: Uuid
     user_id: Text
-    token: Annotated[Tokens, "How much is asked for."]
+    token: Annotated[Tokens, "How many tokens are requested."]
     reference: Annotated[Text, "A top-up under this reference answers it."]
     state: Annotated[str, Words(RequestState)]
     reason: Annotated[Text | None, "Why it was declined."]

@@ -125,7 +125,7 @@ def list_features() -> Response:
 @blueprint.patch("/feature-endpoints/<id:feature_id>")
 @answers(FeatureAnswer, body=_feature_change)
 def update_feature(feature_id: str) -> Response:
-    """Changes what the body names, and only that."""
+    """Changes only the fields that the body has."""
     changed = container().catalog_admin.update_feature(
         feature_id, _feature_change.load(read_object()), caller_of_call()
     )
@@ -151,7 +151,7 @@ def list_packages() -> Response:
 @blueprint.patch("/packages/<id:package_id>")
 @answers(PackageAnswer, body=_package_change)
 def update_package(package_id: str) -> Response:
-    """Changes what the body names, and only that."""
+    """Changes only the fields that the body has."""
     changed = container().catalog_admin.update_package(
         package_id, **_package_change.load(read_object()), caller=caller_of_call()
     )
@@ -208,7 +208,7 @@ def show_wallet(user_id: str) -> Response:
 @blueprint.patch("/wallets/<wallet:user_id>")
 @answers(WalletAnswer, body=_wallet_change, refuses=(WalletNotFound, BalanceOutOfRange))
 def update_wallet(user_id: str) -> Response:
-    """Changes what the body names, and only that."""
+    """Changes only the fields that the body has."""
     changes = _wallet_change.load(read_object())
     reason = changes.pop("reason", None)
     changed = container().wallet_admin.update(user_id, changes, caller_of_call(), reason=reason)
@@ -225,21 +225,21 @@ def top_up_wallet(user_id: str) -> Response:
 @blueprint.post("/wallets/<id:user_id>/refunds")
 @answers(TransactionAnswer, body=_credit, is_repeatable=True, refuses=POSTING_ERRORS)
 def refund_wallet(user_id: str) -> Response:
-    """Gives tokens back, for whatever reason."""
+    """Gives tokens back, for any reason."""
     return _post(user_id, PostingKind.REFUND, _credit, "Tokens refunded")
 
 
 @blueprint.post("/wallets/<id:user_id>/adjustments")
 @answers(TransactionAnswer, body=_adjustment, is_repeatable=True, refuses=POSTING_ERRORS)
 def adjust_wallet(user_id: str) -> Response:
-    """Sets a balance right: up, or down where the amount is below zero."""
+    """Corrects a balance: upwards, or downwards if the amount is negative."""
     return _post(user_id, PostingKind.ADJUSTMENT, _adjustment, "Wallet adjusted")
 
 
 @blueprint.post("/wallets/<id:user_id>/chargebacks")
 @answers(CorrectionAnswer, body=_credit, is_repeatable=True, refuses=POSTING_ERRORS)
 def charge_back_wallet(user_id: str) -> Response:
-    """Takes back tokens whose payment was taken back. What the wallet hasn't it owes."""
+    """Takes back tokens whose payment was charged back. If the wallet can't pay, the amount becomes debt."""
     asked = Chargeback(user_id, **asked_by_operator(_credit))
     return corrected(container().corrections.charge_back(asked), "Chargeback taken")
 

@@ -19,7 +19,7 @@ blueprint = Blueprint("audit_log", __name__, url_prefix="/api/admin/audit-log")
 @takes(*PAGE, *filters.AUDIT_LOG)
 @answers(PageOf(AuditEntryAnswer))
 def list_audit_log() -> Response:
-    """Newest first: who changed what, when and from where, and how it was before."""
+    """Who changed what, when and from where, and the previous values. Newest first."""
     wanted, log = filters.audit_log(), container().audit_log
     found = newest_first(lambda limit, before_id: log.list(wanted, limit, before_id), audit_answer)
     return listed("Audit log", found, columns.AUDIT_LOG)

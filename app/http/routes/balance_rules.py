@@ -105,7 +105,7 @@ def remove_auto_top_up_rule() -> Response:
 @blueprint.get("/wallets/<id:user_id>/balance-rules")
 @answers(WalletRulesAnswer, refuses=(WalletNotFound,))
 def show_balance_rules(user_id: str) -> Response:
-    """What holds for a wallet, of its own or its package's, and how its auto top-up stands."""
+    """The rules that apply to a wallet, its own or its package's, and the state of its auto top-up."""
     rules = container().balance_rules.of_wallet(user_id)
     return success("Balance rules", wallet_rules_answer(user_id, rules))
 
@@ -113,7 +113,7 @@ def show_balance_rules(user_id: str) -> Response:
 @blueprint.post("/wallets/<id:user_id>/auto-top-up/resume")
 @answers(AutoTopUpStandingAnswer, refuses=(WalletNotFound,))
 def resume_auto_top_up(user_id: str) -> Response:
-    """Failures are forgotten, and if the balance is still below, a top-up is asked for."""
+    """Resets the count of failures. If the balance is still below the threshold, a top-up is requested."""
     standing = container().top_up_requests.resume(user_id, caller_of_call())
     return success("Auto top-up resumed", standing_answer(standing))
 
@@ -138,6 +138,6 @@ def show_top_up_request(request_id: UUID) -> Response:
 @blueprint.post("/top-up-requests/<uuid:request_id>/decline")
 @answers(RequestedTopUpAnswer, body=_decline, refuses=(NotFound,))
 def decline_top_up_request(request_id: UUID) -> Response:
-    """No top-up will come, as a payment failed. The next request waits for an hour."""
+    """Declines a request, for example because a payment failed. The next request waits for an hour."""
     declined = container().top_up_requests.decline(request_id, **asked_by_operator(_decline))
     return success("Top-up request declined", top_up_request_answer(declined))

@@ -36,7 +36,7 @@ OUTCOME = filters.one_of("outcome", tuple(BulkOutcome), "What became of them.")
 @blueprint.post("")
 @answers(BulkActionAnswer, body=_bulk_action, is_repeatable=True, has_location=True, refuses=(IdempotencyConflict,))
 def draft_bulk_action() -> Response:
-    """A draft: which failed ends it is about is frozen, and nothing is done."""
+    """Makes a draft: freezes the selection of failed ends and changes nothing."""
     drafted, is_known = container().bulk_actions.draft(Asked(**asked_by_operator(_bulk_action)))
     answer = bulk_action_answer(drafted)
     response = repeatable("Bulk action drafted", answer, replayed=is_known)
@@ -56,7 +56,7 @@ def list_bulk_actions() -> Response:
 @blueprint.get("/<int:number>")
 @answers(BulkActionAnswer)
 def show_bulk_action(number: int) -> Response:
-    """How far it is, and what became of its ends so far."""
+    """The action's state, and the outcomes of its ends so far."""
     return success("Bulk action", bulk_action_answer(container().bulk_actions.get(_known(number))))
 
 
@@ -64,7 +64,7 @@ def show_bulk_action(number: int) -> Response:
 @takes(*PAGE, OUTCOME)
 @answers(PageOf(BulkEndAnswer))
 def list_ends_of_bulk_action(number: int) -> Response:
-    """Each of its ends as it was selected, and what became of it."""
+    """Each end as it was selected, with its outcome."""
     outcome = read([OUTCOME]).get("outcome")
     wanted = None if outcome is None else BulkOutcome(outcome)
     bulk_actions = container().bulk_actions
@@ -80,7 +80,7 @@ def list_ends_of_bulk_action(number: int) -> Response:
 @blueprint.post("/<int:number>/confirm")
 @answers(BulkActionAnswer, status=202, body=_confirmation, refuses=(FiguresDiffer, BulkActionCancelled))
 def confirm_bulk_action(number: int) -> Response:
-    """A worker does it; asked again, nothing more is done. Other figures than the selection's are refused."""
+    """Confirms the draft, by its `ends` and `cost`; a worker processes it. Repeating the call does nothing more."""
     asked = asked_by_operator(_confirmation)
     confirmed = container().bulk_actions.confirm(_known(number), **asked)
     return success("Bulk action is worked off", bulk_action_answer(confirmed), 202)
@@ -89,7 +89,7 @@ def confirm_bulk_action(number: int) -> Response:
 @blueprint.post("/<int:number>/cancel")
 @answers(BulkActionAnswer)
 def cancel_bulk_action(number: int) -> Response:
-    """Nothing is done about the ends that are left."""
+    """Cancels the action: its remaining ends stay as they are."""
     cancelled = container().bulk_actions.cancel(_known(number), caller=caller_of_call())
     return success("Bulk action cancelled", bulk_action_answer(cancelled))
 

@@ -45,21 +45,21 @@ _amendment = AmendmentSchema()
 @blueprint.post("/<uuid:end_id>/reversals")
 @answers(CorrectionAnswer, body=_reversal, is_repeatable=True, refuses=CORRECTION_ERRORS)
 def reverse_run(end_id: UUID) -> Response:
-    """Takes a run back: as if it had used nothing. Never gives back more than it took so far."""
+    """Reverses a run, as if it had used nothing. Never gives back more than was charged for it."""
     return _correct(end_id, CorrectionKind.REVERSAL, _reversal, "End reversed")
 
 
 @blueprint.post("/<uuid:end_id>/amendments")
 @answers(CorrectionAnswer, body=_amendment, is_repeatable=True, refuses=CORRECTION_ERRORS)
 def amend_run(end_id: UUID) -> Response:
-    """Says what a run really used, at the price that it was accepted at."""
+    """Corrects what a run used. Priced as when the run was accepted."""
     return _correct(end_id, CorrectionKind.AMENDMENT, _amendment, "End amended")
 
 
 @blueprint.get("/<uuid:end_id>/corrections")
 @answers(ItemsOf(CorrectionAnswer))
 def list_corrections(end_id: UUID) -> Response:
-    """All of them, oldest first: an end has few."""
+    """All corrections of an end, oldest first."""
     found = container().corrections.of_end(end_id)
     return success("Corrections", {"items": [correction_answer(correction) for correction in found]})
 

@@ -41,7 +41,7 @@ _write_off = WriteOffSchema()
 @takes(*PAGE, *filters.FAILED_ENDS)
 @answers(PageOf(FailedEndAnswer))
 def list_failed_ends() -> Response:
-    """Runs, and what corrections charge, that could not be deducted so far. Oldest first."""
+    """Runs, and charges of corrections, that couldn't be deducted so far. Oldest first."""
     matching = filters.failed_ends()
     failed_ends = container().failed_ends
     return listed(
@@ -55,7 +55,7 @@ def list_failed_ends() -> Response:
 @takes(*PAGE, *filters.FAILED_END_SUMS)
 @answers(PageOf(FailedEndGroupAnswer, total=FailedEndGroupAnswer))
 def group_failed_ends() -> Response:
-    """How many there are and what they cost, the largest sums first, and all that match together."""
+    """Number and cost of failed ends by group, the largest sums first, and the total of all that match."""
     return _sums(
         "Groups of failed ends", container().failed_end_sums.failed_ends, failed_end_group_answer,
         columns.FAILED_END_SUMS,
@@ -66,21 +66,21 @@ def group_failed_ends() -> Response:
 @takes(*PAGE, *filters.FAILED_END_SUMS)
 @answers(PageOf(DebtAnswer, total=DebtAnswer))
 def list_debts() -> Response:
-    """What wallets owe, the largest sums first, and all that match together."""
+    """What wallets owe, the largest sums first, and the total of all that match."""
     return _sums("Debts", container().failed_end_sums.debts, debt_answer, columns.DEBT_SUMS)
 
 
 @blueprint.get("/ends/<uuid:end_id>")
 @answers(EndStoryAnswer)
 def show_end(end_id: UUID) -> Response:
-    """One end's whole story, failed, waiting, settled or written off."""
+    """One end's whole history, whether it failed, waits, is settled or was written off."""
     return success("End", end_story_answer(container().end_stories.tell(end_id)))
 
 
 @blueprint.post("/failed-ends/<uuid:end_id>/replay")
 @answers(FailedEndAnswer, refuses=(WalletBusy,))
 def replay_failed_end(end_id: UUID) -> Response:
-    """Has it tried again at once."""
+    """Retries a failed end immediately."""
     replayed = container().failed_ends.replay(end_id, caller_of_call())
     return success("Failed end is tried again", failed_end_answer(replayed))
 
@@ -88,7 +88,7 @@ def replay_failed_end(end_id: UUID) -> Response:
 @blueprint.post("/failed-ends/<uuid:end_id>/write-off")
 @answers(TransactionAnswer, body=_write_off, is_repeatable=True, refuses=(AlreadyExists, WalletNotFound, WalletBusy))
 def write_off_failed_end(end_id: UUID) -> Response:
-    """Gives it up: it is entered as billed and as given back, so that the balance stays."""
+    """Writes a failed end off: the ledger shows it as billed and as given back, so the balance doesn't change."""
     written_off = container().failed_ends.write_off(end_id, **asked_by_operator(_write_off))
     return repeatable("Failed end written off", transaction_answer(written_off.entry), replayed=written_off.replayed)
 

@@ -23,7 +23,7 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 @answers(Bare(ReadinessAnswer), status=(200, 503))
 def readyz() -> Response:
-    """Could an end be taken? Each store by name, with its state. `503`: neither store takes one."""
+    """Could an end be accepted? Each store by name, with its state. `503`: neither store can accept one."""
     stores = container().status.stores
     is_ready = StoreState.UP in stores.values()
     return respond(

@@ -26,7 +26,7 @@ _rotation = RotationSchema()
 @blueprint.post("")
 @answers(MadeKeyAnswer, status=201, body=_key, refuses=(AlreadyExists,))
 def create_key() -> Response:
-    """Makes a key, and tells it this once. An operator's key needs scopes, and gets none that the caller lacks."""
+    """Makes a key; only this answer shows it. An operator's key needs scopes, and gets none that the caller lacks."""
     return _made(container().key_admin.create(**asked_by_operator(_key)), "Key created")
 
 
@@ -34,7 +34,7 @@ def create_key() -> Response:
 @takes(*PAGE, *filters.KEYS)
 @answers(PageOf(KeyAnswer))
 def list_keys() -> Response:
-    """Newest first, without what they are written as."""
+    """Keys, newest first, without the secret keys themselves."""
     wanted, keys = filters.keys(), container().key_admin
     found = newest_first(lambda limit, before: keys.list(limit, before, wanted), key_answer)
     return listed("Keys", found, columns.KEYS)
@@ -43,14 +43,14 @@ def list_keys() -> Response:
 @blueprint.get("/<key_id>")
 @answers(KeyAnswer)
 def show_key(key_id: str) -> Response:
-    """All that is known of a key."""
+    """All data of a key, without the secret key itself."""
     return success("Key", key_answer(container().key_admin.get(key_id)))
 
 
 @blueprint.post("/<key_id>/rotate")
 @answers(MadeKeyAnswer, status=201, body=_rotation, body_is_optional=True, refuses=(KeyNotChangeable,))
 def rotate_key(key_id: str) -> Response:
-    """Makes a successor of the same name and scopes, and tells it this once. The old key goes on for a while."""
+    """Makes a successor with the same name and scopes; only this answer shows it. The old key works for the overlap."""
     asked = _rotation.load(read_object() if request.get_data() else {})
     return _made(container().key_admin.rotate(key_id, **asked, caller=caller_of_call()), "Key rotated")
 
@@ -58,7 +58,7 @@ def rotate_key(key_id: str) -> Response:
 @blueprint.post("/<key_id>/revoke")
 @answers(KeyAnswer, refuses=(KeyNotChangeable,))
 def revoke_key(key_id: str) -> Response:
-    """It opens nothing any more, anywhere, from within a second on."""
+    """Revokes a key. Every process refuses it within a second."""
     return success("Key revoked", key_answer(container().key_admin.revoke(key_id, caller=caller_of_call())))
 
 

@@ -26,7 +26,7 @@ BEARER = "bearer "
 @blueprint.get("/metrics")
 @answers(Bare(media_type="text/plain"), has_optional_key=True)
 def metrics() -> Response:
-    """Numbers for Prometheus: from this machine without a key, from elsewhere with an operator's."""
+    """Metrics for Prometheus: from this machine without a key, from elsewhere with an operator's key."""
     if not (container().config.metrics_are_public or _is_from_here()):
         authenticate(container(), KeyKind.OPERATOR, _given_key())
     return Response(container().metrics.text(), content_type=CONTENT_TYPE)

@@ -28,7 +28,7 @@ _reconciliation = ReconciliationSchema()
     refuses=(AlreadyExists,),
 )
 def request_reconciliation() -> Response:
-    """Compares every wallet with its ledger and its cached copy. A worker does it; what it finds is to be asked for."""
+    """Compares every wallet with its ledger and its cached copy. A worker does it; fetch the result with `GET`."""
     body = _reconciliation.load(read_object() if request.get_data() else {})
     requested = container().reconciliation.request(is_full=body["is_full"], caller=caller_of_call())
     response = success("Reconciliation requested", reconciliation_answer(requested), 202)

@@ -44,7 +44,7 @@ _approval = ApprovalSchema()
     refuses=(PriceListRefused, NotFound, AlreadyExists),
 )
 def import_prices() -> Response:
-    """Reads LiteLLM's or models.dev's list and tells what it would change: a draft, until it is approved."""
+    """Reads LiteLLM's or models.dev's list into a draft that shows what would change once it is approved."""
     request.max_content_length = LIST_BYTES_MAX
     draft = container().price_imports.draft(_price_import.load(read_object(_parsed)), caller_of_call())
     response = success("Price import drafted", price_import_answer(draft), 201)
@@ -76,7 +76,7 @@ def show_price_import(number: int) -> Response:
     refuses=(PricesJump, PriceImportOutdated, AlreadyExists, PriceListRefused),
 )
 def approve_price_import(number: int) -> Response:
-    """Makes a draft's prices, all or none."""
+    """Creates the prices of a draft, all or none."""
     body = _approval.load(read_object() if request.get_data() else {})
     approved = container().price_imports.approve(_known(number), **body, caller=caller_of_call())
     return repeatable("Price import approved", price_import_answer(approved.price_import), replayed=approved.replayed)

@@ -46,7 +46,7 @@ def list_prices() -> Response:
 @blueprint.post("/prices/estimate")
 @answers(ExplainedEstimateAnswer, body=_trial, refuses=(NotFound, WalletNotFound, ProcessOfAnotherUser))
 def estimate_price() -> Response:
-    """What a run would cost now, or with the price of the body in force."""
+    """What a run would cost now, or if the price in the body were in force."""
     asked, draft = _trial.load(read_object())
     try:
         estimated = container().estimate.explain(asked, draft)

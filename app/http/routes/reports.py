@@ -26,7 +26,7 @@ blueprint = Blueprint("reports", __name__, url_prefix="/api/admin")
 @takes(*PAGE, *filters.USAGE)
 @answers(PageOf(UsageRowAnswer))
 def report_usage() -> Response:
-    """Usage and revenue of any days, added up by any grouping. Days are UTC."""
+    """Usage and revenue for a range of days, summed up by any grouping. Days are UTC."""
     wanted = filters.usage()
     format = tables.wanted()
     if format is not None:

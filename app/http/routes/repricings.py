@@ -26,7 +26,7 @@ _repricing = RepricingSchema()
 @blueprint.post("")
 @answers(RepricingAnswer, status=202, body=_repricing, has_location=True, refuses=(NotFound,))
 def create_repricing() -> Response:
-    """Asks for a dry run: a worker selects the runs, and what it would do to whom is to be asked for."""
+    """Starts a dry run: a worker selects the runs. Fetch the effect by user and model with `GET`."""
     asked = asked_by_operator(_repricing)
     matching = RepricingFilter(**{field.name: asked.pop(field.name) for field in fields(RepricingFilter)})
     created = container().repricings.create(filter=matching, **asked)
@@ -53,7 +53,7 @@ def show_repricing(number: int) -> Response:
 @blueprint.post("/<int:number>/apply")
 @answers(RepricingAnswer, status=202, refuses=(NotReady,))
 def apply_repricing(number: int) -> Response:
-    """A worker amends the runs; asked again, nothing more is done."""
+    """Applies a repricing: a worker amends the runs. Repeating the call does nothing more."""
     return success(
         "Repricing is applied", repricing_answer(container().repricings.apply(_known(number), caller_of_call())), 202
     )

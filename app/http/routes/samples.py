@@ -19,7 +19,7 @@ blueprint = Blueprint("samples", __name__, url_prefix="/api/admin")
 @takes(*PAGE, *filters.MOMENTS)
 @answers(PageOf(SampleAnswer))
 def list_samples() -> Response:
-    """How things stood, a row a minute. Newest first."""
+    """The state of the system, one row per minute. Newest first."""
     since, until = filters.moments()
     samples = container().samples
     return listed(

@@ -29,7 +29,7 @@ blueprint = Blueprint("statements", __name__, url_prefix="/api/admin/wallets")
 @takes(*PAGE, *filters.ENTRIES_OF_WALLET)
 @answers(OrTable(StatementAnswer), refuses=(WalletNotFound, Archived))
 def show_statement(user_id: str) -> Response:
-    """All entries between two moments, oldest first, with the balance before and behind them."""
+    """All entries between two moments, oldest first, with opening and closing balance."""
     wanted = filters.entries_of_wallet()
     format = tables.wanted()
     if format is not None:
@@ -45,7 +45,7 @@ def show_statement(user_id: str) -> Response:
 @takes(*filters.DAYS)
 @answers(ItemsOf(DayBalanceAnswer, as_table=True), refuses=(WalletNotFound, Archived))
 def list_balances(user_id: str) -> Response:
-    """The posted balance at the end of each day; without days of the last 30."""
+    """The posted balance at the end of each day, by default for the last 30 days."""
     days = read(filters.DAYS)
     found = container().statements.balances(user_id, days.get("from"), days.get("to"))
     answers = [day_balance_answer(each) for each in found]

@@ -83,7 +83,7 @@ def start() -> Response:
     refuses=(FeatureNotAvailable, WalletNotFound, IdempotencyConflict, ProcessOfAnotherUser, WalletBusy),
 )
 def end() -> Response:
-    """The run has ended: bill what it used. `200` promises that it is billed exactly once, whatever dies next.
+    """The run has ended: bill what it used. `200` guarantees that it is billed exactly once, whatever fails next.
 
     An end is never refused because of what happened since start. Repeatable by `Idempotency-Key` or by `process_id`;
     with neither, each call is a run of its own.
@@ -128,7 +128,7 @@ def estimate() -> Response:
 @blueprint.post("/cancel")
 @answers(CancelledAnswer, body=_cancel, refuses=(WalletNotFound, AlreadyEnded, ProcessOfAnotherUser))
 def cancel() -> Response:
-    """The feature failed: give its hold back. Once more does nothing more."""
+    """The feature failed: give its hold back. Repeating the call does nothing more."""
     body = _cancel.load(read_object())
     spendable_micros = container().holds.cancel(body["user_id"], body["process_id"])
     return success("Token process cancelled", cancelled_answer(**body, spendable_micros=spendable_micros))
@@ -142,7 +142,7 @@ def cancel() -> Response:
     refuses=(HoldNotFound, WalletNotFound, IdempotencyConflict, ProcessOfAnotherUser),
 )
 def extend_hold() -> Response:
-    """The run takes longer or costs more: add to its open hold, to its life, or to both at once."""
+    """The run takes longer or costs more: add tokens to its open hold, extend its life, or both."""
     asked: ExtendRequest
     asked, key = calls.with_key(read_object(), header_text(IDEMPOTENCY_HEADER), IDEMPOTENCY_HEADER, _extend.load)
     answer = container().holds.extend(replace(asked, idempotency_key=key))

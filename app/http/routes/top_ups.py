@@ -50,7 +50,7 @@ _WITH_OUTCOME = (filters.one_of("outcome", (*OUTCOMES, WAITING), "Only wallets o
 @blueprint.post("/top-ups")
 @answers(TopUpAnswer, body=_top_up, is_repeatable=True, has_location=True, refuses=(NotFound, IdempotencyConflict))
 def create_top_up() -> Response:
-    """A dry run with its wallets frozen, unless it is to be applied at once."""
+    """Makes a dry run that freezes the selected wallets; with `apply`, the top-up starts immediately."""
     asked = asked_by_operator(_top_up)
     is_applied = asked.pop("is_applied")
     made = container().top_ups.create(NewBatch(**asked), is_applied=is_applied)
@@ -75,7 +75,7 @@ def list_top_ups() -> Response:
 @blueprint.get("/top-ups/<int:number>")
 @answers(TopUpAnswer)
 def show_top_up(number: int) -> Response:
-    """One of them, with what came of it so far."""
+    """One top-up, with its results so far."""
     return success("Top-up", top_up_answer(container().top_ups.get(_known(number, "Top-up not found"))))
 
 
@@ -83,7 +83,7 @@ def show_top_up(number: int) -> Response:
 @takes(*PAGE, *_WITH_OUTCOME)
 @answers(PageOf(TopUpWalletAnswer))
 def list_top_up_wallets(number: int) -> Response:
-    """What became of each wallet."""
+    """The outcome for each wallet."""
     outcome = read(_WITH_OUTCOME).get("outcome")
     top_ups, known = container().top_ups, _known(number, "Top-up not found")
     found = by_id(
@@ -95,7 +95,7 @@ def list_top_up_wallets(number: int) -> Response:
 @blueprint.post("/top-ups/<int:number>/apply")
 @answers(TopUpAnswer, status=202)
 def apply_top_up(number: int) -> Response:
-    """Workers top up the wallets; asked again, nothing more is done."""
+    """Applies a dry run: workers top up the wallets. Repeating the call does nothing more."""
     known = _known(number, "Top-up not found")
     return success("Top-up is applied", top_up_answer(container().top_ups.apply(known, caller_of_call())), 202)
 
@@ -103,7 +103,7 @@ def apply_top_up(number: int) -> Response:
 @blueprint.delete("/top-ups/<int:number>")
 @answers(TopUpAnswer, refuses=(AlreadyApplied,))
 def discard_top_up(number: int) -> Response:
-    """Forget a dry run."""
+    """Discards a dry run."""
     discarded = container().top_ups.discard(_known(number, "Top-up not found"), caller_of_call())
     return success("Top-up discarded", top_up_answer(discarded))
 
@@ -117,7 +117,7 @@ def discard_top_up(number: int) -> Response:
     refuses=(NotFound, WalletNotFound, IdempotencyConflict),
 )
 def create_top_up_schedule() -> Response:
-    """Tops up by itself, each period once. With `dry_run` it only tells what it would do, and nothing is kept."""
+    """Creates a schedule that tops up once each period. With `dry_run` it only returns what it would do."""
     asked = asked_by_operator(_schedule)
     is_dry_run = asked.pop("is_dry_run")
     new = NewSchedule(**asked)
@@ -142,7 +142,7 @@ def list_top_up_schedules() -> Response:
 @blueprint.get("/top-up-schedules/<int:number>")
 @answers(ScheduleAnswer)
 def show_top_up_schedule(number: int) -> Response:
-    """One of them, with what it would do now."""
+    """One schedule, with what it would do now."""
     found = container().top_up_schedules.get(_known(number, "Schedule not found"))
     return success("Schedule", schedule_answer(found))
 
@@ -150,21 +150,21 @@ def show_top_up_schedule(number: int) -> Response:
 @blueprint.post("/top-up-schedules/<int:number>/pause")
 @answers(ScheduleAnswer, body=_reason, refuses=(ScheduleEnded,))
 def pause_top_up_schedule(number: int) -> Response:
-    """It falls due no more until it is resumed."""
+    """Pauses a schedule: it doesn't fall due until it is resumed."""
     return _changed(number, container().top_up_schedules.pause, "Schedule paused")
 
 
 @blueprint.post("/top-up-schedules/<int:number>/resume")
 @answers(ScheduleAnswer, body=_reason, refuses=(ScheduleEnded,))
 def resume_top_up_schedule(number: int) -> Response:
-    """It falls due again."""
+    """Resumes a paused schedule."""
     return _changed(number, container().top_up_schedules.resume, "Schedule resumed")
 
 
 @blueprint.post("/top-up-schedules/<int:number>/end")
 @answers(ScheduleAnswer, body=_reason)
 def end_top_up_schedule(number: int) -> Response:
-    """It never falls due again. What it has begun is finished."""
+    """Ends a schedule for good. A top-up that has begun is finished."""
     return _changed(number, container().top_up_schedules.end, "Schedule ended")
 
 

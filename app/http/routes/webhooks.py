@@ -50,7 +50,7 @@ _replay = WebhookReplaySchema()
 @blueprint.post("/webhook-endpoints")
 @answers(NewWebhookSecretAnswer, status=201, body=_endpoint, refuses=(Invalid,))
 def create_webhook_endpoint() -> Response:
-    """Events from now on are sent to it. Its secret is in this answer and in no other."""
+    """Adds an endpoint, to which events are sent from now on. Only this answer shows its secret."""
     made = container().webhook_endpoints.create(**asked_by_operator(_endpoint))
     return success("Webhook endpoint created", new_secret_answer(made), 201)
 
@@ -83,7 +83,7 @@ def update_webhook_endpoint(number: int) -> Response:
 @blueprint.delete("/webhook-endpoints/<int:number>")
 @answers(DeletedWebhookEndpointAnswer)
 def delete_webhook_endpoint(number: int) -> Response:
-    """Its secrets are forgotten, and what was still to be delivered to it is given up."""
+    """Deletes an endpoint and its secrets. Its pending deliveries are given up."""
     container().webhook_endpoints.delete(_known(number), caller_of_call())
     return success("Webhook endpoint deleted", {"id": number})
 
@@ -91,7 +91,7 @@ def delete_webhook_endpoint(number: int) -> Response:
 @blueprint.post("/webhook-endpoints/<int:number>/enable")
 @answers(WebhookEndpointAnswer)
 def enable_webhook_endpoint(number: int) -> Response:
-    """What waits since before it was disabled is delivered; what happened meanwhile is to be replayed."""
+    """Enables an endpoint and sends its pending deliveries. Replay the events from while it was disabled."""
     enabled = container().webhook_endpoints.enable(_known(number), caller_of_call())
     return success("Webhook endpoint enabled", endpoint_answer(enabled))
 
@@ -106,7 +106,7 @@ def disable_webhook_endpoint(number: int) -> Response:
 @blueprint.post("/webhook-endpoints/<int:number>/rotate-secret")
 @answers(NewWebhookSecretAnswer, body=_rotation, refuses=(Invalid,))
 def rotate_webhook_secret(number: int) -> Response:
-    """Another secret, in this answer and in no other. Those before it go on signing beside it for a while."""
+    """Makes a new secret; only this answer shows it. The earlier secrets also sign until the overlap ends."""
     made = container().webhook_endpoints.rotate(_known(number), **asked_by_operator(_rotation))
     return success("Secret rotated", new_secret_answer(made))
 
@@ -114,7 +114,7 @@ def rotate_webhook_secret(number: int) -> Response:
 @blueprint.post("/webhook-endpoints/<int:number>/test")
 @answers(WebhookEventAnswer, status=202, refuses=(NotReady,))
 def test_webhook_endpoint(number: int) -> Response:
-    """Sends it an event of the type `webhook.test`. What it answered: ask for the event."""
+    """Sends an event of the type `webhook.test`. Fetch the event to see the endpoint's answer."""
     service = container()
     event = service.webhook_endpoints.test(_known(number), caller_of_call())
     return success("Test event is sent", event_answer(service.webhook_events.get(event.id)), 202)
@@ -123,7 +123,7 @@ def test_webhook_endpoint(number: int) -> Response:
 @blueprint.post("/webhook-endpoints/<int:number>/replay")
 @answers(WebhookReplayAnswer, status=202, body=_replay_since)
 def replay_to_webhook_endpoint(number: int) -> Response:
-    """All of a time that it wants and hasn't got: what was given up, and what happened while it was disabled."""
+    """Sends all events of a range of time that it wants and didn't get, also those from while it was disabled."""
     asked = asked_by_operator(_replay_since)
     return success(
         "Events are sent again", {"events": container().webhook_endpoints.replay(_known(number), **asked)}, 202
@@ -142,14 +142,14 @@ def list_webhook_events() -> Response:
 @blueprint.get("/webhook-events/<uuid:event_id>")
 @answers(WebhookEventAnswer)
 def show_webhook_event(event_id: UUID) -> Response:
-    """With each attempt to deliver it, and what was answered."""
+    """An event, with each attempt to deliver it and the answers."""
     return success("Webhook event", event_answer(container().webhook_events.get(event_id)))
 
 
 @blueprint.post("/webhook-events/<uuid:event_id>/replay")
 @answers(WebhookEventAnswer, status=202, body=_replay, body_is_optional=True)
 def replay_webhook_event(event_id: UUID) -> Response:
-    """Delivered again under the same id: to all that it was for, or to one endpoint."""
+    """Delivers an event again with the same id, to all endpoints that it was for or to one."""
     asked = _replay.load(read_object() if request.get_data() else {})
     replayed = container().webhook_events.replay(event_id, asked["endpoint_id"], caller_of_call())
     return success("Webhook event is sent again", event_answer(replayed), 202)
@@ -167,7 +167,7 @@ def list_webhook_deliveries() -> Response:
 @blueprint.get("/webhook-deliveries/<int:number>")
 @answers(WebhookDeliveryViewAnswer)
 def show_webhook_delivery(number: int) -> Response:
-    """With each attempt, and what was answered."""
+    """A delivery, with each attempt and its answer."""
     if number > NEWEST:
         raise NotFound("Delivery not found")
     return success("Webhook delivery", delivery_view_answer(container().webhook_events.delivery(number)))

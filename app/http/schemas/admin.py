@@ -113,5 +113,5 @@ class AdjustmentSchema(CreditSchema):
         allow_negative=True,
         data_key="token",
         required=True,
-        metadata={"description": "How many tokens: below zero to take some."},
+        metadata={"description": "How many tokens; a negative number takes tokens."},
     )

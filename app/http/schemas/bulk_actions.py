@@ -109,8 +109,10 @@ class BulkActionSchema(StrictSchema):
     rules: ClassVar[Shape] = {**StrictSchema.rules, **shapes.exactly_one("filter", "ids")}
 
     action = _one_of(BulkKind, required=True)
-    filter = FilterField(metadata={"description": "Which failed ends: all that match, or all there are."})
-    ids = EndIds(metadata={"description": "Which failed ends, in place of a filter."})
+    filter = FilterField(
+        metadata={"description": "Selects all failed ends that match; all failed ends if it is empty."}
+    )
+    ids = EndIds(metadata={"description": "Selects single failed ends instead of a filter."})
     reference = Text(length_max=REFERENCE_LENGTH_MAX, required=True)
     reason = FreeText(length_max=REASON_LENGTH_MAX, required=True)
 

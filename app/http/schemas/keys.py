@@ -70,11 +70,16 @@ class KeySchema(RequestSchema):
         ]
     }
 
-    name = KeyName(required=True, metadata={"description": "The actor of what is done by it; one key's at a time."})
+    name = KeyName(
+        required=True,
+        metadata={"description": "The actor of everything done with this key. Only one key in force has it."},
+    )
     kind = Text(required=True, validate=OneOf([kind.value for kind in KeyKind], error="Must be service or operator."))
     scopes = ScopeNames(load_default=None, allow_none=True)
     expires_at = MomentOrDay(
-        allow_none=True, load_default=None, metadata={"description": "In the future. Not given: never."}
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "A time in the future. Not given: the key never expires."},
     )
 
     @post_load
@@ -95,5 +100,5 @@ class RotationSchema(RequestSchema):
     expires_at = MomentOrDay(
         allow_none=True,
         load_default=None,
-        metadata={"description": "Of the new key, in the future. Not given: it lives as long as the old one was to."},
+        metadata={"description": "When the new key expires. Not given: it gets the old key's lifetime, from now."},
     )

@@ -100,7 +100,7 @@ class Ends(fields.Field[list[Any]]):
 
 
 class BatchSchema(RequestSchema):
-    ends = Ends(required=True, metadata={"description": "One that is wrong is refused alone."})
+    ends = Ends(required=True, metadata={"description": "Only the invalid ones are refused."})
 
 
 class QuoteSchema(_UsageSchema):
