@@ -171,6 +171,8 @@ class RunParts:
         """Whether the run is over with it."""
         self._streams.pop(id(stream), None)
         self._meter.stream_over(left=failed, lane=stream.tokentill_lane)
+        # Of a run that was over before this stream began.
+        self._see_late_usage()
         return not self._scoped and not self._open_streams()
 
     def _open_streams(self) -> list[Any]:

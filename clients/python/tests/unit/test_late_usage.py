@@ -96,3 +96,15 @@ def test_a_task_that_outlives_its_function() -> None:
     asyncio.run(work())
     assert [call.body["output_token"] for call in fake.of("end")] == [1]
     assert told[0][1]["seen"] == [{"output_token": 9}]
+
+
+def test_a_stream_of_a_run_that_was_over_before_it_is_told() -> None:
+    """Nothing else held the run open: it was over with its first stream."""
+    fake = Fake()
+    told: list[Any] = []
+    run = run_of(fake, told)
+    for count in (3, 5):
+        list(run.stream([{"output_token": 1}] * count))
+    wait_until(lambda: bool(told))
+    assert [call.body["output_token"] for call in fake.of("end")] == [3]
+    assert [end["seen"] for _, end in told] == [[{"output_token": 5}]]
