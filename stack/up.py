@@ -104,7 +104,6 @@ class Stack:
         self._env: dict[str, str] = {}
         self._signals = 0
         self._last_signal_at = 0.0
-        self._last_signal_at = 0.0
 
     def run(self) -> int:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
