@@ -232,7 +232,8 @@ class TestConnections:
     def test_who_stops_reading_ends_it(self, billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
         billing.catalog()
         billing.wallet("ann")
-        fill(billing, 20_000)
+        # More than the sockets' buffers take: otherwise Postgres is done before anything is read.
+        fill(billing, 100_000)
         service = billing.container.exports
         for _ in range(5):
             export = service.transactions(exports.Entries(), exports.Style.EXACT)
