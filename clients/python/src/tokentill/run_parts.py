@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import logging
@@ -30,7 +31,7 @@ logger = logging.getLogger("tokentill")
 OnEndError: TypeAlias = Callable[[Exception, "dict[str, Any]"], "Awaitable[None] | None"]
 
 
-class RunParts:
+class RunParts(abc.ABC):
     """What both runs are made of. `started`, `ended` and `end_error` are filled as the run goes on."""
 
     def __init__(
@@ -318,8 +319,9 @@ class RunParts:
         }
         self._tell_late(error)
 
+    @abc.abstractmethod
     def _tell_late(self, error: UsageError) -> None:
-        raise NotImplementedError
+        """Report it behind, as whoever has said it is kept waiting for nothing."""
 
     def _report(self, error: Exception) -> Steps[None]:
         self.end_error = error

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.unit.answers import INTERACTION_USAGE
+
 PIECES = 10
 _ids = itertools.count(1)
 
@@ -324,14 +326,7 @@ def _interaction() -> dict[str, Any]:
         "model": "gemini-2.5-flash",
         "status": "completed",
         "steps": [{"type": "model_output", "content": [{"type": "text", "text": "Hello."}]}],
-        "usage": {
-            "total_input_tokens": 95,
-            "total_tool_use_tokens": 5,
-            "total_cached_tokens": 60,
-            "total_output_tokens": 10,
-            "total_thought_tokens": 30,
-            "total_tokens": 140,
-        },
+        "usage": INTERACTION_USAGE,
     }
 
 

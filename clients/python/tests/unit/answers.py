@@ -47,3 +47,13 @@ ANTHROPIC_COUNTS = {
     "cache_write_token": 5,
     "reasoning_token": 2,
 }
+
+# Of Gemini's interactions: 100 in, 60 of them cached, and 40 out, 30 of them thoughts.
+INTERACTION_USAGE = {
+    "total_input_tokens": 95,
+    "total_tool_use_tokens": 5,
+    "total_cached_tokens": 60,
+    "total_output_tokens": 10,
+    "total_thought_tokens": 30,
+    "total_tokens": 140,
+}

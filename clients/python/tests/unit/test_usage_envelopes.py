@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tests.unit.answers import ANTHROPIC, ANTHROPIC_COUNTS, chunk, openai
+from tests.unit.answers import ANTHROPIC, ANTHROPIC_COUNTS, INTERACTION_USAGE, chunk, openai
 from tests.unit.test_usage_sums import amounts, run, whole
 from tokentill import UsageMissingError, UsageUnreadableError, read_usage
 
@@ -23,19 +23,7 @@ GEMINI = {
     "modelVersion": "gemini",
     "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 40, "totalTokenCount": 140},
 }
-INTERACTION = {
-    "id": "i-1",
-    "object": "interaction",
-    "model": "gemini",
-    "usage": {
-        "total_input_tokens": 95,
-        "total_tool_use_tokens": 5,
-        "total_cached_tokens": 60,
-        "total_output_tokens": 10,
-        "total_thought_tokens": 30,
-        "total_tokens": 140,
-    },
-}
+INTERACTION = {"id": "i-1", "object": "interaction", "model": "gemini", "usage": INTERACTION_USAGE}
 
 
 @dataclass
